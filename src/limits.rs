@@ -4,7 +4,7 @@
 //! Nothing else in the crate holds a number that a peer could push against. A [`Limits`] is checked
 //! once, when a gateway or a device is built, and then shared.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
 
@@ -272,7 +272,8 @@ limits! {
     demand_window: Duration = Duration::from_secs(60);
     /// How long an event loop looks for the next event before it sleeps, while such looking is
     /// mostly rewarded: to fall asleep and be woken costs more than most exchanges. It yields to
-    /// every other thread meanwhile. Default 100 µs; zero turns it off (battery before latency).
+    /// every other thread meanwhile. Default 100 µs, at most 10 ms, for no deadline passes
+    /// meanwhile; zero turns it off (battery before latency).
     spin: Duration = Duration::from_micros(100);
     /// How long a worker thread without work lives on. Default 10 s.
     worker_idle_timeout: Duration = Duration::from_secs(10);
@@ -289,6 +290,12 @@ impl Limits {
         Self::check_most("fields_max", self.fields_max, FIELDS_CEILING - HOP_FIELDS_MAX)?;
         self.check_not_zero()?;
         Self::check_most("head_bytes_max", self.head_bytes_max, HEAD_CEILING)?;
+        if self.spin > SPIN_CEILING {
+            return Err(Error::usage(format!(
+                "limits: spin is {:?}; the most that works is {SPIN_CEILING:?}",
+                self.spin
+            )));
+        }
         if self.backoff_min > self.backoff_max {
             return Err(Error::usage("limits: backoff_min is longer than backoff_max".to_owned()));
         }
@@ -369,6 +376,12 @@ impl Limits {
     }
 }
 
+/// The instant so long from then; a time beyond all reason counts as a year.
+pub(crate) fn instant_after(then: Instant, time: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+    then.checked_add(time).unwrap_or_else(|| then + YEAR)
+}
+
 /// Shares of what all have. They are derived where they are asked for, so that whoever lowers the
 /// total lowers them, too.
 impl Limits {
@@ -447,6 +460,10 @@ impl Limits {
         self.message_bytes_max.saturating_mul(6).saturating_add(HEAD_CEILING)
     }
 }
+
+/// A loop that looks for events sees no deadlines, and takes a longer time for one in which it was
+/// stopped.
+const SPIN_CEILING: Duration = Duration::from_millis(10);
 
 /// Links that one device may have however few connections there may be in all.
 const LINKS_PER_DEVICE_LEAST: usize = 8;

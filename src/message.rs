@@ -425,6 +425,12 @@ fn offer_protocols(out: &mut Vec<u8>, headers: &HeaderMap) -> bool {
     forward::push_protocols(out, lines.flat_map(|line| forward::protocols_of(line.as_bytes())))
 }
 
+/// Returns true if `Upgrade` names a protocol that may pass.
+pub(crate) fn names_protocol(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::UPGRADE).iter();
+    lines.any(|line| forward::protocols_of(line.as_bytes()).next().is_some())
+}
+
 /// Appends the head of a response to what was asked, framed by us (protocol.md §3): `Date` where
 /// there is none; nothing that frames with 1xx, 204 and 304; for HEAD the length as metadata only;
 /// an unknown length is chunked, or until close to an HTTP/1.0 peer. A body that must not be sent

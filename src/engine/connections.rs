@@ -18,6 +18,7 @@ use crate::engine::handshakes::{Handshake, Handshakes};
 use crate::engine::permits::Permit;
 use crate::engine::slab::{Key, Slab};
 use crate::engine::timers::{Timer, Timers};
+use crate::limits::instant_after;
 use crate::message::second_now;
 use crate::proto::head::are_line_ends;
 use crate::stream::{Channel, HandshakeError, Shaken, Stream};
@@ -159,9 +160,9 @@ impl<T> Connections<T> {
         self.now
     }
 
-    /// The instant so long from now; a time beyond all reason counts as a year.
+    /// The instant so long from now.
     pub(crate) fn after(&self, time: Duration) -> Instant {
-        self.now.checked_add(time).unwrap_or_else(|| self.now + Duration::from_secs(365 * 86_400))
+        instant_after(self.now, time)
     }
 
     /// The same, up to a 256th later (100 ms in 25 s): what many connections wait for falls

@@ -9,13 +9,13 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
 use crate::close_reason::CloseReason;
 use crate::error::{Error, Fault, Refusal};
-use crate::limits::Limits;
+use crate::limits::{Limits, instant_after};
 use crate::link::deadlines::{Patience, Whole};
 use crate::link::line::Line;
 use crate::link::send::{COPY_MAX, CutError, Done, SendFault, Settlement, WireBody, WriteBuffers};
 use crate::link::upload::{EARLY, Step, Upload};
 use crate::link::wire::{HeadFault, Side, Wire, header_map};
-use crate::message::{Body, write_request_head};
+use crate::message::{Body, names_protocol, write_request_head};
 use crate::proto::body::{self, Framing};
 use crate::proto::forward;
 use crate::proto::head::foreign_protocol;
@@ -338,7 +338,8 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
             // A device may answer (413, say) and close before it has taken the whole request: such
             // an answer may be here.
             Err(SendFault::Wire(error)) => {
-                let soon = Instant::now() + self.line.lock().limits.linger_timeout;
+                let linger = self.line.lock().limits.linger_timeout;
+                let soon = instant_after(Instant::now(), linger);
                 (self.read_answer(&parts.method, Some(soon)).map_err(|_| error)?, None)
             }
         };
@@ -449,16 +450,10 @@ fn read_one_answer<S: TimedStream + 'static>(
             Err(HeadFault::Refused(refusal)) => return Err(refused(wire, refusal)),
             Err(HeadFault::Late(error) | HeadFault::Failed(error)) => return Err(error),
         };
-    if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS && wire.offers_upgrade {
-        return Ok(Some(answer));
-    }
     if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(text) = why_no_switch(wire, &answer.response) else { return Ok(Some(answer)) };
         wire.spoil("the device switched protocols unasked");
-        return Err(Error::malformed(
-            Fault::Device,
-            502,
-            "reading a response: the device sent 101 to a request that offered no protocol",
-        ));
+        return Err(Error::malformed(Fault::Device, 502, format!("reading a response: {text}")));
     }
     if !answer.response.status().is_informational() {
         return Ok(Some(answer));
@@ -468,6 +463,19 @@ fn read_one_answer<S: TimedStream + 'static>(
         let text = format!("reading a response: the device {}", e.reason);
         Error::malformed(Fault::Device, 502, text)
     })
+}
+
+/// What is wrong with a 101, if anything is.
+fn why_no_switch<S: TimedStream + 'static>(
+    wire: &Wire<S>,
+    response: &Response<()>,
+) -> Option<&'static str> {
+    if !wire.offers_upgrade {
+        return Some("the device sent 101 to a request that offered no protocol");
+    }
+    let is_old = response.version() == Version::HTTP_10;
+    (is_old || !names_protocol(response.headers()))
+        .then_some("the device switched protocols without saying to which")
 }
 
 /// Returns true if a head is part of a login that belongs to its connection: nobody else may have

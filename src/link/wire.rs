@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::{Error, Fault, Refusal};
-use crate::limits::Limits;
+use crate::limits::{Limits, instant_after};
 use crate::link::deadlines::{Patience, Whole};
 use crate::link::inbox::Inbox;
 use crate::link::socket;
@@ -535,7 +535,7 @@ impl<S: TimedStream + 'static> Wire<S> {
     /// `body_silence_timeout`. Where that does not do, the wire is spoilt.
     pub(super) fn drain(&mut self) -> Result<(), Error> {
         let patience = Patience::new("body_silence_timeout", self.limits.body_silence_timeout);
-        let deadline = Instant::now() + self.limits.body_silence_timeout;
+        let deadline = instant_after(Instant::now(), self.limits.body_silence_timeout);
         let mut left = self.limits.drain_bytes_max;
         while !self.drain_inbox(&mut left)? {
             let time = deadline.saturating_duration_since(Instant::now());
@@ -642,7 +642,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         if !closed && !self.more_may_come {
             return;
         }
-        let ends = Instant::now() + self.limits.linger_total_timeout;
+        let ends = instant_after(Instant::now(), self.limits.linger_total_timeout);
         loop {
             self.inbox.clear();
             let time =

@@ -1,7 +1,7 @@
 //! Gateway and device as a program uses them: no binary, no raw bytes, both ends in this process.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -546,6 +546,10 @@ fn a_limit_that_cannot_work_is_named() {
     assert!(error.is_usage() && error.to_string().contains("head_bytes_max"), "{error}");
     let error = Device::builder("http://127.0.0.1:1/lamp").limits(limits).build().unwrap_err();
     assert!(error.to_string().contains("head_bytes_max"), "{error}");
+    let mut limits = Limits::default();
+    limits.spin = Duration::from_millis(11);
+    let error = Device::builder("http://127.0.0.1:1/lamp").limits(limits).build().unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("spin"), "{error}");
     let error = Device::builder("http://127.0.0.1:1/Lamp").build().unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("name"), "{error}");
     assert!(
@@ -753,13 +757,38 @@ fn an_on_demand_gateway_turns_for_a_program_too() {
 
 #[test]
 fn a_wait_for_ever_is_only_a_long_wait() {
-    let gateway = gateway(|l| l.idle_visitor_timeout = Duration::MAX);
+    let for_ever = |l: &mut Limits| {
+        for time in [
+            &mut l.idle_visitor_timeout,
+            &mut l.body_silence_timeout,
+            &mut l.linger_timeout,
+            &mut l.linger_total_timeout,
+            &mut l.first_byte_timeout,
+            &mut l.heartbeat_timeout,
+        ] {
+            *time = Duration::MAX;
+        }
+    };
+    let gateway = gateway(for_ever);
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| gateway.device("lamp").wait_connected(Duration::MAX));
         let handle = parrot(&gateway, "lamp", 1..=1);
         waiter.join().unwrap().unwrap();
         handle.stop();
     });
+    // Unread bodies, and the ends of links.
+    let mut limits = Limits::default();
+    for_ever(&mut limits);
+    let url = format!("http://{}/deaf", gateway.devices_addr());
+    let deaf = Device::builder(url).limits(limits).build().unwrap();
+    let deaf = deaf.spawn(|_| "deaf").unwrap();
+    gateway.device("deaf").wait_connected(PATIENCE).unwrap();
+    for _ in 0..2 {
+        let body = Body::from_reader(std::io::repeat(1).take(300_000));
+        let request = Request::post("/").body(body).unwrap();
+        assert_eq!(ask(&gateway, "deaf", request).1, "deaf");
+    }
+    deaf.stop();
     gateway.drain(Duration::MAX);
 }
 

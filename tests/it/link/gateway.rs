@@ -292,6 +292,24 @@ fn informational_responses_are_skipped_but_not_for_ever() {
 }
 
 #[test]
+fn a_switch_is_to_a_protocol_that_may_pass_or_none() {
+    let offer = || Request::get("/").header(header::UPGRADE, "x").body(Body::empty()).unwrap();
+    let switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x/1\r\nConnection: Upgrade\r\n\r\n";
+    assert_eq!(link(Script::giving(switch).0).ask(offer()).unwrap().status(), 101);
+    for bad in [
+        "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: \"x\"\r\n\r\n",
+        "HTTP/1.0 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+    ] {
+        let mut link = link(Script::giving(bad.as_bytes()).0);
+        let error = link.ask(offer()).unwrap_err();
+        assert!(error.is_malformed() && error.to_string().contains("to which"), "{bad}: {error}");
+        assert!(!link.is_reusable());
+    }
+}
+
+#[test]
 fn malformed_responses_close_the_link_and_are_the_devices_fault() {
     for bytes in [
         &b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"[..],
