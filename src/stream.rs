@@ -302,7 +302,10 @@ impl Stream {
         let failed = |e| Error::io(Fault::Network, "beginning TLS", e);
         let late = || Error::timeout(Fault::Gateway, "the TLS handshake took longer than it may");
         let channel = Channel::to_server(&tls.connector()?, host)?;
-        channel.set_nonblocking(false).and_then(|()| self.set_nonblocking(false)).map_err(failed)?;
+        channel
+            .set_nonblocking(false)
+            .and_then(|()| self.set_nonblocking(false))
+            .map_err(failed)?;
         let time = self.kind.read_timeout().map_err(failed)?;
         let until = time.and_then(|time| Instant::now().checked_add(time));
         channel.compute();
