@@ -79,6 +79,13 @@ pub(super) enum WrongDate {
     NotYet(UnixTime),
 }
 
+/// Returns true if these bytes are no certificate at all. What a chain has to be is for those to
+/// check who are shown it.
+pub(super) fn is_no_certificate(bytes: &CertificateDer<'_>) -> bool {
+    use webpki::Error::{BadDer, TrailingData};
+    matches!(webpki::anchor_from_trusted_cert(bytes), Err(BadDer | TrailingData(_)))
+}
+
 /// How a certificate's dates exclude this time: webpki checks nothing before the dates.
 pub(super) fn wrong_date(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<WrongDate> {
     let parsed = webpki::EndEntityCert::try_from(certificate).ok()?;

@@ -10,7 +10,8 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 
 use super::certificate::{
-    WrongDate, certificates_of, contains, date, dns_names, not_after, short_wildcards, wrong_date,
+    WrongDate, certificates_of, contains, date, dns_names, is_no_certificate, not_after,
+    short_wildcards, wrong_date,
 };
 use crate::error::Error;
 
@@ -29,8 +30,8 @@ impl Identity {
     /// or SEC1, both as PEM.
     ///
     /// # Errors
-    /// There is no certificate or no key in them, the key is encrypted, or it is not the
-    /// certificate's.
+    /// There is no certificate or no key in them, one of the certificates is none, the key is
+    /// encrypted, or it is not the certificate's.
     pub fn from_pem(certificates: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Result<Self, Error> {
         let (certificates, key) = (certificates.as_ref(), key.as_ref());
         let chain = certificates_of(certificates)?;
@@ -68,6 +69,10 @@ impl Identity {
         if let Some(leaf) = certified.cert.first() {
             ParsedCertificate::try_from(leaf)
                 .map_err(|e| Error::usage(format!("the certificate cannot be read: {e}")))?;
+        }
+        // Nobody who is shown such a chain gets any further.
+        if let Some(n) = certified.cert.iter().skip(1).position(is_no_certificate) {
+            return Err(Error::usage(format!("certificate {} of the chain cannot be read", n + 2)));
         }
         Ok(Identity(Arc::new(certified)))
     }

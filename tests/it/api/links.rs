@@ -1,7 +1,7 @@
 //! Gateway and device as a program uses them: no binary, no raw bytes, both ends in this process.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -538,45 +538,6 @@ fn a_lost_link_is_replaced_and_an_idempotent_request_survives_it() {
 }
 
 #[test]
-fn a_limit_that_cannot_work_is_named() {
-    let mut limits = Limits::default();
-    limits.head_bytes_max = 10;
-    let error =
-        crate::support::gateway().listen("127.0.0.1:0").limits(limits.clone()).start().unwrap_err();
-    assert!(error.is_usage() && error.to_string().contains("head_bytes_max"), "{error}");
-    let error = Device::builder("http://127.0.0.1:1/lamp").limits(limits).build().unwrap_err();
-    assert!(error.to_string().contains("head_bytes_max"), "{error}");
-    let mut limits = Limits::default();
-    limits.spin = Duration::from_millis(11);
-    let error = Device::builder("http://127.0.0.1:1/lamp").limits(limits).build().unwrap_err();
-    assert!(error.is_usage() && error.to_string().contains("spin"), "{error}");
-    let error = Device::builder("http://127.0.0.1:1/Lamp").build().unwrap_err();
-    assert!(error.is_usage() && error.to_string().contains("name"), "{error}");
-    assert!(
-        Device::builder("http://127.0.0.1:1/lamp").links(0..=1).build().unwrap_err().is_usage()
-    );
-    #[cfg(feature = "tls")]
-    {
-        let tls = reverse_http::tls::DeviceTls::new;
-        let plain = Device::builder("http://127.0.0.1:1/lamp").tls(tls()).build().unwrap_err();
-        assert!(plain.is_usage() && plain.to_string().contains("https://"), "{plain}");
-        Device::builder("https://127.0.0.1:1/lamp").tls(tls()).build().unwrap();
-    }
-    let gateway = crate::support::gateway().listen("127.0.0.1:0").start().unwrap();
-    for wrong in ["Nope!", "", "http://a/b"] {
-        let (sent, waited) = (
-            gateway.device(wrong).send(get("/")),
-            gateway.device(wrong).wait_connected(Duration::ZERO),
-        );
-        assert!(sent.unwrap_err().is_usage() && waited.unwrap_err().is_usage(), "{wrong}");
-    }
-    let short = Body::from_reader_with_length(&b"four"[..], 5).read_to_vec(9).unwrap_err();
-    assert!(short.is_usage() && short.to_string().contains("1 bytes before"), "{short}");
-    let long = Body::from("four").read_to_vec(3).unwrap_err();
-    assert!(long.is_too_large() && !long.is_full(), "{long}");
-}
-
-#[test]
 fn visitors_and_programs_share_the_links() {
     let gateway = gateway(|_| ());
     let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
@@ -753,43 +714,6 @@ fn an_on_demand_gateway_turns_for_a_program_too() {
     }
     assert_eq!(events.recv_timeout(PATIENCE).unwrap().kind, DeviceEventKind::Connected);
     handle.stop();
-}
-
-#[test]
-fn a_wait_for_ever_is_only_a_long_wait() {
-    let for_ever = |l: &mut Limits| {
-        for time in [
-            &mut l.idle_visitor_timeout,
-            &mut l.body_silence_timeout,
-            &mut l.linger_timeout,
-            &mut l.linger_total_timeout,
-            &mut l.first_byte_timeout,
-            &mut l.heartbeat_timeout,
-        ] {
-            *time = Duration::MAX;
-        }
-    };
-    let gateway = gateway(for_ever);
-    std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| gateway.device("lamp").wait_connected(Duration::MAX));
-        let handle = parrot(&gateway, "lamp", 1..=1);
-        waiter.join().unwrap().unwrap();
-        handle.stop();
-    });
-    // Unread bodies, and the ends of links.
-    let mut limits = Limits::default();
-    for_ever(&mut limits);
-    let url = format!("http://{}/deaf", gateway.devices_addr());
-    let deaf = Device::builder(url).limits(limits).build().unwrap();
-    let deaf = deaf.spawn(|_| "deaf").unwrap();
-    gateway.device("deaf").wait_connected(PATIENCE).unwrap();
-    for _ in 0..2 {
-        let body = Body::from_reader(std::io::repeat(1).take(300_000));
-        let request = Request::post("/").body(body).unwrap();
-        assert_eq!(ask(&gateway, "deaf", request).1, "deaf");
-    }
-    deaf.stop();
-    gateway.drain(Duration::MAX);
 }
 
 #[test]

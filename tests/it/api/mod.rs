@@ -8,6 +8,7 @@ mod close_reasons;
 mod comet;
 mod devices;
 mod in_memory;
+mod limits;
 mod links;
 mod programs;
 mod upgrades;

@@ -270,6 +270,10 @@ fn certificates_that_cannot_work_together_are_refused() {
     let (authority, folder) = (Authority::new(), TempDir::new("wrong"));
     let (one, two) = (authority.server("one"), authority.issue("two", &["two.example"], NOW));
     let nameless = authority.issue("nameless", &[], NOW);
+    let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let torn = folder.0.join("torn.pem"); // not a name of a folder's pair
+    std::fs::write(&torn, one.certificate_pem.clone() + junk).unwrap();
+    let torn = torn.to_str().unwrap();
     let path = folder.0.to_str().unwrap();
     let check = |options: &[&str]| {
         let (code, _, stderr) = Ptth::run(&[&["gateway", "--check"], options].concat());
@@ -288,6 +292,7 @@ fn certificates_that_cannot_work_together_are_refused() {
                 &format!("{} {}: it has no DNS name", side[0], nameless.certificate()),
             ),
             (&[side[0], one.certificate(), side[1], two.key()], "the key is not the certificate's"),
+            (&[side[0], torn, side[1], one.key()], "certificate 2 of the chain cannot be read"),
         ] {
             let (fits, told) = check(given);
             assert!(!fits && told.contains(why), "{told}");
