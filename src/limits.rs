@@ -537,6 +537,15 @@ pub(crate) const PINNED_PART: usize = 4;
 /// network.
 pub(crate) const PINNED_GRACE: Duration = Duration::from_secs(1);
 
+/// The part of [`Limits::memory_bytes_max`] that the table of rates may take, once a rate is in
+/// force.
+pub(crate) const RATES_PART: usize = 256;
+
+/// Visitors and tokens of which it is counted at a time how far they are ahead of their rate: 1.6
+/// MiB. Who does not fit shares an entry with whoever is ahead least. Precedent: nginx's
+/// `limit_req_zone` (16,000 in 1 MiB; the least recently used goes, and is free again).
+pub(crate) const RATES_MAX: usize = 65_536;
+
 /// A head is read in one piece of the loop's buffer; this is the ceiling of
 /// [`Limits::head_bytes_max`].
 const HEAD_CEILING: usize = 128 * 1024;

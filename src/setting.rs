@@ -16,6 +16,7 @@ pub(crate) const CORS_ORIGIN: &str = "GatewayBuilder::cors_origin, or --cors-ori
 pub(crate) const DEVICES_ALLOW: &str = "GatewayBuilder::devices_allow, or --devices-allow";
 pub(crate) const VISITORS_ALLOW: &str = "GatewayBuilder::visitors_allow, or --visitors-allow";
 pub(crate) const TOKENS: &str = "GatewayBuilder::tokens, or --tokens";
+pub(crate) const VISITOR_TOKENS: &str = "GatewayBuilder::visitor_tokens, or --visitor-tokens";
 
 #[cfg(feature = "tls")]
 pub(crate) use of_tls::*;

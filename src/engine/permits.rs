@@ -117,7 +117,7 @@ impl Drop for Unseen {
 }
 
 /// What counts as one address: with IPv6 the /64, all of which any subscriber has.
-fn household(address: IpAddr) -> IpAddr {
+pub(crate) fn household(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
         v4 => v4,

@@ -383,6 +383,7 @@ impl GatewayBuilder {
         }
         let devices = listen_for_devices(self.addresses, &mut event_loops)?;
         let addresses = devices.iter().map(|(at, _)| *at).collect();
+        let knows_visitors = settings.visitor_tokens.is_some();
         let (only_links, observes) = (settings.on_link.is_some(), self.observe);
         if only_links {
             settings.fallback = Fallback::Never; // it asks nothing itself, so a poll would wait for nothing
@@ -403,6 +404,7 @@ impl GatewayBuilder {
             stats,
             addresses,
             only_links,
+            knows_visitors,
             observes,
             upgrades: common.upgrades(),
             threads: Mutex::default(),

@@ -37,6 +37,7 @@ use crate::message::Body;
 use crate::observe::records::ExchangeRecord;
 use crate::proto::turn::{Name, Transport};
 use crate::relay::{Wait, Waits};
+use crate::setting::VISITOR_TOKENS;
 use crate::stream::{GatewayTls, Shared, Stream};
 use crate::subscription::Subscription;
 use crate::upgraded::{Upgraded, Upgrades};
@@ -66,6 +67,8 @@ pub(super) struct Running {
     pub(super) stats: Arc<Stats>,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) only_links: bool,
+    /// Visitors need a token.
+    pub(super) knows_visitors: bool,
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(super) observes: bool,
     /// Events since the start of a gateway that observes, for its first admin listener.
@@ -166,6 +169,7 @@ impl Gateway {
         routes: Option<Routes>,
         tls: Option<GatewayTls>,
     ) -> Result<SocketAddr, Error> {
+        routes.as_ref().map_or(Ok(()), |routes| self.check_routes(routes))?;
         let whose = if routes.is_some() { "visitors" } else { "devices" };
         let mut tables = self.tables();
         let sockets = if EACH_ACCEPTS { self.0.loops.len() } else { 1 };
@@ -187,6 +191,17 @@ impl Gateway {
             tables.push((at, table));
         }
         Ok(at)
+    }
+
+    /// # Errors
+    /// They count visitors' tokens, and visitors have none.
+    fn check_routes(&self, routes: &Routes) -> Result<(), Error> {
+        match routes.needs_tokens().filter(|_| !self.0.knows_visitors) {
+            None => Ok(()),
+            Some(what) => Err(Error::usage(format!(
+                "{what}, and this gateway was started without tokens of visitors ({VISITOR_TOKENS})"
+            ))),
+        }
     }
 
     fn tables(&self) -> MutexGuard<'_, Vec<(SocketAddr, Arc<Table>)>> {
@@ -249,8 +264,10 @@ impl Gateway {
     /// by a route counts on where the new one has the same host and path.
     ///
     /// # Errors
-    /// Visitors do not come in at this address; the gateway was stopped.
+    /// Visitors do not come in at this address; the routes count visitors' tokens, and visitors have
+    /// none; the gateway was stopped.
     pub fn set_routes(&self, visitors: SocketAddr, routes: Routes) -> Result<(), Error> {
+        self.check_routes(&routes)?;
         let (mut tables, mut new) = (self.tables(), Table::new(routes));
         let mut old = tables.iter_mut().filter(|(at, _)| *at == visitors).map(|(_, table)| table);
         let mut old = old.next();

@@ -16,6 +16,7 @@
 //! | `tokens.rs` | credentials bound to names: the table, and what an `Authorization` field shows |
 //! | `directory.rs` | which loop holds a name, and what is counted for all loops |
 //! | `registry.rs` | the connected devices: names, sessions, idle links, held polls, waiting callers |
+//! | `rates.rs` | how many requests somebody may send in a time |
 //! | `routes.rs` | which device a visitor's request is for |
 //! | `lifecycle.rs` | serving, notice, draining, stopped |
 //! | `events.rs` | what happens to names, for subscribers |
@@ -111,6 +112,7 @@ mod pins;
 mod polls;
 mod publishing;
 pub(crate) mod questions;
+mod rates;
 mod refusals;
 mod registry;
 mod regrouping;
@@ -135,6 +137,7 @@ pub use device_info::DeviceInfo;
 pub use events::{GatewayEvent, GatewayEventKind};
 pub use handle::{DeviceRef, Gateway};
 pub use offer::{Grant, Offer, Reject};
+pub use rates::Rate;
 pub use routes::{Route, Routes};
 pub use settings::TurnMode;
 pub use stats::{GatewayStats, LinkCounts};

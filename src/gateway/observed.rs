@@ -25,7 +25,6 @@ impl GatewayRole {
         if !self.observer.is_on() {
             return Visit { from: Some(from), ..Visit::default() };
         }
-        let told = said.and_then(|said| said.visitor(|hop| self.settings.is_trusted(hop)));
         let request_id = self.observer.records().then(|| {
             let came = fields.get(REQUEST_ID).and_then(|id| std::str::from_utf8(id).ok());
             match came.filter(|id| said.is_some() && is_request_id(id)) {
@@ -33,7 +32,13 @@ impl GatewayRole {
                 None => random_id(),
             }
         });
-        Visit { from: Some(told.unwrap_or(from)), request_id, token: None }
+        Visit { from: Some(self.address_of(from, said)), request_id, token: None }
+    }
+
+    /// The visitor's own address, where trusted proxies tell it.
+    pub(super) fn address_of(&self, from: IpAddr, said: Option<&ProxyClaims<'_>>) -> IpAddr {
+        let told = said.and_then(|said| said.visitor(|hop| self.settings.is_trusted(hop)));
+        told.unwrap_or(from)
     }
 
     /// Notes what the offer or poll says of the device that was let in.

@@ -20,6 +20,7 @@ use self::reply::Goal;
 pub(super) use self::reply::{Offline, Reply};
 use crate::engine::budget::{Budget, Held};
 use crate::error::{Error, Refusal};
+use crate::gateway::rates::{Paces, Rate, Rates};
 use crate::limits::Limits;
 use crate::proto::authority::authority;
 use crate::proto::edits::{FieldEdits, is_written_by_gateways};
@@ -44,6 +45,8 @@ pub struct Routes {
     path: bool,
     /// What devices say of paths is put below their names.
     rewrites_paths: bool,
+    /// Of requests that no route of the table takes.
+    rates: Rates,
     suffixes: Vec<String>,
     table: BTreeMap<(Host, String), Route>,
     health: Option<String>,
@@ -101,13 +104,47 @@ impl Routes {
         self
     }
 
+    /// How many requests one visitor's address may send that no route of the table takes: as
+    /// [`Route::rate`] says of one route. Default: any.
+    #[must_use]
+    pub fn rate(mut self, rate: Rate) -> Self {
+        self.rates.of_address = Some(rate);
+        self
+    }
+
+    /// The same of one visitor's token. Default: any.
+    #[must_use]
+    pub fn rate_per_token(mut self, rate: Rate) -> Self {
+        self.rates.of_token = Some(rate);
+        self
+    }
+
+    /// How many of these requests at once. Default: the number of the rate.
+    ///
+    /// # Errors
+    /// As [`Route::burst`].
+    pub fn burst(mut self, requests: u32) -> Result<Self, Error> {
+        self.rates.set_burst(requests)?;
+        Ok(self)
+    }
+
+    /// What there is that counts visitors' tokens, for a gateway whose visitors have none.
+    pub(super) fn needs_tokens(&self) -> Option<String> {
+        let of_route = self
+            .table
+            .values()
+            .find_map(|route| route.needs_tokens().map(|what| format!("route {route} has {what}")));
+        let all = self.rates.of_token.map(|_| "the routes have a rate_per_token".to_owned());
+        of_route.or(all)
+    }
+
     /// Also by this route.
     ///
     /// # Errors
     /// It has neither host nor path; it names no device, and has no `*.suffix` to take one from, and
     /// no answer of its own; it has both, or what only a device's route has beside an answer, or a
     /// status that does not go with it; its redirect leads to its own path; it rewrites, and takes
-    /// no path off; its host and path are those of another route.
+    /// no path off; it has a burst and no rate; its host and path are those of another route.
     pub fn and_route(mut self, route: Route) -> Result<Self, Error> {
         if route.host == Host::Any && route.path.is_none() {
             return Err(Error::usage(
@@ -125,6 +162,11 @@ impl Routes {
         {
             return Err(Error::usage(format!(
                 "route {route} takes no path off, so there is nothing to rewrite; rewrite goes with a path, and without strip = false"
+            )));
+        }
+        if route.rates.are_none() && route.rates.burst.is_some() {
+            return Err(Error::usage(format!(
+                "route {route} has a burst and no rate; give it a rate or a rate_per_token"
             )));
         }
         let key = (route.host.clone(), route.path.clone().unwrap_or_default());
@@ -208,6 +250,7 @@ pub struct Route {
     frees_preflights: bool,
     rewrites: bool,
     edits: Edits,
+    rates: Rates,
     wait_for_link: Option<Duration>,
     first_byte: Option<Duration>,
     body_silence: Option<Duration>,
@@ -372,6 +415,7 @@ impl Route {
                 wrong("times or in_flight, which go with a device")
             }
             _ if self.offline.is_some() => wrong("an offline page, which goes with a device"),
+            _ if self.rates != Rates::default() => wrong("a rate, which goes with a device"),
             _ if self.edits != Edits::default() => {
                 wrong("fields to set or remove, which go with a device")
             }
@@ -472,6 +516,54 @@ impl Route {
         Ok(self)
     }
 
+    /// How many requests one visitor's address (IPv6: one /64) may send by this route: the address
+    /// that a [trusted proxy](crate::GatewayBuilder::trusted_proxies) or a
+    /// [PROXY header](crate::GatewayBuilder::visitors_proxy_protocol) tells, else that of the connection. Beyond:
+    /// 429 with `Retry-After`, and the device hears nothing of it. It is counted for all listeners
+    /// and event loops together, and goes on over [`set_routes`](crate::Gateway::set_routes).
+    /// The health path and [free preflights](Self::free_preflights) do not count. Default: any.
+    ///
+    /// ```
+    /// # use reverse_http::{Route, Routes};
+    /// let route = Route::new().path("/api")?.device("lamp")?.rate("20/s".parse()?).burst(40)?;
+    /// let routes = Routes::path().rate("100/m".parse()?).and_route(route)?;
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    #[must_use]
+    pub fn rate(mut self, rate: Rate) -> Self {
+        self.rates.of_address = Some(rate);
+        self
+    }
+
+    /// The same of one visitor's token, beside [`rate`](Self::rate) or alone. Both have to let a
+    /// request through, and one that is refused counts for neither. Default: any.
+    #[must_use]
+    pub fn rate_per_token(mut self, rate: Rate) -> Self {
+        self.rates.of_token = Some(rate);
+        self
+    }
+
+    /// How many requests at once, of an address and of a token; then they are let through evenly.
+    /// Default: the number of the rate.
+    ///
+    /// # Errors
+    /// It is zero, or more than a million.
+    pub fn burst(mut self, requests: u32) -> Result<Self, Error> {
+        self.rates.set_burst(requests)?;
+        Ok(self)
+    }
+
+    /// Returns true if something of it counts visitors' tokens, so that a gateway whose visitors
+    /// have none refuses it.
+    #[must_use]
+    pub fn needs_visitor_tokens(&self) -> bool {
+        self.needs_tokens().is_some()
+    }
+
+    fn needs_tokens(&self) -> Option<&'static str> {
+        self.rates.of_token.map(|_| "a rate_per_token")
+    }
+
     /// Instead of [`Limits::wait_for_link`]; zero: a request does not wait.
     #[must_use]
     pub fn wait_for_link(mut self, time: Duration) -> Self {
@@ -523,7 +615,12 @@ impl Route {
         let of = |whose: &str, edits: &Option<Arc<FieldEdits>>| {
             edits.as_ref().map(|edits| format!("{whose} {edits}"))
         };
-        let notes = [of("requests:", &self.edits.request), of("responses:", &self.edits.response)];
+        let notes = [
+            self.rewrites.then(|| "paths rewritten".to_owned()),
+            (!self.rates.are_none()).then(|| self.rates.to_string()),
+            of("requests:", &self.edits.request),
+            of("responses:", &self.edits.response),
+        ];
         let notes: Vec<String> = notes.into_iter().flatten().collect();
         if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) }
     }
@@ -611,14 +708,17 @@ pub(super) struct ToDevice<'a> {
     pub(super) prefix: Option<String>,
     /// What the device says of paths gets that back.
     pub(super) rewrites: bool,
+    /// How often it may be asked for.
+    pub(super) paces: Option<Arc<Paces>>,
     /// Of a route of the table.
     pub(super) terms: Option<Terms>,
 }
 
 impl<'a> ToDevice<'a> {
     /// The request unchanged.
-    pub(super) fn whole(name: String, to: &Destination<'a>) -> Self {
-        ToDevice { name, target: to.target.into(), prefix: None, rewrites: false, terms: None }
+    fn whole(name: String, to: &Destination<'a>, paces: Option<Arc<Paces>>) -> Self {
+        let target = to.target.into();
+        ToDevice { name, target, prefix: None, rewrites: false, paces, terms: None }
     }
 }
 
@@ -637,6 +737,9 @@ pub(super) struct Terms {
 pub(crate) struct Table {
     path: bool,
     rewrites_paths: bool,
+    rates: Rates,
+    /// Of requests that no row takes.
+    paces: Option<Arc<Paces>>,
     suffixes: Vec<String>,
     exact: HashMap<String, Paths>,
     /// By what stands behind the host's first label and its dot.
@@ -653,6 +756,7 @@ type Paths = Prefixes<Row>;
 #[derive(Debug)]
 struct Row {
     route: Route,
+    paces: Option<Arc<Paces>>,
     /// Requests in flight.
     places: Budget,
 }
@@ -671,6 +775,8 @@ impl Table {
         let mut table = Table {
             path: routes.path,
             rewrites_paths: routes.rewrites_paths,
+            rates: routes.rates,
+            paces: routes.rates.paces("this gateway"),
             suffixes: routes.suffixes,
             exact: HashMap::new(),
             wildcard: HashMap::new(),
@@ -685,7 +791,8 @@ impl Table {
                 Host::Exact(host) => table.exact.entry(host).or_default(),
             };
             let places = Budget::new(route.in_flight.unwrap_or(usize::MAX));
-            paths.insert(path, Row { route, places });
+            let paces = route.rates.paces(&format!("route {route}"));
+            paths.insert(path, Row { route, paces, places });
         }
         table
     }
@@ -714,7 +821,8 @@ impl Table {
         let hosts = self.suffixes.iter().map(|suffix| format!("*{suffix} -> (by the host)"));
         let notes = if self.rewrites_paths { " (paths rewritten)" } else { "" };
         let path = self.path.then(|| format!("/NAME/ -> (by the path){notes}"));
-        rows.chain(hosts).chain(path).take(most).collect()
+        let rates = (!self.rates.are_none()).then(|| format!("all others: {}", self.rates));
+        rows.chain(hosts).chain(path).chain(rates).take(most).collect()
     }
 
     /// Returns true if a route names this device.
@@ -762,16 +870,37 @@ impl Table {
         for suffix in &self.suffixes {
             if let Some(label) = to.host.strip_suffix(suffix.as_str()) {
                 let name = Name::label(label).map_err(|e| Refusal::new(404, e.reason))?;
-                return Ok(Found::Device(ToDevice::whole(name.to_string(), to)));
+                return Ok(Found::Device(self.whole(name.to_string(), to)));
             }
         }
         match self.path {
-            true => by_path(method, to, self.rewrites_paths),
+            true => self.by_path(method, to),
             false if self.devices.is_empty() && self.wildcard.is_empty() => {
                 Err(Refusal::new(404, "no route: no device has this host"))
             }
             false => Err(Refusal::new(404, "no route has this host and path")),
         }
+    }
+
+    /// A device that no row names: the request goes on unchanged.
+    pub(super) fn whole<'a>(&self, name: String, to: &Destination<'a>) -> ToDevice<'a> {
+        ToDevice::whole(name, to, self.paces.clone())
+    }
+
+    /// `/NAME/rest`.
+    fn by_path<'a>(&self, method: &str, to: &Destination<'a>) -> Result<Found<'a>, Refusal> {
+        let FirstSegment { segment, rest, query } = forward::split_first_segment(to.target);
+        if segment.is_empty() {
+            return Err(Refusal::new(404, "no route: ask for /NAME/..., NAME being a device's"));
+        }
+        Name::label(segment)?; // as it is written
+        if rest.is_empty() && matches!(method, "GET" | "HEAD") {
+            return Ok(Found::AddSlash(format!("/{segment}/{query}")));
+        }
+        let target = if rest.is_empty() { format!("/{query}").into() } else { rest.into() };
+        let (name, prefix) = (segment.to_owned(), Some(["/", segment].concat()));
+        let (rewrites, paces) = (self.rewrites_paths, self.paces.clone());
+        Ok(Found::Device(ToDevice { prefix, rewrites, name, target, paces, terms: None }))
     }
 }
 
@@ -786,7 +915,7 @@ impl Row {
     }
 
     fn admit<'a>(&self, to: &Destination<'a>, limits: &Limits) -> Result<ToDevice<'a>, Refusal> {
-        let Row { route, places } = self;
+        let Row { route, paces, places } = self;
         let name = match &route.device {
             Some(name) => name.clone(),
             None => Name::label(to.host.split('.').next().unwrap_or_default())
@@ -801,24 +930,9 @@ impl Row {
         let terms = Some(Terms { waits: route.waits(limits), place, offline, edits });
         let path = route.path.as_deref().filter(|path| !path.is_empty() && !route.keeps_prefix);
         let target = without_prefix(to.target, path.unwrap_or_default());
-        let rewrites = route.rewrites;
-        Ok(ToDevice { name, target, prefix: path.map(str::to_owned), rewrites, terms })
+        let (rewrites, paces) = (route.rewrites, paces.clone());
+        Ok(ToDevice { name, target, prefix: path.map(str::to_owned), rewrites, paces, terms })
     }
-}
-
-/// `/NAME/rest`.
-fn by_path<'a>(method: &str, to: &Destination<'a>, rewrites: bool) -> Result<Found<'a>, Refusal> {
-    let FirstSegment { segment, rest, query } = forward::split_first_segment(to.target);
-    if segment.is_empty() {
-        return Err(Refusal::new(404, "no route: ask for /NAME/..., NAME being a device's"));
-    }
-    Name::label(segment)?; // as it is written
-    if rest.is_empty() && matches!(method, "GET" | "HEAD") {
-        return Ok(Found::AddSlash(format!("/{segment}/{query}")));
-    }
-    let target = if rest.is_empty() { format!("/{query}").into() } else { rest.into() };
-    let (name, prefix) = (segment.to_owned(), Some(["/", segment].concat()));
-    Ok(Found::Device(ToDevice { prefix, rewrites, name, target, terms: None }))
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ use crate::gateway::polls::deliveries::{Deliveries, MessageId};
 use crate::gateway::polls::posted::PostedAnswer;
 use crate::gateway::polls::reply::{Parked, PollReply};
 use crate::gateway::questions::Question;
+use crate::gateway::rates::RateTable;
 use crate::gateway::registry::{Registration, Registry, Session};
 use crate::gateway::routes::Table;
 use crate::gateway::settings::Settings;
@@ -432,6 +433,8 @@ pub(crate) struct GatewayRole {
     pub(super) budget: Budget,
     /// Counts the heads of requests in progress, of which each has a bound.
     pub(super) heads: Budget,
+    /// Who has sent how many requests of late, of all loops.
+    pub(super) rates: Arc<RateTable>,
     /// Some link is registered under an origin: visitors' hosts are looked up.
     pub(super) origins: Arc<AtomicBool>,
     pub(super) leases: Leases,
@@ -468,6 +471,7 @@ pub(super) struct Common {
     link_workers: Workers,
     budget: Budget,
     heads: Budget,
+    rates: Arc<RateTable>,
     places: Permits,
     unseen: Unseen,
     origins: Arc<AtomicBool>,
@@ -502,6 +506,7 @@ impl Common {
             link_workers: Workers::new("ptth-link", links, links, idle),
             budget: Budget::of_parts(limits.messages_bytes_max, limits.messages_of_device()),
             heads: Budget::new(usize::MAX),
+            rates: Arc::new(RateTable::new(limits.memory_bytes_max)),
             places: Permits::default(),
             unseen: Arc::default(),
             origins: Arc::default(),
@@ -559,6 +564,7 @@ impl GatewayRole {
             events: Deliveries::default(),
             budget: common.budget.clone(),
             heads: common.heads.clone(),
+            rates: common.rates.clone(),
             origins: common.origins.clone(),
             credentials,
             next_expiry: None,

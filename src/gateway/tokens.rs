@@ -354,7 +354,7 @@ fn names_and_expiry(text: &str) -> Result<(&str, Option<Expiry>), String> {
     }
 }
 
-fn digest(token: &[u8]) -> Digest {
+pub(super) fn digest(token: &[u8]) -> Digest {
     Digest(Sha256::digest(token).into())
 }
 

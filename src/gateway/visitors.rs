@@ -10,6 +10,7 @@ use crate::engine::connections::{Connections, Id};
 use crate::error::Refusal;
 use crate::gateway::credentials::VisitorToken;
 use crate::gateway::loops::UNSETTLED;
+use crate::gateway::rates::TooMany;
 use crate::gateway::routes::{Found, Reply, Terms, ToDevice};
 use crate::gateway::state::{
     Asking, GatewayRole, SHORT_OF_MEMORY, State, Visitor, VisitorListener,
@@ -53,6 +54,12 @@ enum Asked {
     /// A load balancer asks whether this gateway serves.
     Health {
         allowed: bool,
+        to_head: bool,
+        keep: bool,
+    },
+    /// Its address or token has sent too many of late.
+    TooMany {
+        too_many: TooMany,
         to_head: bool,
         keep: bool,
     },
@@ -116,6 +123,10 @@ impl GatewayRole {
                     ..LocalAnswer::new(refusal.status, &refusal.reason)
                 };
                 self.answer_visitor(cx, id, &answer);
+            }
+            Asked::TooMany { too_many, to_head, keep } => {
+                let told = too_many.answer();
+                self.answer_visitor(cx, id, &LocalAnswer { to_head, keep, ..told });
             }
             Asked::Reply { reply, to_head, keep } => {
                 let location = reply.location.as_deref().map(|to| ("Location", to));
@@ -236,6 +247,7 @@ impl GatewayRole {
         let VisitorListener::Visitors { from, trusted, .. } = face else { return };
         let (status, failure) = match asked {
             Asked::Refused { refusal, .. } => (refusal.status, proxy_error(refusal.status)),
+            Asked::TooMany { .. } => (429, proxy_error(429)),
             Asked::Reply { reply, .. } => (reply.status, None),
             Asked::Server { .. } => (200, None),
             _ => return,
@@ -282,7 +294,10 @@ impl GatewayRole {
         match self.find_device(request, arrival) {
             Ok(planned) => match self.elsewhere(&planned.device.name, now) {
                 Some(to) => Asked::Elsewhere(to),
-                None => self.forward(id, request, arrival, planned, now),
+                None => match self.too_many(request, arrival, &planned, now) {
+                    Some(asked) => asked,
+                    None => self.forward(id, request, arrival, planned, now),
+                },
             },
             Err(asked) => asked,
         }
@@ -317,7 +332,10 @@ impl GatewayRole {
         let token = match shown {
             VisitorToken::Known(digest, _) => Some(digest),
             VisitorToken::NotNeeded => None,
-            VisitorToken::Unknown(_) if self.is_free_preflight(request, &destination, arrival) => {
+            VisitorToken::Unknown(_)
+                if (destination.as_ref())
+                    .is_ok_and(|to| self.is_free_preflight(request, to, arrival)) =>
+            {
                 None
             }
             VisitorToken::Several => return refused(Refusal::new(400, SEVERAL_TOKENS), keep),
@@ -362,7 +380,7 @@ impl GatewayRole {
     fn is_free_preflight(
         &self,
         request: &FramedRequest<'_>,
-        to: &Result<Destination<'_>, Refusal>,
+        to: &Destination<'_>,
         arrival: Arrival,
     ) -> bool {
         let count = |name| request.fields.all(name).count();
@@ -371,11 +389,28 @@ impl GatewayRole {
             && count("Origin") == 1
             && count("Access-Control-Request-Method") == 1
             && NEVER_IN_A_PREFLIGHT.iter().all(|name| count(name) == 0);
-        let (Ok(to), Some((table, port))) = (to, self.listeners.visitors(arrival.listener)) else {
-            return false;
-        };
+        let Some((table, port)) = self.listeners.visitors(arrival.listener) else { return false };
         let scheme = arrival.secure.then_some("https");
         is_preflight && table.frees_preflights(to) && self.origin(to, port, scheme).is_none()
+    }
+
+    /// What is answered instead of a request that comes before its time. Here, so that one which is
+    /// moved to the loop of its device counts once.
+    fn too_many(
+        &self,
+        request: &FramedRequest<'_>,
+        arrival: Arrival,
+        planned: &Planned<'_>,
+        now: Instant,
+    ) -> Option<Asked> {
+        let Planned { to, device, token, said, keep, .. } = planned;
+        let paces = device.paces.as_deref()?;
+        if self.is_free_preflight(request, to, arrival) {
+            return None;
+        }
+        let address = self.address_of(arrival.from, said.as_ref());
+        let too_many = self.rates.take(now, paces, address, token.as_ref()).err()?;
+        Some(Asked::TooMany { too_many, to_head: request.method == "HEAD", keep: *keep })
     }
 
     /// The exchange of a request whose device is known.
@@ -389,7 +424,7 @@ impl GatewayRole {
     ) -> Asked {
         let Planned { to, device, token, drop_authorization, said, keep } = planned;
         let (to_head, framing) = (request.method == "HEAD", request.framing());
-        let ToDevice { name, target, prefix, rewrites, terms } = device;
+        let ToDevice { name, target, prefix, rewrites, terms, .. } = device;
         let edits = terms.as_ref().and_then(|terms| terms.edits.request.clone());
         let forwarded = Forwarded {
             peer: Some(arrival.from),
@@ -469,7 +504,7 @@ impl GatewayRole {
         }
         let scheme = said.and_then(ProxyClaims::scheme).or(arrival.secure.then_some("https"));
         if let Some(name) = self.origin(to, port, scheme) {
-            return Ok(Found::Device(ToDevice::whole(name, to)));
+            return Ok(Found::Device(table.whole(name, to)));
         }
         Ok(match table.find(method, to, &self.settings.limits)? {
             // What the proxy took off stands before the path that its client knows.
@@ -607,7 +642,7 @@ fn unsettled(to_head: bool) -> Asked {
 
 fn proxy_error(status: u16) -> Option<&'static str> {
     match status {
-        401 | 403 => Some("http_request_denied"),
+        401 | 403 | 429 => Some("http_request_denied"),
         404 => Some("destination_not_found"),
         503 => Some("connection_limit_reached"), // of a route
         508 => Some("proxy_loop_detected"),

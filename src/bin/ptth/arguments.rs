@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, ArgGroup, Args, ValueEnum};
+use reverse_http::gateway::Rate;
 use reverse_http::proto::dialect::Dialect;
 use reverse_http::{Fallback, OnRefusal, TurnMode};
 
@@ -39,6 +40,16 @@ pub(crate) struct EdgeArgs {
     /// cookies) below /NAME, where they do not know of that
     #[arg(long, env = "PTTH_REWRITE_PATHS", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     pub(crate) rewrite_paths: bool,
+    /// How many requests one visitor's address (IPv6: one /64) may send, of those that no route of
+    /// --config takes; then 429 with Retry-After: 20/s, 100/m or 1000/h [default: any]
+    #[arg(long, value_name = "N/s|m|h", value_parser = rate, env = "PTTH_RATE")]
+    pub(crate) rate: Option<Rate>,
+    /// The same for one visitor's token, beside --rate or alone [default: any]
+    #[arg(long, value_name = "N/s|m|h", value_parser = rate, env = "PTTH_RATE_PER_TOKEN")]
+    pub(crate) rate_per_token: Option<Rate>,
+    /// With --rate and --rate-per-token: how many requests at once [default: the number of the rate]
+    #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_BURST")]
+    pub(crate) burst: Option<usize>,
 }
 
 #[derive(Args)]
@@ -575,6 +586,11 @@ fn tcp_target(text: &str) -> Result<(String, String), String> {
     let (name, place) =
         text.split_once('=').ok_or("write NAME=HOST:PORT, like ssh=127.0.0.1:22")?;
     Ok((name.to_owned(), place.to_owned()))
+}
+
+/// `20/s`.
+fn rate(text: &str) -> Result<Rate, String> {
+    text.parse().map_err(|e: reverse_http::Error| e.to_string())
 }
 
 /// `1048576`, `512M`, `1Gi`.

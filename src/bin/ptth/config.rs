@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use reverse_http::gateway::Rate;
 use reverse_http::text::misleads;
 use reverse_http::{Error, Route, Routes};
 use toml::Spanned;
@@ -48,14 +49,24 @@ impl File {
         File { name, text }
     }
 
-    /// Adds the routes of the file to those that are there.
+    /// Adds the routes of the file to those that are there. `knows_visitors`: visitors need a token.
     ///
     /// # Errors
     /// One line: the file, the place in it, what is wrong, what is right.
-    pub(crate) fn routes(&self, mut routes: Routes) -> Result<Routes, String> {
+    pub(crate) fn routes(
+        &self,
+        mut routes: Routes,
+        knows_visitors: bool,
+    ) -> Result<Routes, String> {
         let mut seen: BTreeMap<String, Range<usize>> = BTreeMap::new();
         self.each_route(|at, table| {
             let (route, key) = (self.route(table)?, key_of(table));
+            if route.needs_visitor_tokens() && !knows_visitors {
+                return Err(self.mistake(
+                    at,
+                    format_args!("route {route} counts visitors' tokens; give --visitor-tokens"),
+                ));
+            }
             routes =
                 std::mem::take(&mut routes).and_route(route).map_err(|e| match seen.get(&key) {
                     Some(other) => {
@@ -161,6 +172,9 @@ impl File {
                 "first_byte" => route.first_byte(entry.time()?),
                 "body_silence" => route.body_silence(entry.time()?),
                 "exchange" => Ok(route.exchange(entry.time()?)),
+                "rate" => Ok(route.rate(entry.rate()?)),
+                "rate_per_token" => Ok(route.rate_per_token(entry.rate()?)),
+                "burst" => route.burst(u32::try_from(entry.number()?).unwrap_or(u32::MAX)),
                 "in_flight" => route.in_flight(entry.number()?),
                 other => {
                     let known = ROUTE_KEYS.map(str::to_owned);
@@ -179,7 +193,7 @@ fn key_of(table: &DeTable<'_>) -> String {
 }
 
 /// The keys of a route.
-const ROUTE_KEYS: [&str; 21] = [
+const ROUTE_KEYS: [&str; 24] = [
     "host",
     "path",
     "device",
@@ -201,6 +215,9 @@ const ROUTE_KEYS: [&str; 21] = [
     "body_silence",
     "exchange",
     "in_flight",
+    "rate",
+    "rate_per_token",
+    "burst",
 ];
 
 /// The entries as they stand in the file, so that its first mistake is the one that is told.
@@ -305,6 +322,10 @@ impl<'t> Entry<'t, '_> {
             };
             edited.map_err(|e| wrong(&format_args!("{name}: {e}")))
         })
+    }
+
+    fn rate(&self) -> Result<Rate, String> {
+        self.text("\"20/s\"")?.parse().map_err(|e: Error| self.wrong(e))
     }
 
     fn yes_or_no(&self) -> Result<bool, String> {

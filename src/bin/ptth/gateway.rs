@@ -17,7 +17,7 @@ use signal_hook::iterator::Signals;
 
 use crate::access_log::AccessLog;
 use crate::addresses::{is_loopback, refuse_absent, refuse_same};
-use crate::arguments::{GatewayArgs, Offered};
+use crate::arguments::{EdgeArgs, GatewayArgs, Offered};
 use crate::config::Merged;
 use crate::files::{Again, Reading};
 use crate::listeners::Listeners;
@@ -95,9 +95,11 @@ impl Prepared {
         check_addresses(args, (&args.devices, &args.visitors, args.admin.address()))?;
         args.admin.check()?;
         let fixed = fixed_routes(args)?;
-        let first = Reading::First;
+        let (first, knows_visitors) = (Reading::First, args.visitor_tokens.is_some());
         let table = match &merged.file {
-            Some(file) => file.routes(fixed).map_err(|e| usage(format!("--config {e}")))?,
+            Some(file) => {
+                file.routes(fixed, knows_visitors).map_err(|e| usage(format!("--config {e}")))?
+            }
             None => fixed,
         };
         let limits = limits_of(args)?;
@@ -325,11 +327,30 @@ pub(crate) fn fixed_routes(args: &GatewayArgs) -> Result<Routes, Failure> {
             "--rewrite-paths goes with --route path: elsewhere nothing is taken off a path",
         ));
     }
-    let routes = routes.rewrite_paths(args.edge.rewrite_paths);
+    let routes = with_rates(routes.rewrite_paths(args.edge.rewrite_paths), args)?;
     Ok(match &args.health_path {
         Some(path) => routes.health_path(path)?,
         None => routes,
     })
+}
+
+/// What --rate and its like say.
+fn with_rates(mut routes: Routes, args: &GatewayArgs) -> Result<Routes, Failure> {
+    let EdgeArgs { rate, rate_per_token, burst, .. } = &args.edge;
+    if rate_per_token.is_some() && args.visitor_tokens.is_none() {
+        return Err(usage("--rate-per-token goes with --visitor-tokens"));
+    }
+    if let Some(rate) = rate {
+        routes = routes.rate(*rate);
+    }
+    if let Some(rate) = rate_per_token {
+        routes = routes.rate_per_token(*rate);
+    }
+    let Some(burst) = burst else { return Ok(routes) };
+    if rate.is_none() && rate_per_token.is_none() {
+        return Err(usage("--burst goes with --rate or --rate-per-token"));
+    }
+    Ok(routes.burst(u32::try_from(*burst).unwrap_or(u32::MAX))?)
 }
 
 /// Tells of signals, as long as somebody listens; SIGTERM or SIGINT then ends the process at once.

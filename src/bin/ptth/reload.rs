@@ -101,7 +101,9 @@ impl LastRead {
                 return Err(format!("--config {}: it is not named any more", path.display()));
             };
             let fixed = fixed_routes(&new).map_err(|e| e.text)?;
-            let routes = file.routes(fixed).map_err(|e| format!("--config {e}"))?;
+            let routes = file
+                .routes(fixed, args.visitor_tokens.is_some())
+                .map_err(|e| format!("--config {e}"))?;
             Ok((new, file, merged.said, routes))
         });
         let (new, file, options, routes) = match read {
@@ -195,7 +197,8 @@ const LIMITS: [&str; 20] = [
 
 /// Options whose new values count at once with the routes of the file: those that
 /// [`fixed_routes`] reads.
-const ROUTES: [&str; 3] = ["route", "rewrite-paths", "health-path"];
+const ROUTES: [&str; 6] =
+    ["route", "rewrite-paths", "rate", "rate-per-token", "burst", "health-path"];
 
 /// Options that say where is listened.
 const ADDRESSES: [&str; 3] = ["devices", "visitors", "admin"];

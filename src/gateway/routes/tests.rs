@@ -386,9 +386,16 @@ fn a_route_may_answer_by_itself() {
     let edited = on("/api").device("lamp").unwrap().set_field("X-Site", "secret").unwrap();
     let edited = edited.set_response_field("X-A", "1").unwrap();
     let edited = edited.remove_response_field("Server").unwrap();
+    let edited = edited.rewrite(true).rate("20/s".parse().unwrap()).burst(40).unwrap();
+    let others = Routes::path().rewrite_paths(true).rate_per_token("5/m".parse().unwrap());
+    let others = Table::new(others.and_route(edited).unwrap()).told(9);
     assert_eq!(
-        Table::new(Routes::table([edited]).unwrap()).told(9),
-        ["/api -> lamp (requests: set X-Site; responses: set X-A, remove Server)"]
+        others,
+        [
+            "/api -> lamp (paths rewritten; 20/s of an address, burst 40; requests: set X-Site; responses: set X-A, remove Server)",
+            "/NAME/ -> (by the path) (paths rewritten)",
+            "all others: 5/m of a token"
+        ]
     );
     let told = table.told(9).join("; ");
     assert!(told.contains("/old -> redirect to https://new.example/base/*"), "{told}");

@@ -4,6 +4,7 @@
 
 mod edits;
 mod file;
+mod rates;
 mod replies;
 mod rewrites;
 mod table;
