@@ -176,7 +176,7 @@ fn the_first_pages_stay_short() {
 
 /// Options in the pages that are other programs'.
 #[cfg(feature = "cli")]
-const FOREIGN: [&str; 34] = [
+const FOREIGN: [&str; 38] = [
     // cargo and its tools
     "no-default-features",
     "profile",
@@ -210,9 +210,13 @@ const FOREIGN: [&str; 34] = [
     "renew-hook",
     "run-hook",
     "standalone",
-    // useradd
-    "no-create-home",
-    "system",
+    // systemctl, podman, and cargo again
+    "network",
+    "no-healthcheck",
+    "now",
+    "read-only",
+    "stop-timeout",
+    "target",
     // pkg-config
     "cflags",
     "libs",
