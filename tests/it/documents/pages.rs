@@ -176,7 +176,7 @@ fn the_first_pages_stay_short() {
 
 /// Options in the pages that are other programs'.
 #[cfg(feature = "cli")]
-const FOREIGN: [&str; 38] = [
+const FOREIGN: [&str; 39] = [
     // cargo and its tools
     "no-default-features",
     "profile",
@@ -210,7 +210,8 @@ const FOREIGN: [&str; 38] = [
     "renew-hook",
     "run-hook",
     "standalone",
-    // systemctl, podman, and cargo again
+    // systemctl, systemd-tmpfiles, podman, and cargo again
+    "create",
     "network",
     "no-healthcheck",
     "now",
