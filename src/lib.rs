@@ -78,7 +78,7 @@ pub use device::{
 pub use error::{Error, ErrorKind, Fault, Refusal};
 pub use gateway::{
     DeviceInfo, DeviceRef, Gateway, GatewayBuilder, GatewayEvent, GatewayEventKind, GatewayStats,
-    Grant, LinkCounts, Offer, Rate, Reject, Route, Routes, Tokens, TurnMode,
+    Grant, LinkCounts, Offer, Peers, Rate, Reject, Route, Routes, Tokens, TurnMode,
 };
 pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};

@@ -128,6 +128,9 @@ limits! {
     /// Bytes of acknowledged answers that a device keeps, in case their events come again. Default
     /// 4 MiB. Beyond: the oldest are forgotten, and a copy of their event gets 502.
     answer_cache_bytes_max: usize = 4 * 1024 * 1024;
+    /// Connections of one event loop to each other gateway at once: one for each request that is
+    /// served there. Default 4,096. Beyond: 503 with `Retry-After: 1`.
+    peer_connections_max: usize = 4_096;
     /// Connections of a device to each of its local servers at once, idle ones included. Default 0: as
     /// many as requests are in progress, which links and polls bound. Beyond: requests wait in
     /// line. 1 is for servers that serve one connection after the other.
@@ -206,6 +209,13 @@ limits! {
     abandoned_timeout: Duration = Duration::from_secs(2);
     /// TCP connect, per address. Default 10 s. Then: that address has failed.
     connect_timeout: Duration = Duration::from_secs(10);
+    /// What a program's directory of gateways may take to say which one has a device. Default 2 s
+    /// (twice the first retransmission of TCP). Then: 503 with `Retry-After: 1`; a thread that hangs
+    /// is not waited for, and of those there are `helpers_max` at most.
+    directory_timeout: Duration = Duration::from_secs(2);
+    /// How long a connection to another gateway idles for the next request. Default 60 s, less than
+    /// the `idle_visitor_timeout` of its other end. Then: closed. Zero: closed behind each answer.
+    peer_keep_alive: Duration = Duration::from_secs(60);
     /// How long an address of a name has before the next one is tried beside it, at the device.
     /// Default 250 ms (RFC 8305 §5). The first connection that stands is taken.
     address_delay: Duration = Duration::from_millis(250);
@@ -312,7 +322,7 @@ impl Limits {
     }
 
     fn check_least(&self) -> Result<(), Error> {
-        let at_least: [(&str, usize, usize); 19] = [
+        let at_least: [(&str, usize, usize); 20] = [
             ("head_bytes_max", self.head_bytes_max, 256),
             ("fields_max", self.fields_max, 8),
             ("target_bytes_max", self.target_bytes_max, 1),
@@ -325,6 +335,7 @@ impl Limits {
             ("devices_max", self.devices_max, 1),
             ("remembered_max", self.remembered_max, 1),
             ("on_link_max", self.on_link_max, 1),
+            ("peer_connections_max", self.peer_connections_max, 1),
             ("helpers_max", self.helpers_max, 1),
             ("handlers_max", self.handlers_max, 1),
             ("authorize_queue_max", self.authorize_queue_max, 1),
@@ -344,7 +355,7 @@ impl Limits {
     }
 
     fn check_not_zero(&self) -> Result<(), Error> {
-        let never_zero: [(&str, Duration); 19] = [
+        let never_zero: [(&str, Duration); 20] = [
             ("head_timeout", self.head_timeout),
             ("handshake_timeout", self.handshake_timeout),
             ("idle_visitor_timeout", self.idle_visitor_timeout),
@@ -353,6 +364,7 @@ impl Limits {
             ("body_silence_timeout", self.body_silence_timeout),
             ("connect_timeout", self.connect_timeout),
             ("address_delay", self.address_delay),
+            ("directory_timeout", self.directory_timeout),
             ("resolve_timeout", self.resolve_timeout),
             ("proxy_timeout", self.proxy_timeout),
             ("local_wait_timeout", self.local_wait_timeout),
@@ -526,6 +538,28 @@ pub(crate) const HOP_BYTES_MAX: usize = 4 * 1024;
 
 /// The same in fields; a test counts that no hop adds as many.
 pub(crate) const HOP_FIELDS_MAX: usize = 16;
+
+/// Other gateways that one loop knows at once. Beyond: one to which nothing is connected is
+/// forgotten, and where there is none, no request is sent to the new one.
+pub(crate) const PEERS_MAX: usize = 1024;
+
+/// Addresses of another gateway's name that are tried, one after the other.
+pub(crate) const PEER_ADDRESSES_MAX: usize = 4;
+
+/// Names of which one loop remembers where they are: some 100 bytes each. Beyond: all are asked for
+/// again.
+pub(crate) const PEER_NAMES_MAX: usize = 65_536;
+
+/// Connections to one other gateway that idle, of each loop. Beyond: closed.
+pub(crate) const PEER_IDLE_MAX: usize = 256;
+
+/// How long it is believed that no gateway has a device, and how often that is asked again while a
+/// request waits.
+pub(crate) const PEER_RECALL: Duration = Duration::from_secs(1);
+
+/// How much longer than its device another gateway may take to begin an answer: its own timeout comes
+/// first, and says more.
+pub(crate) const PEER_GRACE: Duration = Duration::from_secs(2);
 
 /// Links of a name that serve one visitor's connection alone (NTLM, Negotiate): all but one in so
 /// many, and at least one. Of more, the one that was idle longest goes. HAProxy and nginx, which

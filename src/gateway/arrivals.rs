@@ -12,8 +12,8 @@ use crate::engine::connections::{Connections, Id, Parcel};
 use crate::engine::permits::Permit;
 use crate::error::Error;
 use crate::gateway::follow_ups::FollowUp;
+use crate::gateway::listeners::Side;
 use crate::gateway::registry::Registration;
-use crate::gateway::routes::Table;
 use crate::gateway::state::{
     Errand, GatewayRole, HEAD, ShownAt, State, States, Visitor, VisitorListener,
 };
@@ -24,23 +24,21 @@ use crate::relay::{LocalAnswer, Rules};
 use crate::stream::{Channel, GatewayTls, HandshakeError, Shown, ShownKey, Stream};
 
 impl GatewayRole {
-    /// `table`: visitors' routes; `None`: devices come in here.
     pub(super) fn listen(
         &mut self,
         cx: &mut Connections<State>,
         listener: Option<TcpListener>,
         at: SocketAddr,
-        (table, tls): (Option<Arc<Table>>, Option<GatewayTls>),
+        (side, tls): (Side, Option<GatewayTls>),
     ) -> Result<(), Error> {
         if self.lifecycle.is_draining() {
             return Err(Error::stopped("this gateway is stopping; nothing new is listened on"));
         }
-        let side = if table.is_some() { Whose::Visitors } else { Whose::Devices };
-        if let Some(number) = self.listeners.closed(at, side) {
+        if let Some(number) = self.listeners.closed(at, &side) {
             if let Some(listener) = listener {
                 cx.listen_again(number, listener);
             }
-            self.listeners.open_again(number, tls, table);
+            self.listeners.open_again(number, tls, side);
             return Ok(());
         }
         if listener.is_some_and(|listener| cx.listen(listener).is_none()) {
@@ -48,7 +46,7 @@ impl GatewayRole {
                 "this gateway listens on as many addresses as one event loop takes",
             ));
         }
-        self.listeners.add(Some(at), tls, table);
+        self.listeners.add(Some(at), tls, side);
         Ok(())
     }
 
@@ -110,6 +108,9 @@ impl GatewayRole {
     /// What a new connection is, by the listener that it came through.
     fn face(&self, listener: usize, from: SocketAddr, secure: bool) -> State {
         match self.listeners.side(listener) {
+            Some(Whose::Visitors) if self.listeners.is_for_peers(listener) => {
+                State::Visitor(Visitor::fresh(VisitorListener::Peer))
+            }
             Some(Whose::Visitors) => {
                 let face = VisitorListener::Visitors {
                     listener,
@@ -135,9 +136,10 @@ impl GatewayRole {
         if self.lifecycle.is_draining() && side == Whose::Visitors {
             return;
         }
-        let is_named = !self.admission.is_balancer(side, from.ip());
+        let is_peer = self.listeners.is_for_peers(listener);
+        let is_named = is_peer || !self.admission.is_balancer(side, from.ip());
         let permit = match is_named {
-            true => self.permit(side, from),
+            true => self.permit(side, from, is_peer),
             false => self.admission.open_unnamed(side, from),
         };
         let Some(permit) = permit else { return };
@@ -167,8 +169,10 @@ impl GatewayRole {
         self.follow_ups.push_back(FollowUp::Step(id)); // the header often is there already
     }
 
-    fn permit(&self, side: Whose, from: SocketAddr) -> Option<Permit> {
-        self.admission.open(side, from, self.settings.is_trusted(from.ip()), &self.settings.limits)
+    /// `is_peer`: one address brings the visitors of a whole gateway.
+    fn permit(&self, side: Whose, from: SocketAddr, is_peer: bool) -> Option<Permit> {
+        let trusted = is_peer || self.settings.is_trusted(from.ip());
+        self.admission.open(side, from, trusted, &self.settings.limits)
     }
 
     /// What a connection is whose peer is known.
@@ -197,7 +201,8 @@ impl GatewayRole {
                 return cx.close(id);
             }
         };
-        if is_visitor && !self.admit_visitor(cx, id, from, secure) {
+        let is_peer = self.listeners.is_for_peers(listener);
+        if is_visitor && !is_peer && !self.admit_visitor(cx, id, from, secure) {
             return;
         }
         let limits = &self.settings.limits;
@@ -251,7 +256,7 @@ impl GatewayRole {
     ) {
         let Some(side) = self.listeners.side(listener) else { return cx.close(id) };
         cx.set_permit(id, None); // of the balancer's address, which may be the peer's, too
-        let Some(permit) = self.permit(side, from) else { return cx.close(id) };
+        let Some(permit) = self.permit(side, from, false) else { return cx.close(id) };
         cx.set_permit(id, Some(permit));
         let state = self.first_state(listener, from);
         let Some(unnamed) = cx.state_mut(id) else { return };

@@ -14,6 +14,7 @@ use crate::gateway::handle::{Gateway, Running};
 use crate::gateway::listeners::bind;
 use crate::gateway::loops::Loops;
 use crate::gateway::offer::{Grant, Offer, Reject};
+use crate::gateway::peers::Peers;
 use crate::gateway::settings::{InForce, Settings, TurnMode};
 use crate::gateway::state::{Command, Common, EACH_ACCEPTS, GatewayRole, TICK};
 use crate::gateway::tokens::Tokens;
@@ -272,6 +273,13 @@ impl GatewayBuilder {
             &mut settings.visitors.balancers
         })
     }
+    /// Other gateways: requests for devices that are connected there are sent to them, and theirs
+    /// are taken where [`listen_peers`](Gateway::listen_peers) lets them in. Default: a device that
+    /// is not connected here is away.
+    pub fn peers(mut self, peers: Peers) -> Self {
+        self.settings.peers = Some(peers);
+        self
+    }
     /// How many event loops the gateway has, 1 to 64, each on a thread of its own. Every device is
     /// served by one of them, with all its visitors; several use several cores when there are
     /// several devices. Default: 1.
@@ -352,6 +360,11 @@ impl GatewayBuilder {
                 "on-demand turns and a fallback that is always used exclude each other: no offer is upgraded, so none is held",
             ));
         }
+        if settings.on_link.is_some() && settings.peers.is_some() {
+            return Err(Error::usage(
+                "on_link and peers exclude each other: a gateway with on_link serves no requests",
+            ));
+        }
         if settings.on_link.is_some() && settings.turns.ever_hold() {
             return Err(Error::usage(
                 "on_link and on-demand turns exclude each other: a held offer waits for a request, and on_link has none",
@@ -364,7 +377,7 @@ impl GatewayBuilder {
     ///
     /// # Errors
     /// A limit that cannot work; two of `on_link`, on-demand turns and a fallback that is always
-    /// used; an invalid origin, network, device name or pseudonym; an address that cannot be bound
+    /// used; `on_link` and peers; an invalid origin, network, device name or pseudonym; an address that cannot be bound
     /// (taken, not ours).
     pub fn start(self) -> Result<Gateway, Error> {
         self.check()?;
@@ -407,6 +420,7 @@ impl GatewayBuilder {
             knows_visitors,
             observes,
             upgrades: common.upgrades(),
+            cluster: common.peers(),
             threads: Mutex::default(),
             tables: Mutex::default(),
         };

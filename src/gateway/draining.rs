@@ -73,6 +73,7 @@ impl GatewayRole {
             return;
         }
         self.upgrades.stop(true);
+        self.close_idle_peers(cx);
         for id in cx.ids() {
             let Some(state) = cx.state(id) else { continue };
             match state {

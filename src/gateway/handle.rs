@@ -3,7 +3,7 @@
 #[cfg(feature = "tls")]
 use std::collections::HashSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,10 +19,11 @@ use crate::error::{Error, Fault};
 use crate::gateway::events;
 use crate::gateway::events::GatewayEvent;
 use crate::gateway::leases::{Lease, Leased};
-use crate::gateway::listeners::bind;
+use crate::gateway::listeners::{Side, bind};
 use crate::gateway::loops::Loops;
 use crate::gateway::offer::{Grant, Offer};
 use crate::gateway::offers::granted_names;
+use crate::gateway::peers::Cluster;
 #[cfg(feature = "admin")]
 use crate::gateway::questions::Question;
 use crate::gateway::routes::{Routes, Table};
@@ -76,6 +77,8 @@ pub(super) struct Running {
     pub(super) first_events: Mutex<Option<Receiver<GatewayEvent>>>,
     /// Connections in the hands of its programs that were switched to another protocol.
     pub(super) upgrades: Arc<Upgrades>,
+    /// What it knows of others.
+    pub(super) cluster: Option<Arc<Cluster>>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     /// The routes of visitors' listeners. Held while listeners, routes or certificates are changed,
     /// so that every loop sees the changes in one order.
@@ -159,37 +162,95 @@ impl Gateway {
         tls: Option<GatewayTls>,
     ) -> Result<SocketAddr, Error> {
         self.refuse_on_link("listen_visitors()")?;
-        self.listen_with(address, Some(routes), tls)
+        self.check_routes(&routes)?;
+        let mut tables = self.tables();
+        let (listeners, at) = self.bind(address, "visitors")?;
+        let mut table = Table::new(routes);
+        let place = tables.iter().position(|(of, _)| *of == at);
+        // What is in flight by the routes of a listener that was closed counts on.
+        place.into_iter().for_each(|place| table.succeed(&tables[place].1));
+        let table = Arc::new(table);
+        self.listen_as(listeners, at, (&Side::Visitors(table.clone()), tls))?;
+        place.into_iter().for_each(|place| drop(tables.swap_remove(place)));
+        tables.push((at, table));
+        Ok(at)
     }
 
-    /// `routes`: visitors' ones; `None`: devices come in.
+    /// Devices, or other gateways.
     fn listen_with(
         &self,
         address: &str,
-        routes: Option<Routes>,
+        (side, whose): (&Side, &str),
         tls: Option<GatewayTls>,
     ) -> Result<SocketAddr, Error> {
-        routes.as_ref().map_or(Ok(()), |routes| self.check_routes(routes))?;
-        let whose = if routes.is_some() { "visitors" } else { "devices" };
-        let mut tables = self.tables();
+        let _one_at_a_time = self.tables();
+        let (listeners, at) = self.bind(address, whose)?;
+        self.listen_as(listeners, at, (side, tls)).map(|()| at)
+    }
+
+    /// For each loop a socket, where the system shares connections out.
+    fn bind(&self, address: &str, whose: &str) -> Result<(Vec<TcpListener>, SocketAddr), Error> {
         let sockets = if EACH_ACCEPTS { self.0.loops.len() } else { 1 };
-        let (listeners, at) = bind(address, whose, sockets)?;
+        bind(address, whose, sockets)
+    }
+
+    fn listen_as(
+        &self,
+        listeners: Vec<TcpListener>,
+        at: SocketAddr,
+        (side, tls): (&Side, Option<GatewayTls>),
+    ) -> Result<(), Error> {
         let mut listeners = listeners.into_iter();
-        let place = tables.iter().position(|(of, _)| *of == at).filter(|_| routes.is_some());
-        let table = routes.map(|routes| {
-            let mut table = Table::new(routes);
-            // What is in flight by the routes of a listener that was closed counts on.
-            place.into_iter().for_each(|place| table.succeed(&tables[place].1));
-            Arc::new(table)
-        });
         self.ask_each(|reply| {
             let (listener, tls) = (listeners.next(), tls.clone());
-            Command::Listen { listener, at, table: table.clone(), tls, reply }
-        })?;
-        if let Some(table) = table {
-            place.into_iter().for_each(|place| drop(tables.swap_remove(place)));
-            tables.push((at, table));
+            Command::Listen { listener, at, side: side.clone(), tls, reply }
+        })
+    }
+
+    /// Lets other gateways in on this address, with their visitors' requests for devices of this one;
+    /// the address that was bound. Other gateways reach it by that, unless
+    /// [`Peers::advertise`](crate::Peers::advertise) says something else.
+    ///
+    /// What comes in here is believed: who asks, and what a proxy would say of them. So it is for
+    /// gateways alone, which show the [secret](crate::Peers::secrets) that they share; only on
+    /// loopback they may have none.
+    ///
+    /// # Errors
+    /// The gateway was built without [`peers`](crate::GatewayBuilder::peers), or without a secret,
+    /// and the address is not on loopback; it cannot be bound; the gateway has `on_link`; it was
+    /// stopped.
+    pub fn listen_peers(&self, address: &str) -> Result<SocketAddr, Error> {
+        self.listen_peers_with(address, None)
+    }
+
+    /// The same over TLS (feature `tls`). Gateways that show a certificate which its
+    /// [`client_ca`](GatewayTls::client_ca) takes need no secret; where there is one, they need
+    /// both. Its names do not count.
+    ///
+    /// # Errors
+    /// Those of [`listen_peers`](Self::listen_peers).
+    #[cfg(feature = "tls")]
+    pub fn listen_peers_tls(&self, address: &str, tls: GatewayTls) -> Result<SocketAddr, Error> {
+        self.listen_peers_with(address, Some(tls))
+    }
+
+    fn listen_peers_with(
+        &self,
+        address: &str,
+        tls: Option<GatewayTls>,
+    ) -> Result<SocketAddr, Error> {
+        self.refuse_on_link("listen_peers()")?;
+        let cluster = self.cluster()?;
+        let is_secure = tls.is_some();
+        let knows_them = cluster.has_secret() || tls.as_ref().is_some_and(GatewayTls::needs_client);
+        let far = |at: &SocketAddr| !at.ip().to_canonical().is_loopback();
+        if !knows_them && address.to_socket_addrs().is_ok_and(|mut all| all.any(|at| far(&at))) {
+            return Err(Error::usage(format!(
+                "{address} for other gateways: beyond loopback whoever reached it could ask any device, as any visitor; give them a secret (Peers::secrets), or take certificates of a CA (listen_peers_tls with client_ca)"
+            )));
         }
+        let at = self.listen_with(address, (&Side::Peers, "other gateways"), tls)?;
+        cluster.listens_at(at, is_secure);
         Ok(at)
     }
 
@@ -204,6 +265,35 @@ impl Gateway {
         }
     }
 
+    /// Replaces the [secrets](crate::Peers::secrets) that gateways share, for the next request.
+    ///
+    /// # Errors
+    /// Those of [`Peers::secrets`](crate::Peers::secrets); the gateway was built without
+    /// [`peers`](crate::GatewayBuilder::peers), or without a secret.
+    pub fn set_peer_secrets<S: AsRef<str>>(
+        &self,
+        secrets: impl IntoIterator<Item = S>,
+    ) -> Result<(), Error> {
+        let cluster = self.cluster()?;
+        if !cluster.has_secret() {
+            return Err(Error::usage("this gateway was started without a secret for others"));
+        }
+        cluster.set_secrets(secrets)
+    }
+
+    /// The directory of gateways has changed: what it said of a device, or of all, does not count any
+    /// more. Without this a gateway that does not have the device says so itself, and a device that
+    /// nobody had is asked for again within a second.
+    pub fn forget_peers(&self, device: Option<&str>) {
+        let all = self.0.loops.len();
+        self.0.loops.send_others(all, || Command::ForgetPeers { name: device.map(Into::into) });
+    }
+
+    fn cluster(&self) -> Result<&Arc<Cluster>, Error> {
+        let none = || Error::usage("this gateway knows no others; give GatewayBuilder::peers");
+        self.0.cluster.as_ref().ok_or_else(none)
+    }
+
     fn tables(&self) -> MutexGuard<'_, Vec<(SocketAddr, Arc<Table>)>> {
         self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,7 +303,7 @@ impl Gateway {
     /// # Errors
     /// It cannot be bound; the gateway was stopped.
     pub fn listen(&self, address: &str) -> Result<SocketAddr, Error> {
-        self.listen_with(address, None, None)
+        self.listen_with(address, (&Side::Devices, "devices"), None)
     }
 
     /// The same over TLS (feature `tls`).
@@ -222,7 +312,7 @@ impl Gateway {
     /// Those of [`listen`](Self::listen).
     #[cfg(feature = "tls")]
     pub fn listen_tls(&self, address: &str, tls: GatewayTls) -> Result<SocketAddr, Error> {
-        self.listen_with(address, None, Some(tls))
+        self.listen_with(address, (&Side::Devices, "devices"), Some(tls))
     }
 
     /// Takes no more connections at this address, of devices or of visitors, and frees it. Those

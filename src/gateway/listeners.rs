@@ -11,12 +11,39 @@ use crate::gateway::routes::Table;
 use crate::gateway::tokens::Whose;
 use crate::stream::GatewayTls;
 
+/// Who comes in at a listener.
+#[derive(Clone)]
+pub(crate) enum Side {
+    Devices,
+    /// Visitors, whose requests go by these routes.
+    Visitors(Arc<Table>),
+    /// Other gateways, with their visitors' requests. They count as visitors do.
+    Peers,
+}
+
+impl Side {
+    fn whose(&self) -> Whose {
+        match self {
+            Side::Devices => Whose::Devices,
+            Side::Visitors(_) | Side::Peers => Whose::Visitors,
+        }
+    }
+
+    fn table(&self) -> Option<&Arc<Table>> {
+        if let Side::Visitors(table) = self { Some(table) } else { None }
+    }
+
+    /// Returns true if a listener of one side may be opened again as one of the other.
+    fn is_like(&self, other: &Side) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
 struct Listening {
     at: Option<SocketAddr>,
     /// TLS is spoken here.
     tls: Option<GatewayTls>,
-    /// Visitors' routes; `None`: devices come in here.
-    table: Option<Arc<Table>>,
+    side: Side,
     /// Nothing new comes in; who came in before still finds its routes here.
     closed: bool,
 }
@@ -25,40 +52,27 @@ pub(super) struct Listeners(Vec<Listening>);
 
 impl Listeners {
     pub(super) fn of_devices(devices: Vec<(SocketAddr, Option<GatewayTls>)>) -> Self {
-        let listening = |(at, tls)| Listening { at: Some(at), tls, table: None, closed: false };
+        let side = Side::Devices;
+        let listening =
+            |(at, tls)| Listening { at: Some(at), tls, side: side.clone(), closed: false };
         Listeners(devices.into_iter().map(listening).collect())
     }
 
-    /// `table`: visitors' routes; `None`: devices come in here.
-    pub(super) fn add(
-        &mut self,
-        at: Option<SocketAddr>,
-        tls: Option<GatewayTls>,
-        table: Option<Arc<Table>>,
-    ) {
-        self.0.push(Listening { at, tls, table, closed: false });
+    pub(super) fn add(&mut self, at: Option<SocketAddr>, tls: Option<GatewayTls>, side: Side) {
+        self.0.push(Listening { at, tls, side, closed: false });
     }
 
     /// The number of a closed listener at this address, for the same side.
-    pub(super) fn closed(&self, at: SocketAddr, side: Whose) -> Option<usize> {
-        let is_it = |(n, listening): &(usize, &Listening)| {
-            listening.closed && listening.at == Some(at) && self.side(*n) == Some(side)
-        };
-        self.0.iter().enumerate().find(is_it).map(|(n, _)| n)
+    pub(super) fn closed(&self, at: SocketAddr, side: &Side) -> Option<usize> {
+        self.0.iter().position(|listening| {
+            listening.closed && listening.at == Some(at) && listening.side.is_like(side)
+        })
     }
 
     /// Opens a closed one again; routes go on counting.
-    pub(super) fn open_again(
-        &mut self,
-        number: usize,
-        tls: Option<GatewayTls>,
-        table: Option<Arc<Table>>,
-    ) {
+    pub(super) fn open_again(&mut self, number: usize, tls: Option<GatewayTls>, side: Side) {
         let Some(listening) = self.0.get_mut(number) else { return };
-        (listening.tls, listening.closed) = (tls, false);
-        if table.is_some() {
-            listening.table = table;
-        }
+        (listening.tls, listening.side, listening.closed) = (tls, side, false);
     }
 
     /// Marks the listener at this address as closed; its number.
@@ -74,7 +88,7 @@ impl Listeners {
     pub(super) fn rows(&self, most: usize) -> Vec<String> {
         let of = |listening: &Listening| {
             let at = listening.at.map_or_else(String::new, |at| at.to_string());
-            let routes = listening.table.as_ref().map(|table| table.told(most)).unwrap_or_default();
+            let routes = listening.side.table().map(|table| table.told(most)).unwrap_or_default();
             routes.into_iter().map(move |route| format!("{at} {route}"))
         };
         self.0.iter().filter(|listening| !listening.closed).flat_map(of).take(most).collect()
@@ -91,8 +105,12 @@ impl Listeners {
     }
 
     pub(super) fn side(&self, listener: usize) -> Option<Whose> {
-        let table = &self.0.get(listener)?.table;
-        Some(if table.is_some() { Whose::Visitors } else { Whose::Devices })
+        Some(self.0.get(listener)?.side.whose())
+    }
+
+    /// Returns true if other gateways come in here.
+    pub(super) fn is_for_peers(&self, listener: usize) -> bool {
+        self.0.get(listener).is_some_and(|listening| matches!(listening.side, Side::Peers))
     }
 
     pub(super) fn tls(&self, listener: usize) -> Option<&GatewayTls> {
@@ -101,13 +119,13 @@ impl Listeners {
 
     /// The routes and the port of a visitors' listener.
     pub(super) fn visitors(&self, listener: usize) -> Option<(&Table, u16)> {
-        let Listening { at, table, .. } = self.0.get(listener)?;
-        Some((table.as_deref()?, at.map_or(0, |at| at.port())))
+        let Listening { at, side, .. } = self.0.get(listener)?;
+        Some((side.table()?, at.map_or(0, |at| at.port())))
     }
 
     /// Returns true if a route names this device.
     pub(super) fn name(&self, device: &str) -> bool {
-        self.0.iter().filter_map(|listening| listening.table.as_ref()).any(|t| t.names(device))
+        self.0.iter().filter_map(|listening| listening.side.table()).any(|t| t.names(device))
     }
 
     /// Replaces the certificates of the listener at this address; its number.
@@ -129,8 +147,12 @@ impl Listeners {
         at: SocketAddr,
         new: Arc<Table>,
     ) -> Result<Arc<Table>, Error> {
-        let mut found = self.0.iter_mut().filter(|listening| listening.at == Some(at));
-        let Some(table) = found.find_map(|listening| listening.table.as_mut()) else {
+        let found = self.0.iter_mut().filter(|listening| listening.at == Some(at));
+        let mut tables = found.filter_map(|listening| match &mut listening.side {
+            Side::Visitors(table) => Some(table),
+            Side::Devices | Side::Peers => None,
+        });
+        let Some(table) = tables.next() else {
             return Err(Error::usage(format!(
                 "this gateway does not let visitors in at {at}; give the address that listen_visitors() returned"
             )));
@@ -200,14 +222,14 @@ mod tests {
     #[test]
     fn routes_are_told_of_listeners_that_are_open() {
         let at: SocketAddr = "127.0.0.1:8080".parse().unwrap();
-        let table = || Some(Arc::new(Table::new(Routes::path())));
+        let table = || Side::Visitors(Arc::new(Table::new(Routes::path())));
         let mut listeners = Listeners::of_devices(Vec::new());
         listeners.add(Some(at), None, table());
         let told = listeners.rows(9);
         assert!(told.iter().all(|row| row.starts_with("127.0.0.1:8080 ")) && !told.is_empty());
         let number = listeners.close(at).unwrap();
         assert!(listeners.rows(9).is_empty());
-        listeners.open_again(number, None, None);
+        listeners.open_again(number, None, table());
         assert_eq!(listeners.rows(9), told);
     }
 }

@@ -27,10 +27,12 @@
 //! | `offer.rs` | an offer as `authorize` sees it, and what may be said to it |
 //! | `certificates.rs` | the names that a device's certificate allows |
 //! | `credentials.rs` | checks tokens by the tables in force; certificates that are no longer accepted |
+//! | `peers.rs` | what a gateway is told of others, and how it asks which of them has a device |
 //! | `settings.rs` | what a gateway is started with |
 //! | `device_head.rs` | the head of a request on the devices' port; who was let in |
 //! | `leases.rs` | links in the hands of program code |
 //! | `loops.rs` | the ways to all event loops of the gateway |
+//! | `peer_table.rs` | other gateways as one loop knows them, and the connections to them |
 //! | `alarms.rs` | what the loop is to wake the gateway for |
 //! | `callers.rs` | programs' threads that wait |
 //! | `questions.rs` | what an operator may ask |
@@ -54,6 +56,7 @@
 //! | `polls/handing.rs` | hands requests out as events |
 //! | `leasing.rs` | links and polls for programs |
 //! | `waiting.rs` | requests in line, and what they are told in vain |
+//! | `peering.rs` | requests for devices that are connected to other gateways |
 //! | `polls/collecting.rs` | reads a request whole before it is handed out |
 //! | `serving.rs` | which request a free link gets, and which link or poll a request |
 //! | `polls/feeding.rs` | a poll takes what waits, or is held |
@@ -61,6 +64,8 @@
 //! | `admitted.rs` | what an admitted connection becomes: a link, a held offer or poll |
 //! | `polls/reading.rs` | reads a POST's answer |
 //! | `moves.rs` | connections that leave for another loop |
+//! | `asked.rs` | what a visitor's request comes to |
+//! | `insiders.rs` | requests of programs and of other gateways |
 //! | `visitors.rs` | a visitor's request: read, planned, begun |
 //! | `revocation.rs` | what becomes of those whose credential goes, or who were replaced |
 //! | `regrouping.rs` | an offer for names that several loops have |
@@ -82,6 +87,7 @@ mod agent;
 mod alarms;
 mod answering;
 mod arrivals;
+mod asked;
 mod builder;
 mod callers;
 mod certificates;
@@ -95,6 +101,7 @@ mod exchange_deadlines;
 mod exchanges;
 mod follow_ups;
 mod handle;
+mod insiders;
 mod known;
 mod leases;
 mod leasing;
@@ -108,6 +115,9 @@ pub(crate) mod observation;
 mod observed;
 mod offer;
 mod offers;
+mod peer_table;
+mod peering;
+mod peers;
 mod pins;
 mod polls;
 mod publishing;
@@ -137,6 +147,7 @@ pub use device_info::DeviceInfo;
 pub use events::{GatewayEvent, GatewayEventKind};
 pub use handle::{DeviceRef, Gateway};
 pub use offer::{Grant, Offer, Reject};
+pub use peers::Peers;
 pub use rates::Rate;
 pub use routes::{Route, Routes};
 pub use settings::TurnMode;

@@ -22,7 +22,7 @@ impl GatewayRole {
         from: IpAddr,
         said: Option<&ProxyClaims<'_>>,
     ) -> Visit {
-        if !self.observer.is_on() {
+        if !self.observer.is_on() && self.peers.is_none() {
             return Visit { from: Some(from), ..Visit::default() };
         }
         let request_id = self.observer.records().then(|| {

@@ -58,7 +58,10 @@ impl Role for GatewayRole {
         id: Id,
         outcome: Result<(), HandshakeError>,
     ) {
-        self.handshake_over(cx, id, outcome);
+        match cx.state(id) {
+            Some(State::Peer(_)) => self.peer_secured(cx, id, outcome),
+            _ => self.handshake_over(cx, id, outcome),
+        }
         self.follow_up(cx);
     }
 
@@ -156,6 +159,7 @@ impl GatewayRole {
             State::Device(Device::Deciding(_) | Device::Held { .. }) => self.early_bytes(cx, id),
             State::Device(Device::PostedAnswer(_)) => self.post_ready(cx, id),
             State::Device(Device::PollReply(_)) => self.tell_ready(cx, id),
+            State::Peer(_) => self.peer_ready(cx, id),
             State::Lingering(_) => self.step_lingering(cx, id),
         }
     }
@@ -180,7 +184,7 @@ impl GatewayRole {
                         self.collect_expired(cx, id, key)
                     }
                     (Some(exchange), None) if exchange.is_waiting() => {
-                        self.visitor_waited(cx, id, key)
+                        self.seek_expired(cx, id, key)
                     }
                     (Some(exchange), Some(event)) if exchange.is_waiting() => {
                         self.event_expired(cx, id, key, event)
@@ -200,6 +204,7 @@ impl GatewayRole {
             State::Device(Device::Held { hold: Hold::Poll(_), .. }) => self.poll_expired(cx, id),
             State::Device(Device::PostedAnswer(_)) => self.post_expired(cx, id),
             State::Device(Device::PollReply(_)) => self.tell_expired(cx, id),
+            State::Peer(_) => self.peer_expired(cx, id),
             State::Lingering(_) => cx.close(id),
         }
     }
@@ -257,8 +262,8 @@ impl GatewayRole {
                 let adopted = self.adopt(cx, stream, &unread, &offer, &grant);
                 let _ = reply.send(adopted);
             }
-            Command::Listen { listener, at, table, tls, reply } => {
-                let _ = reply.send(self.listen(cx, listener, at, (table, tls)));
+            Command::Listen { listener, at, side, tls, reply } => {
+                let _ = reply.send(self.listen(cx, listener, at, (side, tls)));
             }
             Command::Unlisten { at, reply } => {
                 let _ = reply.send(self.unlisten(cx, at));
@@ -294,6 +299,8 @@ impl GatewayRole {
             Command::Observe(question) => self.observe(cx, question),
             Command::Unpin { link } => self.unpin(cx, link),
             Command::Drain { notice, time } => self.give_notice(cx, notice, time),
+            Command::Located { name, found } => self.located(cx, &name, found),
+            Command::ForgetPeers { name } => self.forget_peers(name.as_deref()),
             Command::Ping { reply } => drop(reply.send(())), // whoever asked may have given up
         }
     }
@@ -309,15 +316,19 @@ impl Relaying for GatewayRole {
     }
 
     fn free(&mut self, cx: &mut Connections<State>, link: Id, reusable: Result<(), CloseReason>) {
-        match cx.posted(link) {
-            Some(_) => self.post_free(cx, link, reusable),
-            None => self.link_free(cx, link, reusable),
+        match cx.state(link) {
+            Some(State::Device(Device::PostedAnswer(_))) => self.post_free(cx, link, reusable),
+            Some(State::Peer(_)) => self.peer_free(cx, link, reusable),
+            _ => self.link_free(cx, link, reusable),
         }
     }
 
     fn retry(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(downstream) = self.exchanges.get(key).and_then(|e| e.downstream()) else { return };
-        self.find_link(cx, downstream, key);
+        match self.exchanges.get_mut(key).and_then(|exchange| exchange.take_miss()) {
+            Some(miss) => self.peer_missed(cx, downstream, key, miss),
+            None => self.find_link(cx, downstream, key),
+        }
     }
 
     fn next(&mut self, cx: &mut Connections<State>, downstream: Id, keep: bool) {

@@ -20,7 +20,7 @@ fn idles(cx: &Connections<State>, id: Id) -> Option<bool> {
         State::Visitor(Visitor::Head {
             began: false,
             first,
-            face: VisitorListener::Visitors { .. },
+            face: VisitorListener::Visitors { .. } | VisitorListener::Peer,
             ..
         }) => Some(*first),
         _ => None,

@@ -147,7 +147,7 @@ impl GatewayRole {
         if self.registry.is_polling(&name) && !self.lifecycle.is_draining() {
             self.by_mailbox(cx, id, key);
         } else {
-            self.wait_in_line(cx, id, key);
+            self.seek(cx, id, key);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::gateway::admission::Sources;
 use crate::gateway::offer::{Grant, Offer, Reject};
+use crate::gateway::peers::Peers;
 use crate::gateway::tokens::Tokens;
 use crate::limits::Limits;
 use crate::link::GatewayLink;
@@ -86,6 +87,8 @@ pub(super) struct Settings {
     pub(super) visitors: Sources,
     pub(super) authorize: Option<Authorize>,
     pub(super) on_link: Option<OnLink>,
+    /// Other gateways.
+    pub(super) peers: Option<Peers>,
     /// Counts for operators, where it is on.
     pub(super) observer: Observer,
 }
@@ -112,6 +115,7 @@ impl Default for Settings {
             visitors: Sources::default(),
             authorize: None,
             on_link: None,
+            peers: None,
             observer: Observer::default(),
         }
     }

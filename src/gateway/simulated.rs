@@ -15,6 +15,7 @@ use crate::gateway::alarms::FIRST_ALARM;
 use crate::gateway::builder::GatewayBuilder;
 pub(crate) use crate::gateway::leases::Lease;
 use crate::gateway::leases::Leased;
+use crate::gateway::listeners::Side;
 pub(crate) use crate::gateway::loops::Loops;
 use crate::gateway::routes::{Routes, Table};
 pub(crate) use crate::gateway::state::Command;
@@ -46,7 +47,7 @@ pub(crate) fn start(
         let mut role = GatewayRole::new(&common, place, vec![(visitors, None)]);
         role.dealt = (nodes.len() > 1 && number == 0).then_some(0);
         let routes = Routes::path().and_host("sim.example").expect("a suffix");
-        role.listeners.add(Some(visitors), None, Some(Arc::new(Table::new(routes))));
+        role.listeners.add(Some(visitors), None, Side::Visitors(Arc::new(Table::new(routes))));
         role
     });
     let remotes = made.iter().map(|gateway: &Simulated| gateway.remote.clone()).collect();

@@ -30,9 +30,11 @@ use crate::gateway::exchange_deadlines::ExchangeDeadlines;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::leases::{Leases, Ticket};
 use crate::gateway::lifecycle::Lifecycle;
-use crate::gateway::listeners::Listeners;
+use crate::gateway::listeners::{Listeners, Side};
 use crate::gateway::loops::Loops;
 use crate::gateway::offer::{Grant, Offer, Reject};
+use crate::gateway::peer_table::{PeerLink, PeerTable};
+use crate::gateway::peers::{Cluster, Located};
 use crate::gateway::polls::deliveries::{Deliveries, MessageId};
 use crate::gateway::polls::posted::PostedAnswer;
 use crate::gateway::polls::reply::{Parked, PollReply};
@@ -66,6 +68,8 @@ pub(crate) enum State {
     },
     Visitor(Visitor),
     Device(Device),
+    /// To another gateway.
+    Peer(PeerLink),
     /// Answered and being closed gently.
     Lingering(Lingering),
 }
@@ -96,7 +100,34 @@ pub(crate) struct Asking {
     pub(crate) event: Option<MessageId>,
     /// With which token it came, where visitors need one.
     pub(crate) token: Option<Digest>,
+    /// Who asks, as far as proxies before this gateway are believed; `None`: a program.
+    pub(crate) visitor: Option<IpAddr>,
+    /// How far it has come on its way to a device that is not here.
+    pub(crate) search: Search,
     pub(crate) face: VisitorListener,
+}
+
+/// How far a request has come on its way to a device that is not here, as far as is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Search {
+    pub(crate) stage: Stage,
+    /// Until then it may wait for a link, here or elsewhere.
+    pub(crate) until: Option<Instant>,
+    /// The gateway that has the device could not be reached.
+    pub(crate) is_unreached: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The device is here, or nothing else is looked for.
+    #[default]
+    Here,
+    /// The directory of gateways is asked, and it is not in line.
+    Asked,
+    /// In line here, and looked for elsewhere from time to time.
+    InLine,
+    /// A connection to another gateway is being made.
+    Connecting,
 }
 
 /// What a visitor's connection came through.
@@ -107,6 +138,8 @@ pub(crate) enum VisitorListener {
     Visitors { listener: usize, from: IpAddr, trusted: bool, secure: bool, pin: Option<Arc<Pin>> },
     /// A program of this process, for one device; the error of a cut exchange is left for it.
     Program { name: Arc<str>, cut_error: CutError },
+    /// Another gateway, for a device of this one. What it asks is never sent on to a third.
+    Peer,
 }
 
 impl VisitorListener {
@@ -323,12 +356,12 @@ pub(crate) enum Command {
         grant: Grant,
         reply: Sender<Result<(), Error>>,
     },
-    /// A listener for visitors, with their routes; without: for devices.
+    /// A listener.
     Listen {
         /// `None`: another loop accepts for this one.
         listener: Option<TcpListener>,
         at: SocketAddr,
-        table: Option<Arc<Table>>,
+        side: Side,
         tls: Option<GatewayTls>,
         reply: Sender<Result<(), Error>>,
     },
@@ -367,6 +400,10 @@ pub(crate) enum Command {
     /// What an operator asks.
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     Observe(Question),
+    /// The directory of gateways has said where a device is, or why it cannot say.
+    Located { name: Box<str>, found: Located },
+    /// What is known of where devices are may be wrong: of this one, or of all.
+    ForgetPeers { name: Option<Box<str>> },
     /// Whether the loop turns.
     Ping { reply: Sender<()> },
 }
@@ -444,6 +481,8 @@ pub(crate) struct GatewayRole {
     pub(super) subscribers: Arc<Mutex<Subscribers>>,
     /// Switched connections in the hands of programs.
     pub(super) upgrades: Arc<Upgrades>,
+    /// Other gateways, where it has any to do with.
+    pub(super) peers: Option<Box<PeerTable>>,
     pub(super) lifecycle: Lifecycle,
 }
 
@@ -477,6 +516,8 @@ pub(super) struct Common {
     origins: Arc<AtomicBool>,
     subscribers: Arc<Mutex<Subscribers>>,
     upgrades: Arc<Upgrades>,
+    /// What all loops know of other gateways.
+    peers: Option<Arc<Cluster>>,
     /// The first tables of tokens: devices' and visitors'.
     tokens: [Option<Arc<Tokens>>; 2],
 }
@@ -512,6 +553,7 @@ impl Common {
             origins: Arc::default(),
             subscribers: Arc::default(),
             upgrades: Arc::default(),
+            peers: settings.peers.take().map(|peers| Arc::new(Cluster::new(peers, &limits))),
             tokens: [settings.tokens.take(), settings.visitor_tokens.take()],
             settings,
         }
@@ -523,6 +565,10 @@ impl Common {
 
     pub(super) fn stats(&self) -> Arc<Stats> {
         self.stats.clone()
+    }
+
+    pub(super) fn peers(&self) -> Option<Arc<Cluster>> {
+        self.peers.clone()
     }
 
     pub(super) fn upgrades(&self) -> Arc<Upgrades> {
@@ -588,6 +634,7 @@ impl GatewayRole {
             follow_ups: VecDeque::new(),
             subscribers: common.subscribers.clone(),
             upgrades: common.upgrades.clone(),
+            peers: common.peers.clone().map(|cluster| Box::new(PeerTable::new(cluster))),
             lifecycle: Lifecycle::default(),
             settings,
         }

@@ -18,6 +18,8 @@ pub(crate) struct Stats {
     pub(super) refused: AtomicU64,
     pub(super) proxy_headers_refused: AtomicU64,
     pub(super) moved: AtomicU64,
+    pub(super) hops: AtomicU64,
+    pub(super) hops_served: AtomicU64,
     pub(super) closed: Counters,
     pub(super) records: Taken,
 }
@@ -51,6 +53,11 @@ pub struct GatewayStats {
     pub proxy_headers_refused: u64,
     /// How often a connection was moved from one event loop to another, since the start.
     pub moved: u64,
+    /// Requests that were sent to other gateways since the start; one that was sent again counts
+    /// again.
+    pub hops: u64,
+    /// Requests of other gateways that were begun here since the start.
+    pub hops_served: u64,
     /// Links that were closed since the start, by cause.
     pub closed: CloseCounts,
     /// [Records](crate::Gateway::records) of requests that were lost since the start, because nobody
@@ -102,6 +109,8 @@ impl Stats {
             refused: self.refused.load(Relaxed),
             proxy_headers_refused: self.proxy_headers_refused.load(Relaxed),
             moved: self.moved.load(Relaxed),
+            hops: self.hops.load(Relaxed),
+            hops_served: self.hops_served.load(Relaxed),
             closed: self.closed.read(),
             records_lost: self.records.lost(),
         }

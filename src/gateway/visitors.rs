@@ -8,12 +8,12 @@ use std::time::Instant;
 use crate::engine::connection::Fetched;
 use crate::engine::connections::{Connections, Id};
 use crate::error::Refusal;
+use crate::gateway::asked::{Asked, Forwarding, unsettled};
 use crate::gateway::credentials::VisitorToken;
-use crate::gateway::loops::UNSETTLED;
-use crate::gateway::rates::TooMany;
+use crate::gateway::insiders::TOO_LONG_WITH_OURS;
 use crate::gateway::routes::{Found, Reply, Terms, ToDevice};
 use crate::gateway::state::{
-    Asking, GatewayRole, SHORT_OF_MEMORY, State, Visitor, VisitorListener,
+    Asking, GatewayRole, SHORT_OF_MEMORY, Search, State, Visitor, VisitorListener,
 };
 use crate::gateway::tokens::{CHALLENGES, Digest};
 use crate::limits::MOVES_MAX;
@@ -25,57 +25,18 @@ use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
 use crate::proto::forwarded::ProxyClaims;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
+use crate::proto::peer::MISS;
 use crate::proto::prefixes::path_of;
 use crate::relay::{self, Exchange, LocalAnswer};
 
 const SEVERAL_TOKENS: &str = "there are several PTTH-Authorization fields; send one";
-const TOO_LONG_WITH_OURS: &str = "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
 const HEAD_LATE: &str = "the request head was not whole within head_timeout";
+/// What another gateway is told that asks for a device which is not connected here.
+const NOT_HERE: LocalAnswer<'static> = LocalAnswer {
+    error: Some("destination_unavailable"),
+    ..LocalAnswer::new(404, "the device is not connected to this gateway")
+};
 const LOOP: &str = "this request has come through this gateway before (Via): its device forwards to where it came from";
-
-/// Bytes that may still be added to a head when it is known which link takes it.
-const ADDED_LATER: usize = 96;
-
-/// What came from a visitor.
-enum Asked {
-    NotYet,
-    Closed,
-    Refused {
-        refusal: Refusal,
-        to_head: bool,
-        keep: bool,
-    },
-    /// A redirect, or what a route answers by itself.
-    Reply {
-        reply: Reply,
-        to_head: bool,
-        keep: bool,
-    },
-    /// A load balancer asks whether this gateway serves.
-    Health {
-        allowed: bool,
-        to_head: bool,
-        keep: bool,
-    },
-    /// Its address or token has sent too many of late.
-    TooMany {
-        too_many: TooMany,
-        to_head: bool,
-        keep: bool,
-    },
-    /// `OPTIONS *`: it concerns this gateway itself. On a link it would be a heartbeat, so no
-    /// device ever gets it.
-    Server {
-        keep: bool,
-    },
-    Forward {
-        exchange: Box<Exchange>,
-        name: String,
-        token: Option<Digest>,
-    },
-    /// The loop of this number has its device.
-    Elsewhere(usize),
-}
 
 /// How a visitor's connection came in.
 #[derive(Clone, Copy)]
@@ -152,23 +113,29 @@ impl GatewayRole {
                     "this gateway answers OPTIONS * itself; ask for a path to reach a device";
                 self.answer_visitor(cx, id, &LocalAnswer { keep, ..LocalAnswer::new(200, text) });
             }
-            Asked::Forward { mut exchange, .. } if self.is_short_of_memory(cx) => {
-                exchange.observed.failed("short-of-memory", 503);
-                let (to_head, keep) = (exchange.is_head(), exchange.may_keep_asker());
-                let answer = LocalAnswer {
-                    to_head,
-                    keep,
-                    retry_after: Some(1),
-                    ..LocalAnswer::new(503, SHORT_OF_MEMORY)
-                };
-                self.answer_visitor(
-                    cx,
-                    id,
-                    &LocalAnswer { error: Some("connection_limit_reached"), ..answer },
-                );
+            Asked::Missed { miss, to_head, keep } => {
+                let fields = [(MISS, miss.as_str())];
+                let answer = LocalAnswer { fields: &fields, to_head, keep, ..NOT_HERE };
+                self.answer_visitor(cx, id, &answer);
             }
-            Asked::Forward { exchange, name, token } => self.begin(cx, id, exchange, &name, token),
+            Asked::Forward(Forwarding { exchange, .. }) if self.is_short_of_memory(cx) => {
+                self.refuse_for_memory(cx, id, *exchange)
+            }
+            Asked::Forward(forwarding) => self.begin(cx, id, forwarding),
         }
+    }
+
+    fn refuse_for_memory(&mut self, cx: &mut Connections<State>, id: Id, mut exchange: Exchange) {
+        exchange.observed.failed("short-of-memory", 503);
+        let (to_head, keep) = (exchange.is_head(), exchange.may_keep_asker());
+        let answer = LocalAnswer {
+            error: Some("connection_limit_reached"),
+            retry_after: Some(1),
+            to_head,
+            keep,
+            ..LocalAnswer::new(503, SHORT_OF_MEMORY)
+        };
+        self.answer_visitor(cx, id, &answer);
     }
 
     /// What the health path answers; `allowed`: it was asked with GET or HEAD.
@@ -188,7 +155,12 @@ impl GatewayRole {
         };
         let (had_begun, first, face) = (std::mem::replace(began, true), *first, face.clone());
         let may_move = *moves < MOVES_MAX;
-        let filled = match peer.fetch(scratch, self.settings.limits.head_bytes_max + 1024) {
+        // Another gateway has added fields of its own.
+        let limits = match face {
+            VisitorListener::Peer => &self.settings.link_limits,
+            _ => &self.settings.limits,
+        };
+        let filled = match peer.fetch(scratch, limits.head_bytes_max + 1024) {
             Ok(Fetched::Bytes(n)) => n,
             Ok(Fetched::Nothing) => {
                 if let State::Visitor(Visitor::Head { began, .. }) = &mut peer.state {
@@ -199,7 +171,7 @@ impl GatewayRole {
             Ok(Fetched::End) | Err(_) => return Asked::Closed,
         };
         let bytes = &scratch[..filled];
-        match head::request(bytes, &self.settings.limits, LineEnds::Crlf) {
+        match head::request(bytes, limits, LineEnds::Crlf) {
             Err(refusal) => {
                 self.observe_malformed(bytes, &face, &refusal);
                 Asked::Refused { refusal, to_head: false, keep: false }
@@ -290,6 +262,7 @@ impl GatewayRole {
                     None => self.plan_for_program(id, request, name, now),
                 };
             }
+            VisitorListener::Peer => return self.plan_for_peer(id, request, now),
         };
         match self.find_device(request, arrival) {
             Ok(planned) => match self.elsewhere(&planned.device.name, now) {
@@ -468,6 +441,7 @@ impl GatewayRole {
             let prefix = [said.as_ref().map_or("", ProxyClaims::prefix), prefix].concat();
             exchange.alias = Some(Box::new(Alias::of_route(to.authority, prefix, is_bare)));
         }
+        let visitor = visit.from;
         if let Some(Terms { waits, place, offline, edits }) = terms {
             (exchange.waits, exchange.place) = (waits, Some(place));
             exchange.edits = edits.response;
@@ -479,13 +453,7 @@ impl GatewayRole {
         if self.lifecycle.is_draining() {
             exchange.hurry();
         }
-        Asked::Forward { exchange, name, token }
-    }
-
-    /// Whether a device takes a head of ours. Of the fields there are never too many:
-    /// `HOP_FIELDS_MAX` is more than a gateway adds.
-    fn fits_a_link(&self, head: &[u8]) -> bool {
-        head.len() + ADDED_LATER <= self.settings.link_limits.head_bytes_max
+        Asked::Forward(Forwarding { exchange, name, token, visitor })
     }
 
     /// The health path first, then registered origins, then the listener's routes.
@@ -513,53 +481,6 @@ impl GatewayRole {
             }
             found => found,
         })
-    }
-
-    /// A program's own request: it goes on as it was written.
-    fn plan_for_program(
-        &self,
-        id: Id,
-        request: &FramedRequest<'_>,
-        name: &str,
-        now: Instant,
-    ) -> Asked {
-        let framing = request.framing();
-        let host = request
-            .fields
-            .get("Host")
-            .and_then(|host| std::str::from_utf8(host).ok())
-            .unwrap_or_default();
-        let mut head = Vec::with_capacity(request.len + 16);
-        let planned = forward::origin_form(request).and_then(|target| {
-            let rules = RequestRules {
-                target,
-                host,
-                prefix: None,
-                forwarded: None,
-                via: None,
-                keep_underscore: true,
-                drop_authorization: false,
-                upgrade: relay::wants_upgrade(request, framing),
-                request_id: None,
-                edits: None,
-                alias: None,
-            };
-            forward::request(&mut head, request, framing, &rules)
-        });
-        match planned {
-            Err(refusal) => Asked::Refused { refusal, to_head: false, keep: false },
-            Ok(()) if !self.fits_a_link(&head) => Asked::Refused {
-                refusal: Refusal::new(431, TOO_LONG_WITH_OURS),
-                to_head: false,
-                keep: false,
-            },
-            Ok(()) => {
-                let mut exchange =
-                    Box::new(Exchange::new(id, request, framing, head, &self.settings.limits, now));
-                exchange.observed = self.observer.request(name, request, &Visit::default());
-                Asked::Forward { exchange, name: name.to_owned(), token: None }
-            }
-        }
     }
 
     /// The registered origin that a visitor's host names. `scheme`: as a trusted proxy told it,
@@ -590,14 +511,8 @@ impl GatewayRole {
         known.iter().find(|name| self.registry.is_linked_anywhere(name)).or(known.first()).cloned()
     }
 
-    fn begin(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        mut exchange: Box<Exchange>,
-        name: &str,
-        token: Option<Digest>,
-    ) {
+    fn begin(&mut self, cx: &mut Connections<State>, id: Id, forwarding: Forwarding) {
+        let Forwarding { mut exchange, name, token, visitor } = forwarding;
         exchange.count(&self.heads);
         self.stats.exchanges.fetch_add(1, Relaxed);
         let whole = exchange.waits.exchange.time;
@@ -614,6 +529,8 @@ impl GatewayRole {
                 name: name.into(),
                 event: None,
                 token,
+                visitor,
+                search: Search::default(),
                 face,
             }));
         }
@@ -634,11 +551,6 @@ impl GatewayRole {
 
 const NEVER_IN_A_PREFLIGHT: [&str; 6] =
     ["Upgrade", "Expect", "Cookie", "Authorization", "Proxy-Authorization", "PTTH-Authorization"];
-
-/// A device has changed its loop too often.
-fn unsettled(to_head: bool) -> Asked {
-    Asked::Refused { refusal: Refusal::new(503, UNSETTLED), to_head, keep: false }
-}
 
 fn proxy_error(status: u16) -> Option<&'static str> {
     match status {

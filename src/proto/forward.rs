@@ -20,6 +20,7 @@ use crate::proto::alias::Alias;
 use crate::proto::edits::FieldEdits;
 use crate::proto::framed::FramedRequest;
 use crate::proto::named::{Named, TOO_MANY_NAMED};
+use crate::proto::peer;
 
 pub use crate::proto::forwarded::Forwarded;
 
@@ -190,12 +191,21 @@ fn request_lines(
 /// who received it.
 #[must_use]
 pub fn came_through(fields: &Fields<'_>, pseudonym: &str) -> bool {
-    let received_by = |member: &[u8]| {
-        let mut words =
-            member.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
-        words.nth(1).is_some_and(|name| name.eq_ignore_ascii_case(pseudonym.as_bytes()))
-    };
-    fields.list("via").any(received_by)
+    fields.list("via").any(|member| was_received_by(member, pseudonym))
+}
+
+/// The same of those before the last one.
+pub(crate) fn came_through_before(fields: &Fields<'_>, pseudonym: &str) -> bool {
+    let mut last = None;
+    fields
+        .list("via")
+        .any(|member| last.replace(member).is_some_and(|before| was_received_by(before, pseudonym)))
+}
+
+fn was_received_by(member: &[u8], pseudonym: &str) -> bool {
+    let mut words =
+        member.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
+    words.nth(1).is_some_and(|name| name.eq_ignore_ascii_case(pseudonym.as_bytes()))
 }
 
 /// The protocols that `Upgrade` names and that may pass: those that a request offers, or a 101 was
@@ -298,6 +308,7 @@ fn action(field: &Field<'_>, named: &Named<'_>) -> FieldAction {
         17 if is("transfer-encoding") || is(SAME_VISITOR) => FieldAction::Goes,
         12 if is(WAITING) => FieldAction::Goes,
         12.. if begins(name, "x-forwarded-") => FieldAction::Forwarding,
+        12.. if begins(name, peer::PREFIX) => FieldAction::Goes,
         _ if named.drops(name) => FieldAction::Goes,
         _ => FieldAction::Stays,
     }

@@ -21,6 +21,7 @@ pub mod head_writer;
 pub mod heartbeat;
 pub mod interim;
 pub(crate) mod named;
+pub(crate) mod peer;
 pub(crate) mod prefixes;
 pub mod proxy_header;
 pub mod rebinding;

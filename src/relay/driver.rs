@@ -54,6 +54,7 @@ pub(crate) fn attach_with<R: Relaying>(
     exchange.observed.attached(Some(link.bits() as u64));
     let (mark, before) =
         cx.get(link).map_or((0, 0), |connection| (connection.mark(), connection.pending()));
+    let before = before + line.len();
     exchange.phase = Phase::Sending(Upstream::Link { id: link, mark, before });
     if let Some(connection) = cx.get_mut(link) {
         let request = exchange.request();
@@ -246,6 +247,7 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, rul
     exchange.note_progress(cx);
     let backlog = Backlog::of(exchange, cx);
     exchange.note_turns(downstream.and_then(|id| cx.get_mut(id)), backlog, now, rules);
+    exchange.tell_end(upstream.and_then(|id| cx.get_mut(id)));
     match exchange.clocks.whole_within {
         None if awaits_rest => {
             exchange.clocks.restart_within(Wait::abandoned(&rules.limits), now);

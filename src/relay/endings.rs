@@ -6,11 +6,12 @@ use crate::engine::connections::Connections;
 use crate::engine::slab::Key;
 use crate::error::Refusal;
 use crate::limits::Limits;
+use crate::proto::peer::Miss;
 use crate::relay::asker::Asker;
 use crate::relay::exchange::Exchange;
 use crate::relay::failure::ExchangeError;
 use crate::relay::local_answer::LocalAnswer;
-use crate::relay::phase::Upstream;
+use crate::relay::phase::{Beginning, Upstream};
 use crate::relay::relaying::Relaying;
 use crate::relay::request::{Retry, Upload};
 use crate::relay::timeouts::Wait;
@@ -127,10 +128,14 @@ pub(super) fn fail<R: Relaying>(
             why
         }
         ExchangeError::Upstream(why) => why,
+        ExchangeError::Missed(miss) => {
+            missed(role, cx, key, miss);
+            return false;
+        }
     };
     let rules = role.rules();
     let Some(exchange) = role.exchanges().get(key) else { return false };
-    let text = format!("{} {}", rules.upstream_name, why.text);
+    let text = format!("{} {}", exchange.upstream_name(&rules), why.text);
     log_names!(Info, "an exchange failed: {text}");
     if exchange.downstream().is_none() || exchange.is_answered() {
         abort(role, cx, key, why);
@@ -164,9 +169,28 @@ fn retry<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, wh
     log_names!(
         Debug,
         "{} {}; the request is sent on another connection",
-        rules.upstream_name,
+        exchange.upstream_name(&rules),
         why.text
     );
+    exchange.ends_hop();
+    if let Some(link) = link {
+        role.free(cx, link, Err(why));
+    }
+    role.retry(cx, key);
+}
+
+/// Another gateway does not have the device. Its role knows where to look for it again.
+fn missed<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, miss: Miss) {
+    let why = CloseCause::LastMessage.because("it does not have the device any more");
+    let Some(exchange) = role.exchanges().get_mut(key) else { return };
+    if exchange.asker.client().is_none() {
+        return abort(role, cx, key, why);
+    }
+    exchange.hop.misses = exchange.hop.misses.saturating_add(1);
+    exchange.beginning = Beginning::default();
+    exchange.hop.missed = Some(miss);
+    exchange.ends_hop();
+    let link = exchange.phase.detach();
     if let Some(link) = link {
         role.free(cx, link, Err(why));
     }

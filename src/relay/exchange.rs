@@ -11,12 +11,14 @@ use crate::proto::alias::Alias;
 use crate::proto::body::Framing;
 use crate::proto::edits::FieldEdits;
 use crate::proto::head::{self, RequestHead};
+use crate::proto::peer::Miss;
 use crate::relay::asker::{Asker, Client};
 use crate::relay::clocks::Clocks;
 use crate::relay::gathering::Gathering;
 use crate::relay::local_answer::Page;
 use crate::relay::phase::{Beginning, Phase, Receiving};
 use crate::relay::request::{Request, Retry, Text};
+use crate::relay::rules::Rules;
 use crate::relay::timeouts::{Wait, Waits};
 
 /// One exchange in progress.
@@ -45,8 +47,23 @@ pub(crate) struct Exchange {
     /// The upstream side reads each request to its end, whatever it has answered: a device of this
     /// crate. Other servers may take the rest of a body for their next request.
     pub(super) upstream_reads_on: bool,
+    /// What is different while another gateway is asked, and how often one was in vain.
+    pub(super) hop: Hop,
     /// Reports to the operator of the gateway, when it is dropped.
     pub(crate) observed: Observed,
+}
+
+/// A way through another gateway.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Hop {
+    /// The upstream side is another gateway. Then what `first_byte` was before.
+    pub(super) first_byte: Option<Wait>,
+    /// Gateways that did not have the device.
+    pub(super) misses: u8,
+    /// The last one was one of them: what it knows of the device.
+    pub(super) missed: Option<Miss>,
+    /// The other gateway was told that the client has ended its direction.
+    pub(super) is_ended: bool,
 }
 
 impl Exchange {
@@ -92,6 +109,7 @@ impl Exchange {
             edits: None,
             is_challenged: false,
             upstream_reads_on: false,
+            hop: Hop::default(),
             observed: Observed::default(),
         }
     }
@@ -109,6 +127,45 @@ impl Exchange {
     /// Says whether who is asked next reads each request to its end, whatever it has answered.
     pub(crate) fn upstream_reads_on(&mut self, reads_on: bool) {
         self.upstream_reads_on = reads_on;
+    }
+
+    /// Another gateway is asked next, which waits for a link itself, and begins its answer at the
+    /// latest when the device could have begun its own; `grace` later it is given up.
+    pub(crate) fn begins_hop(&mut self, grace: Duration) {
+        let first_byte = self.waits.first_byte;
+        self.hop.first_byte = Some(first_byte);
+        if first_byte.is_bounded() {
+            self.waits.first_byte.time = first_byte.time + self.waits.link.time + grace;
+        }
+        self.upstream_reads_on = true; // it drains what it does not want, or says that it closes
+    }
+
+    /// Whoever is asked next is asked here.
+    pub(super) fn ends_hop(&mut self) {
+        if let Some(first_byte) = self.hop.first_byte.take() {
+            self.waits.first_byte = first_byte;
+        }
+        self.hop.is_ended = false;
+    }
+
+    /// Returns true if the upstream side is another gateway.
+    pub(super) fn is_hop(&self) -> bool {
+        self.hop.first_byte.is_some()
+    }
+
+    /// Gateways that were asked and did not have the device.
+    pub(crate) fn misses(&self) -> u8 {
+        self.hop.misses
+    }
+
+    /// What the gateway that was asked knows of a device that it does not have; told once.
+    pub(crate) fn take_miss(&mut self) -> Option<Miss> {
+        self.hop.missed.take()
+    }
+
+    /// The upstream side in error texts.
+    pub(super) fn upstream_name(&self, rules: &Rules) -> &'static str {
+        if self.is_hop() { "the gateway that has the device" } else { rules.upstream_name }
     }
 
     /// Its response may come as AirPlay senders write it.
@@ -233,6 +290,12 @@ impl Exchange {
     /// it come from.
     pub(crate) fn same_visitor(&self) -> Option<&[u8]> {
         self.request.same_visitor.as_deref()
+    }
+
+    /// Returns true if nothing of the request's body has gone anywhere: it can be sent to whoever
+    /// has not begun to serve it.
+    pub(crate) fn is_unspent(&self) -> bool {
+        self.request.retry != Retry::Forbidden && !self.request.is_cut()
     }
 
     /// Returns true if it may be sent on another connection.

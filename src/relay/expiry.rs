@@ -93,8 +93,8 @@ fn answer_late<R: Relaying>(
     backlog: Backlog,
 ) {
     let rules = role.rules();
-    let upstream = rules.upstream_name;
-    let is_whole = role.exchanges().get(key).is_some_and(|exchange| exchange.is_whole());
+    let Some(exchange) = role.exchanges().get(key) else { return };
+    let (upstream, is_whole) = (exchange.upstream_name(&rules), exchange.is_whole());
     let (status, error, reason) = if backlog.request {
         (
             504,

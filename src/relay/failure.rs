@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::error::Refusal;
+use crate::proto::peer::Miss;
 
 /// Why an exchange failed.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(super) enum ExchangeError {
     Silent(CloseReason),
     /// The upstream side failed in the middle of its response, or broke the protocol.
     Upstream(CloseReason),
+    /// The other gateway that was asked does not have the device, and has done nothing.
+    Missed(Miss),
 }
 
 impl ExchangeError {

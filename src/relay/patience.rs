@@ -87,7 +87,7 @@ impl Exchange {
         late.then(|| {
             format!(
                 "{} began its response, and its head was not whole within {wait}",
-                rules.upstream_name
+                self.upstream_name(rules)
             )
         })
     }
@@ -145,6 +145,21 @@ impl Exchange {
         } else if !is_tunnel && !patience.is_zero() {
             client.sending = Sending::HalfClosed(now);
         }
+    }
+
+    /// A client that has ended its direction may have left. Where its request is with another
+    /// gateway, that one is to know: others wait for the device there.
+    pub(super) fn tell_end<T>(&mut self, upstream: Option<&mut Connection<T>>) {
+        let has_ended = self.is_hop()
+            && !self.hop.is_ended
+            && !self.is_tunnel()
+            && self.request.body.is_done()
+            && self.asker.absent_since().is_some();
+        let Some(upstream) = upstream.filter(|upstream| has_ended && upstream.pending() == 0)
+        else {
+            return;
+        };
+        self.hop.is_ended = upstream.end_output().unwrap_or(true); // its failure shows in a step
     }
 
     /// Begins the windows of the least rate for whoever is to move bytes now, and ends the others.

@@ -38,7 +38,8 @@ pub(super) enum Upstream {
         id: Id,
         /// Where the request begins among all that goes out on it.
         mark: u64,
-        /// Bytes that waited there before it: the 101 of an offer that was held.
+        /// Bytes that wait there beside it: the 101 of an offer that was held, lines for this
+        /// connection alone.
         before: usize,
     },
     /// A device's POST, whose body the response is.

@@ -23,7 +23,7 @@ pub(crate) trait Relaying: Role {
         reusable: Result<(), CloseReason>,
     );
     /// Find another upstream connection: nothing of a response came and the request may be sent
-    /// again.
+    /// again. Or another gateway does not have the device ([`Exchange::take_miss`]).
     fn retry(&mut self, cx: &mut Connections<Self::State>, key: Key);
     /// The exchange is over and gone: the downstream connection is at a message boundary (`keep`)
     /// or is to be closed gently.

@@ -69,7 +69,9 @@ pub(super) enum Retry {
     Allowed,
     /// It was sent once more already.
     Spent,
-    /// It is not safe to repeat, or what was sent of it is not here any more.
+    /// It is not safe to repeat. Who has not begun to serve it does not matter.
+    Unsafe,
+    /// What was sent of it is not here any more.
     Forbidden,
 }
 
@@ -114,7 +116,7 @@ impl Request {
             body: Decoder::new(framing, limits),
             framing,
             invitation: if expects { Invitation::Awaited } else { Invitation::NotAwaited },
-            retry: if is_idempotent { Retry::Allowed } else { Retry::Forbidden },
+            retry: if is_idempotent { Retry::Allowed } else { Retry::Unsafe },
             is_head: request.method == "HEAD",
             is_idempotent,
             wants_upgrade: wants_upgrade(request, framing),

@@ -10,6 +10,7 @@ use crate::observe::Observed;
 use crate::proto::body::{self, Decoder, Framing, Piece};
 use crate::proto::forward::{self, ResponseRules};
 use crate::proto::head::{self, ResponseHead};
+use crate::proto::peer;
 use crate::relay::exchange::Exchange;
 use crate::relay::failure::{ExchangeError, lost_by, malformed};
 use crate::relay::phase::{Phase, Receiving, Upstream};
@@ -221,6 +222,10 @@ impl Exchange {
         downstream: Option<&mut Connection<T>>,
         context: &Context<'_>,
     ) -> Result<(), ExchangeError> {
+        let miss = if self.is_hop() { peer::miss(&response.fields) } else { None };
+        if let Some(miss) = miss {
+            return Err(ExchangeError::Missed(miss));
+        }
         match response.status {
             101 => self.switch(response, downstream, context.rules),
             ..200 => self.take_interim(response, downstream, context.rules),

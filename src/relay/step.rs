@@ -173,6 +173,8 @@ impl Exchange {
             Err(CloseCause::LastMessage.because(why))
         } else if !self.request.body.is_done() || self.request.is_cut() {
             Err(CloseCause::LastMessage.because("it answered before it had the whole request"))
+        } else if self.hop.is_ended {
+            Err(CloseCause::LastMessage.because("it was told that its visitor ends"))
         } else if link.at_end_of_stream() || link.is_broken() || link.has_failed() {
             Err(CloseCause::Closed.because("behind its response"))
         } else if link.kept() > 0 {

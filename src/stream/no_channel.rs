@@ -19,6 +19,9 @@ impl GatewayTls {
     pub(crate) fn expires(&self) -> Option<SystemTime> {
         match *self {}
     }
+    pub(crate) fn needs_client(&self) -> bool {
+        match *self {}
+    }
 }
 
 /// In place of `tls::Connector`.

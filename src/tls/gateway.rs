@@ -154,6 +154,12 @@ impl GatewayTls {
         GatewayTls::with(self.identities, Some(Arc::new(verifier)))
     }
 
+    /// Returns true if nobody gets through the handshake without a certificate. Of somebody else's
+    /// configuration that is not known.
+    pub(crate) fn needs_client(&self) -> bool {
+        self.verifier.as_ref().is_some_and(|verifier| verifier.client_auth_mandatory())
+    }
+
     /// There is at least one identity.
     fn with(
         identities: Vec<Identity>,

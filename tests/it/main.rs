@@ -15,6 +15,8 @@ mod admin;
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(all(feature = "cli", feature = "comet"))]
+mod cluster;
+#[cfg(all(feature = "cli", feature = "comet"))]
 mod comet;
 #[cfg(feature = "cli")]
 mod device;

@@ -15,6 +15,7 @@ use crate::admin::AdminArgs;
 use crate::certificates::{DeviceFiles, GatewayFiles, LocalFiles};
 use crate::config::duration;
 use crate::levels::LogFormat;
+use crate::peers::PeersArgs;
 
 /// What a gateway takes of its peers, or not.
 #[derive(Args)]
@@ -243,6 +244,8 @@ pub(crate) struct GatewayArgs {
     /// On SIGTERM, after --drain-notice: how long requests in progress may take to finish
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_DRAIN_TIMEOUT")]
     pub(crate) drain_timeout: Duration,
+    #[command(flatten)]
+    pub(crate) others: PeersArgs,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
     /// The form of the log's lines on standard error

@@ -207,7 +207,7 @@ fn first_second(text: &str) -> Result<SystemTime, String> {
     calendar::day(text).map_err(|e| e.to_string())
 }
 
-fn side(pairs: &Pairs<'_>, reading: Reading) -> Result<Option<GatewayTls>, String> {
+pub(crate) fn side(pairs: &Pairs<'_>, reading: Reading) -> Result<Option<GatewayTls>, String> {
     let mut identities = pairs.identities(reading)?.into_iter();
     let Some(first) = identities.next() else { return Ok(None) };
     let tls = GatewayTls::new(first).and_then(|tls| tls.also(identities));

@@ -22,6 +22,7 @@ use crate::config::Merged;
 use crate::files::{Again, Reading};
 use crate::listeners::Listeners;
 use crate::output::print_line;
+use crate::peers::Cluster;
 use crate::reload::{LastRead, Tables, outcome, read_tokens};
 use crate::signals::{SIGNALS, ends_of};
 use crate::supervise::Supervisor;
@@ -34,7 +35,7 @@ pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
         prepared.builder.check()?;
         args.admin.tokens(Reading::First)?;
         args.access_log.check()?;
-        refuse_absent(&listening(&args.devices, &args.visitors, args.admin.address()))?;
+        refuse_absent(&listening(&args, &args))?;
         return print_line("the options, and the files that they name, are valid");
     }
     let access_log = args.access_log.open()?;
@@ -46,7 +47,9 @@ pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
         Some(tls) => gateway.listen_visitors_tls(&args.visitors, prepared.table, tls)?,
         None => gateway.listen_visitors(&args.visitors, prepared.table)?,
     };
-    let listeners = Listeners::start(&gateway, &args, visitors, prepared.schemes)?;
+    let peers =
+        prepared.cluster.map(|cluster| cluster.start(&gateway, &args.others)).transpose()?;
+    let listeners = Listeners::start(&gateway, &args, visitors, (prepared.schemes, peers))?;
     let admin = listeners.admin();
     listeners.say();
     listeners.tell_configuration("read at the start");
@@ -64,7 +67,7 @@ pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             let (last_read, listeners) = &mut *state;
             last_read.read_again(&gateway, listeners, &args);
-            listeners.read_tokens_again();
+            listeners.read_others_again(&gateway, &args);
             listeners.tell_configuration(&outcome());
             reopen.iter().for_each(|again| again.store(true, SeqCst));
             supervisor.ready(listeners.serving());
@@ -88,11 +91,13 @@ struct Prepared {
     visitors_tls: Option<GatewayTls>,
     /// Of the devices' and the visitors' URLs.
     schemes: (&'static str, &'static str),
+    /// Other gateways.
+    cluster: Option<Cluster>,
 }
 
 impl Prepared {
     fn of(args: &GatewayArgs, merged: &Merged) -> Result<Self, Failure> {
-        check_addresses(args, (&args.devices, &args.visitors, args.admin.address()))?;
+        check_addresses(args, args)?;
         args.admin.check()?;
         let fixed = fixed_routes(args)?;
         let (first, knows_visitors) = (Reading::First, args.visitor_tokens.is_some());
@@ -130,17 +135,21 @@ impl Prepared {
             Some(origin) => builder.drain_to(origin),
             None => builder,
         };
+        let cluster = args.others.read()?;
+        let builder = match &cluster {
+            Some(cluster) => builder.peers(cluster.peers.clone()),
+            None => builder,
+        };
         let last_read = LastRead::new(tables, merged, in_force);
-        Ok(Prepared { builder, table, last_read, visitors_tls, schemes })
+        Ok(Prepared { builder, table, last_read, visitors_tls, schemes, cluster })
     }
 }
 
 /// Refuses addresses that let anybody register, and two listeners at one: of devices, of visitors,
-/// of operators.
-pub(crate) fn check_addresses(
-    args: &GatewayArgs,
-    (devices, visitors, admin): (&str, &str, Option<&str>),
-) -> Result<(), Failure> {
+/// of operators, of other gateways. `new`: where it is listened; `args`: what is in force of the
+/// rest.
+pub(crate) fn check_addresses(args: &GatewayArgs, new: &GatewayArgs) -> Result<(), Failure> {
+    let devices = &new.devices;
     if args.tokens.is_none()
         && !args.tls.know_devices()
         && !args.leniency.insecure_anyone_may_register
@@ -151,17 +160,15 @@ pub(crate) fn check_addresses(
              --devices-client-ca FILE, or accept it with --insecure-anyone-may-register"
         )));
     }
-    refuse_same(&listening(devices, visitors, admin))
+    refuse_same(&listening(args, new))
 }
 
-/// Every address of a gateway, by its option.
-fn listening<'a>(
-    devices: &'a str,
-    visitors: &'a str,
-    admin: Option<&'a str>,
-) -> Vec<(&'static str, &'a str)> {
-    let admin = admin.map(|admin| ("--admin", admin));
-    [("--devices", devices), ("--visitors", visitors)].into_iter().chain(admin).collect()
+/// Every address of a gateway, by its option. Other gateways come in where they did at the start.
+fn listening<'a>(args: &'a GatewayArgs, new: &'a GatewayArgs) -> Vec<(&'static str, &'a str)> {
+    let admin = new.admin.address().map(|admin| ("--admin", admin));
+    let peers = args.others.address().map(|peers| ("--peers", peers));
+    let sides = [("--devices", new.devices.as_str()), ("--visitors", &new.visitors)];
+    sides.into_iter().chain(admin).chain(peers).collect()
 }
 
 /// Which offers are taken, and when they are answered.
@@ -411,6 +418,7 @@ impl GatewayArgs {
             || self.tokens.is_some()
             || self.visitor_tokens.is_some()
             || self.admin.reads_files()
+            || self.others.reads_files()
             || self.access_log.is_file()
             || self.tls.are_given()
     }

@@ -13,6 +13,7 @@ use crate::arguments::GatewayArgs;
 use crate::files::Reading;
 use crate::gateway::check_addresses;
 use crate::output::say;
+use crate::peers::PeersInForce;
 use crate::reload::wrong;
 
 /// The operators' listener, which is taken out when the gateway stops.
@@ -40,6 +41,7 @@ pub(crate) struct Listeners {
     former: Vec<SocketAddr>,
     admin: AdminPlace,
     admin_args: AdminArgs,
+    peers: Option<PeersInForce>,
 }
 
 /// What became of listeners.
@@ -59,7 +61,7 @@ impl Listeners {
         gateway: &Gateway,
         args: &GatewayArgs,
         visitors: SocketAddr,
-        schemes: (&'static str, &'static str),
+        (schemes, peers): ((&'static str, &'static str), Option<PeersInForce>),
     ) -> Result<Self, Failure> {
         let place = |said: &str, at, scheme| Place { said: said.to_owned(), at, scheme };
         Ok(Listeners {
@@ -68,6 +70,7 @@ impl Listeners {
             former: Vec::new(),
             admin: Arc::new(Mutex::new(args.admin.listen(gateway)?)),
             admin_args: args.admin.clone(),
+            peers,
         })
     }
 
@@ -75,6 +78,8 @@ impl Listeners {
     pub(crate) fn say(&self) {
         say(format_args!("devices {}", self.devices.url()));
         say(format_args!("visitors {}", self.visitors.url()));
+        let peers = self.peers.as_ref().and_then(PeersInForce::url);
+        peers.into_iter().for_each(|url| say(format_args!("peers {url}")));
         self.admin_url().into_iter().for_each(|url| say(format_args!("admin {url}")));
     }
 
@@ -106,9 +111,10 @@ impl Listeners {
         admin.iter().for_each(|admin| admin.configuration_read(told));
     }
 
-    /// Reads the operators' tokens again.
-    pub(crate) fn read_tokens_again(&self) {
+    /// Reads the operators' tokens again, and the files about other gateways.
+    pub(crate) fn read_others_again(&self, gateway: &Gateway, args: &GatewayArgs) {
         self.admin_args.read_again(&self.admin);
+        self.peers.iter().for_each(|peers| peers.read_again(gateway, &args.others));
     }
 
     fn admin_url(&self) -> Option<String> {
@@ -131,7 +137,7 @@ impl Listeners {
         if is_same {
             return;
         }
-        if let Err(e) = check_addresses(args, (&new.devices, &new.visitors, new.admin.address())) {
+        if let Err(e) = check_addresses(args, new) {
             return wrong!("{}; the listeners stay as they were", e.text);
         }
         let mut changes = Changes::default();

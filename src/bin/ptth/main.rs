@@ -28,6 +28,7 @@ mod local_servers;
 mod output;
 mod pages;
 mod pairs;
+mod peers;
 mod proxy;
 mod reload;
 mod signals;

@@ -213,7 +213,7 @@ fn of_these(
 }
 
 /// New handshakes get what the files say now; what cannot be read leaves all as it was.
-fn reload_tls(
+pub(crate) fn reload_tls(
     gateway: &Gateway,
     whose: &str,
     at: SocketAddr,

@@ -129,6 +129,7 @@ const ORDER: &[&str] = &[
     "proto/prefixes",
     "proto/absolute",
     "proto/alias",
+    "proto/peer",
     "proto/forward",
     "proto/heartbeat",
     "proto/tcp",

@@ -259,6 +259,12 @@ impl Ptth {
         Process::start(&mut Ptth::command(arguments))
     }
 
+    /// A gateway whose stop has no notice.
+    #[track_caller]
+    fn start_quick<S: AsRef<OsStr>>(arguments: &[S]) -> Process {
+        Process::start(Ptth::command(arguments).env("PTTH_DRAIN_NOTICE", "0s"))
+    }
+
     /// Runs it to its end: exit code, standard output, standard error.
     #[track_caller]
     pub fn run<S: AsRef<OsStr>>(arguments: &[S]) -> (i32, String, String) {
@@ -303,6 +309,8 @@ pub struct Gateway {
     pub process: Process,
     pub devices: SocketAddr,
     pub visitors: SocketAddr,
+    /// The one that devices come to, where that is another process.
+    pub other: Option<Process>,
 }
 
 impl Gateway {
@@ -332,6 +340,27 @@ impl Gateway {
         Gateway::of(Process::start(command.envs(variables.iter().copied())))
     }
 
+    /// Two gateways: visitors come to the one, every device to the other. Options are both's.
+    #[track_caller]
+    pub fn across(more: &[&str]) -> Gateway {
+        let to = format!("{}:0", Ipv4Addr::LOCALHOST);
+        let both = ["gateway", "--devices", &to, "--visitors", &to];
+        let with_peers = ["--peers", &to];
+        let other = Ptth::start_quick(&[&both[..], &with_peers, more].concat());
+        let (devices, _) = (other.line(), other.line());
+        let devices = listener(&devices, "devices http://");
+        let url = other.line().replacen("peers ", "", 1);
+        let folder = super::TempDir::new("directory");
+        let file = folder.0.join("gateways");
+        std::fs::write(&file, format!("* {url}\n")).unwrap();
+        let directory = format!("file:{}", file.display());
+        let from = ["--directory", &directory];
+        let first = Ptth::start_quick(&[&both[..], &from, more].concat());
+        let mut gateway = Gateway::of(first);
+        (gateway.devices, gateway.other) = (devices, Some(other));
+        gateway
+    }
+
     /// `ptth gateway` on these addresses: those of one that was there before.
     #[track_caller]
     pub fn start_at(devices: &str, visitors: &str, more: &[&str]) -> Gateway {
@@ -347,7 +376,7 @@ impl Gateway {
         let (devices, visitors) = (process.line(), process.line());
         let devices = listener(&devices.replacen("https:", "http:", 1), "devices http://");
         let visitors = listener(&visitors.replacen("https:", "http:", 1), "visitors http://");
-        Gateway { process, devices, visitors }
+        Gateway { process, devices, visitors, other: None }
     }
 
     pub fn device_url(&self, name: &str) -> String {

@@ -124,7 +124,7 @@ fn trusted_proxies_come_from_the_environment_too() {
         process.line().strip_prefix(prefix).unwrap().parse().unwrap()
     };
     let (devices, visitors) = (addr("devices http://"), addr("visitors http://"));
-    let gateway = Gateway { process, devices, visitors };
+    let gateway = Gateway { process, devices, visitors, other: None };
     let _device = LocalServer::device(&gateway, "lamp", 1, routes);
     let head = echoed(&gateway.visitor().ask(&ask_host("a.example", "/lamp/echo", CLAIMS)));
     assert_eq!(head.get("x-forwarded-for"), Some("203.0.113.7, 127.0.0.1"));

@@ -1,0 +1,305 @@
+//! The options of a gateway that has others beside it: where they come in, how they are found and
+//! known. The files are read again on SIGHUP.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use clap::Args;
+use reverse_http::proto::turn::Name;
+use reverse_http::tls::{ClientCertificates, DeviceTls, GatewayTls};
+use reverse_http::{Gateway, Peers};
+
+use crate::addresses::is_loopback;
+use crate::certificates;
+use crate::files::{self, Reading};
+use crate::pairs::Pairs;
+use crate::reload::{reload_tls, wrong};
+use crate::{Failure, usage};
+
+/// Longest file of names that is read, in bytes, and of secrets.
+const TABLE_MAX: u64 = 64 << 20;
+const SECRETS_MAX: u64 = 64 << 10;
+
+/// Any name that the table does not have.
+const OTHERS: &str = "*";
+
+#[derive(Args)]
+pub(crate) struct PeersArgs {
+    /// Where other gateways come in, with their visitors' requests for devices of this one; beyond
+    /// loopback with --peer-secret or --peers-client-ca (default: nowhere)
+    #[arg(long, value_name = "ADDR", env = "PTTH_PEERS")]
+    peers: Option<String>,
+    /// How others reach --peers, like http://10.0.0.1:7000: by that this gateway knows itself in
+    /// --directory (default: the address of --peers)
+    #[arg(long, value_name = "URL", env = "PTTH_ADVERTISE")]
+    advertise: Option<String>,
+    /// Which other gateway has a device that is not connected here: file:PATH, a line for each
+    /// device with its name and the URL of that gateway's --peers (`*`: any other device); read
+    /// again on SIGHUP
+    #[arg(long, value_name = "file:PATH", value_parser = directory, env = "PTTH_DIRECTORY")]
+    directory: Option<PathBuf>,
+    /// A file with the secret that gateways share, in its first line; more lines are secrets that
+    /// others may show, too; read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "PTTH_PEER_SECRET")]
+    peer_secret: Option<PathBuf>,
+    /// Speak TLS at --peers: the certificate (PEM), followed by those between it and its root; it is
+    /// shown to gateways at https://, too
+    #[arg(long, value_name = "FILE", env = "PTTH_PEERS_CERT")]
+    peers_cert: Option<PathBuf>,
+    /// Its private key (PEM, not encrypted)
+    #[arg(long, value_name = "FILE", env = "PTTH_PEERS_KEY")]
+    peers_key: Option<PathBuf>,
+    /// Other gateways show a certificate of this CA, whatever its names
+    #[arg(long, value_name = "FILE", env = "PTTH_PEERS_CLIENT_CA")]
+    peers_client_ca: Option<PathBuf>,
+    /// With gateways at https://: trust the CA certificates in this file (PEM), and not the system's
+    #[arg(long, value_name = "FILE", env = "PTTH_PEERS_CA")]
+    peers_ca: Option<PathBuf>,
+}
+
+fn directory(text: &str) -> Result<PathBuf, String> {
+    match text.strip_prefix("file:") {
+        Some(path) if !path.is_empty() => Ok(path.into()),
+        _ => Err("write file:PATH".to_owned()),
+    }
+}
+
+/// Which gateway has which device.
+type Table = HashMap<String, String>;
+
+/// What the options and their files say.
+pub(crate) struct Cluster {
+    pub(crate) peers: Peers,
+    /// What the directory answers from.
+    table: Arc<RwLock<Table>>,
+    tls: Option<GatewayTls>,
+}
+
+impl PeersArgs {
+    pub(crate) fn address(&self) -> Option<&str> {
+        self.peers.as_deref()
+    }
+
+    /// Returns true if files are given that SIGHUP reads again.
+    pub(crate) fn reads_files(&self) -> bool {
+        let files = [&self.directory, &self.peer_secret, &self.peers_cert];
+        files.into_iter().any(Option::is_some)
+    }
+
+    /// Reads the files. `None`: this gateway is to know no others.
+    pub(crate) fn read(&self) -> Result<Option<Cluster>, Failure> {
+        self.check()?;
+        if self.peers.is_none() && self.directory.is_none() {
+            return Ok(None);
+        }
+        let first = Reading::First;
+        let tls = self.listener_tls(first).map_err(usage)?;
+        let read = self.table(first).map_err(usage)?;
+        let known_by_tls = self.peers_ca.is_some()
+            || self.peers_cert.is_some()
+            || read.values().any(|url| url.starts_with("https://"));
+        let table = Arc::new(RwLock::new(read));
+        let answers = table.clone();
+        let mut peers = Peers::found_by(move |name| {
+            let table = answers.read().unwrap_or_else(PoisonError::into_inner);
+            Ok(table.get(name).or_else(|| table.get(OTHERS)).cloned())
+        });
+        if let Some(secrets) = self.secrets(first).map_err(usage)? {
+            let option = |e| usage(format!("--peer-secret: {e}"));
+            peers = peers.secrets(secrets).map_err(option)?;
+        }
+        if let Some(url) = &self.advertise {
+            peers = peers.advertise(url).map_err(|e| usage(format!("--advertise: {e}")))?;
+        }
+        if known_by_tls {
+            let tls = self.connector(first).map_err(usage)?;
+            peers = peers.tls(tls).map_err(|e| usage(format!("--peers-ca: {e}")))?;
+        }
+        Ok(Some(Cluster { peers, table, tls }))
+    }
+
+    /// What is wrong whatever the files say.
+    fn check(&self) -> Result<(), Failure> {
+        let Some(address) = &self.peers else {
+            let only_there = [
+                (self.advertise.is_some(), "--advertise"),
+                (self.peers_client_ca.is_some(), "--peers-client-ca"),
+            ];
+            if let Some((_, option)) = only_there.iter().find(|(given, _)| *given) {
+                return Err(usage(format!("{option} goes with --peers")));
+            }
+            let others = [
+                (self.peer_secret.is_some(), "--peer-secret"),
+                (self.peers_cert.is_some() || self.peers_key.is_some(), "--peers-cert"),
+                (self.peers_ca.is_some(), "--peers-ca"),
+            ];
+            return match others.iter().find(|(given, _)| *given) {
+                Some((_, option)) if self.directory.is_none() => {
+                    Err(usage(format!("{option} goes with --peers or --directory")))
+                }
+                _ => Ok(()),
+            };
+        };
+        if self.peer_secret.is_some() || self.peers_client_ca.is_some() || is_loopback(address)? {
+            return Ok(());
+        }
+        Err(usage(format!(
+            "--peers {address}: beyond loopback whoever reached it could ask any device, as any visitor. Say who may with --peer-secret FILE \
+             (openssl rand -hex 32 makes one), or with --peers-cert, --peers-key and --peers-client-ca"
+        )))
+    }
+
+    fn pairs(&self) -> Pairs<'_> {
+        Pairs {
+            certificate: ("--peers-cert", self.peers_cert.as_slice()),
+            key: ("--peers-key", self.peers_key.as_slice()),
+            folder: ("", None),
+        }
+    }
+
+    fn listener_tls(&self, reading: Reading) -> Result<Option<GatewayTls>, String> {
+        let tls = certificates::side(&self.pairs(), reading)?;
+        let (option, Some(ca)) = ("--peers-client-ca", &self.peers_client_ca) else {
+            return Ok(tls);
+        };
+        let tls = tls.ok_or_else(|| {
+            format!("{option} wants TLS at --peers: give --peers-cert and --peers-key, too")
+        })?;
+        tls.client_ca(certificates::read(option, ca, reading)?, ClientCertificates::Required)
+            .map(Some)
+            .map_err(|e| format!("{option} {}: {e}", ca.display()))
+    }
+
+    fn connector(&self, reading: Reading) -> Result<DeviceTls, String> {
+        let mut tls = DeviceTls::new();
+        if let Some(ca) = &self.peers_ca {
+            tls = tls
+                .ca(certificates::read("--peers-ca", ca, reading)?)
+                .map_err(|e| format!("--peers-ca {}: {e}", ca.display()))?;
+        }
+        if let Some(identity) = self.pairs().identities(reading)?.pop() {
+            tls = tls.identity(identity);
+        }
+        Ok(tls)
+    }
+
+    /// The lines of the file of secrets. None of them is ever told.
+    fn secrets(&self, reading: Reading) -> Result<Option<Vec<String>>, String> {
+        let Some(file) = &self.peer_secret else { return Ok(None) };
+        let text = text(("--peer-secret", file), SECRETS_MAX, reading)?;
+        if reading == Reading::First {
+            certificates::warn_of_readers("--peer-secret", file);
+        }
+        let lines = text.lines().map(str::trim);
+        let secrets = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        Ok(Some(secrets.map(str::to_owned).collect()))
+    }
+
+    fn table(&self, reading: Reading) -> Result<Table, String> {
+        let Some(file) = &self.directory else { return Ok(Table::new()) };
+        let text = text(("--directory", file), TABLE_MAX, reading)?;
+        let mut table = Table::new();
+        for (number, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default();
+            let mut words = line.split_whitespace();
+            let wrong =
+                |what: &str| format!("--directory {}, line {}: {what}", file.display(), number + 1);
+            match (words.next(), words.next(), words.next()) {
+                (None, ..) => {}
+                (Some(name), Some(url), None) => {
+                    // Whether it is one is said now, not when somebody asks.
+                    let gateway = Peers::found_by(|_| Ok(None)).advertise(url);
+                    gateway.map(drop).map_err(|e| wrong(&e.to_string()))?;
+                    check_name(name).map_err(|e| wrong(&e))?;
+                    if table.insert(name.to_owned(), url.to_owned()).is_some() {
+                        return Err(wrong(&format!("{name} is there twice")));
+                    }
+                }
+                _ => return Err(wrong("write a device's name and a gateway's URL")),
+            }
+        }
+        Ok(table)
+    }
+}
+
+/// What stands for a device in the table: its name, an origin, or all others.
+fn check_name(name: &str) -> Result<(), String> {
+    let read = match name {
+        OTHERS => return Ok(()),
+        _ if name.contains("://") => Name::origin(name),
+        _ => Name::label(name),
+    };
+    read.map(drop).map_err(|e| format!("device name {name}: {}", e.reason))
+}
+
+fn text((option, file): (&str, &Path), most: u64, reading: Reading) -> Result<String, String> {
+    let bytes = files::read(file, most, reading)
+        .map_err(|what| format!("{option} {}: {what}", file.display()))?;
+    String::from_utf8(bytes)
+        .map_err(|_| format!("{option} {}: there are bytes that are no UTF-8", file.display()))
+}
+
+/// Other gateways while this one serves.
+pub(crate) struct PeersInForce {
+    table: Arc<RwLock<Table>>,
+    /// Where they come in, and the scheme of its URL.
+    listening: Option<(SocketAddr, &'static str)>,
+}
+
+impl Cluster {
+    /// Lets other gateways in, where that is wanted.
+    pub(crate) fn start(
+        self,
+        gateway: &Gateway,
+        args: &PeersArgs,
+    ) -> Result<PeersInForce, Failure> {
+        let listening = match (&args.peers, self.tls) {
+            (None, _) => None,
+            (Some(address), Some(tls)) => Some((gateway.listen_peers_tls(address, tls)?, "https")),
+            (Some(address), None) => Some((gateway.listen_peers(address)?, "http")),
+        };
+        Ok(PeersInForce { table: self.table, listening })
+    }
+}
+
+impl PeersInForce {
+    /// The URL of the ready line.
+    pub(crate) fn url(&self) -> Option<String> {
+        self.listening.map(|(at, scheme)| format!("{scheme}://{at}"))
+    }
+
+    /// Reads the files again; a mistake in one changes nothing of what that one says.
+    pub(crate) fn read_again(&self, gateway: &Gateway, args: &PeersArgs) {
+        let again = Reading::Again;
+        if let Some((at, _)) = self.listening {
+            reload_tls(gateway, "other gateways", at, args.listener_tls(again));
+        }
+        if let Some(file) = &args.directory {
+            match args.table(again) {
+                Ok(table) => {
+                    let devices = table.len();
+                    *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+                    gateway.forget_peers(None);
+                    log::info!(
+                        "{devices} devices of other gateways were read from {}",
+                        file.display()
+                    );
+                }
+                Err(e) => wrong!("{e}; the directory stays as it was"),
+            }
+        }
+        let secrets = args.secrets(again).and_then(|secrets| {
+            let Some(secrets) = secrets else { return Ok(None) };
+            let count = secrets.len();
+            gateway.set_peer_secrets(secrets).map_err(|e| format!("--peer-secret: {e}"))?;
+            Ok(Some(count))
+        });
+        match secrets {
+            Ok(None) => {}
+            Ok(Some(count)) => log::info!("secrets of gateways were read again: {count}"),
+            Err(e) => wrong!("{e}; the secrets stay as they were"),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What a visitor's request comes to, before anything is done about it.
+
+use std::net::IpAddr;
+
+use crate::error::Refusal;
+use crate::gateway::loops::UNSETTLED;
+use crate::gateway::rates::TooMany;
+use crate::gateway::routes::Reply;
+use crate::gateway::tokens::Digest;
+use crate::proto::peer::Miss;
+use crate::relay::Exchange;
+
+/// What came from a visitor.
+pub(super) enum Asked {
+    NotYet,
+    Closed,
+    Refused {
+        refusal: Refusal,
+        to_head: bool,
+        keep: bool,
+    },
+    /// A redirect, or what a route answers by itself.
+    Reply {
+        reply: Reply,
+        to_head: bool,
+        keep: bool,
+    },
+    /// A load balancer asks whether this gateway serves.
+    Health {
+        allowed: bool,
+        to_head: bool,
+        keep: bool,
+    },
+    /// Its address or token has sent too many of late.
+    TooMany {
+        too_many: TooMany,
+        to_head: bool,
+        keep: bool,
+    },
+    /// `OPTIONS *`: it concerns this gateway itself. On a link it would be a heartbeat, so no
+    /// device ever gets it.
+    Server {
+        keep: bool,
+    },
+    /// Another gateway asks for a device that is not connected here.
+    Missed {
+        miss: Miss,
+        to_head: bool,
+        keep: bool,
+    },
+    Forward(Forwarding),
+    /// The loop of this number has its device.
+    Elsewhere(usize),
+}
+
+/// A request that goes to a device.
+pub(super) struct Forwarding {
+    pub(super) exchange: Box<Exchange>,
+    pub(super) name: String,
+    pub(super) token: Option<Digest>,
+    /// Who asks; `None`: a program.
+    pub(super) visitor: Option<IpAddr>,
+}
+
+/// A device has changed its loop too often.
+pub(super) fn unsettled(to_head: bool) -> Asked {
+    Asked::Refused { refusal: Refusal::new(503, UNSETTLED), to_head, keep: false }
+}

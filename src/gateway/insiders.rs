@@ -1,0 +1,184 @@
+//! Requests of programs of this process, and of other gateways: they name their device, and go on as
+//! they were written.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use crate::engine::connections::Id;
+use crate::error::Refusal;
+use crate::gateway::asked::{Asked, Forwarding};
+use crate::gateway::state::GatewayRole;
+use crate::observe::Visit;
+use crate::proto::body::Framing;
+use crate::proto::forward::{self, REQUEST_ID, RequestRules};
+use crate::proto::framed::FramedRequest;
+use crate::proto::head;
+use crate::proto::peer::{self, Miss};
+use crate::relay::{self, Exchange};
+
+pub(super) const TOO_LONG_WITH_OURS: &str = "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
+const NOT_A_PEER: &str = "this port is for other gateways, which show the secret that they share";
+const CIRCLE: &str =
+    "this request has come through this gateway before (Via), and would come again";
+
+/// Bytes that may still be added to a head when it is known which link takes it.
+const ADDED_LATER: usize = 96;
+
+impl GatewayRole {
+    /// Whether a device takes a head of ours. Of the fields there are never too many:
+    /// `HOP_FIELDS_MAX` is more than a gateway adds.
+    pub(super) fn fits_a_link(&self, head: &[u8]) -> bool {
+        head.len() + ADDED_LATER <= self.settings.link_limits.head_bytes_max
+    }
+
+    /// A program's own request: it goes on as it was written.
+    pub(super) fn plan_for_program(
+        &self,
+        id: Id,
+        request: &FramedRequest<'_>,
+        name: &str,
+        now: Instant,
+    ) -> Asked {
+        let framing = request.framing();
+        let host = host_of(request);
+        let mut head = Vec::with_capacity(request.len + 16);
+        let planned = forward::origin_form(request).and_then(|target| {
+            let rules = RequestRules {
+                target,
+                host,
+                prefix: None,
+                forwarded: None,
+                via: None,
+                keep_underscore: true,
+                drop_authorization: false,
+                upgrade: relay::wants_upgrade(request, framing),
+                request_id: None,
+                edits: None,
+                alias: None,
+            };
+            forward::request(&mut head, request, framing, &rules)
+        });
+        match planned {
+            Err(refusal) => Asked::Refused { refusal, to_head: false, keep: false },
+            Ok(()) if !self.fits_a_link(&head) => Asked::Refused {
+                refusal: Refusal::new(431, TOO_LONG_WITH_OURS),
+                to_head: false,
+                keep: false,
+            },
+            Ok(()) => {
+                let mut exchange =
+                    Box::new(Exchange::new(id, request, framing, head, &self.settings.limits, now));
+                exchange.observed = self.observer.request(name, request, &Visit::default());
+                let (name, token, visitor) = (name.to_owned(), None, None);
+                Asked::Forward(Forwarding { exchange, name, token, visitor })
+            }
+        }
+    }
+
+    /// Another gateway's request, for a device that is connected here. Its visitor's token and route
+    /// were looked at there.
+    pub(super) fn plan_for_peer(
+        &mut self,
+        id: Id,
+        request: &FramedRequest<'_>,
+        now: Instant,
+    ) -> Asked {
+        let (to_head, framing) = (request.method == "HEAD", request.framing());
+        let keep = framing == Framing::Empty
+            && request.minor > 0
+            && head::keeps_alive(request.minor, &request.fields)
+            && !self.lifecycle.is_ending();
+        let refused = |refusal, keep| Asked::Refused { refusal, to_head, keep };
+        let shown = peer::secret(&request.fields);
+        if !self.peers.as_ref().is_some_and(|peers| peers.cluster.admits(shown)) {
+            log_names!(
+                Warn,
+                "a request on the peers' port got 401: it does not show the secret of this cluster"
+            );
+            return refused(Refusal::new(401, NOT_A_PEER), false);
+        }
+        let target = match forward::origin_form(request) {
+            Ok("*") => return Asked::Server { keep },
+            Ok(target) => target,
+            Err(refusal) => return refused(refusal, false),
+        };
+        let told = match peer::read(&request.fields) {
+            Ok(told) => told,
+            Err(refusal) => return refused(refusal, false),
+        };
+        // The last one in it is the gateway that sends this, which may have the same name.
+        if forward::came_through_before(&request.fields, &self.settings.via) {
+            return refused(Refusal::new(508, CIRCLE), keep);
+        }
+        if !self.registry.is_connected_anywhere(told.device) || self.lifecycle.is_draining() {
+            let is_known =
+                self.registry.is_known_anywhere(told.device) || self.is_expected(told.device);
+            let miss = if is_known { Miss::Away } else { Miss::Unknown };
+            return Asked::Missed { miss, to_head, keep };
+        }
+        if let Some(to) = self.elsewhere(told.device, now) {
+            return Asked::Elsewhere(to);
+        }
+        let rules = RequestRules {
+            target,
+            host: host_of(request),
+            prefix: None,
+            forwarded: None,
+            via: Some(&self.settings.via),
+            keep_underscore: true,
+            drop_authorization: false,
+            upgrade: relay::wants_upgrade(request, framing),
+            request_id: None,
+            edits: None,
+            alias: None,
+        };
+        let mut head = Vec::with_capacity(request.len + 64);
+        match forward::request(&mut head, request, framing, &rules) {
+            Err(refusal) => return refused(refusal, false),
+            Ok(()) if !self.fits_a_link(&head) => {
+                return refused(Refusal::new(431, TOO_LONG_WITH_OURS), keep);
+            }
+            Ok(()) => {}
+        }
+        self.forward_for_peer(id, request, head, told, now)
+    }
+
+    fn forward_for_peer(
+        &self,
+        id: Id,
+        request: &FramedRequest<'_>,
+        head: Vec<u8>,
+        told: peer::PeerRequest<'_>,
+        now: Instant,
+    ) -> Asked {
+        let limits = &self.settings.limits;
+        let mut exchange = Exchange::new(id, request, request.framing(), head, limits, now);
+        let waits = &mut exchange.waits;
+        let wait = |wait: &mut relay::Wait, told: Option<Duration>| {
+            told.into_iter().for_each(|time| wait.time = time);
+        };
+        wait(&mut waits.link, told.waits.link);
+        wait(&mut waits.first_byte, told.waits.first_byte);
+        for silence in
+            [&mut waits.body_silence, &mut waits.response_silence, &mut waits.half_tunnel]
+        {
+            wait(silence, told.waits.body_silence);
+        }
+        waits.exchange.time = Duration::ZERO; // the other gateway's is over sooner
+        let request_id = request.fields.get(REQUEST_ID).filter(|_| self.observer.records());
+        let request_id = request_id.and_then(|id| std::str::from_utf8(id).ok()).map(str::to_owned);
+        let visit = Visit { from: told.visitor, request_id, token: None };
+        exchange.observed = self.observer.request(told.device, request, &visit);
+        if self.lifecycle.is_ending() {
+            exchange.last_of_asker();
+        }
+        self.stats.hops_served.fetch_add(1, Relaxed);
+        let (name, token, visitor) = (told.device.to_owned(), None, told.visitor);
+        Asked::Forward(Forwarding { exchange: Box::new(exchange), name, token, visitor })
+    }
+}
+
+fn host_of<'r>(request: &FramedRequest<'r>) -> &'r str {
+    let host = request.fields.get("Host").and_then(|host| std::str::from_utf8(host).ok());
+    host.unwrap_or_default()
+}

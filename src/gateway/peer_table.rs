@@ -1,0 +1,186 @@
+//! Other gateways as one loop knows them: which has a device, as far as was heard, who waits to hear
+//! of it, and the connections to each of them. Pure data, no socket.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::engine::connections::Id;
+use crate::engine::permits::{Permit, Permits};
+use crate::engine::slab::Key;
+use crate::gateway::peers::{Cluster, Location, PeerUrl};
+use crate::limits::{PEER_NAMES_MAX, PEERS_MAX};
+
+/// The place of a gateway in its loop's list.
+pub(crate) type PeerId = usize;
+
+/// A connection to another gateway.
+pub(crate) struct PeerLink {
+    pub(super) peer: PeerId,
+    pub(super) stage: PeerStage,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum PeerStage {
+    /// It is being made for this exchange; `address`: the place of the one that is tried.
+    Connecting {
+        key: Key,
+        address: usize,
+    },
+    /// Its TLS handshake is in progress.
+    Securing {
+        key: Key,
+    },
+    Busy {
+        key: Key,
+    },
+    Idle,
+}
+
+/// Where a device is, as far as was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    At(PeerId),
+    /// No other gateway has it; that is believed until then.
+    Nowhere(Instant),
+}
+
+struct Peer {
+    url: PeerUrl,
+    addresses: Vec<SocketAddr>,
+    /// Idle connections, the newest last.
+    idle: Vec<Id>,
+    /// How many there are in all.
+    open: Permits,
+}
+
+pub(crate) struct PeerTable {
+    pub(super) cluster: Arc<Cluster>,
+    heard: HashMap<Box<str>, Heard>,
+    /// Requests that wait for what the directory says of a name, and look-ups in progress.
+    asked: HashMap<Box<str>, Vec<(Id, Key)>>,
+    peers: Vec<Peer>,
+}
+
+impl PeerTable {
+    pub(super) fn new(cluster: Arc<Cluster>) -> Self {
+        PeerTable { cluster, heard: HashMap::new(), asked: HashMap::new(), peers: Vec::new() }
+    }
+
+    /// What is known of a name without asking.
+    pub(super) fn heard(&self, name: &str, now: Instant) -> Option<Heard> {
+        let heard = self.heard.get(name).copied()?;
+        (!matches!(heard, Heard::Nowhere(until) if until <= now)).then_some(heard)
+    }
+
+    /// A request waits for what the directory says. `Some(true)`: it has to be asked; `None`: as
+    /// many wait as may.
+    pub(super) fn ask(&mut self, name: &str, waiter: (Id, Key), most: usize) -> Option<bool> {
+        if let Some(waiters) = self.asked.get_mut(name) {
+            if waiters.len() >= most {
+                return None;
+            }
+            waiters.push(waiter);
+            return Some(false);
+        }
+        self.asked.insert(name.into(), vec![waiter]);
+        Some(true)
+    }
+
+    /// Those who waited for a name.
+    pub(super) fn told(&mut self, name: &str) -> Vec<(Id, Key)> {
+        self.asked.remove(name).unwrap_or_default()
+    }
+
+    /// Notes what the directory has said. Where there is no room for another gateway, it is as if
+    /// there were none.
+    pub(super) fn learn(
+        &mut self,
+        name: &str,
+        location: Option<Location>,
+        until: Instant,
+    ) -> Heard {
+        let place = location.and_then(|location| self.place(location));
+        let heard = place.map_or(Heard::Nowhere(until), Heard::At);
+        self.note(name, heard);
+        heard
+    }
+
+    fn note(&mut self, name: &str, heard: Heard) {
+        // All of it can be asked for again.
+        if self.heard.len() >= PEER_NAMES_MAX && !self.heard.contains_key(name) {
+            self.heard.clear();
+        }
+        self.heard.insert(name.into(), heard);
+    }
+
+    fn place(&mut self, location: Location) -> Option<PeerId> {
+        let Location { url, addresses } = location;
+        if let Some(known) = self.peers.iter().position(|peer| peer.url == url) {
+            self.peers[known].addresses = addresses;
+            return Some(known);
+        }
+        let peer = Peer { url, addresses, idle: Vec::new(), open: Permits::default() };
+        if self.peers.len() < PEERS_MAX {
+            self.peers.push(peer);
+            return Some(self.peers.len() - 1);
+        }
+        // One to which nothing is connected gives way.
+        let unused = self.peers.iter().position(|peer| peer.open.unseen() == 0)?;
+        self.heard.retain(|_, heard| *heard != Heard::At(unused));
+        self.peers[unused] = peer;
+        Some(unused)
+    }
+
+    /// A gateway does not have the device, or could not be reached: until then nobody is asked
+    /// again.
+    pub(super) fn is_nowhere(&mut self, name: &str, until: Instant) {
+        self.note(name, Heard::Nowhere(until));
+    }
+
+    /// What was heard of a name, or of all, does not count any more.
+    pub(super) fn forget(&mut self, name: Option<&str>) {
+        match name {
+            Some(name) => drop(self.heard.remove(name)),
+            None => self.heard.clear(),
+        }
+    }
+
+    pub(super) fn url(&self, peer: PeerId) -> Option<&PeerUrl> {
+        self.peers.get(peer).map(|peer| &peer.url)
+    }
+
+    pub(super) fn address(&self, peer: PeerId, place: usize) -> Option<SocketAddr> {
+        self.peers.get(peer)?.addresses.get(place).copied()
+    }
+
+    /// The place of another connection; `None`: there are as many as may be.
+    pub(super) fn permit(&self, peer: PeerId, most: usize) -> Option<Permit> {
+        let peer = self.peers.get(peer)?;
+        (peer.open.unseen() < most).then(|| Permit::one(&peer.open))
+    }
+
+    pub(super) fn take_idle(&mut self, peer: PeerId) -> Option<Id> {
+        self.peers.get_mut(peer)?.idle.pop()
+    }
+
+    /// A connection idles. Returns false if as many do as may.
+    pub(super) fn put_idle(&mut self, peer: PeerId, id: Id, most: usize) -> bool {
+        let Some(peer) = self.peers.get_mut(peer).filter(|peer| peer.idle.len() < most) else {
+            return false;
+        };
+        peer.idle.push(id);
+        true
+    }
+
+    /// A connection is gone.
+    pub(super) fn drop_idle(&mut self, peer: PeerId, id: Id) {
+        self.peers.get_mut(peer).into_iter().for_each(|peer| peer.idle.retain(|idle| *idle != id));
+    }
+
+    /// Every idle connection.
+    pub(super) fn take_all_idle(&mut self) -> Vec<Id> {
+        self.peers.iter_mut().flat_map(|peer| std::mem::take(&mut peer.idle)).collect()
+    }
+}

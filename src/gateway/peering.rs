@@ -1,0 +1,528 @@
+//! Requests for devices that are connected to other gateways: where those are, and the connections
+//! over which they are asked.
+//!
+//! ```text
+//!   no link here ─► heard of? ─┬─ at a gateway ─► an idle connection, or a new one ─► relayed, as to a link ─► idle
+//!        ▲                     ├─ nowhere ─► in line here, and asked again each second
+//!        │                     └─ no ─► the directory, on a thread of its own
+//!        └── that gateway does not have it (any more), or cannot be reached ◄──┘
+//! ```
+//! A link here always counts for more than what was heard. What another gateway asks is never sent
+//! on: it does not come here.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use crate::close_reason::{CloseCause, CloseReason};
+use crate::engine::connections::{Connections, Id};
+use crate::engine::slab::Key;
+use crate::gateway::follow_ups::FollowUp;
+use crate::gateway::peer_table::{Heard, PeerId, PeerLink, PeerStage};
+use crate::gateway::peers::Located;
+use crate::gateway::registry::Waiter;
+use crate::gateway::state::{
+    Asking, Command, GatewayRole, Search, Stage, State, States, VisitorListener,
+};
+use crate::limits::{PEER_GRACE, PEER_IDLE_MAX, PEER_RECALL};
+use crate::proto::peer::{LINES_MAX, Miss, PeerRequest, PeerWaits};
+use crate::relay::{self, LocalAnswer};
+use crate::stream::{Channel, HandshakeError, Stream};
+
+const DIRECTORY_LATE: &str = "the directory of gateways did not say in time where the device is";
+const DIRECTORY_AWAY: &str =
+    "the directory of gateways cannot say where the device is; try again later";
+const DIRECTORY_BUSY: &str =
+    "too many requests wait for the directory of gateways; try again later";
+const UNREACHED: &str = "the gateway that has the device cannot be reached";
+const SPENT: &str =
+    "the device has come to another gateway, and some of the request was on its way; send it again";
+const PEER_FULL: &str = "as many requests as may be are with the gateway that has the device";
+
+impl GatewayRole {
+    /// Looks elsewhere for a device without a free link here, where there is an elsewhere; else the
+    /// request waits in line.
+    pub(super) fn seek(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
+        let Some(peers) = &self.peers else { return self.wait_in_line(cx, id, key) };
+        let Some(Asking { name, face, .. }) = cx.asking(id) else { return };
+        if matches!(face, VisitorListener::Peer) {
+            return self.wait_in_line(cx, id, key);
+        }
+        let is_here = self.registry.is_connected_anywhere(name);
+        match peers.heard(name, cx.now()) {
+            _ if is_here => self.await_device(cx, id, key),
+            Some(Heard::At(peer)) => self.ask_peer(cx, (id, key), peer),
+            Some(Heard::Nowhere(_)) => self.await_device(cx, id, key),
+            None => self.ask_directory(cx, id, key),
+        }
+    }
+
+    /// Lines a request up here, for as long as it may wait in all; meanwhile it is looked for
+    /// elsewhere.
+    fn await_device(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
+        let (now, until) = (cx.now(), cx.after(self.waits(key).link.time));
+        let Some(Asking { search, .. }) = cx.asking_mut(id) else { return };
+        let until = *search.until.get_or_insert(until);
+        search.stage = Stage::InLine;
+        self.wait_in_line(cx, id, key);
+        if self.search_of(cx, id, key).is_none() {
+            return; // it was refused
+        }
+        if until <= now {
+            return self.wait_is_over(cx, id, key);
+        }
+        let at = until.min(cx.after(PEER_RECALL));
+        cx.set_deadline(id, Some(at));
+    }
+
+    /// How far a request has come that has no connection yet.
+    fn search_of(&self, cx: &Connections<State>, id: Id, key: Key) -> Option<Search> {
+        let asking = cx.asking(id).filter(|asking| asking.key == key && asking.event.is_none())?;
+        let waits = self.exchanges.get(key).is_some_and(|exchange| exchange.is_waiting());
+        waits.then_some(asking.search)
+    }
+
+    fn set_stage(&self, cx: &mut Connections<State>, id: Id, stage: Stage) {
+        if let Some(Asking { search, .. }) = cx.asking_mut(id) {
+            search.stage = stage;
+        }
+    }
+
+    /// The deadline of a request that waits for a connection has passed.
+    pub(super) fn seek_expired(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
+        let Some(search) = self.search_of(cx, id, key) else { return };
+        match search.stage {
+            Stage::Here | Stage::Connecting => self.visitor_waited(cx, id, key),
+            Stage::Asked => self.give_up_directory(cx, id, key, DIRECTORY_LATE),
+            Stage::InLine if search.until.is_none_or(|until| until <= cx.now()) => {
+                self.wait_is_over(cx, id, key)
+            }
+            Stage::InLine => self.seek_again(cx, id, key),
+        }
+    }
+
+    /// Asks the directory once more for a request that stays in line.
+    fn seek_again(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
+        let until = cx.asking(id).and_then(|asking| asking.search.until);
+        let at = cx.after(PEER_RECALL);
+        cx.set_deadline(id, Some(until.map_or(at, |until| at.min(until))));
+        let Some(Asking { name, .. }) = cx.asking(id) else { return };
+        let name = name.clone();
+        let is_here = self.registry.is_connected_anywhere(&name);
+        let heard = self.peers.as_ref().and_then(|peers| peers.heard(&name, cx.now()));
+        match heard {
+            _ if is_here => {}
+            Some(Heard::At(peer)) => {
+                self.registry.cancel_wait(&name, Waiter::Exchange(key));
+                self.ask_peer(cx, (id, key), peer);
+            }
+            Some(Heard::Nowhere(_)) => {}
+            None => drop(self.begin_look_up(&name, (id, key))),
+        }
+    }
+
+    /// A request has waited for its device in vain.
+    fn wait_is_over(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
+        let Some(Asking { name, search, .. }) = cx.asking(id) else { return };
+        if !search.is_unreached {
+            return self.visitor_waited(cx, id, key);
+        }
+        let name = name.clone();
+        self.registry.cancel_wait(&name, Waiter::Exchange(key));
+        self.refuse_search(cx, (id, key), "destination_unavailable", UNREACHED);
+    }
+
+    fn refuse_search(
+        &mut self,
+        cx: &mut Connections<State>,
+        (id, key): (Id, Key),
+        error: &'static str,
+        reason: &str,
+    ) {
+        let answer = LocalAnswer { retry_after: Some(1), ..LocalAnswer::new(503, reason) };
+        self.give_up(cx, id, key, &LocalAnswer { error: Some(error), ..answer });
+    }
+
+    fn ask_directory(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
+        let Some(Asking { name, .. }) = cx.asking(id) else { return };
+        let name = name.clone();
+        self.set_stage(cx, id, Stage::Asked);
+        let at = cx.after(self.settings.limits.directory_timeout);
+        cx.set_deadline(id, Some(at));
+        if !self.begin_look_up(&name, (id, key)) {
+            self.refuse_search(cx, (id, key), "connection_limit_reached", DIRECTORY_BUSY);
+        }
+    }
+
+    /// Has the directory asked, unless it is already. Returns false if too many wait for that.
+    fn begin_look_up(&mut self, name: &str, waiter: (Id, Key)) -> bool {
+        let most = self.settings.limits.waiting_per_device_max;
+        let Some(peers) = &mut self.peers else { return false };
+        match peers.ask(name, waiter, most) {
+            None => false,
+            Some(false) => true,
+            Some(true) => {
+                let (remote, of) = (self.remote.clone(), name.into());
+                let tell = move |found| {
+                    remote.send(Command::Located { name: of, found });
+                };
+                let begun = peers.cluster.locate(name, tell);
+                if !begun {
+                    drop(peers.told(name));
+                }
+                begun
+            }
+        }
+    }
+
+    /// The directory has said where a device is, or that it cannot say.
+    pub(super) fn located(&mut self, cx: &mut Connections<State>, name: &str, found: Located) {
+        let until = cx.after(PEER_RECALL);
+        let Some(peers) = &mut self.peers else { return };
+        let waiters = peers.told(name);
+        let heard = match found {
+            Ok(location) => Some(peers.learn(name, location, until)),
+            Err(why) => {
+                log_names!(Warn, "the directory of gateways cannot say where {name} is: {why}");
+                None
+            }
+        };
+        for (id, key) in waiters {
+            let stage = match self.search_of(cx, id, key) {
+                Some(Search { stage: stage @ (Stage::Asked | Stage::InLine), .. }) => stage,
+                _ => continue,
+            };
+            match (heard, stage) {
+                // It may have come here meanwhile.
+                (Some(_), Stage::Asked) => {
+                    self.follow_ups.push_back(FollowUp::FindLink { visitor: id, key });
+                }
+                (Some(Heard::At(peer)), _) if !self.registry.is_connected_anywhere(name) => {
+                    self.registry.cancel_wait(name, Waiter::Exchange(key));
+                    self.ask_peer(cx, (id, key), peer);
+                }
+                (None, Stage::Asked) => self.give_up_directory(cx, id, key, DIRECTORY_AWAY),
+                _ => {}
+            }
+        }
+    }
+
+    /// Without the directory a device may be here soon that was here, or is expected here; of others
+    /// nobody knows.
+    fn give_up_directory(&mut self, cx: &mut Connections<State>, id: Id, key: Key, why: &str) {
+        let Some(Asking { name, .. }) = cx.asking(id) else { return };
+        match self.registry.knows(name) || self.is_expected(name) {
+            true => self.await_device(cx, id, key),
+            false => self.refuse_search(cx, (id, key), "destination_unavailable", why),
+        }
+    }
+
+    /// Gives an exchange a connection to the gateway that has its device.
+    fn ask_peer(&mut self, cx: &mut Connections<State>, (id, key): (Id, Key), peer: PeerId) {
+        let Some(exchange) = self.exchanges.get(key) else { return };
+        // What is unsafe to repeat must not go on a connection that was closed.
+        let look = !exchange.is_idempotent() || exchange.is_retried();
+        while let Some(idle) = self.peers.as_mut().and_then(|peers| peers.take_idle(peer)) {
+            if cx.is_quiet(idle, look) {
+                return self.use_peer(cx, idle, key);
+            }
+            cx.close(idle);
+        }
+        self.set_stage(cx, id, Stage::Connecting);
+        cx.set_deadline(id, None); // the connection has one
+        self.connect_peer(cx, key, peer, 0);
+    }
+
+    /// Begins to connect to a gateway, by the first of its addresses from this place on that can be
+    /// tried at all.
+    fn connect_peer(&mut self, cx: &mut Connections<State>, key: Key, peer: PeerId, from: usize) {
+        let Some(id) = self.exchanges.get(key).and_then(|exchange| exchange.downstream()) else {
+            return;
+        };
+        let most = self.settings.limits.peer_connections_max;
+        let mut address = from;
+        loop {
+            let Some(peers) = &self.peers else { return };
+            let Some(to) = peers.address(peer, address) else {
+                return self.peer_is_away(cx, (id, key));
+            };
+            let Some(permit) = peers.permit(peer, most).filter(|_| !cx.is_full()) else {
+                return self.refuse_search(cx, (id, key), "connection_limit_reached", PEER_FULL);
+            };
+            let stage = PeerStage::Connecting { key, address };
+            let connecting = Stream::connect_tcp(to).and_then(|stream| {
+                cx.insert_connecting(stream, State::Peer(PeerLink { peer, stage }))
+            });
+            match connecting {
+                Ok(connection) => {
+                    cx.set_permit(connection, Some(permit));
+                    let at = cx.after(self.settings.limits.connect_timeout);
+                    return cx.set_deadline(connection, Some(at));
+                }
+                Err(e) => self.log_unreached(peer, &e.to_string()),
+            }
+            address += 1;
+        }
+    }
+
+    fn log_unreached(&self, peer: PeerId, why: &str) {
+        let url = self.peers.as_ref().and_then(|peers| peers.url(peer));
+        let text = url.map_or("", |url| &url.text);
+        log_names!(Warn, "the gateway at {text} cannot be reached: {why}");
+    }
+
+    /// A gateway cannot be reached: the device may come here, or to another one.
+    fn peer_is_away(&mut self, cx: &mut Connections<State>, (id, key): (Id, Key)) {
+        let until = cx.after(PEER_RECALL);
+        let Some(search) = self.search_of(cx, id, key) else { return };
+        let Some(Asking { name, search: of, .. }) = cx.asking_mut(id) else { return };
+        *of = Search { is_unreached: true, ..search };
+        let name = name.clone();
+        self.expect_back(cx, &name, until);
+        self.await_device(cx, id, key);
+    }
+
+    /// Whoever had the device has it no more: it is on its way somewhere.
+    fn expect_back(&mut self, cx: &Connections<State>, name: &str, until: Instant) {
+        if let Some(peers) = &mut self.peers {
+            peers.is_nowhere(name, until);
+        }
+        if !self.registry.knows(name) {
+            let _ = self.registry.expect(name, cx.now()); // another loop may know it
+        }
+    }
+
+    /// A connection attempt has failed; the next address is tried.
+    fn peer_failed(&mut self, cx: &mut Connections<State>, connection: Id, why: &str) {
+        let Some(State::Peer(PeerLink { peer, stage })) = cx.state(connection) else { return };
+        let (peer, stage) = (*peer, *stage);
+        cx.close(connection);
+        self.log_unreached(peer, why);
+        match stage {
+            PeerStage::Connecting { key, address } => self.connect_peer(cx, key, peer, address + 1),
+            PeerStage::Securing { key } => {
+                let exchange = self.exchanges.get(key);
+                if let Some(id) = exchange.and_then(|exchange| exchange.downstream()) {
+                    self.peer_is_away(cx, (id, key));
+                }
+            }
+            PeerStage::Busy { .. } | PeerStage::Idle => {}
+        }
+    }
+
+    /// Something happened on a connection to another gateway.
+    pub(super) fn peer_ready(&mut self, cx: &mut Connections<State>, connection: Id) {
+        let Some(State::Peer(PeerLink { peer, stage })) = cx.state(connection) else { return };
+        let (peer, stage) = (*peer, *stage);
+        match stage {
+            PeerStage::Connecting { key, .. } => {
+                let connected = cx.get(connection).map_or(Ok(false), |c| c.stream().connected());
+                match connected {
+                    Ok(false) => {}
+                    Ok(true) => self.peer_connected(cx, connection, (peer, key)),
+                    Err(e) => self.peer_failed(cx, connection, &e.to_string()),
+                }
+            }
+            PeerStage::Securing { .. } => {} // the handshake's events are the loop's
+            PeerStage::Busy { key } => relay::advance(self, cx, key),
+            PeerStage::Idle => {
+                if !cx.is_quiet(connection, false) {
+                    self.close_idle_peer(cx, connection, peer);
+                }
+            }
+        }
+    }
+
+    /// A connection's deadline has passed.
+    pub(super) fn peer_expired(&mut self, cx: &mut Connections<State>, connection: Id) {
+        let Some(State::Peer(PeerLink { peer, stage })) = cx.state(connection) else { return };
+        let (peer, stage) = (*peer, *stage);
+        match stage {
+            PeerStage::Connecting { .. } => {
+                self.peer_failed(cx, connection, "it did not accept within connect_timeout")
+            }
+            PeerStage::Securing { .. } => {
+                self.peer_failed(cx, connection, "no TLS within handshake_timeout")
+            }
+            PeerStage::Busy { key } => relay::expired(self, cx, key),
+            PeerStage::Idle => self.close_idle_peer(cx, connection, peer),
+        }
+    }
+
+    fn peer_connected(
+        &mut self,
+        cx: &mut Connections<State>,
+        connection: Id,
+        (peer, key): (PeerId, Key),
+    ) {
+        let Some(peers) = &self.peers else { return };
+        let url = peers.url(peer).filter(|url| url.is_secure);
+        let Some((url, connector)) = url.zip(peers.cluster.connector.as_ref()) else {
+            return self.peer_opened(cx, connection, (peer, key));
+        };
+        let channel = Channel::to_server(connector, url.host());
+        if let Some(State::Peer(link)) = cx.state_mut(connection) {
+            link.stage = PeerStage::Securing { key };
+        }
+        let at = cx.after(self.settings.limits.handshake_timeout);
+        cx.set_deadline(connection, Some(at));
+        match channel {
+            Ok(channel) if cx.secure(connection, channel.clone(), false) => {}
+            Ok(_) => {
+                self.peer_failed(cx, connection, "as many TLS handshakes are in progress as may be")
+            }
+            Err(e) => self.peer_failed(cx, connection, &e.to_string()),
+        }
+    }
+
+    /// The handshake with another gateway is over.
+    pub(super) fn peer_secured(
+        &mut self,
+        cx: &mut Connections<State>,
+        connection: Id,
+        outcome: Result<(), HandshakeError>,
+    ) {
+        let Some(State::Peer(PeerLink { peer, stage })) = cx.state(connection) else { return };
+        let (peer, PeerStage::Securing { key }) = (*peer, *stage) else { return };
+        match outcome {
+            Ok(()) => self.peer_opened(cx, connection, (peer, key)),
+            Err(broken) => {
+                self.peer_failed(cx, connection, &format!("no TLS with it: {}", broken.text))
+            }
+        }
+    }
+
+    /// A connection stands. If nobody waits for it any more, somebody else will.
+    fn peer_opened(
+        &mut self,
+        cx: &mut Connections<State>,
+        connection: Id,
+        (peer, key): (PeerId, Key),
+    ) {
+        let visitor = self.exchanges.get(key).and_then(|exchange| exchange.downstream());
+        let search = visitor.and_then(|id| self.search_of(cx, id, key));
+        match search {
+            Some(Search { stage: Stage::Connecting, .. }) => self.use_peer(cx, connection, key),
+            _ => self.keep_peer(cx, connection, peer),
+        }
+    }
+
+    /// Sends a request to another gateway.
+    fn use_peer(&mut self, cx: &mut Connections<State>, connection: Id, key: Key) {
+        let lines = self.lines_for_peer(cx, key);
+        let visitor = self.exchanges.get(key).and_then(|exchange| exchange.downstream());
+        let Some((Some(exchange), id)) = visitor.map(|id| (self.exchanges.get_mut(key), id)) else {
+            return cx.close(connection);
+        };
+        exchange.begins_hop(PEER_GRACE);
+        self.stats.hops.fetch_add(1, Relaxed);
+        self.set_stage(cx, id, Stage::Here);
+        cx.set_deadline(connection, None); // the exchange keeps the time
+        if let Some(State::Peer(link)) = cx.state_mut(connection) {
+            link.stage = PeerStage::Busy { key };
+        }
+        relay::attach_with(self, cx, key, connection, &lines);
+    }
+
+    /// What the other gateway is told beside the request.
+    fn lines_for_peer(&self, cx: &Connections<State>, key: Key) -> Vec<u8> {
+        let mut lines = Vec::with_capacity(LINES_MAX / 2);
+        let visitor = self.exchanges.get(key).and_then(|exchange| exchange.downstream());
+        let Some((peers, asking)) = self.peers.as_ref().zip(visitor.and_then(|id| cx.asking(id)))
+        else {
+            return lines;
+        };
+        let waits = self.waits(key);
+        let told = PeerRequest {
+            device: &asking.name,
+            visitor: asking.visitor,
+            waits: PeerWaits {
+                link: Some(waits.link.time),
+                first_byte: Some(waits.first_byte.time),
+                body_silence: Some(waits.body_silence.time),
+            },
+        };
+        let written = peers.cluster.write_to(|secret| told.write(&mut lines, secret));
+        if let Err(refusal) = written {
+            log::error!("a request for another gateway cannot be written: {refusal}"); // it was checked
+        }
+        lines
+    }
+
+    /// A connection to another gateway is free: for the next request, or to be closed.
+    pub(super) fn peer_free(
+        &mut self,
+        cx: &mut Connections<State>,
+        connection: Id,
+        reusable: Result<(), CloseReason>,
+    ) {
+        let Some(State::Peer(PeerLink { peer, .. })) = cx.state(connection) else { return };
+        let peer = *peer;
+        match reusable.map_err(|why| why.cause) {
+            Ok(()) => self.keep_peer(cx, connection, peer),
+            // An end alone would leave open whether the answer is still wanted.
+            Err(CloseCause::LastMessage | CloseCause::Closed | CloseCause::Tunnel) => {
+                cx.close(connection)
+            }
+            Err(_) => cx.reset(connection),
+        }
+    }
+
+    fn keep_peer(&mut self, cx: &mut Connections<State>, connection: Id, peer: PeerId) {
+        let time = self.settings.limits.peer_keep_alive;
+        let keeps = !time.is_zero() && !self.lifecycle.is_draining();
+        let Some(peers) = self.peers.as_mut().filter(|_| keeps) else {
+            return cx.close(connection);
+        };
+        if !peers.put_idle(peer, connection, PEER_IDLE_MAX) {
+            return cx.close(connection);
+        }
+        if let Some(found) = cx.get_mut(connection) {
+            found.state = State::Peer(PeerLink { peer, stage: PeerStage::Idle });
+            found.settle();
+        }
+        let at = cx.after(time);
+        cx.set_deadline(connection, Some(at));
+    }
+
+    fn close_idle_peer(&mut self, cx: &mut Connections<State>, connection: Id, peer: PeerId) {
+        self.peers.iter_mut().for_each(|peers| peers.drop_idle(peer, connection));
+        cx.close(connection);
+    }
+
+    /// The gateway stops: connections on which nothing is asked go.
+    pub(super) fn close_idle_peers(&mut self, cx: &mut Connections<State>) {
+        let idle = self.peers.as_mut().map(|peers| peers.take_all_idle());
+        idle.into_iter().flatten().for_each(|connection| cx.close(connection));
+    }
+
+    /// The gateway that was asked does not have the device: the directory is asked again, at once
+    /// the first time.
+    pub(super) fn peer_missed(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        key: Key,
+        miss: Miss,
+    ) {
+        let (now, misses) = (cx.now(), self.exchanges.get(key).map_or(0, |e| e.misses()));
+        let Some(Asking { name, search, .. }) = cx.asking_mut(id) else { return };
+        search.is_unreached = false;
+        let name = name.clone();
+        let until = if misses > 1 { cx.after(PEER_RECALL) } else { now };
+        match miss {
+            Miss::Away => self.expect_back(cx, &name, until),
+            Miss::Unknown => {
+                self.peers.iter_mut().for_each(|peers| peers.is_nowhere(&name, until));
+            }
+        }
+        if self.exchanges.get(key).is_some_and(|exchange| !exchange.is_unspent()) {
+            return self.refuse_search(cx, (id, key), "destination_unavailable", SPENT);
+        }
+        self.follow_ups.push_back(FollowUp::FindLink { visitor: id, key });
+    }
+
+    /// What was heard of a name, or of all, may be wrong.
+    pub(super) fn forget_peers(&mut self, name: Option<&str>) {
+        self.peers.iter_mut().for_each(|peers| peers.forget(name));
+    }
+}

@@ -1,0 +1,364 @@
+//! What a gateway is told of other gateways: how it finds the one that has a device, how it is known
+//! to them, and what all its loops have of that in common.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::engine::workers::Workers;
+use crate::error::Error;
+use crate::limits::{Limits, PEER_ADDRESSES_MAX};
+use crate::proto::authority::authority;
+use crate::stream::Connector;
+
+/// Shortest and longest secret, in bytes.
+const SECRET_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
+/// Most secrets at once.
+const SECRETS_MAX: usize = 8;
+
+type Find = Arc<dyn Fn(&str) -> Result<Option<String>, Failed> + Send + Sync>;
+
+/// Whatever keeps a program's directory from answering.
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Other gateways, to which this one sends requests for devices that are connected there, and from
+/// which it takes some for its own.
+///
+/// A directory says which gateway has a device: a function of the program. It is called on a thread
+/// of its own, when a visitor asks for a device that is not connected here, with the device's name;
+/// it may block, and after [`Limits::directory_timeout`] its answer is not waited for. What it says
+/// is a hint. A gateway that does not have the device says so, and the directory is asked again;
+/// what it said of a name is believed until then, that it knows none for a second
+/// ([`Gateway::forget_peers`](crate::Gateway::forget_peers) makes it count sooner). A program that
+/// fills its directory itself learns from [`Gateway::events`](crate::Gateway::events) which names
+/// come and go.
+///
+/// A request takes one hop at most: what came from another gateway is never sent on.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use reverse_http::{Gateway, Peers, Routes};
+///
+/// let table = HashMap::from([("lamp".to_owned(), "http://10.0.0.2:7000".to_owned())]);
+/// let peers = Peers::found_by(move |name| Ok(table.get(name).cloned()))
+///     .secrets(["correct horse battery staple".replace(' ', "-")])?
+///     .advertise("http://10.0.0.1:7000")?;
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").peers(peers).start()?;
+/// gateway.listen_visitors("127.0.0.1:0", Routes::path())?;
+/// gateway.listen_peers("127.0.0.1:0")?;
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+#[derive(Clone)]
+#[must_use = "it is given to GatewayBuilder::peers"]
+pub struct Peers {
+    find: Find,
+    secrets: Vec<String>,
+    advertised: Option<PeerUrl>,
+    connector: Option<Arc<Connector>>,
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peers").field("advertised", &self.advertised).finish_non_exhaustive()
+    }
+}
+
+impl Peers {
+    /// Other gateways, and the directory that says which of them has a device: the URL of its
+    /// peers' listener (`http://HOST:PORT`, or the same with `https`), or none. An error is logged,
+    /// and visitors get 503.
+    pub fn found_by(
+        find: impl Fn(&str) -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        Peers { find: Arc::new(find), secrets: Vec::new(), advertised: None, connector: None }
+    }
+
+    /// The secret that gateways of one cluster share: the first one is shown to others, each of
+    /// them is taken from others, so that a new one can be spread before it is used. It goes over
+    /// the wire as it is: over plain HTTP only networks that nobody else reads will do.
+    ///
+    /// # Errors
+    /// There is none, or more than 8; one that is not 16 to 256 visible ASCII characters.
+    pub fn secrets<S: AsRef<str>>(
+        mut self,
+        secrets: impl IntoIterator<Item = S>,
+    ) -> Result<Self, Error> {
+        self.secrets = checked(secrets)?;
+        Ok(self)
+    }
+
+    /// How others reach this gateway's peers' listener, where it is not the address that it listens
+    /// at (`http://HOST:PORT`): by that it knows itself in the directory.
+    ///
+    /// # Errors
+    /// It is no such URL.
+    pub fn advertise(mut self, url: &str) -> Result<Self, Error> {
+        self.advertised = Some(PeerUrl::parse(url)?);
+        Ok(self)
+    }
+
+    /// How gateways at `https://` are known, and the certificate that is shown to them (feature
+    /// `tls`).
+    ///
+    /// # Errors
+    /// The system has no root certificates, and no others were given.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: crate::tls::DeviceTls) -> Result<Self, Error> {
+        self.connector = Some(Arc::new(tls.connector()?));
+        Ok(self)
+    }
+}
+
+fn checked<S: AsRef<str>>(secrets: impl IntoIterator<Item = S>) -> Result<Vec<String>, Error> {
+    let secrets: Vec<String> = secrets.into_iter().map(|s| s.as_ref().to_owned()).collect();
+    let is_valid = |secret: &String| {
+        SECRET_BYTES.contains(&secret.len()) && secret.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    match secrets.len() {
+        1..=SECRETS_MAX if secrets.iter().all(is_valid) => Ok(secrets),
+        1..=SECRETS_MAX => Err(Error::usage(
+            "a secret of gateways has 16 to 256 characters, visible ASCII without blanks",
+        )),
+        n => Err(Error::usage(format!("there are {n} secrets; 1 to {SECRETS_MAX} work"))),
+    }
+}
+
+/// Where the peers' listener of a gateway is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PeerUrl {
+    /// In one spelling.
+    pub(crate) text: Arc<str>,
+    host: String,
+    port: u16,
+    pub(crate) is_secure: bool,
+}
+
+impl PeerUrl {
+    fn parse(text: &str) -> Result<Self, Error> {
+        let wrong = |why: &str| {
+            let shown: String = text.chars().filter(|c| c.is_ascii_graphic()).take(200).collect();
+            Error::usage(format!("gateway URL {shown}: {why}; write it like http://10.0.0.2:7000"))
+        };
+        let bare = text.strip_suffix('/').unwrap_or(text);
+        let (is_secure, bare) = match (bare.strip_prefix("http://"), bare.strip_prefix("https://"))
+        {
+            (Some(bare), _) => (false, bare),
+            (_, Some(bare)) => (true, bare),
+            _ => return Err(wrong("it begins with neither http:// nor https://")),
+        };
+        if is_secure && cfg!(not(feature = "tls")) {
+            return Err(wrong("this build has no TLS"));
+        }
+        let named = authority(bare.as_bytes()).map_err(|refusal| wrong(&refusal.reason))?;
+        let port = named.port.unwrap_or(if is_secure { 443 } else { 80 });
+        let host = named.host.to_ascii_lowercase();
+        let scheme = if is_secure { "https" } else { "http" };
+        let text = format!("{scheme}://{host}:{port}").into();
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(PeerUrl { text, host, port, is_secure })
+    }
+
+    /// Without a trailing dot, without brackets.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// May take as long as the system's resolver.
+    fn addresses(&self) -> Result<Vec<SocketAddr>, String> {
+        if let Ok(ip) = self.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, self.port)]);
+        }
+        let found = (self.host.as_str(), self.port).to_socket_addrs();
+        let found: Vec<SocketAddr> =
+            found.map_err(|e| e.to_string())?.take(PEER_ADDRESSES_MAX).collect();
+        if found.is_empty() { Err("it has no address".to_owned()) } else { Ok(found) }
+    }
+}
+
+/// A gateway that has a device.
+#[derive(Clone, Debug)]
+pub(crate) struct Location {
+    pub(crate) url: PeerUrl,
+    pub(crate) addresses: Vec<SocketAddr>,
+}
+
+/// `Ok(None)`: no other gateway has it.
+pub(crate) type Located = Result<Option<Location>, String>;
+
+/// What all loops of a gateway have of others in common.
+pub(crate) struct Cluster {
+    find: Find,
+    secrets: RwLock<Arc<[Secret]>>,
+    own: RwLock<Option<PeerUrl>>,
+    pub(super) connector: Option<Arc<Connector>>,
+    threads: Workers,
+}
+
+/// A secret, and what others are compared with.
+struct Secret {
+    text: String,
+    digest: [u8; 32],
+}
+
+impl Secret {
+    fn all(texts: Vec<String>) -> Arc<[Secret]> {
+        let secret = |text: String| Secret { digest: Sha256::digest(&text).into(), text };
+        texts.into_iter().map(secret).collect()
+    }
+}
+
+impl Cluster {
+    pub(super) fn new(peers: Peers, limits: &Limits) -> Self {
+        let (threads, queue) = (limits.helpers_max, limits.authorize_queue_max);
+        Cluster {
+            find: peers.find,
+            secrets: RwLock::new(Secret::all(peers.secrets)),
+            own: RwLock::new(peers.advertised),
+            connector: peers.connector,
+            threads: Workers::new("ptth-directory", threads, queue, limits.worker_idle_timeout),
+        }
+    }
+
+    fn secrets(&self) -> Arc<[Secret]> {
+        self.secrets.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Other secrets, for the next request.
+    pub(super) fn set_secrets<S: AsRef<str>>(
+        &self,
+        secrets: impl IntoIterator<Item = S>,
+    ) -> Result<(), Error> {
+        let secrets = Secret::all(checked(secrets)?);
+        *self.secrets.write().unwrap_or_else(PoisonError::into_inner) = secrets;
+        Ok(())
+    }
+
+    pub(super) fn has_secret(&self) -> bool {
+        !self.secrets().is_empty()
+    }
+
+    /// What others are shown.
+    pub(super) fn write_to<T>(&self, write: impl FnOnce(Option<&str>) -> T) -> T {
+        write(self.secrets().first().map(|secret| secret.text.as_str()))
+    }
+
+    /// Returns true if another gateway may ask that shows this. How long that takes says nothing of
+    /// how much of it is right.
+    pub(super) fn admits(&self, shown: Option<&[u8]>) -> bool {
+        let secrets = self.secrets();
+        if secrets.is_empty() {
+            return true; // its listener is on loopback, or knows others by their certificates
+        }
+        let Some(shown) = shown else { return false };
+        let digest: [u8; 32] = Sha256::digest(shown).into();
+        let differs = |secret: &Secret| {
+            secret.digest.iter().zip(&digest).fold(0, |all, (one, other)| all | (one ^ other))
+        };
+        secrets.iter().fold(false, |found, secret| found | (differs(secret) == 0))
+    }
+
+    /// The listener is bound: where nothing else is said, that is how others reach it.
+    pub(super) fn listens_at(&self, at: SocketAddr, is_secure: bool) {
+        let scheme = if is_secure { "https" } else { "http" };
+        let mut own = self.own.write().unwrap_or_else(PoisonError::into_inner);
+        if own.is_none() && !at.ip().is_unspecified() {
+            *own = PeerUrl::parse(&format!("{scheme}://{at}")).ok();
+        }
+    }
+
+    /// How others reach this gateway, where that is known.
+    pub(super) fn own(&self) -> Option<PeerUrl> {
+        self.own.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks the directory on another thread; `tell` is called there. Returns false if as many
+    /// questions wait as may.
+    pub(super) fn locate(
+        self: &Arc<Self>,
+        name: &str,
+        tell: impl FnOnce(Located) + Send + 'static,
+    ) -> bool {
+        let (cluster, name) = (self.clone(), name.to_owned());
+        self.threads.submit(move || {
+            let found = catch_unwind(AssertUnwindSafe(|| cluster.find(&name)));
+            tell(found.unwrap_or_else(|_| Err("it panicked".to_owned())));
+        })
+    }
+
+    fn find(&self, name: &str) -> Located {
+        let Some(url) = (self.find)(name).map_err(|e| e.to_string())? else { return Ok(None) };
+        let url = PeerUrl::parse(&url).map_err(|e| e.to_string())?;
+        if self.own().is_some_and(|own| own == url) {
+            return Ok(None);
+        }
+        if url.is_secure && self.connector.is_none() {
+            return Err(format!("{} needs TLS, and it is not said how it is known", url.text));
+        }
+        let addresses = url.addresses().map_err(|why| format!("{}: {why}", url.text))?;
+        Ok(Some(Location { url, addresses }))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_has_one_spelling_of_its_url() {
+        for (text, spelt) in [
+            ("http://10.0.0.2:7000", "http://10.0.0.2:7000"),
+            ("http://GW.example./", "http://gw.example:80"),
+            ("http://[::1]:7000", "http://[::1]:7000"),
+        ] {
+            assert_eq!(&*PeerUrl::parse(text).unwrap().text, spelt);
+        }
+        for text in
+            ["10.0.0.2:7000", "ftp://a", "http://a/b", "http://a:b@c", "http://", "http://a b"]
+        {
+            assert!(PeerUrl::parse(text).unwrap_err().is_usage(), "{text}");
+        }
+        assert_eq!(PeerUrl::parse("http://[::1]:7").unwrap().addresses().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_secret_that_is_known_is_taken_and_the_first_is_shown() {
+        let peers = || Peers::found_by(|_| Ok(None));
+        let secrets = ["0123456789abcdef", "fedcba9876543210"];
+        let cluster = Cluster::new(peers().secrets(secrets).unwrap(), &Limits::default());
+        assert!(cluster.has_secret());
+        for secret in secrets {
+            assert!(cluster.admits(Some(secret.as_bytes())));
+        }
+        assert!(!cluster.admits(None) && !cluster.admits(Some(b"0123456789abcdee")));
+        cluster.write_to(|shown| assert_eq!(shown, Some(secrets[0])));
+        cluster.set_secrets(&secrets[1..]).unwrap();
+        assert!(!cluster.admits(Some(secrets[0].as_bytes())));
+        for wrong in
+            ["short", "with a blank in it", "\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}"]
+        {
+            assert!(peers().secrets([wrong]).unwrap_err().is_usage());
+        }
+        assert!(
+            peers().secrets::<&str>([]).is_err() && !format!("{:?}", peers()).contains("secret")
+        );
+        let open = Cluster::new(peers(), &Limits::default());
+        assert!(open.admits(None) && !open.has_secret());
+    }
+
+    #[test]
+    fn a_gateway_does_not_find_itself() {
+        let peers = Peers::found_by(|name| Ok(Some(format!("http://127.0.0.1:{name}"))));
+        let cluster = Cluster::new(peers, &Limits::default());
+        cluster.listens_at("127.0.0.1:7000".parse().unwrap(), false);
+        assert!(cluster.find("7000").unwrap().is_none());
+        assert_eq!(cluster.find("7001").unwrap().unwrap().addresses.len(), 1);
+        assert!(cluster.find("x").is_err());
+    }
+}

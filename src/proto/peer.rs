@@ -1,0 +1,214 @@
+//! What gateways of one cluster tell each other with a visitor's request: fields of their own, which
+//! count on the peers' listener alone.
+//!
+//! ```text
+//! GET /status HTTP/1.1                     as the device gets it: target, Host, X-Forwarded-*, X-Request-Id
+//! PTTH-Peer-Secret: ...                    who may ask here
+//! PTTH-Peer-Device: lamp                   the device
+//! PTTH-Peer-Visitor: 203.0.113.7           who asks
+//! PTTH-Peer-Waits: link=5000, first-byte=60000, body-silence=60000      milliseconds
+//! ```
+//! The response is the device's. A gateway that does not have the device says so with 404 and
+//! `PTTH-Peer-Miss`: `away` where it was there lately, or is expected, else `unknown`. No relay forwards a field whose name begins like these, in either direction,
+//! so what a visitor or a device sends is never taken for a gateway's word.
+
+use core::net::IpAddr;
+use core::time::Duration;
+
+use crate::error::Refusal;
+use crate::proto::digits::decimal;
+use crate::proto::head::{Fields, members};
+use crate::proto::head_writer::write_field;
+use crate::proto::turn::Name;
+
+/// How the names of all these fields begin, in lower case.
+pub(crate) const PREFIX: &str = "ptth-peer-";
+
+/// In a response: the gateway that was asked does not have the device.
+pub(crate) const MISS: &str = "PTTH-Peer-Miss";
+
+const SECRET: &str = "PTTH-Peer-Secret";
+const DEVICE: &str = "PTTH-Peer-Device";
+const VISITOR: &str = "PTTH-Peer-Visitor";
+const WAITS: &str = "PTTH-Peer-Waits";
+
+/// Longest value of [`PeerWaits`] that is taken.
+const WAIT_MAX: Duration = Duration::from_secs(30 * 86_400);
+
+/// The longest that all these lines can be, in bytes.
+pub(crate) const LINES_MAX: usize = 1024;
+
+/// The waits that a route grants its request, where they are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PeerWaits {
+    pub(crate) link: Option<Duration>,
+    pub(crate) first_byte: Option<Duration>,
+    pub(crate) body_silence: Option<Duration>,
+}
+
+/// What one gateway tells another of a visitor's request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PeerRequest<'a> {
+    /// The name or origin of a device.
+    pub(crate) device: &'a str,
+    /// `None`: a program asks.
+    pub(crate) visitor: Option<IpAddr>,
+    pub(crate) waits: PeerWaits,
+}
+
+impl PeerRequest<'_> {
+    /// Appends its lines.
+    ///
+    /// # Errors
+    /// The device's name or the secret cannot be written.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, secret: Option<&str>) -> Result<(), Refusal> {
+        if let Some(secret) = secret {
+            write_field(out, SECRET, secret.as_bytes())?;
+        }
+        write_field(out, DEVICE, self.device.as_bytes())?;
+        if let Some(visitor) = self.visitor {
+            write_field(out, VISITOR, visitor.to_string().as_bytes())?;
+        }
+        let PeerWaits { link, first_byte, body_silence } = self.waits;
+        let waits = [("link", link), ("first-byte", first_byte), ("body-silence", body_silence)];
+        let told = waits.iter().filter_map(|(name, wait)| Some((name, (*wait)?.as_millis())));
+        let told: Vec<String> = told.map(|(name, wait)| format!("{name}={wait}")).collect();
+        if !told.is_empty() {
+            write_field(out, WAITS, told.join(", ").as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads what another gateway tells. What this crate does not know is ignored, so that a later one
+/// can say more.
+///
+/// # Errors
+/// 400: no device, several, or a name that can be none; an address or a wait that is none.
+pub(crate) fn read<'a>(fields: &Fields<'a>) -> Result<PeerRequest<'a>, Refusal> {
+    let wrong = |reason| Refusal::new(400, reason);
+    let device = one(fields, DEVICE)?.ok_or_else(|| wrong("PTTH-Peer-Device is missing"))?;
+    match device.contains("://") {
+        true => Name::origin(device).map(drop),
+        false => Name::label(device).map(drop),
+    }?;
+    let visitor = match one(fields, VISITOR)? {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|_| wrong("PTTH-Peer-Visitor is no IP address"))?),
+    };
+    let mut waits = PeerWaits::default();
+    for member in one(fields, WAITS)?.into_iter().flat_map(|waits| members(waits.as_bytes())) {
+        let Some(equals) = member.iter().position(|byte| *byte == b'=') else { continue };
+        let place = match &member[..equals] {
+            b"link" => &mut waits.link,
+            b"first-byte" => &mut waits.first_byte,
+            b"body-silence" => &mut waits.body_silence,
+            _ => continue,
+        };
+        let time = decimal(&member[equals + 1..]).map(Duration::from_millis);
+        let time = time.ok_or_else(|| wrong("PTTH-Peer-Waits has a wait that is no number"))?;
+        *place = Some(time.min(WAIT_MAX));
+    }
+    Ok(PeerRequest { device, visitor, waits })
+}
+
+/// The secret that another gateway shows.
+pub(crate) fn secret<'a>(fields: &Fields<'a>) -> Option<&'a [u8]> {
+    let mut shown = fields.all(SECRET);
+    match (shown.next(), shown.next()) {
+        (Some(secret), None) => Some(secret),
+        _ => None,
+    }
+}
+
+/// What a gateway knows of a device that it does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Miss {
+    Unknown,
+    /// It was connected there lately, or is expected there.
+    Away,
+}
+
+impl Miss {
+    /// The value of [`MISS`].
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Miss::Unknown => "unknown",
+            Miss::Away => "away",
+        }
+    }
+}
+
+/// What a response says that comes from a gateway without the device.
+pub(crate) fn miss(fields: &Fields<'_>) -> Option<Miss> {
+    let value = fields.get(MISS)?;
+    Some(if value == Miss::Away.as_str().as_bytes() { Miss::Away } else { Miss::Unknown })
+}
+
+fn one<'a>(fields: &Fields<'a>, name: &'static str) -> Result<Option<&'a str>, Refusal> {
+    let mut all = fields.all(name);
+    let (first, None) = (all.next(), all.next()) else {
+        return Err(Refusal::new(400, "a PTTH-Peer field is there twice"));
+    };
+    let text = first.map(std::str::from_utf8).transpose();
+    text.map_err(|_| Refusal::new(400, "a PTTH-Peer field has bytes above 0x7F"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+    use crate::proto::head::{self, LineEnds};
+
+    fn with<T>(lines: &[u8], look: impl FnOnce(&Fields<'_>) -> T) -> T {
+        let head = [&b"GET / HTTP/1.1\r\nHost: a\r\n"[..], lines, b"\r\n"].concat();
+        look(&head::request(&head, &Limits::default(), LineEnds::Crlf).unwrap().unwrap().fields)
+    }
+
+    #[test]
+    fn what_one_gateway_writes_another_reads() {
+        let second = Duration::from_secs(1);
+        for (device, visitor, waits) in [
+            ("lamp", Some("203.0.113.7".parse().unwrap()), PeerWaits::default()),
+            (
+                "https://lamp.example",
+                Some("2001:db8::1".parse().unwrap()),
+                PeerWaits {
+                    link: Some(Duration::ZERO),
+                    first_byte: Some(second),
+                    body_silence: None,
+                },
+            ),
+            ("lamp", None, PeerWaits { body_silence: Some(second), ..PeerWaits::default() }),
+        ] {
+            let told = PeerRequest { device, visitor, waits };
+            let mut lines = Vec::new();
+            told.write(&mut lines, Some("hush")).unwrap();
+            with(&lines, |fields| {
+                assert_eq!(read(fields).unwrap(), told);
+                assert_eq!(secret(fields), Some(&b"hush"[..]));
+            });
+        }
+    }
+
+    #[test]
+    fn what_no_gateway_writes_is_refused() {
+        for lines in [
+            "",
+            "PTTH-Peer-Device: a\r\nPTTH-Peer-Device: b\r\n",
+            "PTTH-Peer-Device: ../a\r\n",
+            "PTTH-Peer-Device: a\r\nPTTH-Peer-Visitor: me\r\n",
+            "PTTH-Peer-Device: a\r\nPTTH-Peer-Waits: link=+5\r\n",
+        ] {
+            assert_eq!(with(lines.as_bytes(), |fields| read(fields).unwrap_err().status), 400);
+        }
+        let later =
+            "PTTH-Peer-Device: a\r\nPTTH-Peer-Later: x\r\nPTTH-Peer-Waits: later=5, link=1\r\n";
+        let waits = with(later.as_bytes(), |fields| read(fields).unwrap().waits);
+        assert_eq!(waits.link, Some(Duration::from_millis(1)));
+        with(b"PTTH-Peer-Secret: a\r\nPTTH-Peer-Secret: b\r\n", |fields| {
+            assert_eq!(secret(fields), None, "of two none counts");
+        });
+    }
+}

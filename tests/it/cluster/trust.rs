@@ -1,0 +1,200 @@
+//! Who may ask on the peers' port, and whose word counts: fields that are forged, circles, hops.
+
+use std::net::SocketAddr;
+
+use reverse_http::{Gateway, Peers, Routes};
+
+use crate::cluster::{Cluster, SECRET, at, device, peers_of};
+use crate::support::pki::Authority;
+use crate::support::process::get;
+use crate::support::{LocalServer, Ptth, RawPeer, each_row};
+
+fn peer_request(device: &str, fields: &str) -> String {
+    format!("GET /x HTTP/1.1\r\nHost: a\r\nPTTH-Peer-Device: {device}\r\n{fields}\r\n")
+}
+
+#[test]
+fn the_peers_port_is_for_gateways_that_show_the_secret() {
+    let cluster = Cluster::new();
+    let (gateway, url) = cluster.gateway("one", &["--via", "one"]);
+    let local = LocalServer::start();
+    let _device = device(&gateway, "lamp", &local.url());
+    let right = format!("PTTH-Peer-Secret: {SECRET}\r\n");
+    let ask = |request: &str| RawPeer::connect(at(&url)).ask(request);
+    ask(&peer_request("lamp", &right)).expect_ok("hello\n");
+    let served = local.count();
+    let rows = [
+        ("no secret", peer_request("lamp", ""), 401),
+        (
+            "another secret",
+            peer_request("lamp", "PTTH-Peer-Secret: the-secret-of-this-clustes\r\n"),
+            401,
+        ),
+        ("a part of it", peer_request("lamp", "PTTH-Peer-Secret: the-secret\r\n"), 401),
+        (
+            "two, one of them right",
+            peer_request("lamp", &format!("{right}PTTH-Peer-Secret: guess\r\n")),
+            401,
+        ),
+        ("a visitor's request", get("/lamp/x"), 401),
+        ("no device", format!("GET /x HTTP/1.1\r\nHost: a\r\n{right}\r\n"), 400),
+        ("two devices", peer_request("lamp", &format!("{right}PTTH-Peer-Device: lamp\r\n")), 400),
+        ("a name that is none", peer_request("../lamp", &right), 400),
+        (
+            "a visitor that is none",
+            peer_request("lamp", &format!("{right}PTTH-Peer-Visitor: me\r\n")),
+            400,
+        ),
+        (
+            "a wait that is none",
+            peer_request("lamp", &format!("{right}PTTH-Peer-Waits: link=-1\r\n")),
+            400,
+        ),
+        ("no path", peer_request("lamp", &right).replace("GET /x", "GET x"), 400),
+        (
+            "both lengths",
+            peer_request(
+                "lamp",
+                &format!("{right}Content-Length: 1\r\nTransfer-Encoding: chunked\r\n"),
+            ),
+            400,
+        ),
+        ("it came round", peer_request("lamp", &format!("{right}Via: 1.1 one, 1.1 two\r\n")), 508),
+        ("it is not here", peer_request("other", &right), 404),
+    ];
+    each_row(
+        &rows,
+        |row| row.0.to_owned(),
+        |(_, request, status)| {
+            let answer = ask(request);
+            assert_eq!(answer.status(), *status, "{}", answer.head.text());
+            assert_eq!(answer.head.get("ptth-peer-miss").is_some(), *status == 404);
+            assert!(!answer.head.text().contains(SECRET) && !answer.text().contains(SECRET));
+        },
+    );
+    assert_eq!(local.count(), served, "none of them has reached the device");
+    // Its own sign of life, for whoever looks whether it can be reached.
+    let options = format!("OPTIONS * HTTP/1.1\r\nHost: a\r\n{right}\r\n");
+    assert_eq!(ask(&options).status(), 200);
+    assert!(!gateway.process.stderr().contains(SECRET));
+}
+
+#[test]
+fn what_visitors_and_devices_say_is_no_gateways_word() {
+    let cluster = Cluster::new();
+    let (second, url) = cluster.gateway("second", &[]);
+    cluster.say("first", &format!("lamp {url}\n"));
+    let (first, _) = cluster.gateway("first", &[]);
+    let local = LocalServer::with(|c| {
+        let miss = "PTTH-Peer-Miss: away\r\nptth-peer-later: x\r\n";
+        c.answer("200 OK", miss, "served");
+    });
+    let _device = device(&second, "lamp", &local.url());
+    let _other = device(&second, "other", &LocalServer::start().url());
+    // A device that says of itself that it is not there: its answer is an answer.
+    let forged = "GET /lamp/x HTTP/1.1\r\nHost: a\r\nPTTH-Peer-Device: other\r\nPTTH-Peer-Waits: link=0\r\nPTTH-Peer-Visitor: x\r\n\r\n";
+    for gateway in [&first, &second] {
+        let answer = gateway.visitor().ask(forged);
+        answer.expect_ok("served");
+        assert!(!answer.head.text().to_lowercase().contains("ptth-peer"), "{}", answer.head.text());
+    }
+    assert!(local.requests().iter().all(|head| !head.text().to_lowercase().contains("ptth-peer")));
+}
+
+/// A gateway of this process whose directory says that everything is at one place.
+fn towards(url: impl Into<String>) -> (Gateway, SocketAddr, String) {
+    let url = url.into();
+    let peers = Peers::found_by(move |_| Ok(Some(url.clone())));
+    let gateway = Gateway::builder().peers(peers).listen("127.0.0.1:0").start().unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
+    let url = format!("http://{}", gateway.listen_peers("127.0.0.1:0").unwrap());
+    (gateway, visitors, url)
+}
+
+#[test]
+fn a_request_takes_one_hop_and_never_a_circle() {
+    // The third gateway has the device, and the second one knows that: it does not send on.
+    let (third, _, url) = towards("http://127.0.0.1:1");
+    let device_url = format!("http://{}/lamp", third.devices_addr());
+    let there = reverse_http::Device::builder(device_url).build().unwrap();
+    let _there = there.spawn(|_| http::Response::new(reverse_http::Body::from("third"))).unwrap();
+    third.device("lamp").wait_connected(std::time::Duration::from_secs(20)).unwrap();
+    let (second, of_second, url) = towards(url);
+    let (first, of_first, _) = towards(url);
+    RawPeer::connect(of_second).ask(&get("/lamp/x")).expect_ok("third");
+    RawPeer::connect(of_first).ask(&get("/lamp/x")).expect_refusal(404);
+    assert_eq!((first.stats().hops, second.stats().hops, third.stats().hops_served), (2, 1, 1));
+    // A device that forwards to where its visitors come from.
+    let cluster = Cluster::new();
+    let (second, url) = cluster.gateway("second", &[]);
+    cluster.say("first", &format!("round {url}\n"));
+    let (first, _) = cluster.gateway("first", &["--route", "host=devices.example"]);
+    let _round = device(&second, "round", &format!("http://{}", first.visitors));
+    let request = "GET /x HTTP/1.1\r\nHost: round.devices.example\r\n\r\n";
+    first.visitor().ask(request).expect_refusal(508);
+}
+
+#[test]
+fn beyond_loopback_other_gateways_have_to_show_something() {
+    let (code, _, told) = Ptth::run(&["gateway", "--peers", "0.0.0.0:0", "--check"]);
+    assert_eq!(code, 2, "{told}");
+    for remedy in ["--peer-secret", "--peers-client-ca"] {
+        assert!(told.contains(remedy), "{told}");
+    }
+    let cluster = Cluster::new();
+    let allowed =
+        ["gateway", "--peers", "0.0.0.0:0", "--peer-secret", &cluster.path("secret"), "--check"];
+    assert_eq!(Ptth::run(&allowed).0, 0);
+    let builder = || Gateway::builder().listen("127.0.0.1:0");
+    let open = builder().peers(Peers::found_by(|_| Ok(None))).start().unwrap();
+    let refused = open.listen_peers("0.0.0.0:0").unwrap_err();
+    assert!(refused.is_usage() && refused.to_string().contains("secret"), "{refused}");
+    assert!(open.set_peer_secrets([SECRET]).unwrap_err().is_usage(), "it was started without one");
+    let known = Peers::found_by(|_| Ok(None)).secrets([SECRET]).unwrap();
+    builder().peers(known).start().unwrap().listen_peers("0.0.0.0:0").unwrap();
+    let alone = builder().start().unwrap();
+    assert!(alone.listen_peers("127.0.0.1:0").unwrap_err().is_usage());
+}
+
+#[test]
+fn gateways_know_each_other_by_their_certificates() {
+    let pki = Authority::new();
+    let (ours, other) = (pki.server("first"), Authority::new());
+    let theirs = pki.server("second");
+    let stranger = other.server("stranger");
+    let cluster = Cluster::new();
+    cluster.say("second", "# nothing\n");
+    let tls = |pair: &crate::support::pki::Pair, ca: &str| -> Vec<String> {
+        ["--peers-cert", pair.certificate(), "--peers-key", pair.key(), "--peers-ca", ca]
+            .map(str::to_owned)
+            .to_vec()
+    };
+    let start = |more: &[String]| {
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        crate::support::Gateway::start(&more)
+    };
+    let mut options = tls(&theirs, pki.ca());
+    options.extend(["--peers", "127.0.0.1:0", "--peers-client-ca", pki.ca()].map(str::to_owned));
+    let second = start(&options);
+    let url = peers_of(&second.process);
+    assert!(url.starts_with("https://127.0.0.1:"), "{url}");
+    let local = LocalServer::start();
+    let _device = device(&second, "lamp", &local.url());
+    cluster.say("first", &format!("lamp {url}\n"));
+    let directory = ["--directory".to_owned(), format!("file:{}", cluster.path("first"))];
+    let first = start(&[tls(&ours, pki.ca()), directory.to_vec()].concat());
+    for n in 0..5 {
+        first.get(&format!("/lamp/{n}")).expect_ok("hello\n");
+    }
+    let gone = ["--wait-for-link".to_owned(), "100ms".to_owned()];
+    // One that shows a certificate of somebody else's, and one that takes it for somebody else.
+    for options in [tls(&stranger, pki.ca()), tls(&ours, other.ca())] {
+        let stranger = start(&[options, directory.to_vec(), gone.to_vec()].concat());
+        let answer = stranger.get("/lamp/x");
+        assert!(matches!(answer.status(), 502 | 503), "{}", answer.head.text());
+    }
+    assert_eq!(local.count(), 5);
+    let refused = ["gateway", "--peers", "127.0.0.1:0", "--peers-client-ca", pki.ca(), "--check"];
+    let (code, _, told) = Ptth::run(&refused);
+    assert!(code == 2 && told.contains("--peers-cert"), "{told}");
+}
