@@ -87,13 +87,32 @@ impl Body {
         Body::default()
     }
 
-    /// The rest of a file, from its position to its end as it is now; the length is known.
+    /// The rest of a file, from its position to its end as it is now; the length is known. What is no
+    /// regular file (a pipe, a device) goes on until it ends.
+    ///
+    /// A short one is read at once: files of the kernel (/proc, /sys) have no length, or that of a
+    /// page.
     ///
     /// # Errors
-    /// The operating system would not tell the file's size or position.
+    /// It is a directory; the operating system would not tell its size or position, or read it.
     pub fn from_file(mut file: File) -> io::Result<Body> {
-        let length = file.metadata()?.len().saturating_sub(file.stream_position()?);
-        Ok(Body::from_reader_with_length(file, length))
+        let data = file.metadata()?;
+        if data.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        if !data.is_file() {
+            return Ok(Body::from_reader(file));
+        }
+        let length = data.len().saturating_sub(file.stream_position()?);
+        if length > STEP as u64 {
+            return Ok(Body::from_reader_with_length(file, length));
+        }
+        let (mut bytes, most) = (Vec::new(), if length == 0 { STEP as u64 } else { length });
+        (&mut file).take(most).read_to_end(&mut bytes)?;
+        if length == 0 && bytes.len() == STEP {
+            return Ok(Body::from_reader(io::Cursor::new(bytes).chain(file)));
+        }
+        Ok(bytes.into())
     }
 
     /// Whatever a reader gives until it ends; no length is known, so it goes out chunked (to an

@@ -429,7 +429,8 @@ ptth_status ptth_respond(ptth_request *request,
                          size_t length);
 
 /**
- * The same with a file as its body, from its beginning to its end as it is now.
+ * The same with a file as its body, from its beginning to its end as it is now. PTTH_SYSTEM: it
+ * cannot be opened or read, or is a directory.
  */
 ptth_status ptth_respond_file(ptth_request *request,
                               uint16_t code,

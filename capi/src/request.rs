@@ -312,7 +312,8 @@ pub unsafe extern "C" fn ptth_respond(
     })
 }
 
-/// The same with a file as its body, from its beginning to its end as it is now.
+/// The same with a file as its body, from its beginning to its end as it is now. PTTH_SYSTEM: it
+/// cannot be opened or read, or is a directory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_respond_file(
     request: *mut ptth_request,

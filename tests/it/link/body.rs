@@ -43,6 +43,26 @@ fn a_file_is_sent_from_its_position() {
 }
 
 #[test]
+fn files_of_the_kernel_pipes_and_directories_are_no_surprise() {
+    if cfg!(target_os = "linux") {
+        let told = std::fs::File::open("/proc/self/status").unwrap(); // its length is 0
+        assert!(Body::from_file(told).unwrap().read_to_text(65_536).unwrap().starts_with("Name:"));
+        let page = std::fs::File::open("/sys/kernel/mm/transparent_hugepage/enabled"); // 4096
+        if let Ok(page) = page {
+            let text = Body::from_file(page).unwrap().read_to_text(4_096).unwrap();
+            assert!(text.ends_with('\n'), "{text}");
+        }
+    }
+    let (reads, mut writes) = std::os::unix::net::UnixStream::pair().unwrap();
+    writes.write_all(b"piped").unwrap();
+    drop(writes);
+    let mut body = Body::from_file(std::fs::File::from(std::os::fd::OwnedFd::from(reads))).unwrap();
+    assert_eq!((body.length(), body.read_to_text(9).unwrap()), (None, "piped".to_owned()));
+    let folder = std::fs::File::open(std::env::temp_dir()).unwrap();
+    assert_eq!(Body::from_file(folder).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+}
+
+#[test]
 fn a_reader_gives_what_was_promised_or_fails() {
     let mut body = Body::from_reader_with_length(io::repeat(b'x'), 5);
     assert_eq!(body.read_to_text(10).unwrap(), "xxxxx");
