@@ -300,6 +300,7 @@ impl Limits {
         Self::check_most("fields_max", self.fields_max, FIELDS_CEILING - HOP_FIELDS_MAX)?;
         self.check_not_zero()?;
         Self::check_most("head_bytes_max", self.head_bytes_max, HEAD_CEILING)?;
+        Self::check_most("events_max", self.events_max, EVENTS_CEILING)?;
         if self.spin > SPIN_CEILING {
             return Err(Error::usage(format!(
                 "limits: spin is {:?}; the most that works is {SPIN_CEILING:?}",
@@ -460,8 +461,8 @@ impl Limits {
     /// fields of its own.
     pub(crate) fn with_room(&self) -> Limits {
         Limits {
-            head_bytes_max: self.head_bytes_max + HOP_BYTES_MAX,
-            fields_max: self.fields_max + HOP_FIELDS_MAX,
+            head_bytes_max: self.head_bytes_max.saturating_add(HOP_BYTES_MAX),
+            fields_max: self.fields_max.saturating_add(HOP_FIELDS_MAX),
             ..self.clone()
         }
     }
@@ -472,6 +473,9 @@ impl Limits {
         self.message_bytes_max.saturating_mul(6).saturating_add(HEAD_CEILING)
     }
 }
+
+/// Each subscriber's queue has its memory from the start.
+pub(crate) const EVENTS_CEILING: usize = 1 << 20;
 
 /// A loop that looks for events sees no deadlines, and takes a longer time for one in which it was
 /// stopped.

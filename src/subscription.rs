@@ -31,11 +31,16 @@ use crossbeam_channel as channel;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "what happens before the first read waits here, and is dropped with it"]
-pub struct Subscription<T>(Source<T>);
+pub struct Subscription<T> {
+    from: Source<T>,
+    /// By which the sender sees whether there are readers: a channel keeps what nobody can read any
+    /// more.
+    reader: Arc<()>,
+}
 
 enum Source<T> {
     Plain(channel::Receiver<T>),
-    Charged(channel::Receiver<Charged<T>>, Arc<()>),
+    Charged(channel::Receiver<Charged<T>>),
 }
 
 /// Bytes that are counted as long as it lives.
@@ -75,16 +80,17 @@ impl<T> Charged<T> {
 
 impl<T> Subscription<T> {
     pub(crate) fn new(receiver: channel::Receiver<T>) -> Self {
-        Subscription(Source::Plain(receiver))
+        Source::Plain(receiver).into()
     }
 
-    /// With the sender's way to see whether there are readers: a channel keeps what nobody can read
-    /// any more.
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
-    pub(crate) fn charged(receiver: channel::Receiver<Charged<T>>) -> (Self, Weak<()>) {
-        let reader = Arc::new(());
-        let readers = Arc::downgrade(&reader);
-        (Subscription(Source::Charged(receiver, reader)), readers)
+    pub(crate) fn charged(receiver: channel::Receiver<Charged<T>>) -> Self {
+        Source::Charged(receiver).into()
+    }
+
+    /// The sender's way to see whether there are readers.
+    pub(crate) fn readers(&self) -> Weak<()> {
+        Arc::downgrade(&self.reader)
     }
 
     /// Waits for the next one.
@@ -92,9 +98,9 @@ impl<T> Subscription<T> {
     /// # Errors
     /// The gateway or device has ended, and all was read.
     pub fn recv(&self) -> Result<T, RecvError> {
-        let received = match &self.0 {
+        let received = match &self.from {
             Source::Plain(from) => from.recv(),
-            Source::Charged(from, _) => from.recv().map(Charged::into_item),
+            Source::Charged(from) => from.recv().map(Charged::into_item),
         };
         received.map_err(|_| RecvError)
     }
@@ -104,9 +110,9 @@ impl<T> Subscription<T> {
     /// # Errors
     /// None came within `time`; the gateway or device has ended, and all was read.
     pub fn recv_timeout(&self, time: Duration) -> Result<T, RecvTimeoutError> {
-        let received = match &self.0 {
+        let received = match &self.from {
             Source::Plain(from) => from.recv_timeout(time),
-            Source::Charged(from, _) => from.recv_timeout(time).map(Charged::into_item),
+            Source::Charged(from) => from.recv_timeout(time).map(Charged::into_item),
         };
         received.map_err(|e| match e {
             channel::RecvTimeoutError::Timeout => RecvTimeoutError::Timeout,
@@ -119,9 +125,9 @@ impl<T> Subscription<T> {
     /// # Errors
     /// None waits; the gateway or device has ended, and all was read.
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        let received = match &self.0 {
+        let received = match &self.from {
             Source::Plain(from) => from.try_recv(),
-            Source::Charged(from, _) => from.try_recv().map(Charged::into_item),
+            Source::Charged(from) => from.try_recv().map(Charged::into_item),
         };
         received.map_err(|e| match e {
             channel::TryRecvError::Empty => TryRecvError::Empty,
@@ -140,19 +146,26 @@ impl<T> Subscription<T> {
     }
 
     fn waiting(&self) -> usize {
-        match &self.0 {
+        match &self.from {
             Source::Plain(from) => from.len(),
-            Source::Charged(from, _) => from.len(),
+            Source::Charged(from) => from.len(),
         }
+    }
+}
+
+impl<T> From<Source<T>> for Subscription<T> {
+    fn from(from: Source<T>) -> Self {
+        Subscription { from, reader: Arc::new(()) }
     }
 }
 
 impl<T> Clone for Subscription<T> {
     fn clone(&self) -> Self {
-        Subscription(match &self.0 {
+        let from = match &self.from {
             Source::Plain(from) => Source::Plain(from.clone()),
-            Source::Charged(from, reader) => Source::Charged(from.clone(), reader.clone()),
-        })
+            Source::Charged(from) => Source::Charged(from.clone()),
+        };
+        Subscription { from, reader: self.reader.clone() }
     }
 }
 

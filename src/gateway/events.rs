@@ -1,13 +1,15 @@
 //! What happens to names, for those who subscribed.
 
 use std::fmt;
+use std::sync::Weak;
 use std::time::SystemTime;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use crate::close_reason::CloseCause;
 use crate::limits::Limits;
 use crate::proto::turn::Transport;
+use crate::subscription::Subscription;
 
 /// What a [`GatewayEvent`] tells.
 ///
@@ -89,19 +91,31 @@ pub struct GatewayEvent {
     pub missed: u64,
 }
 
-/// Those who are told what happens, each with how many events it has missed since its last one.
+/// Somebody who is told what happens.
+pub(crate) struct Subscriber {
+    to: Sender<GatewayEvent>,
+    readers: Weak<()>,
+    /// Events that it has missed since its last one.
+    missed: u64,
+}
+
+/// Those who are told what happens.
 #[derive(Default)]
-pub(super) struct Subscribers(Vec<(Sender<GatewayEvent>, u64)>);
+pub(super) struct Subscribers(Vec<Subscriber>);
 
 impl Subscribers {
-    pub(super) fn add(&mut self, subscriber: Sender<GatewayEvent>) {
-        self.0.push((subscriber, 0));
+    pub(super) fn add(&mut self, subscriber: Subscriber) {
+        // Those that are gone make room, also while nothing happens.
+        if self.0.len() == self.0.capacity() {
+            self.0.retain(|known| known.readers.strong_count() > 0);
+        }
+        self.0.push(subscriber);
     }
 
     /// Tells all of them. One that does not read in time misses it; one that is gone is forgotten.
     pub(super) fn publish(&mut self, event: &GatewayEvent) {
-        self.0.retain_mut(|(subscriber, missed)| {
-            match subscriber.try_send(GatewayEvent { missed: *missed, ..event.clone() }) {
+        self.0.retain_mut(|Subscriber { to, missed, .. }| {
+            match to.try_send(GatewayEvent { missed: *missed, ..event.clone() }) {
                 Ok(()) => *missed = 0,
                 Err(TrySendError::Full(_)) => *missed += 1,
                 Err(TrySendError::Disconnected(_)) => return false,
@@ -112,6 +126,25 @@ impl Subscribers {
 }
 
 /// A subscriber's two ends.
-pub(super) fn subscription(limits: &Limits) -> (Sender<GatewayEvent>, Receiver<GatewayEvent>) {
-    bounded(limits.events_max)
+pub(super) fn subscription(limits: &Limits) -> (Subscriber, Subscription<GatewayEvent>) {
+    let (to, events) = bounded(limits.events_max);
+    let events = Subscription::new(events);
+    (Subscriber { to, readers: events.readers(), missed: 0 }, events)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subscribers_that_are_gone_make_room_while_nothing_happens() {
+        let (limits, mut all) = (Limits::default(), Subscribers::default());
+        let (kept, _events) = subscription(&limits);
+        all.add(kept);
+        for _ in 0..1_000 {
+            all.add(subscription(&limits).0);
+        }
+        assert!(all.0.len() < 10, "{} are kept", all.0.len());
+        assert!(all.0[0].readers.strong_count() == 1);
+    }
 }

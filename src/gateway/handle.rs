@@ -8,8 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-#[cfg(feature = "admin")]
-use crossbeam_channel::Receiver;
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use http::{Request, Response};
 
@@ -31,6 +29,8 @@ use crate::gateway::settings::InForce;
 use crate::gateway::state::{Borrow, Command, EACH_ACCEPTS};
 use crate::gateway::stats::{GatewayStats, LinkCounts, Stats};
 use crate::gateway::tokens::{Tokens, Whose};
+#[cfg(feature = "admin")]
+use crate::limits::EVENTS_CEILING;
 use crate::limits::Limits;
 use crate::link::{Asked, Done, GatewayLink, NothingArrived, Owned, Settlement, Switched, Whole};
 use crate::message::Body;
@@ -74,7 +74,7 @@ pub(super) struct Running {
     pub(super) observes: bool,
     /// Events since the start of a gateway that observes, for its first admin listener.
     #[cfg(feature = "admin")]
-    pub(super) first_events: Mutex<Option<Receiver<GatewayEvent>>>,
+    pub(super) first_events: Mutex<Option<Subscription<GatewayEvent>>>,
     /// Connections in the hands of its programs that were switched to another protocol.
     pub(super) upgrades: Arc<Upgrades>,
     /// What it knows of others.
@@ -443,14 +443,14 @@ impl Gateway {
         // the receiver says at once that it is disconnected.
         let _ = self.0.loops.send(0, Command::Subscribe { subscriber, reply })
             && subscribed.recv().is_ok();
-        Subscription::new(events)
+        events
     }
 
     /// The events since the start, for the first subscriber; for others those from now on.
     #[cfg(feature = "admin")]
     pub(crate) fn events_since_start(&self) -> Subscription<GatewayEvent> {
         let first = self.0.first_events.lock().unwrap_or_else(PoisonError::into_inner).take();
-        first.map_or_else(|| self.events(), Subscription::new)
+        first.unwrap_or_else(|| self.events())
     }
 
     /// Counters.
@@ -536,8 +536,9 @@ impl Gateway {
                 "records() of a gateway that does not observe; say GatewayBuilder::observe(true)",
             ));
         }
-        let (to, records) = bounded(most.max(1));
-        let (records, readers) = Subscription::charged(records);
+        let (to, records) = bounded(most.clamp(1, EVENTS_CEILING));
+        let records = Subscription::charged(records);
+        let readers = records.readers();
         self.command(0, Command::Observe(Question::Records { to, readers }))?; // the loops observe together
         Ok(records)
     }

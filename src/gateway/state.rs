@@ -25,7 +25,7 @@ use crate::gateway::credentials::Credentials;
 use crate::gateway::device_head::DeviceHead;
 use crate::gateway::device_info::DeviceInfo;
 use crate::gateway::directory::{Directory, Home};
-use crate::gateway::events::{GatewayEvent, Subscribers};
+use crate::gateway::events::{Subscriber, Subscribers};
 use crate::gateway::exchange_deadlines::ExchangeDeadlines;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::leases::{Leases, Ticket};
@@ -381,7 +381,7 @@ pub(crate) enum Command {
     /// Other tokens. The old ones come back, as routes do.
     SetTokens { whose: Whose, tokens: Arc<Tokens>, reply: Sender<Result<Arc<Tokens>, Error>> },
     /// A subscriber for events; the answer comes when it is on the list.
-    Subscribe { subscriber: Sender<GatewayEvent>, reply: Sender<()> },
+    Subscribe { subscriber: Subscriber, reply: Sender<()> },
     /// Say so for the time of notice; then nothing new, and what is in progress may finish for so
     /// long.
     Drain { notice: Duration, time: Duration },
@@ -577,7 +577,9 @@ impl Common {
 
     /// Events from before the first loop runs.
     #[cfg(feature = "admin")]
-    pub(super) fn subscribe(&self) -> crossbeam_channel::Receiver<GatewayEvent> {
+    pub(super) fn subscribe(
+        &self,
+    ) -> crate::subscription::Subscription<crate::gateway::events::GatewayEvent> {
         let (subscriber, events) = crate::gateway::events::subscription(&self.settings.limits);
         self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).add(subscriber);
         events

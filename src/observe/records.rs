@@ -300,8 +300,8 @@ mod tests {
         let seen = Seen { method: "GET", target: &target, minor: 1, fields: None };
         assert!(records.begin("lamp", &seen, &Visit::default()).is_none(), "nobody reads");
         let (to, from) = crossbeam_channel::bounded(100);
-        let (from, readers) = Subscription::charged(from);
-        records.send_to(to, readers);
+        let from = Subscription::charged(from);
+        records.send_to(to, from.readers());
         for _ in 0..10 {
             let before = taken.bytes();
             let detail = records.begin("lamp", &seen, &Visit::default()).unwrap();

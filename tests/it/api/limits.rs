@@ -9,6 +9,8 @@ use reverse_http::{Body, Device, Limits};
 
 use crate::support::DEADLINE;
 
+type Change = fn(&mut Limits);
+
 fn get(path: &str) -> Request<Body> {
     Request::get(path).body(Body::empty()).unwrap()
 }
@@ -22,10 +24,18 @@ fn a_limit_that_cannot_work_is_named() {
     assert!(error.is_usage() && error.to_string().contains("head_bytes_max"), "{error}");
     let error = Device::builder("http://127.0.0.1:1/lamp").limits(limits).build().unwrap_err();
     assert!(error.to_string().contains("head_bytes_max"), "{error}");
-    let mut limits = Limits::default();
-    limits.spin = Duration::from_millis(11);
-    let error = Device::builder("http://127.0.0.1:1/lamp").limits(limits).build().unwrap_err();
-    assert!(error.is_usage() && error.to_string().contains("spin"), "{error}");
+    let too_much: [(&str, Change); 4] = [
+        ("head_bytes_max", |limits| limits.head_bytes_max = usize::MAX),
+        ("fields_max", |limits| limits.fields_max = usize::MAX),
+        ("spin", |limits| limits.spin = Duration::from_millis(11)),
+        ("events_max", |limits| limits.events_max = usize::MAX),
+    ];
+    for (name, change) in too_much {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        let error = Device::builder("http://127.0.0.1:1/lamp").limits(limits).build().unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains(name), "{error}");
+    }
     let error = Device::builder("http://127.0.0.1:1/Lamp").build().unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("name"), "{error}");
     assert!(
