@@ -128,7 +128,8 @@ impl Operators {
                 );
             }
         }
-        Err(Reply::text(401, UNKNOWN)
+        let is_shown = request.fields.get("Authorization").is_some();
+        Err(Reply::text(401, if is_shown { NOT_KNOWN } else { UNKNOWN })
             .field("WWW-Authenticate", "Basic realm=\"ptth admin\", charset=\"UTF-8\"")
             .field("WWW-Authenticate", "Bearer realm=\"ptth admin\""))
     }
@@ -182,6 +183,7 @@ impl Operators {
 
 /// What an operator without a token is told.
 pub(super) const UNKNOWN: &str = "operators of this gateway show a token";
+const NOT_KNOWN: &str = "the token that was shown is none of this gateway's operators";
 
 fn is_local(request: &FramedRequest<'_>) -> bool {
     authority::one_host(&request.fields).is_ok_and(|host| host.is_some_and(rebinding::is_local))

@@ -27,6 +27,7 @@ use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::proto::dialect::{Dialect, Naming};
 use crate::proto::edits::FieldEdits;
+use crate::proto::head_writer;
 use crate::proto::template;
 use crate::proto::turn::{self, Encoding, Fallback, Name, OfferPlan};
 use crate::setting::{BEARER_TOKEN, FALLBACK, LINKS, MAX_RETRIES, ORIGIN, POLLS};
@@ -437,6 +438,10 @@ impl DeviceBuilder {
         if let Some(token) = &self.token {
             check_token(token)?;
             secrets.push(("Authorization".to_owned(), format!("Bearer {token}")));
+        }
+        for (name, value) in &secrets {
+            head_writer::write_field(&mut Vec::new(), name, value.as_bytes())
+                .map_err(|e| Error::usage(format!("field {name:?} of the offer: {}", e.reason)))?;
         }
         let mut whole = offer.clone();
         whole.fields.extend(secrets.iter().cloned());

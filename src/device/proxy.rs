@@ -116,7 +116,7 @@ impl Proxy {
             }
             407 if self.authorization.is_some() => "it does not take these credentials",
             407 => {
-                "it wants credentials; give them in the proxy's URL in the environment, like http_proxy=http://USER:PASSWORD@HOST:PORT"
+                "it wants credentials; give them (DeviceBuilder::proxy_credentials, or the proxy's URL in the environment, like http_proxy=http://USER:PASSWORD@HOST:PORT)"
             }
             403 | 405 => {
                 "it does not let this device go there; allow CONNECT to that host and port, or use another proxy"

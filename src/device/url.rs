@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::error::Error;
 use crate::proto::authority::without_empty_port;
+use crate::setting::BEARER_TOKEN;
 
 /// How far away an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,7 +82,9 @@ impl Url {
         };
         let authority = uri.authority().ok_or_else(|| bad("it names no host"))?;
         if authority.as_str().contains('@') {
-            return Err(bad("secrets do not belong into a URL; give them by PTTH_TOKEN or a file"));
+            return Err(bad(&format!(
+                "secrets do not belong into a URL; give a token apart ({BEARER_TOKEN})"
+            )));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let named = without_empty_port(authority.as_str());

@@ -186,7 +186,7 @@ fn fill(stream: &mut Stream, bytes: &mut Vec<u8>) -> Result<usize, Failure> {
 /// Why the target is not connected, in the words of the side that refused.
 fn refusal(status: u16, text: &str) -> Failure {
     let remedy = match status {
-        401 => "; give a visitor's token (--token-file, or PTTH_VISITOR_TOKEN)",
+        401 => "; a visitor's token is given by --token-file, or PTTH_VISITOR_TOKEN",
         501 => {
             "; TCP needs connections that turn: something between device and gateway lets no upgrade through"
         }

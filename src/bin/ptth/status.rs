@@ -131,6 +131,9 @@ impl AdminAt {
         match self.ask(path, token)? {
             (200, body) => serde_json::from_str(&body)
                 .map_err(|e| failed(format_args!("{} gave no JSON: {e}", self.admin))),
+            (401, _) if token.is_some() => Err(usage(
+                "this admin listener does not know the token that was given; it has to be in its --admin-tokens",
+            )),
             (401, _) => Err(usage(
                 "this admin listener wants a token; set PTTH_ADMIN_TOKEN, or give --admin-token-file",
             )),

@@ -111,4 +111,7 @@ fn a_program_hears_which_setting_has_a_line_end() {
         assert!(!text.contains("sec"), "{text}");
     }
     build("secret").unwrap();
+    let field = reverse_http::Device::builder("http://127.0.0.1:9/lamp").field("X-Key", "sec\n");
+    let text = field.build().unwrap_err().to_string();
+    assert!(text.contains("X-Key") && !text.contains("sec"), "{text}");
 }
