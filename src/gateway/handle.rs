@@ -712,6 +712,11 @@ impl DeviceRef {
     /// before a byte of the response came (RFC 9110 §9.2.2); others never. To a device that polls a
     /// request goes whole: its body is read into memory first, up to [`Limits::message_bytes_max`].
     ///
+    /// A device that is connected to another gateway is asked over one hop, where this one knows
+    /// others ([`GatewayBuilder::peers`](crate::GatewayBuilder::peers)). What that gateway says in
+    /// the device's place (503, 504) then comes as a response, with `Proxy-Status`, and not as an
+    /// error.
+    ///
     /// A request with `Upgrade` and without a body offers these protocols (a WebSocket, say); where
     /// the device answers 101, [`Upgraded::from_response`](crate::Upgraded::from_response) takes the
     /// connection. Its link is no other caller's again. With a body nothing is offered: the request

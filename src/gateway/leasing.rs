@@ -64,8 +64,8 @@ impl GatewayRole {
         true
     }
 
-    /// Gives a program's thread, whose device polls, a socket of which the loop has the other end:
-    /// what is asked there goes the way of a visitor's request.
+    /// Gives a program's thread, whose device polls or is not here, a socket of which the loop has the
+    /// other end: what is asked there goes the way of a visitor's request.
     pub(super) fn lend_mailbox(&mut self, cx: &mut Connections<State>, caller: u64) {
         if let Some((name, reply)) = self.callers.take_for_link(caller) {
             self.lend_mailbox_to(cx, &name, &reply);
@@ -109,7 +109,7 @@ impl GatewayRole {
             }
             Err(e) => Err(Error::io(
                 crate::Fault::Gateway,
-                format_args!("opening a way to device {name}, which polls"),
+                format_args!("opening a way to device {name}"),
                 e,
             )),
         };
@@ -203,7 +203,9 @@ impl GatewayRole {
             self.lend_to(cx, &reply, link);
             return;
         }
-        if self.registry.is_polling(&name) {
+        // Another gateway may have it: then what is asked goes there, as a visitor's request does.
+        let is_sought = self.peers.is_some() && !self.registry.is_connected_anywhere(&name);
+        if is_sought || self.registry.is_polling(&name) {
             return self.lend_mailbox_to(cx, &name, &reply);
         }
         if !self.is_known(cx, &name) {

@@ -4,6 +4,7 @@
 mod directory;
 mod hops;
 mod options;
+mod programs;
 mod trust;
 
 use crate::support::{Gateway, Process, Ptth, TempDir};
