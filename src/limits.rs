@@ -280,6 +280,8 @@ limits! {
     /// zero: what was dialled stays. Beyond that many, and MIN, an idle link ends with the answer to
     /// its next heartbeat, and a poll with a reply that brings nothing.
     demand_window: Duration = Duration::from_secs(60);
+    /// How long a visitor's sign-in counts, from then on and whatever it does. Default 12 h.
+    sign_in_timeout: Duration = Duration::from_secs(12 * 3_600);
     /// How long an event loop looks for the next event before it sleeps, while such looking is
     /// mostly rewarded: to fall asleep and be woken costs more than most exchanges. It yields to
     /// every other thread meanwhile. Default 100 µs, at most 10 ms, for no deadline passes
@@ -356,7 +358,7 @@ impl Limits {
     }
 
     fn check_not_zero(&self) -> Result<(), Error> {
-        let never_zero: [(&str, Duration); 20] = [
+        let never_zero: [(&str, Duration); 21] = [
             ("head_timeout", self.head_timeout),
             ("handshake_timeout", self.handshake_timeout),
             ("idle_visitor_timeout", self.idle_visitor_timeout),
@@ -377,6 +379,7 @@ impl Limits {
             ("backoff_min", self.backoff_min),
             ("backoff_max", self.backoff_max),
             ("worker_linger", self.worker_linger),
+            ("sign_in_timeout", self.sign_in_timeout),
         ];
         for (name, value) in never_zero {
             if value.is_zero() {
@@ -583,6 +586,9 @@ pub(crate) const RATES_PART: usize = 256;
 /// MiB. Who does not fit shares an entry with whoever is ahead least. Precedent: nginx's
 /// `limit_req_zone` (16,000 in 1 MiB; the least recently used goes, and is free again).
 pub(crate) const RATES_MAX: usize = 65_536;
+
+/// Sign-ins that one visitor's address (IPv6: one /64) may try in a minute, and at once.
+pub(crate) const SIGN_INS_PER_MINUTE: u32 = 10;
 
 /// A head is read in one piece of the loop's buffer; this is the ceiling of
 /// [`Limits::head_bytes_max`].

@@ -118,6 +118,7 @@ fuzz_target!(|bytes: &[u8]| {
         request_id: None,
         edits: None,
         alias: None,
+        own_cookie: None,
     };
     if forward(&mut wire, &head, framing, &rules).is_err() {
         return;

@@ -118,6 +118,7 @@ fuzz_target!(|input: &[u8]| {
         upgrade: false,
         edits: None,
         alias: None,
+        own_cookie: None,
     };
     if forward(&mut wire, &head, framing, method, &rules).is_err() {
         return;

@@ -54,6 +54,7 @@ fuzz_target!(|input: &[u8]| {
         request_id: None,
         edits: None,
         alias: None,
+        own_cookie: None,
     };
     let mut wire = b"before".to_vec();
     match forward(&mut wire, &head, framing, &rules) {

@@ -30,6 +30,7 @@ fuzz_target!(|input: &[u8]| {
         upgrade: flags & 32 != 0 && head.status == 101,
         edits: None,
         alias: None,
+        own_cookie: None,
     };
     let mut wire = b"before".to_vec();
     if let Err(refusal) = forward(&mut wire, &head, framing, method, &rules) {

@@ -65,6 +65,7 @@ fn written(head: &RequestHead<'_>) -> Vec<u8> {
         request_id: None,
         edits: None,
         alias: None,
+        own_cookie: None,
     };
     let mut out = Vec::new();
     forward(&mut out, head, Framing::Empty, &rules).expect("what is understood can be written");

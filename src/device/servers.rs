@@ -280,6 +280,7 @@ impl Servers {
             request_id: None,
             edits: target.edits.request.as_ref(),
             alias: alias.as_ref(),
+            own_cookie: None,
         };
         let mut text = Vec::with_capacity(request.len + 64);
         forward::request(&mut text, request, framing, &rules)?;

@@ -6,6 +6,7 @@ use crate::error::Refusal;
 use crate::gateway::loops::UNSETTLED;
 use crate::gateway::rates::TooMany;
 use crate::gateway::routes::Reply;
+use crate::gateway::signing_in::SignInAnswer;
 use crate::gateway::tokens::Digest;
 use crate::proto::peer::Miss;
 use crate::relay::Exchange;
@@ -34,6 +35,12 @@ pub(super) enum Asked {
     /// Its address or token has sent too many of late.
     TooMany {
         too_many: TooMany,
+        to_head: bool,
+        keep: bool,
+    },
+    /// A page of the gateway's own, or what its form came to.
+    SignIn {
+        answer: SignInAnswer,
         to_head: bool,
         keep: bool,
     },

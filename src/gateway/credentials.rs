@@ -82,7 +82,8 @@ impl VisitorToken {
 pub(super) enum Shower {
     /// The gateway takes it for itself.
     Authorization,
-    /// `PTTH-Authorization`: what `Authorization` says is the application's.
+    /// `PTTH-Authorization`, or the cookie of a sign-in: what `Authorization` says is the
+    /// application's.
     Own,
 }
 
@@ -213,6 +214,32 @@ impl Credentials {
                 let is_shown = shower == Shower::Own || fields.get("Authorization").is_some();
                 VisitorToken::Unknown(TO_VISITORS.of(is_shown, shown.as_ref()))
             }
+        }
+    }
+
+    /// Returns true if visitors need a token.
+    pub(super) fn know_visitors(&self) -> bool {
+        self.visitors.is_some()
+    }
+
+    /// Returns true if this is a visitor's token that counts.
+    pub(super) fn is_visitor(&self, digest: &Digest) -> bool {
+        self.visitors.as_ref().is_some_and(|tokens| tokens.is_valid(digest))
+    }
+
+    /// The token that a sign-in stands for. `Authorization` is the application's then, unless what it
+    /// shows is a token of ours, one that has expired, say.
+    pub(super) fn signed_in(
+        &self,
+        digest: Digest,
+        fields: &Fields<'_>,
+        token_bytes_max: usize,
+    ) -> VisitorToken {
+        let beside = Shower::Authorization.digest(fields, token_bytes_max);
+        let is_ours = |beside| self.visitors.as_ref().is_some_and(|tokens| tokens.knows(beside));
+        match beside.as_ref().is_some_and(is_ours) {
+            true => VisitorToken::Known(digest, Shower::Authorization),
+            false => VisitorToken::Known(digest, Shower::Own),
         }
     }
 

@@ -55,6 +55,7 @@ impl GatewayRole {
                 request_id: None,
                 edits: None,
                 alias: None,
+                own_cookie: None,
             };
             forward::request(&mut head, request, framing, &rules)
         });
@@ -131,6 +132,7 @@ impl GatewayRole {
             request_id: None,
             edits: None,
             alias: None,
+            own_cookie: None,
         };
         let mut head = Vec::with_capacity(request.len + 64);
         match forward::request(&mut head, request, framing, &rules) {

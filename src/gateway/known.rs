@@ -1,9 +1,12 @@
-//! Which names are worth waiting for, and which loop has them.
+//! Which names are worth waiting for, which loop has them, and which of them is an origin that a
+//! visitor's host names.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use crate::engine::connections::Connections;
 use crate::gateway::state::{GatewayRole, State};
+use crate::proto::forward::Destination;
 
 impl GatewayRole {
     /// Whether a request for this device is worth waiting: it is connected, or was lately, or a
@@ -37,5 +40,38 @@ impl GatewayRole {
             return None;
         }
         names.iter().find_map(|name| self.registry.elsewhere(name))
+    }
+
+    /// The registered origin that a visitor's host names. `scheme`: as a trusted proxy told it,
+    /// else `https` over TLS. On a plain listener it is not known, for whoever ended TLS need not
+    /// tell: the host decides. The port may be absent, the scheme's, or the listener's own (proxies
+    /// send `Host` with that).
+    pub(super) fn origin(
+        &self,
+        to: &Destination<'_>,
+        listener: u16,
+        scheme: Option<&str>,
+    ) -> Option<String> {
+        if !self.origins.load(Relaxed) || to.host.is_empty() {
+            return None;
+        }
+        let usual = to.port.is_none_or(|port| match (port, scheme) {
+            (443, Some("https") | None) | (80, Some("http") | None) => true,
+            (port, _) => port == listener,
+        });
+        let schemes = ["https", "http"]
+            .into_iter()
+            .filter(|candidate| scheme.is_none_or(|scheme| scheme == *candidate));
+        let candidates = schemes.flat_map(|scheme| {
+            let bare = usual.then(|| format!("{scheme}://{}", to.host));
+            let exact = to.port.map(|p| format!("{scheme}://{}:{p}", to.host));
+            [bare, exact].into_iter().flatten()
+        });
+        let known: Vec<String> = candidates
+            .filter(|name| {
+                self.registry.is_known_anywhere(name) || self.credentials.have_token_for(name)
+            })
+            .collect();
+        known.iter().find(|name| self.registry.is_linked_anywhere(name)).or(known.first()).cloned()
     }
 }

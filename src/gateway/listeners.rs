@@ -123,6 +123,11 @@ impl Listeners {
         Some((side.table()?, at.map_or(0, |at| at.port())))
     }
 
+    /// Returns true if visitors sign in somewhere. A cookie is its host's, whatever the port.
+    pub(super) fn sign_in(&self) -> bool {
+        self.0.iter().filter_map(|listening| listening.side.table()).any(|t| t.signs_in_anywhere())
+    }
+
     /// Returns true if a route names this device.
     pub(super) fn name(&self, device: &str) -> bool {
         self.0.iter().filter_map(|listening| listening.side.table()).any(|t| t.names(device))

@@ -17,6 +17,7 @@
 //! | `directory.rs` | which loop holds a name, and what is counted for all loops |
 //! | `registry.rs` | the connected devices: names, sessions, idle links, held polls, waiting callers |
 //! | `rates.rs` | how many requests somebody may send in a time |
+//! | `sign_in.rs` | a visitor's sign-in: its cookie, form and pages |
 //! | `routes.rs` | which device a visitor's request is for |
 //! | `lifecycle.rs` | serving, notice, draining, stopped |
 //! | `events.rs` | what happens to names, for subscribers |
@@ -64,6 +65,7 @@
 //! | `admitted.rs` | what an admitted connection becomes: a link, a held offer or poll |
 //! | `polls/reading.rs` | reads a POST's answer |
 //! | `moves.rs` | connections that leave for another loop |
+//! | `signing_in.rs` | visitors who sign in |
 //! | `asked.rs` | what a visitor's request comes to |
 //! | `insiders.rs` | requests of programs and of other gateways |
 //! | `visitors.rs` | a visitor's request: read, planned, begun |
@@ -132,6 +134,8 @@ mod room;
 mod routes;
 mod serving;
 pub(crate) mod settings;
+mod sign_in;
+mod signing_in;
 #[cfg(test)]
 pub(crate) mod simulated;
 pub(crate) mod state;

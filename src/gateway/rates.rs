@@ -64,6 +64,11 @@ impl Period {
 }
 
 impl Rate {
+    /// So many in a minute.
+    pub(super) fn per_minute(requests: u32) -> Self {
+        Rate { requests, per: Period::Minute }
+    }
+
     /// The time of one request, in nanoseconds.
     fn interval(self) -> u64 {
         self.per.nanos() / u64::from(self.requests)
@@ -133,11 +138,7 @@ impl Rates {
 
     /// For a table of routes; `whose`: of which route. `None`: there are none.
     pub(super) fn paces(&self, whose: &str) -> Option<Arc<Paces>> {
-        let pace = |rate: Rate| Pace {
-            rate,
-            interval: rate.interval(),
-            window: rate.interval() * u64::from(self.burst.unwrap_or(rate.requests)),
-        };
+        let pace = |rate| Pace::of(rate, self.burst);
         let (of_address, of_token) = (self.of_address.map(pace), self.of_token.map(pace));
         let whose = whose.to_owned();
         (!self.are_none()).then(|| Arc::new(Paces { whose, of_address, of_token }))
@@ -165,6 +166,13 @@ pub(super) struct Paces {
     of_token: Option<Pace>,
 }
 
+impl Paces {
+    /// Of addresses alone, in the rate's own bursts.
+    pub(super) fn of_address(whose: &str, rate: Rate) -> Self {
+        Paces { whose: whose.to_owned(), of_address: Some(Pace::of(rate, None)), of_token: None }
+    }
+}
+
 /// A rate and its burst.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
@@ -172,6 +180,13 @@ struct Pace {
     interval: u64,
     /// How far ahead of its rate somebody may be, in nanoseconds.
     window: u64,
+}
+
+impl Pace {
+    fn of(rate: Rate, burst: Option<u32>) -> Self {
+        let (interval, burst) = (rate.interval(), burst.unwrap_or(rate.requests));
+        Pace { rate, interval, window: interval * u64::from(burst) }
+    }
 }
 
 /// A request that comes too early.

@@ -45,6 +45,8 @@ pub struct Routes {
     path: bool,
     /// What devices say of paths is put below their names.
     rewrites_paths: bool,
+    /// Visitors may sign in where no route of the table says so.
+    signs_in: bool,
     /// Of requests that no route of the table takes.
     rates: Rates,
     suffixes: Vec<String>,
@@ -128,14 +130,22 @@ impl Routes {
         Ok(self)
     }
 
+    /// Whether visitors sign in on a page of the gateway's for requests that no route of the table
+    /// takes: as [`Route::sign_in`] says of one route. Default: no.
+    #[must_use]
+    pub fn sign_in(mut self, sign_in: bool) -> Self {
+        self.signs_in = sign_in;
+        self
+    }
+
     /// What there is that counts visitors' tokens, for a gateway whose visitors have none.
     pub(super) fn needs_tokens(&self) -> Option<String> {
         let of_route = self
             .table
             .values()
             .find_map(|route| route.needs_tokens().map(|what| format!("route {route} has {what}")));
-        let all = self.rates.of_token.map(|_| "the routes have a rate_per_token".to_owned());
-        of_route.or(all)
+        let all = needs_tokens(&self.rates, self.signs_in);
+        of_route.or(all.map(|what| format!("the routes have {what}")))
     }
 
     /// Also by this route.
@@ -144,7 +154,7 @@ impl Routes {
     /// It has neither host nor path; it names no device, and has no `*.suffix` to take one from, and
     /// no answer of its own; it has both, or what only a device's route has beside an answer, or a
     /// status that does not go with it; its redirect leads to its own path; it rewrites, and takes
-    /// no path off; it has a burst and no rate; its host and path are those of another route.
+    /// no path off; it has a burst and no rate, or a sign-in and a semicolon; its host and path are those of another route.
     pub fn and_route(mut self, route: Route) -> Result<Self, Error> {
         if route.host == Host::Any && route.path.is_none() {
             return Err(Error::usage(
@@ -167,6 +177,11 @@ impl Routes {
         if route.rates.are_none() && route.rates.burst.is_some() {
             return Err(Error::usage(format!(
                 "route {route} has a burst and no rate; give it a rate or a rate_per_token"
+            )));
+        }
+        if route.signs_in && route.path.as_deref().unwrap_or_default().contains(';') {
+            return Err(Error::usage(format!(
+                "route {route} has a semicolon, which no path of a cookie can have; sign_in needs a path without"
             )));
         }
         let key = (route.host.clone(), route.path.clone().unwrap_or_default());
@@ -249,6 +264,7 @@ pub struct Route {
     keeps_prefix: bool,
     frees_preflights: bool,
     rewrites: bool,
+    signs_in: bool,
     edits: Edits,
     rates: Rates,
     wait_for_link: Option<Duration>,
@@ -553,6 +569,26 @@ impl Route {
         Ok(self)
     }
 
+    /// Whether a browser without a visitor's token is shown a page that asks for one, instead of a
+    /// plain 401. The form goes to `/.ptth/sign-in` below the route's path, which no device gets,
+    /// and a right token becomes a cookie of the gateway's own for what is below that path, for
+    /// [`Limits::sign_in_timeout`]. The device never sees it, and sets none of its name. Programs
+    /// (no `text/html` in `Accept`) get the 401 as ever. Default: no.
+    ///
+    /// ```
+    /// # use reverse_http::{Gateway, Route, Routes, Tokens};
+    /// # let tokens = Tokens::default();
+    /// let gateway = Gateway::builder().listen("127.0.0.1:0").visitor_tokens(tokens).start()?;
+    /// let route = Route::new().path("/api")?.device("lamp")?; // 401 as ever
+    /// gateway.listen_visitors("127.0.0.1:0", Routes::path().sign_in(true).and_route(route)?)?;
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    #[must_use]
+    pub fn sign_in(mut self, sign_in: bool) -> Self {
+        self.signs_in = sign_in;
+        self
+    }
+
     /// Returns true if something of it counts visitors' tokens, so that a gateway whose visitors
     /// have none refuses it.
     #[must_use]
@@ -561,7 +597,7 @@ impl Route {
     }
 
     fn needs_tokens(&self) -> Option<&'static str> {
-        self.rates.of_token.map(|_| "a rate_per_token")
+        needs_tokens(&self.rates, self.signs_in)
     }
 
     /// Instead of [`Limits::wait_for_link`]; zero: a request does not wait.
@@ -616,6 +652,7 @@ impl Route {
             edits.as_ref().map(|edits| format!("{whose} {edits}"))
         };
         let notes = [
+            self.signs_in.then(|| "sign-in".to_owned()),
             self.rewrites.then(|| "paths rewritten".to_owned()),
             (!self.rates.are_none()).then(|| self.rates.to_string()),
             of("requests:", &self.edits.request),
@@ -640,6 +677,11 @@ impl Route {
             ..usual
         }
     }
+}
+
+fn needs_tokens(rates: &Rates, signs_in: bool) -> Option<&'static str> {
+    let rate = rates.of_token.map(|_| "a rate_per_token");
+    rate.or(signs_in.then_some("a sign-in"))
 }
 
 fn edit(
@@ -722,6 +764,14 @@ impl<'a> ToDevice<'a> {
     }
 }
 
+/// Where a visitor signs in.
+#[derive(Debug)]
+pub(super) struct SignInAt<'a> {
+    pub(super) prefix: &'a str,
+    /// `None`: what is there is no device.
+    pub(super) device: Option<String>,
+}
+
 /// What a route of the table grants a request.
 #[derive(Debug)]
 pub(super) struct Terms {
@@ -737,6 +787,9 @@ pub(super) struct Terms {
 pub(crate) struct Table {
     path: bool,
     rewrites_paths: bool,
+    /// Visitors may sign in where no row says so; and anywhere.
+    signs_in: bool,
+    signs_in_anywhere: bool,
     rates: Rates,
     /// Of requests that no row takes.
     paces: Option<Arc<Paces>>,
@@ -775,6 +828,8 @@ impl Table {
         let mut table = Table {
             path: routes.path,
             rewrites_paths: routes.rewrites_paths,
+            signs_in: routes.signs_in,
+            signs_in_anywhere: routes.signs_in || routes.table.values().any(|route| route.signs_in),
             rates: routes.rates,
             paces: routes.rates.paces("this gateway"),
             suffixes: routes.suffixes,
@@ -821,8 +876,13 @@ impl Table {
         let hosts = self.suffixes.iter().map(|suffix| format!("*{suffix} -> (by the host)"));
         let notes = if self.rewrites_paths { " (paths rewritten)" } else { "" };
         let path = self.path.then(|| format!("/NAME/ -> (by the path){notes}"));
-        let rates = (!self.rates.are_none()).then(|| format!("all others: {}", self.rates));
-        rows.chain(hosts).chain(path).chain(rates).take(most).collect()
+        let others = [
+            self.signs_in.then(|| "sign-in".to_owned()),
+            (!self.rates.are_none()).then(|| self.rates.to_string()),
+        ];
+        let others: Vec<String> = others.into_iter().flatten().collect();
+        let others = (!others.is_empty()).then(|| format!("all others: {}", others.join("; ")));
+        rows.chain(hosts).chain(path).chain(others).take(most).collect()
     }
 
     /// Returns true if a route names this device.
@@ -838,6 +898,37 @@ impl Table {
     /// Returns true if the request's route lets preflights through without a token.
     pub(super) fn frees_preflights(&self, to: &Destination<'_>) -> bool {
         to.target != "*" && self.row(to).is_some_and(|row| row.route.frees_preflights)
+    }
+
+    /// Returns true if visitors sign in somewhere here.
+    pub(super) fn signs_in_anywhere(&self) -> bool {
+        self.signs_in_anywhere
+    }
+
+    /// Where the visitor of a request may sign in. `None`: nowhere.
+    pub(super) fn sign_in<'a>(&'a self, to: &Destination<'a>) -> Option<SignInAt<'a>> {
+        if let Some(Row { route, .. }) = self.row(to) {
+            let by_label = || to.host.split('.').next().map(str::to_owned);
+            let device = match route.goal {
+                Some(_) => None,
+                None => route.device.clone().or_else(by_label),
+            };
+            let prefix = route.path.as_deref().unwrap_or_default();
+            return route.signs_in.then_some(SignInAt { prefix, device });
+        }
+        let suffix = self.suffixes.iter().find_map(|suffix| to.host.strip_suffix(suffix.as_str()));
+        if let Some(label) = suffix {
+            return self.sign_in_of_others(label.to_owned());
+        }
+        let FirstSegment { segment, .. } = forward::split_first_segment(to.target);
+        let prefix = &path_of(to.target)[..segment.len() + 1];
+        let is_device = self.path && Name::label(segment).is_ok();
+        (is_device && self.signs_in).then(|| SignInAt { prefix, device: Some(segment.to_owned()) })
+    }
+
+    /// The same of a device that has its host for itself, and is in no row.
+    pub(super) fn sign_in_of_others(&self, device: String) -> Option<SignInAt<'static>> {
+        self.signs_in.then_some(SignInAt { prefix: "", device: Some(device) })
     }
 
     fn row(&self, to: &Destination<'_>) -> Option<&Row> {

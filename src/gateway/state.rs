@@ -43,6 +43,7 @@ use crate::gateway::rates::RateTable;
 use crate::gateway::registry::{Registration, Registry, Session};
 use crate::gateway::routes::Table;
 use crate::gateway::settings::Settings;
+use crate::gateway::sign_in::SignIns;
 use crate::gateway::stats::{LinkCounts, Stats};
 use crate::gateway::tokens::{Digest, Tokens, Whose};
 use crate::limits::Limits;
@@ -472,6 +473,7 @@ pub(crate) struct GatewayRole {
     pub(super) heads: Budget,
     /// Who has sent how many requests of late, of all loops.
     pub(super) rates: Arc<RateTable>,
+    pub(super) sign_ins: Arc<SignIns>,
     /// Some link is registered under an origin: visitors' hosts are looked up.
     pub(super) origins: Arc<AtomicBool>,
     pub(super) leases: Leases,
@@ -511,6 +513,7 @@ pub(super) struct Common {
     budget: Budget,
     heads: Budget,
     rates: Arc<RateTable>,
+    sign_ins: Arc<SignIns>,
     places: Permits,
     unseen: Unseen,
     origins: Arc<AtomicBool>,
@@ -548,6 +551,7 @@ impl Common {
             budget: Budget::of_parts(limits.messages_bytes_max, limits.messages_of_device()),
             heads: Budget::new(usize::MAX),
             rates: Arc::new(RateTable::new(limits.memory_bytes_max)),
+            sign_ins: Arc::new(SignIns::new()),
             places: Permits::default(),
             unseen: Arc::default(),
             origins: Arc::default(),
@@ -613,6 +617,7 @@ impl GatewayRole {
             budget: common.budget.clone(),
             heads: common.heads.clone(),
             rates: common.rates.clone(),
+            sign_ins: common.sign_ins.clone(),
             origins: common.origins.clone(),
             credentials,
             next_expiry: None,

@@ -12,6 +12,8 @@ use crate::gateway::asked::{Asked, Forwarding, unsettled};
 use crate::gateway::credentials::VisitorToken;
 use crate::gateway::insiders::TOO_LONG_WITH_OURS;
 use crate::gateway::routes::{Found, Reply, Terms, ToDevice};
+use crate::gateway::sign_in::{self, FORM_BYTES_MAX, Place};
+use crate::gateway::signing_in::{Asker, FormBody, SignInAnswer, read_form};
 use crate::gateway::state::{
     Asking, GatewayRole, SHORT_OF_MEMORY, Search, State, Visitor, VisitorListener,
 };
@@ -84,6 +86,9 @@ impl GatewayRole {
                     ..LocalAnswer::new(refusal.status, &refusal.reason)
                 };
                 self.answer_visitor(cx, id, &answer);
+            }
+            Asked::SignIn { answer, to_head, keep } => {
+                self.answer_sign_in(cx, id, &answer, (to_head, keep));
             }
             Asked::TooMany { too_many, to_head, keep } => {
                 let told = too_many.answer();
@@ -160,7 +165,8 @@ impl GatewayRole {
             VisitorListener::Peer => &self.settings.link_limits,
             _ => &self.settings.limits,
         };
-        let filled = match peer.fetch(scratch, limits.head_bytes_max + 1024) {
+        let most = limits.head_bytes_max + 2 * FORM_BYTES_MAX;
+        let filled = match peer.fetch(scratch, most) {
             Ok(Fetched::Bytes(n)) => n,
             Ok(Fetched::Nothing) => {
                 if let State::Visitor(Visitor::Head { began, .. }) = &mut peer.state {
@@ -185,27 +191,74 @@ impl GatewayRole {
                 Asked::NotYet
             }
             Ok(Some(request)) => {
-                peer.keep(&bytes[request.len..]);
                 let (to_head, length) = (request.method == "HEAD", request.len);
                 match FramedRequest::of(request) {
                     Ok(request) => {
-                        let mut asked = self.plan(id, &request, &face, now);
-                        if let Asked::Elsewhere(_) = asked {
-                            match may_move {
-                                true => peer.keep(&bytes[..length]),
-                                false => asked = unsettled(to_head),
-                            }
+                        let behind = &bytes[length..];
+                        let (mut asked, mut used) = match self.form(&request, behind, &face, now) {
+                            None => (self.plan(id, &request, &face, now), length),
+                            Some((asked, of_body)) => (asked, length + of_body),
+                        };
+                        match asked {
+                            Asked::NotYet if peer.is_over() => return Asked::Closed,
+                            Asked::NotYet => used = 0,
+                            Asked::Elsewhere(_) if may_move => used = 0,
+                            Asked::Elsewhere(_) => asked = unsettled(to_head),
+                            _ => {}
+                        }
+                        peer.keep(&bytes[used..]);
+                        if matches!(asked, Asked::NotYet) && !had_begun && !first {
+                            cx.set_deadline(id, Some(cx.after(self.settings.limits.head_timeout)));
                         }
                         self.observe_unforwarded(&request, &face, &asked);
                         asked
                     }
                     Err(refusal) => {
+                        peer.keep(&bytes[length..]);
                         self.observe_malformed(bytes, &face, &refusal);
                         Asked::Refused { refusal, to_head, keep: false }
                     }
                 }
             }
         }
+    }
+
+    /// What becomes of a form for signing in or out, and how many of the bytes behind its head are
+    /// its. `None`: it is none.
+    fn form(
+        &self,
+        request: &FramedRequest<'_>,
+        behind: &[u8],
+        face: &VisitorListener,
+        now: Instant,
+    ) -> Option<(Asked, usize)> {
+        let VisitorListener::Visitors { listener, from, trusted, secure, .. } = face else {
+            return None;
+        };
+        if request.method != "POST" || !self.listeners.sign_in() {
+            return None;
+        }
+        let to = forward::destination(request).ok()?;
+        let said = trusted.then(|| ProxyClaims::read(&request.fields));
+        let asker = Asker { from: *from, said: said.as_ref(), secure: *secure };
+        let place = self.sign_in_place(&to, *listener, asker)?;
+        if !self.is_form(&place, request, &to) {
+            return None;
+        }
+        let asked = |answer, keep| Asked::SignIn { answer, to_head: false, keep };
+        Some(match read_form(request, behind, &self.settings.limits) {
+            FormBody::NotYet => (Asked::NotYet, 0),
+            FormBody::Refused(refusal) => {
+                (Asked::Refused { refusal, to_head: false, keep: false }, 0)
+            }
+            FormBody::Whole(body, used) => {
+                let keep = head::keeps_alive(request.minor, &request.fields)
+                    && request.minor > 0
+                    && !self.lifecycle.is_ending();
+                let answer = self.take_form((request, &to), &place, &body, asker, now);
+                (asked(answer, keep), used)
+            }
+        })
     }
 
     /// A request that no device gets is counted, and in the access log, all the same, but for those
@@ -220,6 +273,7 @@ impl GatewayRole {
         let (status, failure) = match asked {
             Asked::Refused { refusal, .. } => (refusal.status, proxy_error(refusal.status)),
             Asked::TooMany { .. } => (429, proxy_error(429)),
+            Asked::SignIn { answer, .. } => (answer.status, answer.error()),
             Asked::Reply { reply, .. } => (reply.status, None),
             Asked::Server { .. } => (200, None),
             _ => return,
@@ -302,6 +356,13 @@ impl GatewayRole {
         // Before a route is looked for: who has no token learns nothing of what there is.
         let most = self.settings.limits.token_bytes_max;
         let shown = self.credentials.of_visitor(&request.fields, most);
+        let said = arrival.trusted.then(|| ProxyClaims::read(&request.fields));
+        let (shown, place) = match &destination {
+            Ok(to) if self.listeners.sign_in() => self
+                .signed_in(request, to, arrival, said.as_ref(), shown)
+                .map_err(|answer| Asked::SignIn { answer, to_head, keep })?,
+            _ => (shown, None),
+        };
         let token = match shown {
             VisitorToken::Known(digest, _) => Some(digest),
             VisitorToken::NotNeeded => None,
@@ -317,7 +378,6 @@ impl GatewayRole {
         if forward::came_through(&request.fields, &self.settings.via) {
             return refused(Refusal::new(508, LOOP), keep);
         }
-        let said = arrival.trusted.then(|| ProxyClaims::read(&request.fields));
         let to = match destination {
             Ok(to) if to.target == "*" => return Err(Asked::Server { keep }),
             Ok(to) => to,
@@ -341,10 +401,58 @@ impl GatewayRole {
             }
         };
         if token.is_some_and(|digest| !self.credentials.visitor_may(&digest, &device.name)) {
+            if let Some(place) = place.filter(|_| wants_page(request)) {
+                let answer = self.sign_in_page(&place, to.target, true);
+                return Err(Asked::SignIn { answer, to_head, keep });
+            }
             return refused(Refusal::new(403, "this token is not for this device"), keep);
         }
         let drop_authorization = shown.takes_authorization();
         Ok(Planned { to, device, token, drop_authorization, said, keep })
+    }
+
+    /// What a request shows where visitors sign in, the cookie of that included, and where they do.
+    ///
+    /// # Errors
+    /// It is answered by a page of the gateway's own.
+    fn signed_in(
+        &self,
+        request: &FramedRequest<'_>,
+        to: &Destination<'_>,
+        arrival: Arrival,
+        said: Option<&ProxyClaims<'_>>,
+        shown: VisitorToken,
+    ) -> Result<(VisitorToken, Option<Place>), SignInAnswer> {
+        let asker = Asker { from: arrival.from, said, secure: arrival.secure };
+        let Some(place) = self.sign_in_place(to, arrival.listener, asker) else {
+            return Ok((shown, None));
+        };
+        let by_cookie = match shown {
+            VisitorToken::Unknown(_) => self.cookie_token(&place, &request.fields),
+            _ => None,
+        };
+        let most = self.settings.limits.token_bytes_max;
+        let shown = match by_cookie {
+            Some(digest) => self.credentials.signed_in(digest, &request.fields, most),
+            None => shown,
+        };
+        let digest = match &shown {
+            VisitorToken::Known(digest, _) => Some(digest),
+            _ => None,
+        };
+        if let Some(answer) = self.own_page(&place, request, to, digest) {
+            return Err(answer);
+        }
+        let is_offer = relay::wants_upgrade(request, request.framing());
+        if by_cookie.is_some() && is_offer && !self.is_same_origin(&request.fields, to, said) {
+            return Err(SignInAnswer::of_another_site());
+        }
+        match shown {
+            VisitorToken::Unknown(_) if wants_page(request) => {
+                Err(self.sign_in_page(&place, to.target, false))
+            }
+            shown => Ok((shown, Some(place))),
+        }
     }
 
     /// Returns true for a CORS preflight to a route of the table that lets those through without a
@@ -410,6 +518,7 @@ impl GatewayRole {
         if self.observer.records() {
             visit.token = token.and_then(|digest| self.credentials.visitor_label(&digest));
         }
+        let own_cookie = self.listeners.sign_in().then_some(sign_in::COOKIE);
         let rules = RequestRules {
             target: &target,
             host: to.authority,
@@ -422,6 +531,7 @@ impl GatewayRole {
             request_id: visit.request_id.as_deref(),
             edits: edits.as_deref(),
             alias: None,
+            own_cookie,
         };
         let mut head = Vec::with_capacity(request.len + 192);
         match forward::request(&mut head, request, framing, &rules) {
@@ -435,6 +545,7 @@ impl GatewayRole {
         let limits = &self.settings.limits;
         let mut exchange = Box::new(Exchange::new(id, request, framing, head, limits, now));
         exchange.observed = self.observer.request(&name, request, &visit);
+        exchange.own_cookie = own_cookie;
         if let Some(prefix) = prefix.as_deref().filter(|_| rewrites) {
             let is_bare = path_of(to.target).len() == prefix.len();
             // What the proxy took off stands before the path that its client knows.
@@ -483,34 +594,6 @@ impl GatewayRole {
         })
     }
 
-    /// The registered origin that a visitor's host names. `scheme`: as a trusted proxy told it,
-    /// else `https` over TLS. On a plain listener it is not known, for whoever ended TLS need not
-    /// tell: the host decides. The port may be absent, the scheme's, or the listener's own (proxies
-    /// send `Host` with that).
-    fn origin(&self, to: &Destination<'_>, listener: u16, scheme: Option<&str>) -> Option<String> {
-        if !self.origins.load(Relaxed) || to.host.is_empty() {
-            return None;
-        }
-        let usual = to.port.is_none_or(|port| match (port, scheme) {
-            (443, Some("https") | None) | (80, Some("http") | None) => true,
-            (port, _) => port == listener,
-        });
-        let schemes = ["https", "http"]
-            .into_iter()
-            .filter(|candidate| scheme.is_none_or(|scheme| scheme == *candidate));
-        let candidates = schemes.flat_map(|scheme| {
-            let bare = usual.then(|| format!("{scheme}://{}", to.host));
-            let exact = to.port.map(|p| format!("{scheme}://{}:{p}", to.host));
-            [bare, exact].into_iter().flatten()
-        });
-        let known: Vec<String> = candidates
-            .filter(|name| {
-                self.registry.is_known_anywhere(name) || self.credentials.have_token_for(name)
-            })
-            .collect();
-        known.iter().find(|name| self.registry.is_linked_anywhere(name)).or(known.first()).cloned()
-    }
-
     fn begin(&mut self, cx: &mut Connections<State>, id: Id, forwarding: Forwarding) {
         let Forwarding { mut exchange, name, token, visitor } = forwarding;
         exchange.count(&self.heads);
@@ -547,6 +630,11 @@ impl GatewayRole {
         }
         self.refuse(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
     }
+}
+
+/// Returns true if a browser asks for a page.
+fn wants_page(request: &FramedRequest<'_>) -> bool {
+    matches!(request.method, "GET" | "HEAD") && sign_in::wants_page(&request.fields)
 }
 
 const NEVER_IN_A_PREFLIGHT: [&str; 6] =

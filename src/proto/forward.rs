@@ -4,12 +4,14 @@
 //! Everything else keeps its bytes, its spelling and its order. What is understood once is written
 //! anew and nothing else of its kind goes on: framing, `Host`, target, the forwarding fields. So
 //! the next parser has nothing left to read differently (T1, T11, T12).
+use std::borrow::Cow;
+
 use crate::error::Refusal;
 use crate::proto::authority::{Authority, authority, one_host};
 use crate::proto::body::{Framing, content_length};
 use crate::proto::digits::decimal;
 use crate::proto::head::{
-    Field, Fields, RequestHead, ResponseHead, begins, is_dots, is_token, members, same_name,
+    Field, Fields, RequestHead, ResponseHead, begins, is_dots, is_token, members, same_name, trim,
 };
 use crate::proto::head_writer::{
     push_decimal, push_field, write_field, write_request_line, write_status_line,
@@ -53,6 +55,7 @@ pub const GATEWAY_AUTHORIZATION: &str = "PTTH-Authorization";
 ///     request_id: None,
 ///     edits: None,
 ///     alias: None,
+///     own_cookie: None,
 /// };
 /// let mut out = Vec::new();
 /// forward::request(&mut out, &head, Framing::Empty, &rules)?;
@@ -87,6 +90,8 @@ pub struct RequestRules<'a> {
     pub edits: Option<&'a FieldEdits>,
     /// How the server that is asked is named, where its visitors name it otherwise.
     pub alias: Option<&'a Alias>,
+    /// The name of a cookie that was for this hop, and does not go on.
+    pub own_cookie: Option<&'a str>,
 }
 
 /// Appends the head of the request as it is forwarded, in HTTP/1.1. Order, spelling and bytes of
@@ -153,10 +158,7 @@ fn request_lines(
             continue;
         }
         if rules.keep_underscore || !field.name.contains('_') {
-            match rules.alias.and_then(|alias| alias.meant(field.name, field.value)) {
-                Some(meant) => push_field(out, field.name, &meant),
-                None => push_field(out, field.name, field.value),
-            }
+            push_forwarded(out, field, rules);
         }
     }
     if let Some(id) = rules.request_id {
@@ -185,6 +187,41 @@ fn request_lines(
         (None, None) => {}
     }
     end_head(out, head.minor, rules.via)
+}
+
+/// Appends a field that goes on, as who is asked has to see it.
+fn push_forwarded(out: &mut Vec<u8>, field: &Field<'_>, rules: &RequestRules<'_>) {
+    if let Some(name) = rules.own_cookie.filter(|_| same_name(field.name, "cookie")) {
+        let cookies = cookies_without(name, field.value);
+        return cookies.into_iter().for_each(|cookies| push_field(out, field.name, &cookies));
+    }
+    match rules.alias.and_then(|alias| alias.meant(field.name, field.value)) {
+        Some(meant) => push_field(out, field.name, &meant),
+        None => push_field(out, field.name, field.value),
+    }
+}
+
+/// The name in a cookie's pair, as it is compared: with case (RFC 6265 §5.3).
+fn cookie_name(pair: &[u8]) -> &[u8] {
+    trim(pair.split(|byte| *byte == b'=').next().unwrap_or_default())
+}
+
+/// A value of `Cookie` without this one. `None`: nothing is left of it.
+fn cookies_without<'v>(name: &str, value: &'v [u8]) -> Option<Cow<'v, [u8]>> {
+    let pairs = || value.split(|byte| *byte == b';');
+    let is_it = |pair: &[u8]| cookie_name(pair) == name.as_bytes();
+    if !pairs().any(is_it) {
+        return Some(value.into());
+    }
+    let rest: Vec<&[u8]> =
+        pairs().filter(|pair| !is_it(pair)).map(trim).filter(|pair| !pair.is_empty()).collect();
+    (!rest.is_empty()).then(|| rest.join(&b"; "[..]).into())
+}
+
+/// Returns true if a field of a response sets the cookie of this name.
+fn sets_cookie(field: &Field<'_>, name: &str) -> bool {
+    let pair = || field.value.split(|byte| *byte == b';').next().unwrap_or_default();
+    same_name(field.name, "set-cookie") && cookie_name(pair()) == name.as_bytes()
 }
 
 /// Returns true if `Via` names this pseudonym (RFC 9110 §7.6.3): each member has a protocol, then
@@ -367,6 +404,7 @@ pub(crate) fn callers_waiting(fields: &Fields<'_>) -> Option<usize> {
 ///     upgrade: false,
 ///     edits: None,
 ///     alias: None,
+///     own_cookie: None,
 /// };
 /// let mut out = Vec::new();
 /// forward::response(&mut out, &head, Framing::Length(2), "GET", &rules)?;
@@ -390,6 +428,8 @@ pub struct ResponseRules<'a> {
     pub edits: Option<&'a FieldEdits>,
     /// How the server that answers is named, where its visitors name it otherwise.
     pub alias: Option<&'a Alias>,
+    /// The name of a cookie that is this hop's to set, and nobody's behind it.
+    pub own_cookie: Option<&'a str>,
 }
 
 /// Appends the head of a response as it is forwarded, in HTTP/1.1, framed as `framing` says:
@@ -433,6 +473,9 @@ fn response_lines(
             FieldAction::Goes | FieldAction::Length | FieldAction::Te => continue,
         }
         if rules.edits.is_some_and(|edits| edits.covers(field.name)) {
+            continue;
+        }
+        if rules.own_cookie.is_some_and(|name| sets_cookie(field, name)) {
             continue;
         }
         dated |= same_name(field.name, "date");
@@ -666,6 +709,37 @@ pub struct FirstSegment<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cookie_of_this_hop_is_taken_out_of_its_field() {
+        for (value, left) in [
+            ("a=1", Some("a=1")),
+            ("own=x", None),
+            ("a=1; own=x", Some("a=1")),
+            ("own=x;b=2", Some("b=2")),
+            ("a=1;  own =x; b=\"2\";own=y; Own=z", Some("a=1; b=\"2\"; Own=z")),
+            ("own", None),
+            ("owner=1; a=own", Some("owner=1; a=own")),
+            ("; own=x; ", None),
+            ("", Some("")),
+        ] {
+            let cookies = cookies_without("own", value.as_bytes());
+            assert_eq!(cookies.as_deref(), left.map(str::as_bytes), "{value}");
+        }
+        for (name, value, sets) in [
+            ("Set-Cookie", "own=x; Path=/", true),
+            ("set-cookie", " own = x", true),
+            ("Set-Cookie", "a=own=x; own=y", false),
+            ("Set-Cookie", "owner=x", false),
+            ("Cookie", "own=x", false),
+        ] {
+            assert_eq!(
+                sets_cookie(&Field { name, value: value.as_bytes() }, "own"),
+                sets,
+                "{value}"
+            );
+        }
+    }
 
     #[test]
     fn waiting_callers_have_a_line_of_at_most_four_digits() {

@@ -303,6 +303,12 @@ impl<'a> ProxyClaims<'a> {
         farthest
     }
 
+    /// The host that the visitor asked for, as the proxy tells it.
+    #[must_use]
+    pub fn host(&self) -> Option<&'a str> {
+        self.host
+    }
+
     /// The path prefix that the proxy has taken off; empty: none.
     #[must_use]
     pub fn prefix(&self) -> &'a str {

@@ -41,6 +41,8 @@ pub(crate) struct Exchange {
     pub(crate) alias: Option<Box<Alias>>,
     /// What an operator sets and removes in its response.
     pub(crate) edits: Option<Arc<FieldEdits>>,
+    /// The name of a cookie that its role alone sets.
+    pub(crate) own_cookie: Option<&'static str>,
     /// Its response asks for a login that belongs to the connection ([`head::is_bound_login`]).
     /// Nobody is logged in by that.
     pub(super) is_challenged: bool,
@@ -107,6 +109,7 @@ impl Exchange {
             offline: None,
             alias: None,
             edits: None,
+            own_cookie: None,
             is_challenged: false,
             upstream_reads_on: false,
             hop: Hop::default(),

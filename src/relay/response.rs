@@ -289,6 +289,7 @@ impl Exchange {
             date: date.as_ref().map(DateText::as_str),
             edits: self.edits.as_deref(),
             alias: self.alias.as_deref(),
+            own_cookie: self.own_cookie,
             ..interim_rules(rules)
         };
         self.write_head(downstream, response, outgoing, &head_rules)?;
@@ -331,6 +332,7 @@ impl Exchange {
             upgrade: true,
             edits: self.edits.as_deref(),
             alias: self.alias.as_deref(),
+            own_cookie: self.own_cookie,
             ..interim_rules(rules)
         };
         self.write_head(downstream, response, Framing::Empty, &head_rules)?;
@@ -405,5 +407,6 @@ fn interim_rules<'a>(rules: &'a Rules) -> ResponseRules<'a> {
         upgrade: false,
         edits: None,
         alias: None,
+        own_cookie: None,
     }
 }

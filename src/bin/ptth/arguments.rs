@@ -41,6 +41,10 @@ pub(crate) struct EdgeArgs {
     /// cookies) below /NAME, where they do not know of that
     #[arg(long, env = "PTTH_REWRITE_PATHS", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     pub(crate) rewrite_paths: bool,
+    /// With --visitor-tokens: show browsers a page that asks for the token, for requests that no route
+    /// of --config takes; a cookie stands for it then
+    #[arg(long, env = "PTTH_SIGN_IN", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) sign_in: bool,
     /// How many requests one visitor's address (IPv6: one /64) may send, of those that no route of
     /// --config takes; then 429 with Retry-After: 20/s, 100/m or 1000/h [default: any]
     #[arg(long, value_name = "N/s|m|h", value_parser = rate, env = "PTTH_RATE")]

@@ -167,6 +167,7 @@ impl File {
                 }
                 "strip" => Ok(route.keep_prefix(!entry.yes_or_no()?)),
                 "rewrite" => Ok(route.rewrite(entry.yes_or_no()?)),
+                "sign_in" => Ok(route.sign_in(entry.yes_or_no()?)),
                 "free_preflights" => Ok(route.free_preflights(entry.yes_or_no()?)),
                 "wait_for_link" => Ok(route.wait_for_link(entry.time()?)),
                 "first_byte" => route.first_byte(entry.time()?),
@@ -193,7 +194,7 @@ fn key_of(table: &DeTable<'_>) -> String {
 }
 
 /// The keys of a route.
-const ROUTE_KEYS: [&str; 24] = [
+const ROUTE_KEYS: [&str; 25] = [
     "host",
     "path",
     "device",
@@ -205,6 +206,7 @@ const ROUTE_KEYS: [&str; 24] = [
     "offline_json",
     "strip",
     "rewrite",
+    "sign_in",
     "free_preflights",
     "set_field",
     "remove_field",

@@ -334,7 +334,11 @@ pub(crate) fn fixed_routes(args: &GatewayArgs) -> Result<Routes, Failure> {
             "--rewrite-paths goes with --route path: elsewhere nothing is taken off a path",
         ));
     }
-    let routes = with_rates(routes.rewrite_paths(args.edge.rewrite_paths), args)?;
+    if args.edge.sign_in && args.visitor_tokens.is_none() {
+        return Err(usage("--sign-in goes with --visitor-tokens: it asks for one of those"));
+    }
+    let routes = routes.rewrite_paths(args.edge.rewrite_paths).sign_in(args.edge.sign_in);
+    let routes = with_rates(routes, args)?;
     Ok(match &args.health_path {
         Some(path) => routes.health_path(path)?,
         None => routes,

@@ -197,8 +197,8 @@ const LIMITS: [&str; 20] = [
 
 /// Options whose new values count at once with the routes of the file: those that
 /// [`fixed_routes`] reads.
-const ROUTES: [&str; 6] =
-    ["route", "rewrite-paths", "rate", "rate-per-token", "burst", "health-path"];
+const ROUTES: [&str; 7] =
+    ["route", "rewrite-paths", "sign-in", "rate", "rate-per-token", "burst", "health-path"];
 
 /// Options that say where is listened.
 const ADDRESSES: [&str; 3] = ["devices", "visitors", "admin"];

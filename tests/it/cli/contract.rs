@@ -22,6 +22,7 @@ const GATEWAY_OPTIONS: &[&str] = &[
     "--visitors",
     "--route",
     "--rewrite-paths",
+    "--sign-in",
     "--rate",
     "--rate-per-token",
     "--burst",

@@ -11,6 +11,7 @@ mod loops;
 mod proxy_protocol;
 mod revocation;
 mod routes;
+mod sign_in;
 pub mod tokens;
 mod visitor_tokens;
 pub mod visitors;

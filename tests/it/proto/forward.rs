@@ -23,6 +23,7 @@ const RULES: RequestRules<'_> = RequestRules {
     request_id: None,
     edits: None,
     alias: None,
+    own_cookie: None,
 };
 
 /// The field lines of `bytes`, forwarded by `rules`.
@@ -185,6 +186,7 @@ fn connection_may_name_sixteen_fields() {
         upgrade: false,
         edits: None,
         alias: None,
+        own_cookie: None,
     };
     assert_eq!(
         status(response(&mut Vec::new(), &answered(&bytes), Framing::Empty, "GET", &rules)),
@@ -293,6 +295,7 @@ const PLAIN: ResponseRules<'_> = ResponseRules {
     upgrade: false,
     edits: None,
     alias: None,
+    own_cookie: None,
 };
 
 #[track_caller]
@@ -394,6 +397,7 @@ fn responses_lose_hop_by_hop_fields_and_gain_what_the_rules_say() {
         upgrade: false,
         edits: None,
         alias: None,
+        own_cookie: None,
     };
     let added = ["Date: Tue, 13 May 2008 20:14:45 GMT", "Connection: close", "Via: 1.1 ptth"];
     assert_eq!(relayed_response(bytes, "GET", None, &rules), [&kept[..], &added].concat());

@@ -134,6 +134,7 @@ fn told(lines: &str, prefix: Option<&str>, element: bool) -> Vec<String> {
         request_id: None,
         edits: None,
         alias: None,
+        own_cookie: None,
     };
     let mut out = Vec::new();
     request(&mut out, &head, Framing::Empty, &rules).unwrap();
@@ -381,6 +382,7 @@ fn our_own_element_names_the_peer_the_host_and_the_scheme() {
             request_id: None,
             edits: None,
             alias: None,
+            own_cookie: None,
         };
         let bytes = "GET / HTTP/1.1\r\nHost: x\r\nForwarded: for=6.6.6.6\r\n\r\n";
         let mut out = Vec::new();
@@ -512,6 +514,7 @@ fn a_peer_without_an_address_passes_on_what_it_said_and_adds_none() {
             request_id: None,
             edits: None,
             alias: None,
+            own_cookie: None,
         };
         let mut out = Vec::new();
         request(&mut out, &head, Framing::Empty, &rules).unwrap();

@@ -641,6 +641,7 @@ fn no_head_with_a_body_asks_the_server() {
         request_id: None,
         edits: None,
         alias: None,
+        own_cookie: None,
     };
     for (lines, right) in [
         ("", true),
