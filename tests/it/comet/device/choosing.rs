@@ -313,7 +313,7 @@ fn the_fallback_option_decides_what_is_asked() {
         );
         peer.write(NOTHING);
     }
-    device.expect_stderr("fallback never");
+    device.expect_stderr("may not poll (DeviceBuilder::fallback, or --fallback)");
     let (mut peer, head) = raw.offer();
     assert_eq!(head.get("upgrade"), Some("PTTH/1.0"));
     peer.write("HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n");
