@@ -330,7 +330,7 @@ fn the_fallback_option_decides_what_is_asked() {
     let (mut peer, head) = raw.offer();
     is_poll(&head, false);
     peer.write("HTTP/1.1 426 Upgrade Required\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n");
-    device.expect_stderr("--fallback auto");
+    device.expect_stderr("allow both (DeviceBuilder::fallback, or --fallback)");
 }
 
 #[test]
