@@ -40,7 +40,7 @@ pub(super) enum Asked {
     },
     /// A page of the gateway's own, or what its form came to.
     SignIn {
-        answer: SignInAnswer,
+        answer: Box<SignInAnswer>,
         to_head: bool,
         keep: bool,
     },

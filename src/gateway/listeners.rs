@@ -48,36 +48,42 @@ struct Listening {
     closed: bool,
 }
 
-pub(super) struct Listeners(Vec<Listening>);
+pub(super) struct Listeners {
+    all: Vec<Listening>,
+    /// Visitors sign in somewhere.
+    sign_in: bool,
+}
 
 impl Listeners {
     pub(super) fn of_devices(devices: Vec<(SocketAddr, Option<GatewayTls>)>) -> Self {
         let side = Side::Devices;
         let listening =
             |(at, tls)| Listening { at: Some(at), tls, side: side.clone(), closed: false };
-        Listeners(devices.into_iter().map(listening).collect())
+        Listeners { all: devices.into_iter().map(listening).collect(), sign_in: false }
     }
 
     pub(super) fn add(&mut self, at: Option<SocketAddr>, tls: Option<GatewayTls>, side: Side) {
-        self.0.push(Listening { at, tls, side, closed: false });
+        self.all.push(Listening { at, tls, side, closed: false });
+        self.look_for_sign_in();
     }
 
     /// The number of a closed listener at this address, for the same side.
     pub(super) fn closed(&self, at: SocketAddr, side: &Side) -> Option<usize> {
-        self.0.iter().position(|listening| {
+        self.all.iter().position(|listening| {
             listening.closed && listening.at == Some(at) && listening.side.is_like(side)
         })
     }
 
     /// Opens a closed one again; routes go on counting.
     pub(super) fn open_again(&mut self, number: usize, tls: Option<GatewayTls>, side: Side) {
-        let Some(listening) = self.0.get_mut(number) else { return };
+        let Some(listening) = self.all.get_mut(number) else { return };
         (listening.tls, listening.side, listening.closed) = (tls, side, false);
+        self.look_for_sign_in();
     }
 
     /// Marks the listener at this address as closed; its number.
     pub(super) fn close(&mut self, at: SocketAddr) -> Option<usize> {
-        let mut open = self.0.iter_mut().enumerate().filter(|(_, listening)| !listening.closed);
+        let mut open = self.all.iter_mut().enumerate().filter(|(_, listening)| !listening.closed);
         let (number, listening) = open.find(|(_, listening)| listening.at == Some(at))?;
         listening.closed = true;
         Some(number)
@@ -91,7 +97,7 @@ impl Listeners {
             let routes = listening.side.table().map(|table| table.told(most)).unwrap_or_default();
             routes.into_iter().map(move |route| format!("{at} {route}"))
         };
-        self.0.iter().filter(|listening| !listening.closed).flat_map(of).take(most).collect()
+        self.all.iter().filter(|listening| !listening.closed).flat_map(of).take(most).collect()
     }
 
     /// The open listeners with certificates: their side, address, and when the certificates expire.
@@ -101,41 +107,47 @@ impl Listeners {
             let expires = listening.tls.as_ref().filter(|_| !listening.closed)?.expires()?;
             Some((self.side(number)?, listening.at?, expires))
         };
-        self.0.iter().enumerate().filter_map(of).collect()
+        self.all.iter().enumerate().filter_map(of).collect()
     }
 
     pub(super) fn side(&self, listener: usize) -> Option<Whose> {
-        Some(self.0.get(listener)?.side.whose())
+        Some(self.all.get(listener)?.side.whose())
     }
 
     /// Returns true if other gateways come in here.
     pub(super) fn is_for_peers(&self, listener: usize) -> bool {
-        self.0.get(listener).is_some_and(|listening| matches!(listening.side, Side::Peers))
+        self.all.get(listener).is_some_and(|listening| matches!(listening.side, Side::Peers))
     }
 
     pub(super) fn tls(&self, listener: usize) -> Option<&GatewayTls> {
-        self.0.get(listener)?.tls.as_ref()
+        self.all.get(listener)?.tls.as_ref()
     }
 
     /// The routes and the port of a visitors' listener.
     pub(super) fn visitors(&self, listener: usize) -> Option<(&Table, u16)> {
-        let Listening { at, side, .. } = self.0.get(listener)?;
+        let Listening { at, side, .. } = self.all.get(listener)?;
         Some((side.table()?, at.map_or(0, |at| at.port())))
     }
 
     /// Returns true if visitors sign in somewhere. A cookie is its host's, whatever the port.
     pub(super) fn sign_in(&self) -> bool {
-        self.0.iter().filter_map(|listening| listening.side.table()).any(|t| t.signs_in_anywhere())
+        self.sign_in
+    }
+
+    fn look_for_sign_in(&mut self) {
+        let mut tables = self.all.iter().filter_map(|listening| listening.side.table());
+        self.sign_in = tables.any(|table| table.signs_in_anywhere());
     }
 
     /// Returns true if a route names this device.
     pub(super) fn name(&self, device: &str) -> bool {
-        self.0.iter().filter_map(|listening| listening.side.table()).any(|t| t.names(device))
+        self.all.iter().filter_map(|listening| listening.side.table()).any(|t| t.names(device))
     }
 
     /// Replaces the certificates of the listener at this address; its number.
     pub(super) fn set_tls(&mut self, at: SocketAddr, new: GatewayTls) -> Result<usize, Error> {
-        let found = self.0.iter_mut().enumerate().filter(|(_, listening)| listening.at == Some(at));
+        let found =
+            self.all.iter_mut().enumerate().filter(|(_, listening)| listening.at == Some(at));
         let mut with_tls = found.filter_map(|(n, listening)| Some((n, listening.tls.as_mut()?)));
         let Some((number, tls)) = with_tls.next() else {
             return Err(Error::usage(format!(
@@ -152,7 +164,7 @@ impl Listeners {
         at: SocketAddr,
         new: Arc<Table>,
     ) -> Result<Arc<Table>, Error> {
-        let found = self.0.iter_mut().filter(|listening| listening.at == Some(at));
+        let found = self.all.iter_mut().filter(|listening| listening.at == Some(at));
         let mut tables = found.filter_map(|listening| match &mut listening.side {
             Side::Visitors(table) => Some(table),
             Side::Devices | Side::Peers => None,
@@ -162,7 +174,9 @@ impl Listeners {
                 "this gateway does not let visitors in at {at}; give the address that listen_visitors() returned"
             )));
         };
-        Ok(std::mem::replace(table, new))
+        let old = std::mem::replace(table, new);
+        self.look_for_sign_in();
+        Ok(old)
     }
 }
 

@@ -147,6 +147,7 @@ impl GatewayRole {
 
     /// Where the visitor of this request may sign in. `None`: nowhere, as where visitors need no
     /// token.
+    #[cold]
     pub(super) fn sign_in_place(
         &self,
         to: &Destination<'_>,

@@ -195,10 +195,11 @@ impl GatewayRole {
                 match FramedRequest::of(request) {
                     Ok(request) => {
                         let behind = &bytes[length..];
-                        let (mut asked, mut used) = match self.form(&request, behind, &face, now) {
-                            None => (self.plan(id, &request, &face, now), length),
-                            Some((asked, of_body)) => (asked, length + of_body),
-                        };
+                        let (mut asked, mut used);
+                        match self.form(&request, behind, &face, now) {
+                            None => (asked, used) = (self.plan(id, &request, &face, now), length),
+                            Some((form, of_body)) => (asked, used) = (form, length + of_body),
+                        }
                         match asked {
                             Asked::NotYet if peer.is_over() => return Asked::Closed,
                             Asked::NotYet => used = 0,
@@ -245,7 +246,6 @@ impl GatewayRole {
         if !self.is_form(&place, request, &to) {
             return None;
         }
-        let asked = |answer, keep| Asked::SignIn { answer, to_head: false, keep };
         Some(match read_form(request, behind, &self.settings.limits) {
             FormBody::NotYet => (Asked::NotYet, 0),
             FormBody::Refused(refusal) => {
@@ -256,7 +256,7 @@ impl GatewayRole {
                     && request.minor > 0
                     && !self.lifecycle.is_ending();
                 let answer = self.take_form((request, &to), &place, &body, asker, now);
-                (asked(answer, keep), used)
+                (Asked::SignIn { answer: answer.into(), to_head: false, keep }, used)
             }
         })
     }
@@ -357,11 +357,13 @@ impl GatewayRole {
         let most = self.settings.limits.token_bytes_max;
         let shown = self.credentials.of_visitor(&request.fields, most);
         let said = arrival.trusted.then(|| ProxyClaims::read(&request.fields));
-        let (shown, place) = match &destination {
-            Ok(to) if self.listeners.sign_in() => self
-                .signed_in(request, to, arrival, said.as_ref(), shown)
+        let place =
+            destination.as_ref().ok().and_then(|to| self.place_of(to, arrival, said.as_ref()));
+        let shown = match (&destination, &place) {
+            (Ok(to), Some(place)) => self
+                .signed_in(request, to, place, said.as_ref(), shown)
                 .map_err(|answer| Asked::SignIn { answer, to_head, keep })?,
-            _ => (shown, None),
+            _ => shown,
         };
         let token = match shown {
             VisitorToken::Known(digest, _) => Some(digest),
@@ -402,7 +404,7 @@ impl GatewayRole {
         };
         if token.is_some_and(|digest| !self.credentials.visitor_may(&digest, &device.name)) {
             if let Some(place) = place.filter(|_| wants_page(request)) {
-                let answer = self.sign_in_page(&place, to.target, true);
+                let answer = self.sign_in_page(&place, to.target, true).into();
                 return Err(Asked::SignIn { answer, to_head, keep });
             }
             return refused(Refusal::new(403, "this token is not for this device"), keep);
@@ -411,24 +413,35 @@ impl GatewayRole {
         Ok(Planned { to, device, token, drop_authorization, said, keep })
     }
 
-    /// What a request shows where visitors sign in, the cookie of that included, and where they do.
+    /// Where the visitor of a request may sign in.
+    fn place_of(
+        &self,
+        to: &Destination<'_>,
+        arrival: Arrival,
+        said: Option<&ProxyClaims<'_>>,
+    ) -> Option<Box<Place>> {
+        if !self.listeners.sign_in() {
+            return None;
+        }
+        let asker = Asker { from: arrival.from, said, secure: arrival.secure };
+        self.sign_in_place(to, arrival.listener, asker).map(Box::new)
+    }
+
+    /// What a request shows where visitors sign in, the cookie of that included.
     ///
     /// # Errors
     /// It is answered by a page of the gateway's own.
+    #[cold]
     fn signed_in(
         &self,
         request: &FramedRequest<'_>,
         to: &Destination<'_>,
-        arrival: Arrival,
+        place: &Place,
         said: Option<&ProxyClaims<'_>>,
         shown: VisitorToken,
-    ) -> Result<(VisitorToken, Option<Place>), SignInAnswer> {
-        let asker = Asker { from: arrival.from, said, secure: arrival.secure };
-        let Some(place) = self.sign_in_place(to, arrival.listener, asker) else {
-            return Ok((shown, None));
-        };
+    ) -> Result<VisitorToken, Box<SignInAnswer>> {
         let by_cookie = match shown {
-            VisitorToken::Unknown(_) => self.cookie_token(&place, &request.fields),
+            VisitorToken::Unknown(_) => self.cookie_token(place, &request.fields),
             _ => None,
         };
         let most = self.settings.limits.token_bytes_max;
@@ -440,18 +453,18 @@ impl GatewayRole {
             VisitorToken::Known(digest, _) => Some(digest),
             _ => None,
         };
-        if let Some(answer) = self.own_page(&place, request, to, digest) {
-            return Err(answer);
+        if let Some(answer) = self.own_page(place, request, to, digest) {
+            return Err(answer.into());
         }
         let is_offer = relay::wants_upgrade(request, request.framing());
         if by_cookie.is_some() && is_offer && !self.is_same_origin(&request.fields, to, said) {
-            return Err(SignInAnswer::of_another_site());
+            return Err(SignInAnswer::of_another_site().into());
         }
         match shown {
             VisitorToken::Unknown(_) if wants_page(request) => {
-                Err(self.sign_in_page(&place, to.target, false))
+                Err(self.sign_in_page(place, to.target, false).into())
             }
-            shown => Ok((shown, Some(place))),
+            shown => Ok(shown),
         }
     }
 
