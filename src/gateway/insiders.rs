@@ -17,7 +17,6 @@ use crate::proto::peer::{self, Miss};
 use crate::relay::{self, Exchange};
 
 pub(super) const TOO_LONG_WITH_OURS: &str = "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
-const NOT_A_PEER: &str = "this port is for other gateways, which show the secret that they share";
 const CIRCLE: &str =
     "this request has come through this gateway before (Via), and would come again";
 
@@ -94,9 +93,9 @@ impl GatewayRole {
         if !self.peers.as_ref().is_some_and(|peers| peers.cluster.admits(shown)) {
             log_names!(
                 Warn,
-                "a request on the peers' port got 401: it does not show the secret of this cluster"
+                "a request on the peers' port got 403: it does not show the secret of this cluster"
             );
-            return refused(Refusal::new(401, NOT_A_PEER), false);
+            return Asked::Missed { miss: Miss::Stranger, to_head, keep: false };
         }
         let target = match forward::origin_form(request) {
             Ok("*") => return Asked::Server { keep },

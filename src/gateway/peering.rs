@@ -36,6 +36,8 @@ const DIRECTORY_BUSY: &str =
 const UNREACHED: &str = "the gateway that has the device cannot be reached";
 const SPENT: &str =
     "the device has come to another gateway, and some of the request was on its way; send it again";
+const STRANGER: &str =
+    "the gateway that has the device does not take this one's secret; give both the same";
 const PEER_FULL: &str = "as many requests as may be are with the gateway that has the device";
 
 impl GatewayRole {
@@ -513,6 +515,12 @@ impl GatewayRole {
             Miss::Away => self.expect_back(cx, &name, until),
             Miss::Unknown => {
                 self.peers.iter_mut().for_each(|peers| peers.is_nowhere(&name, until));
+            }
+            Miss::Stranger => {
+                log_names!(Warn, "the gateway that has {name} does not take this one's secret");
+                let error = Some("proxy_configuration_error");
+                let answer = LocalAnswer { error, ..LocalAnswer::new(502, STRANGER) };
+                return self.give_up(cx, id, key, &answer);
             }
         }
         if self.exchanges.get(key).is_some_and(|exchange| !exchange.is_unspent()) {

@@ -27,7 +27,7 @@ use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
 use crate::proto::forwarded::ProxyClaims;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
-use crate::proto::peer::MISS;
+use crate::proto::peer::{MISS, Miss};
 use crate::proto::prefixes::path_of;
 use crate::relay::{self, Exchange, LocalAnswer};
 
@@ -37,6 +37,14 @@ const HEAD_LATE: &str = "the request head was not whole within head_timeout";
 const NOT_HERE: LocalAnswer<'static> = LocalAnswer {
     error: Some("destination_unavailable"),
     ..LocalAnswer::new(404, "the device is not connected to this gateway")
+};
+/// What a client is told at the peers' port that is no gateway of this cluster.
+const NOT_A_PEER: LocalAnswer<'static> = LocalAnswer {
+    error: Some("http_request_denied"),
+    ..LocalAnswer::new(
+        403,
+        "this port is for other gateways, which show the secret that they share",
+    )
 };
 const LOOP: &str = "this request has come through this gateway before (Via): its device forwards to where it came from";
 
@@ -120,7 +128,8 @@ impl GatewayRole {
             }
             Asked::Missed { miss, to_head, keep } => {
                 let fields = [(MISS, miss.as_str())];
-                let answer = LocalAnswer { fields: &fields, to_head, keep, ..NOT_HERE };
+                let answer = if miss == Miss::Stranger { NOT_A_PEER } else { NOT_HERE };
+                let answer = LocalAnswer { fields: &fields, to_head, keep, ..answer };
                 self.answer_visitor(cx, id, &answer);
             }
             Asked::Forward(Forwarding { exchange, .. }) if self.is_short_of_memory(cx) => {

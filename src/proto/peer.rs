@@ -9,8 +9,10 @@
 //! PTTH-Peer-Waits: link=5000, first-byte=60000, body-silence=60000      milliseconds
 //! ```
 //! The response is the device's. A gateway that does not have the device says so with 404 and
-//! `PTTH-Peer-Miss`: `away` where it was there lately, or is expected, else `unknown`. No relay forwards a field whose name begins like these, in either direction,
-//! so what a visitor or a device sends is never taken for a gateway's word.
+//! `PTTH-Peer-Miss`: `away` where it was there lately, or is expected, else `unknown`. One that does
+//! not know the other's secret answers 403 with `stranger` there. No relay forwards a field whose
+//! name begins like these, in either direction, so what a visitor or a device sends is never taken
+//! for a gateway's word.
 
 use core::net::IpAddr;
 use core::time::Duration;
@@ -121,12 +123,14 @@ pub(crate) fn secret<'a>(fields: &Fields<'a>) -> Option<&'a [u8]> {
     }
 }
 
-/// What a gateway knows of a device that it does not have.
+/// Why a gateway does not ask its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Miss {
     Unknown,
     /// It was connected there lately, or is expected there.
     Away,
+    /// It takes nothing of a gateway that shows no secret, or another one.
+    Stranger,
 }
 
 impl Miss {
@@ -135,14 +139,16 @@ impl Miss {
         match self {
             Miss::Unknown => "unknown",
             Miss::Away => "away",
+            Miss::Stranger => "stranger",
         }
     }
 }
 
-/// What a response says that comes from a gateway without the device.
+/// What a response says that comes from a gateway and from no device.
 pub(crate) fn miss(fields: &Fields<'_>) -> Option<Miss> {
     let value = fields.get(MISS)?;
-    Some(if value == Miss::Away.as_str().as_bytes() { Miss::Away } else { Miss::Unknown })
+    let mut told = [Miss::Away, Miss::Stranger].into_iter();
+    Some(told.find(|miss| value == miss.as_str().as_bytes()).unwrap_or(Miss::Unknown))
 }
 
 fn one<'a>(fields: &Fields<'a>, name: &'static str) -> Result<Option<&'a str>, Refusal> {

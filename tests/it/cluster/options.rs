@@ -107,7 +107,7 @@ fn the_directory_and_the_secrets_are_read_again() {
     let old = format!(
         "GET /x HTTP/1.1\r\nHost: a\r\nPTTH-Peer-Secret: {SECRET}\r\nPTTH-Peer-Device: lamp\r\n\r\n"
     );
-    assert_eq!(RawPeer::connect(at(&url)).ask(&old).status(), 401);
+    assert_eq!(RawPeer::connect(at(&url)).ask(&old).status(), 403);
     for gateway in [&first, &second] {
         let told = gateway.process.stderr();
         assert!(!told.contains(SECRET) && !told.contains(new), "{told}");

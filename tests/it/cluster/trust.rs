@@ -24,19 +24,19 @@ fn the_peers_port_is_for_gateways_that_show_the_secret() {
     ask(&peer_request("lamp", &right)).expect_ok("hello\n");
     let served = local.count();
     let rows = [
-        ("no secret", peer_request("lamp", ""), 401),
+        ("no secret", peer_request("lamp", ""), 403),
         (
             "another secret",
             peer_request("lamp", "PTTH-Peer-Secret: the-secret-of-this-clustes\r\n"),
-            401,
+            403,
         ),
-        ("a part of it", peer_request("lamp", "PTTH-Peer-Secret: the-secret\r\n"), 401),
+        ("a part of it", peer_request("lamp", "PTTH-Peer-Secret: the-secret\r\n"), 403),
         (
             "two, one of them right",
             peer_request("lamp", &format!("{right}PTTH-Peer-Secret: guess\r\n")),
-            401,
+            403,
         ),
-        ("a visitor's request", get("/lamp/x"), 401),
+        ("a visitor's request", get("/lamp/x"), 403),
         ("no device", format!("GET /x HTTP/1.1\r\nHost: a\r\n{right}\r\n"), 400),
         ("two devices", peer_request("lamp", &format!("{right}PTTH-Peer-Device: lamp\r\n")), 400),
         ("a name that is none", peer_request("../lamp", &right), 400),
@@ -68,7 +68,10 @@ fn the_peers_port_is_for_gateways_that_show_the_secret() {
         |(_, request, status)| {
             let answer = ask(request);
             assert_eq!(answer.status(), *status, "{}", answer.head.text());
-            assert_eq!(answer.head.get("ptth-peer-miss").is_some(), *status == 404);
+            let miss = [(403, "stranger"), (404, "unknown")];
+            let miss = miss.iter().find(|(of, _)| of == status).map(|(_, miss)| *miss);
+            assert_eq!(answer.head.get("ptth-peer-miss"), miss);
+            assert_eq!(answer.head.get("www-authenticate"), None, "it takes no token");
             assert!(!answer.head.text().contains(SECRET) && !answer.text().contains(SECRET));
         },
     );
@@ -99,6 +102,29 @@ fn what_visitors_and_devices_say_is_no_gateways_word() {
         assert!(!answer.head.text().to_lowercase().contains("ptth-peer"), "{}", answer.head.text());
     }
     assert!(local.requests().iter().all(|head| !head.text().to_lowercase().contains("ptth-peer")));
+}
+
+/// Its visitors are not the ones who can mend that, and are not asked for a token.
+#[test]
+fn a_gateway_whose_secret_is_not_taken_says_so() {
+    let cluster = Cluster::new();
+    let (second, url) = cluster.gateway("second", &[]);
+    let local = LocalServer::start();
+    let _device = device(&second, "lamp", &local.url());
+    std::fs::write(cluster.path("secret"), "another-secret-than-theirs\n").unwrap();
+    cluster.say("first", &format!("lamp {url}\n"));
+    let (first, _) = cluster.gateway("first", &[]);
+    let post = "POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
+    for request in [&get("/lamp/x"), post] {
+        let answer = first.visitor().ask(request);
+        answer.expect_refusal(502);
+        let status = answer.head.get("proxy-status").unwrap();
+        assert!(status.contains("error=proxy_configuration_error"), "{status}");
+        assert_eq!(answer.head.get("www-authenticate"), None);
+    }
+    first.process.expect_stderr("does not take this one's secret");
+    second.process.expect_stderr("does not show the secret");
+    second.get("/lamp/x").expect_ok("hello\n");
 }
 
 /// A gateway of this process whose directory says that everything is at one place.
