@@ -140,7 +140,7 @@ impl GatewayRole {
             page: Some(&answer.page),
             to_head,
             keep,
-            ..LocalAnswer::new(answer.status, "this gateway's own, for signing in")
+            ..LocalAnswer::new(answer.status, "a visitor's token is needed here; this is the gateway's own page for it")
         };
         self.answer_visitor(cx, id, &told);
     }
