@@ -16,6 +16,8 @@ use crate::gateway::tokens::{Digest, Tokens, shown};
 use crate::logs::Gate;
 use crate::proto::authority;
 use crate::proto::framed::FramedRequest;
+use crate::proto::head::begins;
+use crate::proto::peer;
 use crate::proto::rebinding;
 
 /// Pairs of a token and an address that are known to have come; of more, the oldest is told again.
@@ -84,6 +86,13 @@ impl Operators {
         request: &FramedRequest<'_>,
         from: Remote,
     ) -> Result<Operator, Reply> {
+        // Another gateway sends its visitors' requests here: the directory names the wrong port.
+        if request.fields.iter().any(|field| begins(field.name, peer::PREFIX)) {
+            return Err(Reply::text(
+                421,
+                "this port is for operators; gateways have one of their own (--peers)",
+            ));
+        }
         let operator = match &*self.tokens.read().unwrap_or_else(PoisonError::into_inner) {
             Some(tokens) => Operator(Some(self.known(request, tokens, from)?)),
             None if is_local(request) => Operator(None),

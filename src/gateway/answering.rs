@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
-use crate::gateway::exchanges::program_error;
+use crate::gateway::exchanges::{is_gateway, program_error};
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::state::{Asking, GatewayRole, State, States, Visitor, VisitorListener};
 use crate::relay::LocalAnswer;
@@ -53,9 +53,9 @@ impl GatewayRole {
             return self.refuse(cx, id, answer);
         }
         self.stats.refused.fetch_add(1, Relaxed);
-        let date = cx.date().to_owned();
+        let (date, to_gateway) = (cx.date().to_owned(), is_gateway(cx, id));
         let Some(peer) = cx.get_mut(id) else { return };
-        answer.write(peer.output(), &date);
+        LocalAnswer { to_gateway, ..answer.clone() }.write(peer.output(), &date);
         match peer.flush() {
             Ok(true) => self.visitor_next(cx, id, true),
             Ok(false) => self.linger(cx, id), // it does not even read this much; no reason to wait for more of it

@@ -11,7 +11,7 @@ use crate::engine::slab::Key;
 use crate::error::{Error, Fault};
 use crate::gateway::alarms::Alarm;
 use crate::gateway::registry::Waiter;
-use crate::gateway::state::{Asking, GatewayRole, State, States};
+use crate::gateway::state::{Asking, GatewayRole, State, States, VisitorListener};
 use crate::gateway::tokens::Whose;
 use crate::relay::{self, Lingering, LocalAnswer, Waits};
 
@@ -135,8 +135,9 @@ impl GatewayRole {
             }
             _ => false,
         };
+        let to_gateway = is_gateway(cx, id);
         let Some(peer) = cx.get_mut(id) else { return };
-        LocalAnswer { mark, ..answer.clone() }.write(peer.output(), &date);
+        LocalAnswer { mark, to_gateway, ..answer.clone() }.write(peer.output(), &date);
         self.linger(cx, id);
     }
 
@@ -161,6 +162,11 @@ impl GatewayRole {
             .get(key)
             .map_or_else(|| Waits::of(&self.settings.limits), |exchange| exchange.waits)
     }
+}
+
+/// Returns true if another gateway asks on this connection.
+pub(super) fn is_gateway(cx: &Connections<State>, id: Id) -> bool {
+    cx.visitor(id).is_some_and(|visitor| matches!(visitor.face(), VisitorListener::Peer))
 }
 
 pub(super) fn find_lingering(state: &mut State) -> Option<&mut Lingering> {

@@ -2,6 +2,7 @@
 //! they were written.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use crate::engine::connections::Id;
@@ -10,6 +11,7 @@ use crate::gateway::asked::{Asked, Forwarding};
 use crate::gateway::state::GatewayRole;
 use crate::observe::Visit;
 use crate::proto::body::Framing;
+use crate::proto::edits::FieldEdits;
 use crate::proto::forward::{self, REQUEST_ID, RequestRules};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head;
@@ -19,6 +21,10 @@ use crate::relay::{self, Exchange};
 pub(super) const TOO_LONG_WITH_OURS: &str = "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
 const CIRCLE: &str =
     "this request has come through this gateway before (Via), and would come again";
+
+/// What responses to other gateways have.
+static SERVED_BY_US: LazyLock<Arc<FieldEdits>> =
+    LazyLock::new(|| Arc::new(FieldEdits::own(peer::SERVED)));
 
 /// Bytes that may still be added to a head when it is known which link takes it.
 const ADDED_LATER: usize = 96;
@@ -165,6 +171,8 @@ impl GatewayRole {
         {
             wait(silence, told.waits.body_silence);
         }
+        exchange.edits = Some(SERVED_BY_US.clone());
+        let waits = &mut exchange.waits;
         waits.exchange.time = Duration::ZERO; // the other gateway's is over sooner
         let request_id = request.fields.get(REQUEST_ID).filter(|_| self.observer.records());
         let request_id = request_id.and_then(|id| std::str::from_utf8(id).ok()).map(str::to_owned);

@@ -190,7 +190,7 @@ pub(super) fn bind(
     let doing = |e: io::Error| {
         let hint = match e.kind() {
             io::ErrorKind::AddrInUse => {
-                "; another program has this port: stop it or choose another port"
+                "; another program has this port, or this gateway itself at another address: stop it or choose another port"
             }
             io::ErrorKind::PermissionDenied => {
                 "; ports below 1024 need privileges: choose another port, or grant CAP_NET_BIND_SERVICE"

@@ -38,6 +38,8 @@ const SPENT: &str =
     "the device has come to another gateway, and some of the request was on its way; send it again";
 const STRANGER: &str =
     "the gateway that has the device does not take this one's secret; give both the same";
+const FOREIGN: &str =
+    "what the directory names is not the port for other gateways (--peers) of one";
 const PEER_FULL: &str = "as many requests as may be are with the gateway that has the device";
 
 impl GatewayRole {
@@ -516,17 +518,32 @@ impl GatewayRole {
             Miss::Unknown => {
                 self.peers.iter_mut().for_each(|peers| peers.is_nowhere(&name, until));
             }
-            Miss::Stranger => {
-                log_names!(Warn, "the gateway that has {name} does not take this one's secret");
-                let error = Some("proxy_configuration_error");
-                let answer = LocalAnswer { error, ..LocalAnswer::new(502, STRANGER) };
-                return self.give_up(cx, id, key, &answer);
-            }
+            Miss::Stranger => return self.refuse_hop(cx, (id, key), &name, STRANGER),
+            Miss::Foreign => return self.refuse_hop(cx, (id, key), &name, FOREIGN),
         }
         if self.exchanges.get(key).is_some_and(|exchange| !exchange.is_unspent()) {
             return self.refuse_search(cx, (id, key), "destination_unavailable", SPENT);
         }
         self.follow_ups.push_back(FollowUp::FindLink { visitor: id, key });
+    }
+
+    /// What the directory says leads to nobody who may be asked: an operator has to mend that.
+    fn refuse_hop(
+        &mut self,
+        cx: &mut Connections<State>,
+        (id, key): (Id, Key),
+        name: &str,
+        why: &str,
+    ) {
+        let heard = self.peers.as_ref().and_then(|peers| peers.heard(name, cx.now()));
+        let url = match (heard, &self.peers) {
+            (Some(Heard::At(peer)), Some(peers)) => peers.url(peer),
+            _ => None,
+        };
+        log_names!(Warn, "{name}, at {}: {why}", url.map_or("another gateway", |url| &url.text));
+        self.peers.iter_mut().for_each(|peers| peers.forget(Some(name))); // it may be mended soon
+        let error = Some("proxy_configuration_error");
+        self.give_up(cx, id, key, &LocalAnswer { error, ..LocalAnswer::new(502, why) });
     }
 
     /// What was heard of a name, or of all, may be wrong.

@@ -589,7 +589,7 @@ impl Route {
         self
     }
 
-    /// Returns true if something of it counts visitors' tokens, so that a gateway whose visitors
+    /// Returns true if something of it (its rate for tokens, a sign-in) needs visitors' tokens, so that a gateway whose visitors
     /// have none refuses it.
     #[must_use]
     pub fn needs_visitor_tokens(&self) -> bool {

@@ -140,7 +140,10 @@ impl GatewayRole {
             page: Some(&answer.page),
             to_head,
             keep,
-            ..LocalAnswer::new(answer.status, "a visitor's token is needed here; this is the gateway's own page for it")
+            ..LocalAnswer::new(
+                answer.status,
+                "a visitor's token is needed here; this is the gateway's own page for it",
+            )
         };
         self.answer_visitor(cx, id, &told);
     }

@@ -82,6 +82,11 @@ impl FieldEdits {
         self.set.is_empty() && self.removed.is_empty()
     }
 
+    /// Writes this field of the gateway's own, which no operator may set.
+    pub(crate) fn own((name, value): (&str, &str)) -> Self {
+        FieldEdits { set: vec![(name.to_owned(), value.to_owned())], removed: Vec::new() }
+    }
+
     fn bounded(self) -> Result<Self, Refusal> {
         let bytes: usize = self.set.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
         match self.set.len() + self.removed.len() <= EDITS_MAX && bytes <= BYTES_MAX {

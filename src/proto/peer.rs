@@ -8,7 +8,9 @@
 //! PTTH-Peer-Visitor: 203.0.113.7           who asks
 //! PTTH-Peer-Waits: link=5000, first-byte=60000, body-silence=60000      milliseconds
 //! ```
-//! The response is the device's. A gateway that does not have the device says so with 404 and
+//! The response is the device's, with `PTTH-Peer-Served: 1`, by which the other side knows that it
+//! comes from a gateway's peers' port: a directory may lead somewhere else by mistake. A gateway that
+//! does not have the device says so with 404 and
 //! `PTTH-Peer-Miss`: `away` where it was there lately, or is expected, else `unknown`. One that does
 //! not know the other's secret answers 403 with `stranger` there. No relay forwards a field whose
 //! name begins like these, in either direction, so what a visitor or a device sends is never taken
@@ -28,6 +30,9 @@ pub(crate) const PREFIX: &str = "ptth-peer-";
 
 /// In a response: the gateway that was asked does not have the device.
 pub(crate) const MISS: &str = "PTTH-Peer-Miss";
+
+/// In each final response and each 101 at a peers' port.
+pub(crate) const SERVED: (&str, &str) = ("PTTH-Peer-Served", "1");
 
 const SECRET: &str = "PTTH-Peer-Secret";
 const DEVICE: &str = "PTTH-Peer-Device";
@@ -131,6 +136,8 @@ pub(crate) enum Miss {
     Away,
     /// It takes nothing of a gateway that shows no secret, or another one.
     Stranger,
+    /// What answers is no gateway's peers' port.
+    Foreign,
 }
 
 impl Miss {
@@ -140,12 +147,16 @@ impl Miss {
             Miss::Unknown => "unknown",
             Miss::Away => "away",
             Miss::Stranger => "stranger",
+            Miss::Foreign => "foreign",
         }
     }
 }
 
-/// What a response says that comes from a gateway and from no device.
+/// What a response says that comes from no device. `None`: a device gave it.
 pub(crate) fn miss(fields: &Fields<'_>) -> Option<Miss> {
+    if fields.get(SERVED.0).is_none() {
+        return Some(Miss::Foreign);
+    }
     let value = fields.get(MISS)?;
     let mut told = [Miss::Away, Miss::Stranger].into_iter();
     Some(told.find(|miss| value == miss.as_str().as_bytes()).unwrap_or(Miss::Unknown))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::proto::head_writer;
+use crate::proto::peer::SERVED;
 
 /// A body that says more to people, or to programs, than a reason does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(crate) struct LocalAnswer<'a> {
     /// `Proxy-Status` also without an error type: a device has to know this gateway's answer from a
     /// middlebox's.
     pub(crate) mark: bool,
+    /// Another gateway asked: it has to know that this is one.
+    pub(crate) to_gateway: bool,
     pub(crate) retry_after: Option<u64>,
     pub(crate) fields: &'a [(&'a str, &'a str)],
     /// The body instead of the reason.
@@ -40,6 +43,7 @@ impl<'a> LocalAnswer<'a> {
             reason,
             error: None,
             mark: false,
+            to_gateway: false,
             retry_after: None,
             fields: &[],
             page: None,
@@ -77,6 +81,7 @@ impl<'a> LocalAnswer<'a> {
             ("Retry-After", retry_after.as_deref()),
             ("Proxy-Status", proxy_status.as_deref()),
             ("Connection", connection),
+            (SERVED.0, self.to_gateway.then_some(SERVED.1)),
         ];
         let built =
             fields.iter().chain(&more).filter_map(|(name, value)| value.map(|v| (*name, v)));

@@ -222,7 +222,8 @@ impl Exchange {
         downstream: Option<&mut Connection<T>>,
         context: &Context<'_>,
     ) -> Result<(), ExchangeError> {
-        let miss = if self.is_hop() { peer::miss(&response.fields) } else { None };
+        let is_last = response.status == 101 || response.status >= 200;
+        let miss = if self.is_hop() && is_last { peer::miss(&response.fields) } else { None };
         if let Some(miss) = miss {
             return Err(ExchangeError::Missed(miss));
         }

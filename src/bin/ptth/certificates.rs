@@ -236,6 +236,17 @@ pub(crate) struct DeviceFiles {
 }
 
 impl DeviceFiles {
+    /// What a session that stands has shown.
+    pub(crate) fn shown(&self) -> &'static str {
+        match (self.pin.is_empty(), &self.ca) {
+            (true, _) => "the chain, the dates and the host are right",
+            (false, Some(_)) => "the chain, the dates, the host and the pinned key are right",
+            (false, None) => {
+                "the pinned key is right; chain, dates and host count for nothing beside it"
+            }
+        }
+    }
+
     /// What the options and their files say. `None`: nothing.
     pub(crate) fn tls(&self, reading: Reading) -> Result<Option<DeviceTls>, String> {
         let mut tls = DeviceTls::new();
@@ -381,7 +392,7 @@ pub(crate) fn warn_of_readers(option: &str, file: &Path) {
     const OTHERS: u32 = 0o004;
     if std::fs::metadata(file).is_ok_and(|data| data.permissions().mode() & OTHERS != 0) {
         log::warn!(
-            "{option} {0}: everybody on this machine can read this key; chmod o-r {0}",
+            "{option} {0}: everybody on this machine can read this secret; chmod o-r {0}",
             file.display()
         );
     }

@@ -98,6 +98,8 @@ struct Target {
     authority: String,
     target: String,
     tls: Option<DeviceTls>,
+    /// What a TLS session that stands has shown.
+    shown: &'static str,
     token: Option<String>,
 }
 
@@ -129,7 +131,8 @@ impl Target {
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-        Ok(Target { host, port, authority: authority.to_string(), target, tls, token })
+        let authority = authority.to_string();
+        Ok(Target { host, port, authority, target, tls, shown: args.tls.shown(), token })
     }
 }
 
@@ -242,7 +245,7 @@ impl Check {
         let wire = self.secured(addresses)?;
         good(
             "TLS",
-            format_args!("{}; the chain, the dates and the host are right", wire.version()),
+            format_args!("{}; {}", wire.version(), self.gateway.shown),
         )?;
         Ok(())
     }

@@ -64,7 +64,7 @@ impl File {
             if route.needs_visitor_tokens() && !knows_visitors {
                 return Err(self.mistake(
                     at,
-                    format_args!("route {route} counts visitors' tokens; give --visitor-tokens"),
+                    format_args!("route {route} needs visitors' tokens, for rate_per_token or sign_in; give --visitor-tokens, which counts from the next start on"),
                 ));
             }
             routes =

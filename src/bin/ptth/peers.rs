@@ -279,13 +279,10 @@ impl PeersInForce {
         if let Some(file) = &args.directory {
             match args.table(again) {
                 Ok(table) => {
-                    let devices = table.len();
+                    let lines = table.len();
                     *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
                     gateway.forget_peers(None);
-                    log::info!(
-                        "{devices} devices of other gateways were read from {}",
-                        file.display()
-                    );
+                    log::info!("the directory was read from {}, lines: {lines}", file.display());
                 }
                 Err(e) => wrong!("{e}; the directory stays as it was"),
             }

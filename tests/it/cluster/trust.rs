@@ -127,6 +127,47 @@ fn a_gateway_whose_secret_is_not_taken_says_so() {
     second.get("/lamp/x").expect_ok("hello\n");
 }
 
+/// A directory may lead anywhere by mistake: to another listener of a gateway, or to somebody else.
+/// No visitor gets what answers there, and no operator's port does what a visitor asks.
+#[test]
+fn what_answers_elsewhere_than_at_a_peers_port_is_no_devices_answer() {
+    let cluster = Cluster::new();
+    let (second, url) = cluster.gateway("second", &["--admin", "127.0.0.1:0"]);
+    let admin = second.process.line();
+    let admin = admin.strip_prefix("admin ").expect("a line admin URL");
+    let local = LocalServer::start();
+    let _device = device(&second, "lamp", &local.url());
+    let devices = format!("http://{}", second.devices);
+    let visitors = format!("http://{}", second.visitors);
+    let foreign = LocalServer::start();
+    let foreign_url = foreign.url();
+    let places = [
+        ("admin", admin),
+        ("devices", &devices),
+        ("visitors", &visitors),
+        ("foreign", &foreign_url),
+    ];
+    let disconnect = "POST /lamp/api/v1/devices/lamp/disconnect HTTP/1.1\r\nHost: localhost\r\nX-Ptth-Admin: 1\r\nContent-Length: 0\r\n\r\n";
+    for (place, wrong) in places {
+        cluster.say(place, &format!("lamp {wrong}\n"));
+        let (first, _) = cluster.gateway(place, &[]);
+        for request in [&get("/lamp/"), disconnect] {
+            let answer = first.visitor().ask(request);
+            answer.expect_refusal(502);
+            let status = answer.head.get("proxy-status").unwrap();
+            assert!(status.contains("error=proxy_configuration_error"), "{place}: {status}");
+        }
+        first.process.expect_stderr(&format!("lamp, at {}", wrong.trim_end_matches('/')));
+        // As soon as that is mended.
+        cluster.say(place, &format!("lamp {url}\n"));
+        first.process.signal("HUP");
+        first.process.expect_stderr("the directory was read");
+        first.get("/lamp/x").expect_ok("hello\n");
+    }
+    let log = second.process.stderr();
+    assert!(!log.contains("operator"), "{log}");
+}
+
 /// A gateway of this process whose directory says that everything is at one place.
 fn towards(url: impl Into<String>) -> (Gateway, SocketAddr, String) {
     let url = url.into();

@@ -167,7 +167,10 @@ fn rates_that_cannot_work_are_refused() {
         (
             &[],
             "device = \"lamp\"\nrate_per_token = \"1/s\"\n",
-            &["line 1, column 1", "route /x counts visitors' tokens; give --visitor-tokens"],
+            &[
+                "line 1, column 1",
+                "route /x needs visitors' tokens, for rate_per_token or sign_in; give --visitor-tokens",
+            ],
         ),
     ];
     each_row(
