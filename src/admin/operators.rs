@@ -90,7 +90,7 @@ impl Operators {
         if request.fields.iter().any(|field| begins(field.name, peer::PREFIX)) {
             return Err(Reply::text(
                 421,
-                "this port is for operators; gateways have one of their own (--peers)",
+                "this port is for operators; other gateways have one of their own",
             ));
         }
         let operator = match &*self.tokens.read().unwrap_or_else(PoisonError::into_inner) {

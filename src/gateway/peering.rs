@@ -38,8 +38,7 @@ const SPENT: &str =
     "the device has come to another gateway, and some of the request was on its way; send it again";
 const STRANGER: &str =
     "the gateway that has the device does not take this one's secret; give both the same";
-const FOREIGN: &str =
-    "what the directory names is not the port for other gateways (--peers) of one";
+const FOREIGN: &str = "what the directory names is not the port of a gateway for others";
 const PEER_FULL: &str = "as many requests as may be are with the gateway that has the device";
 
 impl GatewayRole {

@@ -243,10 +243,7 @@ impl Check {
             Err(e) => return Err(bad("TLS", e)),
         }
         let wire = self.secured(addresses)?;
-        good(
-            "TLS",
-            format_args!("{}; {}", wire.version(), self.gateway.shown),
-        )?;
+        good("TLS", format_args!("{}; {}", wire.version(), self.gateway.shown))?;
         Ok(())
     }
 

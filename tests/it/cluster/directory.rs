@@ -220,7 +220,7 @@ fn the_directory_has_its_time_and_its_mistakes_are_told() {
 fn a_connection_that_was_closed_is_no_failure() {
     // In the place of a gateway: it closes each connection behind an answer, and does not say so.
     let other = LocalServer::with(|c| {
-        c.text("served");
+        c.answer("200 OK", "PTTH-Peer-Served: 1\r\n", "served");
         c.close = true;
     });
     let table = Table::default();
@@ -246,7 +246,7 @@ fn connections_to_another_gateway_are_kept_and_bounded() {
         if c.head.target() == "/held" {
             wait.lock().unwrap().recv().unwrap();
         }
-        c.text("served");
+        c.answer("200 OK", "PTTH-Peer-Served: 1\r\n", "served");
     });
     table.say("lamp", &other.url());
     let mut limits = patient();

@@ -152,6 +152,9 @@ fn what_answers_elsewhere_than_at_a_peers_port_is_no_devices_answer() {
         cluster.say(place, &format!("lamp {wrong}\n"));
         let (first, _) = cluster.gateway(place, &[]);
         for request in [&get("/lamp/"), disconnect] {
+            if place == "devices" && request == disconnect {
+                continue; // a POST is a poll there, and held
+            }
             let answer = first.visitor().ask(request);
             answer.expect_refusal(502);
             let status = answer.head.get("proxy-status").unwrap();
