@@ -293,7 +293,7 @@ impl DeviceBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn request_fields(mut self, edits: FieldEdits) -> Self {
-        self.edits.request = Some(edits).filter(|edits| !edits.is_empty());
+        self.edits.request = Some(edits).filter(|edits| !edits.is_empty()).map(Arc::new);
         self
     }
     /// The same in its responses, those of an upgrade among them; not in 1xx and in trailers.

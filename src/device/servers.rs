@@ -278,7 +278,7 @@ impl Servers {
             drop_authorization: false, // the gateway has dropped what it does not trust
             upgrade: relay::wants_upgrade(request, framing),
             request_id: None,
-            edits: target.edits.request.as_ref(),
+            edits: target.edits.request.as_deref(),
             alias: alias.as_ref(),
             own_cookie: None,
         };
@@ -287,6 +287,7 @@ impl Servers {
         let mut exchange = Exchange::new(downstream, request, framing, text, limits, now);
         exchange.server = Some(server);
         exchange.edits.clone_from(&target.edits.response);
+        exchange.edit_trailers(target.edits.request.clone());
         exchange.alias = alias.map(Box::new);
         Ok(exchange)
     }

@@ -36,7 +36,7 @@ pub(crate) struct Target {
 /// What is set and removed in requests to the local server, and in its responses.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Edits {
-    pub(super) request: Option<FieldEdits>,
+    pub(super) request: Option<Arc<FieldEdits>>,
     pub(super) response: Option<Arc<FieldEdits>>,
 }
 

@@ -36,6 +36,8 @@ const DIRECTORY_BUSY: &str =
 const UNREACHED: &str = "the gateway that has the device cannot be reached";
 const SPENT: &str =
     "the device has come to another gateway, and some of the request was on its way; send it again";
+const CAME_HERE: &str =
+    "the device has come to this gateway meanwhile, to another event loop; send it again";
 const STRANGER: &str =
     "the gateway that has the device does not take this one's secret; give both the same";
 const FOREIGN: &str = "what the directory names is not the port of a gateway for others";
@@ -63,10 +65,19 @@ impl GatewayRole {
     /// elsewhere.
     fn await_device(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let (now, until) = (cx.now(), cx.after(self.waits(key).link.time));
-        let Some(Asking { search, .. }) = cx.asking_mut(id) else { return };
+        let Some(Asking { name, search, .. }) = cx.asking_mut(id) else { return };
         let until = *search.until.get_or_insert(until);
         search.stage = Stage::InLine;
-        self.wait_in_line(cx, id, key);
+        let name = name.clone();
+        // The line is at the loop that has the name, and what has begun is not moved there. So a
+        // request of another loop waits by itself.
+        match self.registry.elsewhere(&name) {
+            None => self.wait_in_line(cx, id, key),
+            Some(_) if self.registry.is_connected_anywhere(&name) => {
+                self.refuse_search(cx, (id, key), "destination_unavailable", CAME_HERE);
+            }
+            Some(_) => {}
+        }
         if self.search_of(cx, id, key).is_none() {
             return; // it was refused
         }
@@ -113,6 +124,9 @@ impl GatewayRole {
         let is_here = self.registry.is_connected_anywhere(&name);
         let heard = self.peers.as_ref().and_then(|peers| peers.heard(&name, cx.now()));
         match heard {
+            _ if is_here && self.registry.elsewhere(&name).is_some() => {
+                self.refuse_search(cx, (id, key), "destination_unavailable", CAME_HERE);
+            }
             _ if is_here => {}
             Some(Heard::At(peer)) => {
                 self.registry.cancel_wait(&name, Waiter::Exchange(key));

@@ -78,9 +78,14 @@ pub(super) struct Asker<'a> {
 }
 
 impl Asker<'_> {
+    /// The scheme that the visitor used, where that is known.
+    pub(super) fn scheme(&self) -> Option<&'static str> {
+        self.said.and_then(ProxyClaims::scheme).or(self.secure.then_some("https"))
+    }
+
     /// Whether the visitor's browser knows the page by `https`.
     fn is_secure(&self) -> bool {
-        self.said.and_then(ProxyClaims::scheme).map_or(self.secure, |scheme| scheme == "https")
+        self.scheme() == Some("https")
     }
 }
 
@@ -161,8 +166,7 @@ impl GatewayRole {
         if !table.signs_in_anywhere() || !self.credentials.know_visitors() || to.target == "*" {
             return None;
         }
-        let scheme = asker.said.and_then(ProxyClaims::scheme).or(asker.secure.then_some("https"));
-        let SignInAt { prefix, device } = match self.origin(to, port, scheme) {
+        let SignInAt { prefix, device } = match self.origin(to, port, asker.scheme()) {
             Some(origin) => table.sign_in_of_others(origin)?,
             None => table.sign_in(to)?,
         };

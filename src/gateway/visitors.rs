@@ -59,6 +59,12 @@ struct Arrival {
     secure: bool,
 }
 
+impl Arrival {
+    fn asker<'a>(self, said: Option<&'a ProxyClaims<'a>>) -> Asker<'a> {
+        Asker { from: self.from, said, secure: self.secure }
+    }
+}
+
 /// A request whose device is known.
 struct Planned<'r> {
     to: Destination<'r>,
@@ -374,15 +380,12 @@ impl GatewayRole {
                 .map_err(|answer| Asked::SignIn { answer, to_head, keep })?,
             _ => shown,
         };
+        let is_free =
+            |to: &Destination<'_>| self.is_free_preflight(request, to, arrival, said.as_ref());
         let token = match shown {
             VisitorToken::Known(digest, _) => Some(digest),
             VisitorToken::NotNeeded => None,
-            VisitorToken::Unknown(_)
-                if (destination.as_ref())
-                    .is_ok_and(|to| self.is_free_preflight(request, to, arrival)) =>
-            {
-                None
-            }
+            VisitorToken::Unknown(_) if destination.as_ref().is_ok_and(is_free) => None,
             VisitorToken::Several => return refused(Refusal::new(400, SEVERAL_TOKENS), keep),
             VisitorToken::Unknown(why) => return refused(Refusal::new(401, why), keep),
         };
@@ -432,8 +435,7 @@ impl GatewayRole {
         if !self.listeners.sign_in() {
             return None;
         }
-        let asker = Asker { from: arrival.from, said, secure: arrival.secure };
-        self.sign_in_place(to, arrival.listener, asker).map(Box::new)
+        self.sign_in_place(to, arrival.listener, arrival.asker(said)).map(Box::new)
     }
 
     /// What a request shows where visitors sign in, the cookie of that included.
@@ -485,6 +487,7 @@ impl GatewayRole {
         request: &FramedRequest<'_>,
         to: &Destination<'_>,
         arrival: Arrival,
+        said: Option<&ProxyClaims<'_>>,
     ) -> bool {
         let count = |name| request.fields.all(name).count();
         let is_preflight = request.method == "OPTIONS"
@@ -493,7 +496,7 @@ impl GatewayRole {
             && count("Access-Control-Request-Method") == 1
             && NEVER_IN_A_PREFLIGHT.iter().all(|name| count(name) == 0);
         let Some((table, port)) = self.listeners.visitors(arrival.listener) else { return false };
-        let scheme = arrival.secure.then_some("https");
+        let scheme = arrival.asker(said).scheme();
         is_preflight && table.frees_preflights(to) && self.origin(to, port, scheme).is_none()
     }
 
@@ -508,7 +511,7 @@ impl GatewayRole {
     ) -> Option<Asked> {
         let Planned { to, device, token, said, keep, .. } = planned;
         let paces = device.paces.as_deref()?;
-        if self.is_free_preflight(request, to, arrival) {
+        if self.is_free_preflight(request, to, arrival, said.as_ref()) {
             return None;
         }
         let address = self.address_of(arrival.from, said.as_ref());
@@ -568,6 +571,7 @@ impl GatewayRole {
         let mut exchange = Box::new(Exchange::new(id, request, framing, head, limits, now));
         exchange.observed = self.observer.request(&name, request, &visit);
         exchange.own_cookie = own_cookie;
+        exchange.edit_trailers(edits);
         if let Some(prefix) = prefix.as_deref().filter(|_| rewrites) {
             let is_bare = path_of(to.target).len() == prefix.len();
             // What the proxy took off stands before the path that its client knows.
@@ -603,7 +607,7 @@ impl GatewayRole {
         if table.is_health(to) {
             return Ok(Found::Health);
         }
-        let scheme = said.and_then(ProxyClaims::scheme).or(arrival.secure.then_some("https"));
+        let scheme = arrival.asker(said).scheme();
         if let Some(name) = self.origin(to, port, scheme) {
             return Ok(Found::Device(table.whole(name, to)));
         }

@@ -232,10 +232,13 @@ impl Alias {
         let (mut seen, mut changed, mut has_path) = (pair.to_vec(), false, false);
         for part in parts {
             let (name, content) = attribute(part);
-            if name.eq_ignore_ascii_case(b"path") {
+            let becomes = self.attribute(name, content, is_bound);
+            let length =
+                if let Attribute::Path(path) = &becomes { path.len() } else { content.len() };
+            if name.eq_ignore_ascii_case(b"path") && length <= ATTRIBUTE_BYTES_MAX {
                 has_path = content.starts_with(b"/"); // the last one counts (RFC 6265 §5.2)
             }
-            match self.attribute(name, content, is_bound) {
+            match becomes {
                 Attribute::Stays => seen.extend_from_slice(&[b";", part].concat()),
                 Attribute::Goes => changed = true,
                 Attribute::Path(path) => {
@@ -280,6 +283,9 @@ impl Alias {
         Attribute::Path([prefix, if value == b"/" { b"" } else { value }].concat())
     }
 }
+
+/// Of a cookie's attribute. Browsers ignore a longer one (RFC 6265bis §5.6).
+const ATTRIBUTE_BYTES_MAX: usize = 1024;
 
 /// What becomes of an attribute of a cookie.
 enum Attribute {
@@ -582,6 +588,30 @@ mod tests {
         ] {
             sees(&route(false), "Set-Cookie", cookie, below);
             sees(&route(true), "Set-Cookie", cookie, Some(bare));
+        }
+    }
+
+    /// Browsers ignore such a path, and would take the folder of what was asked for.
+    #[test]
+    fn a_cookies_path_that_browsers_ignore_is_none() {
+        let bare = Alias::of_route("gw.example", "/lamp".to_owned(), true);
+        let path = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
+        for (cookie, added) in [
+            (format!("a=b; Path={}", path(1_019)), ""),
+            (format!("a=b; Path={}", path(1_020)), "; Path=/lamp"),
+            (format!("a=b; Path=/lamp{}", path(1_020)), "; Path=/lamp"),
+            (format!("a=b; Path=/; Path={}", path(2_000)), ""),
+            (format!("a=b; Path={}; Path=/", path(2_000)), ""),
+        ] {
+            let put_back =
+                cookie.replace("Path=/x", "Path=/lamp/x").replace("Path=/;", "Path=/lamp;");
+            let put_back = match put_back.strip_suffix("Path=/") {
+                Some(before) => format!("{before}Path=/lamp"),
+                None => put_back,
+            };
+            let seen = format!("{put_back}{added}");
+            let mapped = bare.seen("Set-Cookie", cookie.as_bytes()).unwrap_or(cookie.into_bytes());
+            assert_eq!(String::from_utf8(mapped).unwrap(), seen);
         }
     }
 

@@ -512,6 +512,11 @@ impl Decoder {
         &self.trailers
     }
 
+    /// Drops the trailers whose names are not to go on.
+    pub(crate) fn retain_trailers(&mut self, goes_on: impl Fn(&str) -> bool) {
+        self.trailers.retain(|(name, _)| goes_on(name));
+    }
+
     /// For a `Length` body: counts `n` bytes that the caller moved itself without `decode`. No more
     /// than a count of 0 for a body that is whole, and any for one that lasts until close.
     ///

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use crate::error::Refusal;
+use crate::proto::body::Decoder;
 use crate::proto::head::{begins, same_name};
 use crate::proto::head_writer::{push_field, write_field};
 
@@ -99,6 +100,12 @@ impl FieldEdits {
     pub(crate) fn covers(&self, name: &str) -> bool {
         let set = self.set.iter().map(|(set, _)| set);
         set.chain(&self.removed).any(|edited| same_name(edited, name))
+    }
+
+    /// Drops trailers of these names: what is set or removed in a head comes in no other part of its
+    /// message.
+    pub(crate) fn drop_trailers(&self, body: &mut Decoder) {
+        body.retain_trailers(|name| !self.covers(name));
     }
 
     /// Appends what is set.

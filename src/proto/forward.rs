@@ -218,10 +218,13 @@ fn cookies_without<'v>(name: &str, value: &'v [u8]) -> Option<Cow<'v, [u8]>> {
     (!rest.is_empty()).then(|| rest.join(&b"; "[..]).into())
 }
 
-/// Returns true if a field of a response sets the cookie of this name.
+/// Returns true if a field of a response sets the cookie of this name, or one without a name whose
+/// value reads like it: of such a cookie browsers send the value alone (RFC 6265bis §5.8.3).
 fn sets_cookie(field: &Field<'_>, name: &str) -> bool {
-    let pair = || field.value.split(|byte| *byte == b';').next().unwrap_or_default();
-    same_name(field.name, "set-cookie") && cookie_name(pair()) == name.as_bytes()
+    let pair = || trim(field.value.split(|byte| *byte == b';').next().unwrap_or_default());
+    let sent =
+        |pair: &[u8]| cookie_name(pair.strip_prefix(b"=").unwrap_or(pair)) == name.as_bytes();
+    same_name(field.name, "set-cookie") && sent(pair())
 }
 
 /// Returns true if `Via` names this pseudonym (RFC 9110 §7.6.3): each member has a protocol, then
@@ -731,6 +734,10 @@ mod tests {
             ("set-cookie", " own = x", true),
             ("Set-Cookie", "a=own=x; own=y", false),
             ("Set-Cookie", "owner=x", false),
+            ("Set-Cookie", "=own=x", true),
+            ("Set-Cookie", " = own=x; Path=/", true),
+            ("Set-Cookie", "==own=x", false),
+            ("Set-Cookie", "=owner=x", false),
             ("Cookie", "own=x", false),
         ] {
             assert_eq!(

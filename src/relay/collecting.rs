@@ -103,6 +103,7 @@ impl Exchange {
         else {
             return Ok(());
         };
+        self.request.drop_trailers();
         let (mut body, held) = gathering.finish();
         let own = limits.for_own_heads();
         let parsed = head::request(self.request.text.bytes(), &own, LineEnds::Crlf);

@@ -88,6 +88,11 @@ impl Exchange {
         }
     }
 
+    /// What an operator sets and removes in the request. Its head is edited already.
+    pub(crate) fn edit_trailers(&mut self, edits: Option<Arc<FieldEdits>>) {
+        self.request.edits = edits;
+    }
+
     /// A request of the loop's own, without a body and with nobody who wants the response: a
     /// heartbeat. Its response has to be whole within `deadline`; any will do.
     pub(crate) fn heartbeat(

@@ -6,6 +6,7 @@ use crate::engine::budget::{Budget, Held};
 use crate::engine::connection::{Connection, Fetched};
 use crate::limits::Limits;
 use crate::proto::body::{self, Decoder, Framing, Piece};
+use crate::proto::edits::FieldEdits;
 use crate::proto::forward;
 use crate::proto::head::{self, RequestHead};
 use crate::relay::failure::ExchangeError;
@@ -31,6 +32,8 @@ pub(super) struct Request {
     /// It says that it comes from the same visitor's connection as the one before it
     /// ([`forward::SAME_VISITOR`]), in the words that a device's gateway uses.
     pub(super) same_visitor: Option<Box<[u8]>>,
+    /// What an operator sets and removes in it: its head is as it goes on, its trailers still come.
+    pub(super) edits: Option<Arc<FieldEdits>>,
 }
 
 /// What is sent before anything that still comes of the body: kept until the response begins, in
@@ -141,7 +144,13 @@ impl Request {
             wants_upgrade: false,
             is_bound: false,
             same_visitor: None,
+            edits: None,
         }
+    }
+
+    /// Those that an operator edits; the body is at its end.
+    pub(super) fn drop_trailers(&mut self) {
+        self.edits.iter().for_each(|edits| edits.drop_trailers(&mut self.body));
     }
 
     pub(super) fn is_cut(&self) -> bool {
@@ -263,6 +272,7 @@ impl Request {
                 Piece::End => {
                     if self.framing == Framing::Chunked && !self.is_cut() {
                         self.body_moves();
+                        self.drop_trailers();
                         body::last_chunk(link.output(), self.body.trailers())
                             .map_err(ExchangeError::Refused)?;
                     }

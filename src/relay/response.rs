@@ -8,6 +8,7 @@ use crate::engine::connection::{Connection, Fetched};
 use crate::message::{DateText, date_now};
 use crate::observe::Observed;
 use crate::proto::body::{self, Decoder, Framing, Piece};
+use crate::proto::edits::FieldEdits;
 use crate::proto::forward::{self, ResponseRules};
 use crate::proto::head::{self, ResponseHead};
 use crate::proto::peer;
@@ -209,8 +210,9 @@ impl Exchange {
         match self.phase.receiving_mut() {
             Some(response) => {
                 let drain_most = rules.limits.drain_bytes_max;
-                let body = &bytes[used..];
-                Ok(used + response.pass_on(body, downstream, drain_most, &mut self.observed)?)
+                let (body, edits) = (&bytes[used..], self.edits.as_deref());
+                let observed = &mut self.observed;
+                Ok(used + response.pass_on(body, downstream, drain_most, observed, edits)?)
             }
             None => Ok(used), // what follows is another protocol's
         }
@@ -248,7 +250,8 @@ impl Exchange {
         }
         // RFC 9110 §15.2: an HTTP/1.0 client is never sent a 1xx.
         let Some(downstream) = downstream.filter(|_| !self.asker.is_old()) else { return Ok(()) };
-        self.write_head(downstream, response, framing, &interim_rules(rules))
+        let head_rules = ResponseRules { own_cookie: self.own_cookie, ..interim_rules(rules) };
+        self.write_head(downstream, response, framing, &head_rules)
     }
 
     fn take_final<T>(
@@ -357,14 +360,15 @@ impl Exchange {
 }
 
 impl Receiving {
-    /// Passes on what `bytes` has of the body, framed anew; returns how many of them are the
-    /// body's.
+    /// Passes on what `bytes` has of the body, framed anew, without the trailers that are edited;
+    /// returns how many of them are the body's.
     fn pass_on<T>(
         &mut self,
         bytes: &[u8],
         mut downstream: Option<&mut Connection<T>>,
         drain_most: usize,
         observed: &mut Observed,
+        edits: Option<&FieldEdits>,
     ) -> Result<usize, ExchangeError> {
         let mut used = 0;
         loop {
@@ -388,6 +392,7 @@ impl Receiving {
                 }
                 (Piece::End, downstream) => {
                     if let (Framing::Chunked, Some(downstream)) = (self.framing, downstream) {
+                        edits.into_iter().for_each(|edits| edits.drop_trailers(&mut self.body));
                         body::last_chunk(downstream.output(), self.body.trailers())
                             .map_err(malformed)?;
                     }

@@ -1,12 +1,13 @@
 //! What passes over one hop: methods, bodies, upgrades, ends.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::cluster::{Cluster, device};
 use crate::relay::upgrades::tunnel;
 use crate::support::process::get;
 use crate::support::raw::find;
-use crate::support::{Gateway, Hash, LocalServer, Ptth, RawPeer, each_row, pattern};
+use crate::support::{Gateway, Hash, LocalServer, Ptth, RawPeer, each_row, own_address, pattern};
 
 /// A request, and what its answer has to have in it.
 struct Row {
@@ -265,4 +266,25 @@ fn nothing_is_answered_to_somebody_else_over_a_hop() {
             });
         }
     });
+}
+
+/// One loop expects the device back; the visitors of the others are not told that nobody knows it.
+#[test]
+fn visitors_of_all_loops_wait_for_a_device_whose_gateway_is_lost() {
+    let (cluster, listener) = (Cluster::new(), TcpListener::bind((own_address(), 0)).unwrap());
+    cluster.say("first", &format!("lamp http://{}\n", listener.local_addr().unwrap()));
+    let (first, _) = cluster.gateway("first", &["--loops", "3", "--wait-for-link", "1s"]);
+    let mut visitors: Vec<RawPeer> = (0..16).map(|_| first.visitor()).collect();
+    let mut hops = Vec::new();
+    for visitor in &mut visitors {
+        visitor.write(get("/lamp/x"));
+        let mut hop = RawPeer::adopt(listener.accept().unwrap().0, "a hop");
+        hop.read_head();
+        hops.push(hop);
+    }
+    drop(listener);
+    drop(hops);
+    for mut visitor in visitors {
+        visitor.read_answer("GET").expect_refusal(503);
+    }
 }

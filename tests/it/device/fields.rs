@@ -72,6 +72,24 @@ fn fields_are_set_and_removed_in_requests_and_in_responses() {
     assert!(local.last().get("x-forwarded-for").is_some());
 }
 
+/// In either direction. The local server knows no trailers: one would be part of its next request.
+#[test]
+fn what_a_device_removes_is_no_trailer_either() {
+    let local = LocalServer::with(|c| {
+        c.raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nServer: small\r\nX-Sum: 1\r\n\r\n");
+    });
+    let gateway = Gateway::start(&[]);
+    let edits = ["--remove-field", "X-Gone", "--remove-response-field", "Server"];
+    let to = local.url();
+    let _device = Ptth::device(&gateway, "lamp", &[&["--to", &to], &edits[..]].concat());
+    let mut visitor = gateway.visitor();
+    for _ in 0..2 {
+        let answer = visitor.ask("POST /lamp/x HTTP/1.1\r\nHost: v\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nx-gone: 1\r\n\r\n");
+        answer.expect_ok("ok");
+        assert_eq!(answer.trailers, [("X-Sum".to_owned(), "1".to_owned())]);
+    }
+}
+
 /// T1, T10: no option changes where a message ends, or whom it is for.
 #[test]
 fn fields_that_frame_a_message_cannot_be_edited() {

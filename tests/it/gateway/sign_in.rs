@@ -439,7 +439,10 @@ fn web_sockets_of_other_hosts_and_cookies_of_devices_do_not_count() {
     let mut visitor = gateway.visitor();
     visitor.write(with(&get("/lamp/x"), &cookie));
     link.read_head();
-    link.write("HTTP/1.1 200 OK\r\nSet-Cookie: ptth-sign-in=x; Path=/lamp\r\nset-cookie:  ptth-sign-in =y\r\nSet-Cookie: c=d\r\nContent-Length: 0\r\n\r\n");
+    // Of a cookie without a name browsers send the value alone.
+    link.write("HTTP/1.1 103 Early Hints\r\nSet-Cookie: ptth-sign-in=x\r\nSet-Cookie: e=f\r\n\r\nHTTP/1.1 200 OK\r\nSet-Cookie: ptth-sign-in=x; Path=/lamp\r\nset-cookie:  ptth-sign-in =y\r\nSet-Cookie: =ptth-sign-in=z\r\nSet-Cookie: = ptth-sign-in=z\r\nSet-Cookie: c=d\r\nContent-Length: 0\r\n\r\n");
+    let early = visitor.read_head();
+    assert_eq!((early.status(), early.all("set-cookie")), (103, vec!["e=f"]));
     assert_eq!(visitor.read_answer("GET").head.all("set-cookie"), ["c=d"]);
 }
 

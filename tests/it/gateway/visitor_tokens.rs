@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::process::Command;
+use std::sync::Arc;
 
+use crate::support::pki::TlsPeer;
 use crate::support::process::get;
-use crate::support::{Gateway, Head, LocalServer, Ptth, RawPeer, TempDir, each_row, local};
+use crate::support::{
+    Authority, Gateway, Head, LocalServer, Ptth, RawPeer, TempDir, each_row, local,
+};
 
 use super::tokens::{TokenFile, basic, bearer};
 
@@ -94,6 +98,43 @@ fn a_gateway_that_wants_no_token_forwards_none_of_that_field() {
         assert_eq!(heard.all("authorization"), ["Bearer app"]);
         assert!(heard.get("ptth-authorization").is_none(), "{}", heard.text());
     }
+}
+
+/// A registered origin comes before the table, whatever scheme a trusted proxy tells over TLS.
+#[test]
+fn a_preflight_to_an_origin_is_not_free_because_a_route_is() {
+    let folder = TempDir::new("preflights-origin");
+    let file = folder.0.join("ptth.toml");
+    let route = "[[route]]\nhost = \"a.example\"\ndevice = \"lamp\"\nfree_preflights = true\n";
+    std::fs::write(&file, route).unwrap();
+    let (authority, config) = (Authority::new(), file.to_str().unwrap());
+    let pair = authority.server("gateway");
+    let (gateway, _tokens) = gateway(&[
+        "--config",
+        config,
+        "--trusted-proxies",
+        "127.0.0.1",
+        "--visitors-cert",
+        pair.certificate(),
+        "--visitors-key",
+        pair.key(),
+    ]);
+    let mut lamp = gateway.link("lamp");
+    let mut device = gateway.dial();
+    device.write("GET /.well-known/ptth/http%3A%2F%2Fa.example/ HTTP/1.1\r\nHost: gw\r\nConnection: upgrade\r\nUpgrade: ptth\r\nALPN: http%2F1.1\r\n\r\n");
+    assert_eq!(device.read_head().status(), 101);
+    let client = Arc::new(authority.client(None));
+    let ask = |scheme: &str| {
+        let mut visitor = TlsPeer::connect(gateway.visitors, client.clone());
+        let request = preflight("/x", &format!("X-Forwarded-Proto: {scheme}\r\n"));
+        visitor.write(request.replace("gw.example", "a.example"));
+        visitor
+    };
+    assert_eq!(ask("http").read_head().status(), 401, "it is the origin's");
+    let mut visitor = ask("https");
+    assert_eq!(lamp.read_head().method(), "OPTIONS");
+    lamp.write("HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(visitor.read_head().status(), 204);
 }
 
 fn preflight(target: &str, fields: &str) -> String {

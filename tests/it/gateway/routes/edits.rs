@@ -83,6 +83,51 @@ fn a_route_sets_and_removes_fields_on_links_and_on_polls() {
     }
 }
 
+/// What a head lost does not come as a trailer (T12), on links and on polls, in either direction.
+#[test]
+fn what_a_route_sets_and_removes_is_no_trailer_either() {
+    let config = Config::new(TABLE);
+    let gateway = config.gateway(&[]);
+    let request = |target: &str| {
+        format!(
+            "POST {target} HTTP/1.1\r\nHost: v\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Site: forged\r\nACCEPT-encoding: x\r\nX-Sum: 1\r\n\r\n"
+        )
+    };
+    let response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nSERVER: small\r\nX-Frame-Options: DENY\r\nX-Sum: 2\r\n\r\n";
+    let mut link = gateway.link("lamp");
+    for (target, up, down) in [
+        ("/api/x", &["X-Sum: 1"][..], &["X-Sum"][..]),
+        (
+            "/plain/x",
+            &["X-Site: forged", "ACCEPT-encoding: x", "X-Sum: 1"],
+            &["SERVER", "X-Frame-Options", "X-Sum"],
+        ),
+    ] {
+        let mut visitor = gateway.visitor();
+        visitor.write(request(target));
+        link.read_head();
+        assert_eq!(link.read_chunk(), b"hi");
+        let mut rest = Vec::new();
+        while !rest.ends_with(b"\r\n\r\n") {
+            rest.extend(link.read_exact(1));
+        }
+        let rest = String::from_utf8(rest).unwrap();
+        assert_eq!(rest.lines().skip(1).filter(|line| !line.is_empty()).collect::<Vec<_>>(), up);
+        link.write(response);
+        let answer = visitor.read_answer("POST");
+        answer.expect_ok("ok");
+        let names: Vec<&str> = answer.trailers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, down, "{target}");
+    }
+    drop(link);
+    let local = LocalServer::with(move |c| c.raw(response));
+    let _device = device(&gateway, &local, "only");
+    let answer = gateway.visitor().ask(&request("/api/x").replace("X-Sum: 1\r\n", ""));
+    answer.expect_ok("ok");
+    assert_eq!(answer.trailers, [("X-Sum".to_owned(), "2".to_owned())]);
+    assert_eq!(local.last().get("content-length"), Some("2"), "no trailer is left");
+}
+
 #[test]
 fn answers_of_the_gateway_have_no_fields_of_a_route_and_a_101_has() {
     let config = Config::new(TABLE);
