@@ -468,7 +468,7 @@ fn a_device_that_may_try_once_says_one_line() {
     raw.offer().0.write(BUSY);
     assert_eq!(device.exit_code(), 1);
     let log = device.stderr();
-    assert_eq!(log.matches("503").count(), 1, "{log}");
+    assert_eq!(log.matches("answered with 503").count(), 1, "{log}");
     assert!(
         log.contains(
             "gave up after 1 failed attempt (DeviceBuilder::max_retries, or --max-retries): "
