@@ -31,7 +31,7 @@ fuzz_target!(|input: &[u8]| {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let read = |text: &str| {
         File::of_text("routes.toml".to_owned(), text.to_owned())
-            .routes(Routes::path())
+            .routes(Routes::path(), true)
             .map(|routes| (routes.table_len(), format!("{routes:?}")))
     };
     let routes = read(text);
