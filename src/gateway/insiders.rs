@@ -48,20 +48,7 @@ impl GatewayRole {
         let host = host_of(request);
         let mut head = Vec::with_capacity(request.len + 16);
         let planned = forward::origin_form(request).and_then(|target| {
-            let rules = RequestRules {
-                target,
-                host,
-                prefix: None,
-                forwarded: None,
-                via: None,
-                keep_underscore: true,
-                drop_authorization: false,
-                upgrade: relay::wants_upgrade(request, framing),
-                request_id: None,
-                edits: None,
-                alias: None,
-                own_cookie: None,
-            };
+            let rules = as_written(target, host, relay::wants_upgrade(request, framing));
             forward::request(&mut head, request, framing, &rules)
         });
         match planned {
@@ -125,20 +112,9 @@ impl GatewayRole {
         if let Some(to) = self.elsewhere(told.device, now) {
             return Asked::Elsewhere(to);
         }
-        let rules = RequestRules {
-            target,
-            host: host_of(request),
-            prefix: None,
-            forwarded: None,
-            via: Some(&self.settings.via),
-            keep_underscore: true,
-            drop_authorization: false,
-            upgrade: relay::wants_upgrade(request, framing),
-            request_id: None,
-            edits: None,
-            alias: None,
-            own_cookie: None,
-        };
+        let upgrade = relay::wants_upgrade(request, framing);
+        let via = Some(&*self.settings.via);
+        let rules = RequestRules { via, ..as_written(target, host_of(request), upgrade) };
         let mut head = Vec::with_capacity(request.len + 64);
         match forward::request(&mut head, request, framing, &rules) {
             Err(refusal) => return refused(refusal, false),
@@ -184,6 +160,24 @@ impl GatewayRole {
         self.stats.hops_served.fetch_add(1, Relaxed);
         let (name, token, visitor) = (told.device.to_owned(), None, told.visitor);
         Asked::Forward(Forwarding { exchange: Box::new(exchange), name, token, visitor })
+    }
+}
+
+/// A request goes on as it came: its sender has done what a gateway does for its visitors.
+fn as_written<'r>(target: &'r str, host: &'r str, upgrade: bool) -> RequestRules<'r> {
+    RequestRules {
+        target,
+        host,
+        prefix: None,
+        forwarded: None,
+        via: None,
+        keep_underscore: true,
+        drop_authorization: false,
+        upgrade,
+        request_id: None,
+        edits: None,
+        alias: None,
+        own_cookie: None,
     }
 }
 

@@ -108,9 +108,13 @@ impl PeerTable {
     }
 
     fn note(&mut self, name: &str, heard: Heard) {
-        // All of it can be asked for again.
+        // All of it can be asked for again. Names that nobody has go first: any visitor can make them
+        // up, and must not have the directory asked anew for everybody else's devices.
         if self.heard.len() >= PEER_NAMES_MAX && !self.heard.contains_key(name) {
-            self.heard.clear();
+            self.heard.retain(|_, heard| matches!(heard, Heard::At(_)));
+            if self.heard.len() > PEER_NAMES_MAX / 2 {
+                self.heard.clear();
+            }
         }
         self.heard.insert(name.into(), heard);
     }
@@ -182,5 +186,27 @@ impl PeerTable {
     /// Every idle connection.
     pub(super) fn take_all_idle(&mut self) -> Vec<Id> {
         self.peers.iter_mut().flat_map(|peer| std::mem::take(&mut peer.idle)).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::gateway::peers::Peers;
+    use crate::limits::Limits;
+
+    #[test]
+    fn names_that_are_made_up_push_out_no_device() {
+        let peers = Peers::found_by(|_| Ok(None));
+        let mut table = PeerTable::new(Arc::new(Cluster::new(peers, &Limits::default())));
+        let now = Instant::now();
+        table.note("lamp", Heard::At(0));
+        (0..PEER_NAMES_MAX * 2).for_each(|n| table.is_nowhere(&format!("n{n}"), now));
+        assert_eq!(table.heard("lamp", now), Some(Heard::At(0)));
+        assert!(table.heard.len() <= PEER_NAMES_MAX);
+        // Where there are too many that gateways have, all are asked for again.
+        (0..PEER_NAMES_MAX).for_each(|n| table.note(&format!("d{n}"), Heard::At(0)));
+        assert!(table.heard.len() <= PEER_NAMES_MAX && table.heard("lamp", now).is_none());
     }
 }

@@ -34,8 +34,7 @@ const DIRECTORY_AWAY: &str =
 const DIRECTORY_BUSY: &str =
     "too many requests wait for the directory of gateways; try again later";
 const UNREACHED: &str = "the gateway that has the device cannot be reached";
-const SPENT: &str =
-    "the device has come to another gateway, and some of the request was on its way; send it again";
+const SPENT: &str = "the gateway that was asked does not have the device any more, and some of the request was on its way; send it again";
 const CAME_HERE: &str =
     "the device has come to this gateway meanwhile, to another event loop; send it again";
 const STRANGER: &str =
