@@ -226,6 +226,9 @@ impl GatewayRole {
     /// nobody knows.
     fn give_up_directory(&mut self, cx: &mut Connections<State>, id: Id, key: Key, why: &str) {
         let Some(Asking { name, .. }) = cx.asking(id) else { return };
+        if self.registry.is_connected_anywhere(name) {
+            return self.follow_ups.push_back(FollowUp::FindLink { visitor: id, key });
+        }
         match self.registry.knows(name) || self.is_expected(name) {
             true => self.await_device(cx, id, key),
             false => self.refuse_search(cx, (id, key), "destination_unavailable", why),
@@ -294,7 +297,8 @@ impl GatewayRole {
         *of = Search { is_unreached: true, ..search };
         let name = name.clone();
         self.expect_back(cx, &name, until);
-        self.await_device(cx, id, key);
+        // It may have come here meanwhile, and idle: a request that lines up now would wait for its next one.
+        self.follow_ups.push_back(FollowUp::FindLink { visitor: id, key });
     }
 
     /// Whoever had the device has it no more: it is on its way somewhere.

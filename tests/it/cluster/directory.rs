@@ -237,6 +237,49 @@ fn a_connection_that_was_closed_is_no_failure() {
     }
 }
 
+/// Its links idle here before the other gateway is given up, so nothing of them would wake a request
+/// that lined up then.
+#[test]
+fn a_device_that_came_here_while_another_gateway_was_tried_is_asked_at_once() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let pki = crate::support::pki::Authority::new();
+    let table = Table::default();
+    table.say("lamp", &format!("https://{}", silent.local_addr().unwrap()));
+    let tls = reverse_http::tls::DeviceTls::new().ca(std::fs::read(pki.ca()).unwrap()).unwrap();
+    let mut limits = patient();
+    limits.handshake_timeout = Duration::from_secs(2);
+    let first = One::with(limits, table.peers().tls(tls).unwrap());
+    let mut visitor = RawPeer::connect(first.visitors);
+    visitor.deadline = Duration::from_secs(30);
+    visitor.write(get("/lamp/x"));
+    let _trying = silent.accept().unwrap();
+    let _here = first.device("lamp", "first");
+    visitor.read_answer("GET").expect_ok("first");
+}
+
+/// The same while the directory is asked, and fails.
+#[test]
+fn a_device_that_came_here_while_the_directory_failed_is_asked_at_once() {
+    let (fail, wait) = mpsc::channel::<()>();
+    let (asked, is_asked) = mpsc::channel::<()>();
+    let (asked, wait) = (Mutex::new(asked), Mutex::new(wait));
+    let peers = Peers::found_by(move |_| {
+        asked.lock().unwrap().send(()).unwrap();
+        wait.lock().unwrap().recv().unwrap();
+        Err("it is away".into())
+    });
+    let mut limits = patient();
+    limits.directory_timeout = Duration::from_secs(60);
+    let first = One::with(limits, peers);
+    let mut visitor = RawPeer::connect(first.visitors);
+    visitor.deadline = Duration::from_secs(30);
+    visitor.write(get("/lamp/x"));
+    is_asked.recv().unwrap();
+    let _here = first.device("lamp", "first");
+    fail.send(()).unwrap();
+    visitor.read_answer("GET").expect_ok("first");
+}
+
 #[test]
 fn connections_to_another_gateway_are_kept_and_bounded() {
     let table = Table::default();
