@@ -82,7 +82,7 @@ pub use gateway::{
 };
 pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};
-pub use message::Body;
+pub use message::{Body, Progress};
 pub use proto::turn::{Encoding, Fallback, Transport};
 pub use response::IntoResponse;
 pub use subscription::Subscription;

@@ -45,6 +45,52 @@ pub struct Body {
     source: Source,
     /// What [`Body::with_trailers`] gave; a body from a link keeps its own.
     trailers: Option<HeaderMap>,
+    /// What [`Body::with_progress`] gave.
+    meters: Vec<Meter>,
+}
+
+/// How far a body is: [`Body::with_progress`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Bytes read of it so far, without what was read before it was watched.
+    pub bytes: u64,
+    /// Bytes that it has in all, counted in the same way; `None` for a chunked body that has not
+    /// ended.
+    pub total: Option<u64>,
+}
+
+impl Progress {
+    /// Returns true if the body was read to its end.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.total == Some(self.bytes)
+    }
+}
+
+type Tell = Box<dyn FnMut(Progress) + Send>;
+
+/// Counts the bytes of a body, and tells the program.
+struct Meter {
+    bytes: u64,
+    /// The last call said that the body is complete.
+    has_ended: bool,
+    /// Behind a lock that is never taken: it makes the body `Sync`.
+    tell: Mutex<Tell>,
+}
+
+impl Meter {
+    fn count(&mut self, n: usize, left: Option<u64>) {
+        if self.has_ended {
+            return;
+        }
+        self.bytes += n as u64;
+        let left = if n == 0 { Some(0) } else { left };
+        let total = left.map(|left| self.bytes + left);
+        let progress = Progress { bytes: self.bytes, total };
+        self.has_ended = progress.is_complete();
+        unlocked(&mut self.tell)(progress);
+    }
 }
 
 #[derive(Default)]
@@ -140,6 +186,41 @@ impl Body {
         self
     }
 
+    /// The same body, which calls `tell` with its [`Progress`] after each piece that was read of it, of
+    /// at most 64 KiB where it is sent, and with [`Progress::is_complete`] once it has ended. A body
+    /// that fails has no such end; an empty one may not be read at all. A second call adds another
+    /// `tell`.
+    ///
+    /// It works in both directions, at a gateway and at a device. What is sent counts when it is
+    /// handed to the connection, so it may be ahead of what the other side has read by what the
+    /// sockets hold; what was received counts when the program reads it. A request to a device that
+    /// polls is complete before the device gets it, as the gateway holds it whole.
+    ///
+    /// `tell` runs on the thread that reads the body: the caller's of
+    /// [`send`](crate::DeviceRef::send), or the worker's. While it runs, nothing is transferred.
+    ///
+    /// ```
+    /// use reverse_http::{Body, Progress};
+    ///
+    /// let (told, progress) = std::sync::mpsc::channel();
+    /// let body = Body::from("firmware").with_progress(move |now| {
+    ///     let _ = told.send(now);
+    /// });
+    /// assert_eq!(body.length(), Some(8));
+    /// let request = http::Request::put("/image").body(body)?; // and send it
+    /// # request.into_body().read_to_vec(8)?;
+    /// let last: Progress = progress.iter().last().unwrap();
+    /// assert_eq!((last.bytes, last.total), (8, Some(8)));
+    /// assert!(last.is_complete());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_progress(mut self, tell: impl FnMut(Progress) + Send + 'static) -> Body {
+        let tell: Tell = Box::new(tell);
+        self.meters.push(Meter { bytes: 0, has_ended: false, tell: Mutex::new(tell) });
+        self
+    }
+
     /// Trailer fields, once the body was read to its end; `None` before, and where there are none.
     pub fn trailers(&self) -> Option<HeaderMap> {
         let own = || self.trailers.clone().filter(|map| !map.is_empty());
@@ -223,9 +304,10 @@ impl Body {
         Source::Streamed(Mutex::new(Box::new(streamed))).into()
     }
 
-    /// All that is still to come, where it lies in memory.
+    /// All that is still to come, where it lies in memory and may be taken at once.
     pub(crate) fn in_memory(&self) -> Option<&[u8]> {
         match &self.source {
+            _ if !self.meters.is_empty() => None, // read in pieces, so that each is told of
             Source::Empty => Some(&[]),
             Source::Static(bytes) => Some(bytes),
             Source::Bytes { bytes, at } => Some(&bytes[*at..]),
@@ -268,7 +350,18 @@ impl Read for Body {
         if buf.is_empty() {
             return Ok(0);
         }
-        match &mut self.source {
+        let n = self.source.read(buf)?;
+        if !self.meters.is_empty() {
+            let left = self.length();
+            self.meters.iter_mut().for_each(|meter| meter.count(n, left));
+        }
+        Ok(n)
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
             Source::Empty => Ok(0),
             Source::Static(bytes) => bytes.read(buf),
             Source::Bytes { bytes, at } => {
@@ -328,7 +421,7 @@ impl fmt::Debug for Body {
 
 impl From<Source> for Body {
     fn from(source: Source) -> Self {
-        Body { source, trailers: None }
+        Body { source, trailers: None, meters: Vec::new() }
     }
 }
 

@@ -11,4 +11,5 @@ mod in_memory;
 mod limits;
 mod links;
 mod programs;
+mod progress;
 mod upgrades;

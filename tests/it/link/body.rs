@@ -102,3 +102,45 @@ fn debug_shows_no_content_and_bodies_can_move() {
     fn is_send<T: Send + 'static>() {}
     is_send::<Body>();
 }
+
+#[test]
+fn a_body_tells_how_far_it_is_and_once_that_it_is_complete() {
+    let bodies: [(Body, Option<u64>); 4] = [
+        ("four".into(), Some(4)),
+        (String::from("four").into(), Some(4)),
+        (Body::from_reader_with_length(io::repeat(b'x'), 4), Some(4)),
+        (Body::from_reader(io::Cursor::new("four")), None),
+    ];
+    for (body, whole) in bodies {
+        let (told, progress) = std::sync::mpsc::channel();
+        let second = told.clone();
+        let mut body = body
+            .with_progress(move |now| told.send((1, now)).unwrap())
+            .with_progress(move |now| second.send((2, now)).unwrap());
+        assert_eq!(body.length(), whole);
+        body.read_exact(&mut [0; 3]).unwrap();
+        for listener in [1, 2] {
+            let (of, now) = progress.try_recv().unwrap();
+            assert_eq!((of, now.bytes, now.total, now.is_complete()), (listener, 3, whole, false));
+        }
+        assert_eq!(body.read(&mut []).unwrap(), 0);
+        assert!(progress.try_recv().is_err(), "nothing was read");
+        body.read_to_end(&mut Vec::new()).unwrap();
+        assert_eq!(body.read(&mut [0; 3]).unwrap(), 0);
+        drop(body);
+        let ends = progress.iter().filter(|(_, now)| now.is_complete());
+        let ends: Vec<_> = ends.map(|(of, now)| (of, now.bytes, now.total)).collect();
+        assert_eq!(ends, [(1, 4, Some(4)), (2, 4, Some(4))]);
+    }
+}
+
+#[test]
+fn a_body_that_fails_is_never_complete() {
+    let (told, progress) = std::sync::mpsc::channel();
+    let short = Body::from_reader_with_length(io::Cursor::new("abc"), 5);
+    let mut short = short.with_progress(move |now| told.send(now).unwrap());
+    short.read_to_end(&mut Vec::new()).unwrap_err();
+    drop(short);
+    let all: Vec<_> = progress.iter().map(|now| (now.bytes, now.total)).collect();
+    assert_eq!(all, [(3, Some(5))]);
+}
