@@ -1,179 +1,23 @@
-//! Which path is what, and what an answer is.
+//! Which path is what.
 
-use std::io::{self, Write};
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::admin::LogLevel;
-use crate::admin::operators::{Operator, UNKNOWN};
-use crate::admin::server::Context;
+use crate::admin::api;
+use crate::admin::asked::{Asked, decoded};
+use crate::admin::context::Context;
+use crate::admin::log_level::LogLevel;
+use crate::admin::metrics;
+use crate::admin::operators::UNKNOWN;
+use crate::admin::page;
+use crate::admin::reply::Reply;
 use crate::admin::view::{Silent, View};
-use crate::admin::{api, metrics, page};
-use crate::error::Refusal;
-use crate::message::{DateText, date_now};
-use crate::proto::digits::percent_decoded;
-use crate::proto::head_writer;
-use crate::stream::Stream;
 
 /// Longest wait for an event.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How often it is looked whether waiting operators may still wait.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long writing an answer may take in all, however little is taken at a time.
-const WRITE_TOTAL: Duration = Duration::from_secs(60);
-
-/// A request of somebody who may ask.
-pub(super) struct Asked<'a> {
-    pub(super) is_post: bool,
-    pub(super) path: &'a str,
-    pub(super) query: &'a str,
-    pub(super) wants_events: bool,
-    pub(super) last_event: &'a [u8],
-    /// The operator who asks; `None`: nobody is asked who that is.
-    pub(super) operator: Option<Operator>,
-}
-
-impl Asked<'_> {
-    /// The value of a parameter, decoded; empty where it is missing or malformed.
-    pub(super) fn parameter(&self, name: &str) -> String {
-        let pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
-        let value = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next();
-        decoded(&value.unwrap_or_default().replace('+', "%20")).unwrap_or_default()
-    }
-
-    /// The same as something else, where it is that.
-    pub(super) fn number<T: FromStr>(&self, name: &str) -> Option<T> {
-        self.parameter(name).parse().ok()
-    }
-
-    /// The same as a time: `90s`, `5m`, `1h`, or a number of seconds.
-    pub(super) fn time(&self, name: &str) -> Option<Duration> {
-        let text = self.parameter(name);
-        let (number, factor) = match text.as_bytes().last()? {
-            b's' => (&text[..text.len() - 1], 1),
-            b'm' => (&text[..text.len() - 1], 60),
-            b'h' => (&text[..text.len() - 1], 3_600),
-            _ => (&text[..], 1),
-        };
-        let seconds: u64 = number.parse().ok()?;
-        seconds.checked_mul(factor).map(Duration::from_secs)
-    }
-
-    /// Returns true if its answer may wait for an event.
-    pub(super) fn waits(&self) -> bool {
-        self.path == "/api/v1/events" && !self.wants_events && !self.parameter("wait").is_empty()
-    }
-}
-
-fn decoded(text: &str) -> Option<String> {
-    String::from_utf8(percent_decoded(text.as_bytes())?).ok()
-}
-
-/// What a request is answered.
-pub(super) struct Reply {
-    status: u16,
-    kind: &'static str,
-    body: Vec<u8>,
-    fields: Vec<(&'static str, String)>,
-    is_last: bool,
-    follows: Option<u64>,
-}
-
-impl Reply {
-    /// Returns true if it refuses to answer for the request's host.
-    pub(super) fn refuses_host(&self) -> bool {
-        self.status == 421
-    }
-
-    fn new(status: u16, kind: &'static str, body: impl Into<Vec<u8>>) -> Reply {
-        let fields = Vec::new();
-        Reply { status, kind, body: body.into(), fields, is_last: false, follows: None }
-    }
-
-    /// One line of text.
-    pub(super) fn text(status: u16, text: &str) -> Reply {
-        Reply::new(status, "text/plain; charset=utf-8", format!("{text}\n"))
-    }
-
-    /// What is said of bad bytes; the connection ends.
-    pub(super) fn of(refusal: &Refusal) -> Reply {
-        Reply::text(refusal.status, &refusal.reason).last()
-    }
-
-    fn json(value: &Value) -> Reply {
-        Reply::new(200, "application/json", format!("{value}\n"))
-    }
-
-    fn missing(what: &str) -> Reply {
-        Reply::text(404, what)
-    }
-
-    pub(super) fn field(mut self, name: &'static str, value: impl Into<String>) -> Reply {
-        self.fields.push((name, value.into()));
-        self
-    }
-
-    pub(super) fn last(mut self) -> Reply {
-        self.is_last = true;
-        self
-    }
-
-    pub(super) fn is_last(&self) -> bool {
-        self.is_last
-    }
-
-    /// Behind which event its connection follows the others.
-    pub(super) fn follows(&self) -> Option<u64> {
-        self.follows
-    }
-
-    /// Writes it. Nothing of it may be stored, framed or guessed at.
-    pub(super) fn write(&self, mut stream: &Stream, to_head: bool, keep: bool) -> io::Result<()> {
-        let date = date_now();
-        let length = self.body.len().to_string();
-        let connection = if keep && !self.is_last { "keep-alive" } else { "close" };
-        let fixed = [
-            ("Date", date.as_ref().map_or("", DateText::as_str)),
-            ("Content-Type", self.kind),
-            ("Content-Length", &length),
-            ("Cache-Control", "no-store"),
-            ("X-Content-Type-Options", "nosniff"),
-            ("X-Frame-Options", "DENY"),
-            ("Referrer-Policy", "no-referrer"),
-            ("Cross-Origin-Resource-Policy", "same-origin"),
-            ("Connection", connection),
-        ];
-        let own = self.fields.iter().map(|(name, value)| (*name, value.as_str()));
-        let mut out = Vec::with_capacity(self.body.len() + 512);
-        let phrase = head_writer::reason_phrase(self.status);
-        let refused = |refusal: Refusal| io::Error::other(refusal.reason);
-        head_writer::write_status_line(&mut out, self.status, phrase.as_bytes())
-            .map_err(refused)?;
-        for (name, value) in fixed.into_iter().chain(own) {
-            head_writer::write_field(&mut out, name, value.as_bytes()).map_err(refused)?;
-        }
-        out.extend_from_slice(b"\r\n");
-        if !to_head {
-            out.extend_from_slice(&self.body);
-        }
-        let end = Instant::now() + WRITE_TOTAL;
-        let mut rest = &out[..];
-        while !rest.is_empty() {
-            match stream.write(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => rest = &rest[n..],
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-            if Instant::now() > end {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-        }
-        stream.flush()
-    }
-}
 
 /// Paths that tell nothing but whether the gateway works.
 pub(super) fn is_health(path: &str) -> bool {
@@ -317,9 +161,7 @@ fn events(asked: &Asked<'_>, context: &Context) -> Reply {
     let last = std::str::from_utf8(asked.last_event).ok().and_then(|text| text.parse().ok());
     let after = last.or_else(|| asked.number("after"));
     if asked.wants_events {
-        let mut reply = Reply::text(200, "");
-        reply.follows = Some(after.unwrap_or_else(|| feed.last()));
-        return reply;
+        return Reply::text(200, "").following(after.unwrap_or_else(|| feed.last()));
     }
     let end = Instant::now() + asked.time("wait").unwrap_or_default().min(WAIT_MAX);
     let found = loop {

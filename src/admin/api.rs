@@ -6,12 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
-use crate::admin::answers::Asked;
+use crate::admin::asked::Asked;
+use crate::admin::event::{transport_name, unix_seconds};
 use crate::admin::view::{Snapshot, View};
-use crate::gateway::GatewayEvent;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process};
 use crate::observe::row::{Change, Counts, Done, Minute};
-use crate::proto::turn::{Encoding, Transport};
 
 /// Devices of one page, where nothing is said.
 const PAGE: usize = 100;
@@ -159,14 +158,6 @@ fn text(text: &str) -> Option<&str> {
 /// With three digits behind the point.
 pub(super) fn millis(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
-}
-
-pub(super) fn transport_name(transport: Transport) -> &'static str {
-    match transport {
-        Transport::Turn => "upgrade",
-        Transport::Comet(Encoding::Json) => "comet-json",
-        Transport::Comet(_) => "comet-message",
-    }
 }
 
 fn responses(counts: &Counts) -> Value {
@@ -319,23 +310,4 @@ pub(super) fn days_left(end: SystemTime, now: SystemTime) -> i64 {
         Ok(left) => (left.as_secs_f64() / DAY).floor() as i64,
         Err(over) => -((over.duration().as_secs_f64() / DAY).ceil() as i64),
     }
-}
-
-/// One event, with its number.
-pub(super) fn event(id: u64, event: &GatewayEvent) -> Value {
-    json!({
-        "id": id,
-        "at": unix_seconds(event.at),
-        "kind": event.kind.as_str(),
-        "device": event.name,
-        "reason": event.detail,
-        "transport": event.transport.map(transport_name),
-        "cause": event.cause.map(|cause| cause.as_str()),
-        "missed": event.missed,
-    })
-}
-
-fn unix_seconds(at: SystemTime) -> f64 {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    (since.as_secs_f64() * 1000.0).round() / 1000.0
 }

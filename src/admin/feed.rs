@@ -6,7 +6,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::admin::api;
+use crate::admin::event;
 use crate::gateway::GatewayEvent;
 use crate::subscription::Subscription;
 
@@ -58,7 +58,7 @@ impl Feed {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.last += 1;
         let id = ring.last;
-        let json = api::event(id, event).to_string();
+        let json = event::event(id, event).to_string();
         if ring.events.len() >= EVENTS_MAX {
             ring.events.pop_front();
         }

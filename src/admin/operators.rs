@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError, RwLock};
 
-use crate::admin::answers::Reply;
+use crate::admin::reply::Reply;
 use crate::error::Error;
 use crate::gateway::tokens::{Digest, Tokens, shown};
 use crate::logs::Gate;

@@ -6,8 +6,9 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::admin::answers::Asked;
-use crate::admin::api::{Wanted, days_left, transport_name};
+use crate::admin::api::{Wanted, days_left};
+use crate::admin::asked::Asked;
+use crate::admin::event::transport_name;
 use crate::admin::view::{Snapshot, View};
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow};
 use crate::observe::row::{Change, Done, MINUTES_MAX, Minute};

@@ -18,11 +18,14 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::admin::answers::{self, Asked, Reply};
+use crate::admin::answers;
+use crate::admin::asked::Asked;
+use crate::admin::context::{Context, PULSE};
 use crate::admin::operators::{Operator, Operators, Remote};
-use crate::admin::places::{ConnectionPlace, Places};
+use crate::admin::places::ConnectionPlace;
+use crate::admin::reply::Reply;
+use crate::admin::settings::Admin;
 use crate::admin::view::View;
-use crate::admin::{Admin, SetLogLevel};
 use crate::error::{Error, Fault};
 use crate::gateway::Tokens;
 use crate::limits::Limits;
@@ -42,19 +45,6 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long nothing may be taken of an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a follower of events is told the totals.
-pub(super) const PULSE: Duration = Duration::from_secs(2);
-
-/// What all connections share.
-pub(super) struct Context {
-    pub(super) view: Arc<View>,
-    pub(super) operators: Operators,
-    pub(super) set_log_level: Option<SetLogLevel>,
-    limits: Limits,
-    stopped: Arc<AtomicBool>,
-    connections: Arc<Places>,
-    followers: AtomicUsize,
-}
 
 enum Listener {
     Tcp(TcpListener),

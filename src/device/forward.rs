@@ -14,7 +14,7 @@ use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::relay;
 use crate::relay::{Exchange, LocalAnswer, Waits};
-use crate::stream::{Channel, Connector, HandshakeError};
+use crate::stream::{Connector, HandshakeError, TlsSession};
 
 impl DeviceRole {
     /// The addresses of the local server are found, or there are none.
@@ -41,7 +41,7 @@ impl DeviceRole {
         let secure = self.server_of(key).and_then(|server| {
             let target = self.server(server)?;
             let connector = target.tls.as_ref()?;
-            Some((server, Channel::to_server(connector, target.host())))
+            Some((server, TlsSession::to_server(connector, target.host())))
         });
         let Some((server, channel)) = secure else { return self.local_opened(cx, key, id) };
         let why = match channel {

@@ -9,7 +9,7 @@ use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::proto::interim::InterimCount;
 use crate::proto::turn;
-use crate::stream::Channel;
+use crate::stream::TlsSession;
 
 impl DeviceRole {
     /// The way to the gateway stands: its TLS handshake begins, or the offer is written.
@@ -19,7 +19,7 @@ impl DeviceRole {
             return self.offer(cx, id);
         }
         let begun = match &self.plan.tls {
-            Some(connector) => Channel::to_server(connector, &dial.url.host).map_err(|e| e.to_string()),
+            Some(connector) => TlsSession::to_server(connector, &dial.url.host).map_err(|e| e.to_string()),
             None => {
                 Err("it was redirected to from http://, where anybody could have said so; give this device the https:// URL itself"
                     .to_owned())

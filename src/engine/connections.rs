@@ -11,7 +11,6 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use crate::engine::FULL;
 use crate::engine::connection::{Connection, Fetched, Readiness};
 use crate::engine::group::Group;
 use crate::engine::handshakes::{Handshake, Handshakes};
@@ -21,7 +20,10 @@ use crate::engine::timers::{Timer, Timers};
 use crate::limits::instant_after;
 use crate::message::second_now;
 use crate::proto::head::are_line_ends;
-use crate::stream::{Channel, HandshakeError, Shaken, Stream};
+use crate::stream::{HandshakeError, Shaken, Stream, TlsSession};
+
+/// Why accepting waits.
+pub(crate) const FULL: &str = "the event loop holds as many connections as connections_max allows";
 
 /// Names a connection of the loop.
 pub(crate) type Id = Key;
@@ -489,7 +491,7 @@ impl<T> Connections<T> {
     /// end. Until then nothing else happens to the connection but its deadline. `spares`: a quarter
     /// of the places is left to others. Returns false if there are as many handshakes as
     /// handshakes_max allows.
-    pub(crate) fn secure(&mut self, id: Id, channel: Arc<Channel>, spares: bool) -> bool {
+    pub(crate) fn secure(&mut self, id: Id, channel: Arc<TlsSession>, spares: bool) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return true };
         if !self.handshakes.begin(spares) {
             return false;

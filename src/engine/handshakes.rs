@@ -11,23 +11,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::Waker;
 
-use crate::engine::connections::Id;
 use crate::engine::group::Group;
+use crate::engine::slab::Key;
 use crate::limits::Limits;
-use crate::stream::Channel;
+use crate::stream::TlsSession;
 
 /// A connection whose session is not there yet.
 pub(super) struct Handshake {
-    pub(super) channel: Arc<Channel>,
+    pub(super) channel: Arc<TlsSession>,
     /// A worker has it; the loop leaves it alone.
     pub(super) computing: bool,
 }
 
 pub(super) struct Handshakes {
     group: Arc<Group>,
-    done: Sender<Id>,
+    done: Sender<Key>,
     /// Those whose step was computed.
-    pub(super) computed: Receiver<Id>,
+    pub(super) computed: Receiver<Key>,
     /// `None`: in the simulation, which has no handshakes.
     waker: Option<Arc<Waker>>,
     awake: Arc<AtomicBool>,
@@ -74,7 +74,7 @@ impl Handshakes {
 
     /// Has a worker compute the next step of this connection's handshake. Returns false if no
     /// thread is to be had.
-    pub(super) fn compute(&self, id: Id, channel: &Arc<Channel>) -> bool {
+    pub(super) fn compute(&self, id: Key, channel: &Arc<TlsSession>) -> bool {
         let (done, waker, awake) = (self.done.clone(), self.waker.clone(), self.awake.clone());
         let channel = Arc::downgrade(channel);
         self.group.handshake_workers.submit(move || {
@@ -96,8 +96,8 @@ impl Drop for Handshakes {
 
 /// Tells the loop, even if the arithmetic panics: then its next step fails.
 struct Told {
-    id: Id,
-    done: Sender<Id>,
+    id: Key,
+    done: Sender<Key>,
     waker: Option<Arc<Waker>>,
     awake: Arc<AtomicBool>,
 }

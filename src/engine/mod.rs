@@ -10,6 +10,26 @@
 //!                  ▲                                   │
 //!                  └── insert, send, close, deadline ──┘        remove() ─► a worker, blocking
 //! ```
+//!
+//! # Order of files
+//! Each names only those above it.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `random.rs` | random bytes of the operating system |
+//! | `slab.rs` | a table whose keys have a generation |
+//! | `timers.rs` | the heap of deadlines and alarms |
+//! | `permits.rs` | shares of a bound on connections |
+//! | `budget.rs` | memory that is promised, counted and bounded |
+//! | `departed.rs` | names and credentials of connections that have gone |
+//! | `workers.rs` | the elastic pool of worker threads |
+//! | `group.rs` | what several loops share |
+//! | `handshakes.rs` | TLS handshakes whose arithmetic workers do |
+//! | `connection.rs` | one connection: socket, flags, buffers |
+//! | `connections.rs` | the table of connections, with their deadlines |
+//! | `role.rs` | what the loop drives: the trait of gateway and device |
+//! | `event_loop.rs` | the loop: events, accepts, commands, deadlines |
+//! | `simulated.rs` | the loop without an operating system, for the simulation |
 
 pub(crate) mod budget;
 pub(crate) mod connection;
@@ -20,70 +40,11 @@ pub(crate) mod group;
 mod handshakes;
 pub(crate) mod permits;
 pub(crate) mod random;
+mod role;
 #[cfg(test)]
 pub(crate) mod simulated;
 pub(crate) mod slab;
 pub(crate) mod timers;
 pub(crate) mod workers;
 
-use std::net::SocketAddr;
-
-use crate::engine::connections::{Connections, Id};
-use crate::stream::{HandshakeError, Stream};
-
-/// Why accepting waits.
-pub(crate) const FULL: &str = "the event loop holds as many connections as connections_max allows";
-
-/// What a gateway or a device does with what happens on its loop. Every method is one short,
-/// bounded step.
-pub(crate) trait Role: Sized {
-    /// What the role keeps for each connection.
-    type State;
-    /// What other threads ask of the loop.
-    type Command: Send + 'static;
-
-    /// A listener (numbered as it was given to the loop) accepted a connection.
-    fn accepted(
-        &mut self,
-        cx: &mut Connections<Self::State>,
-        listener: usize,
-        stream: Stream,
-        from: SocketAddr,
-    );
-    /// Whether another connection may come in by this listener. `Err`: why accepting there has to
-    /// wait until a connection closes.
-    fn admits(
-        &mut self,
-        cx: &mut Connections<Self::State>,
-        _listener: usize,
-    ) -> Result<(), &'static str> {
-        if cx.is_full() { Err(FULL) } else { Ok(()) }
-    }
-    /// A connection waits at this listener and is not admitted.
-    fn crowded(&mut self, _cx: &mut Connections<Self::State>, _listener: usize) {}
-    /// Descriptors have run out: closes a connection that can be spared. Returns false if there is
-    /// none.
-    fn spares(&mut self, _cx: &mut Connections<Self::State>) -> bool {
-        false
-    }
-    /// A handshake that [`Connections::secure`] began is over: what is read and written from here
-    /// on goes through its session, or there is none.
-    fn secured(
-        &mut self,
-        cx: &mut Connections<Self::State>,
-        id: Id,
-        outcome: Result<(), HandshakeError>,
-    );
-    /// A connection may be read or written, or [`Connections::again`] asked for another step.
-    fn ready(&mut self, cx: &mut Connections<Self::State>, id: Id);
-    /// A connection's deadline passed; it is unset now.
-    fn expired(&mut self, cx: &mut Connections<Self::State>, id: Id);
-    /// An alarm that [`Connections::alarm`] set.
-    fn alarm(&mut self, cx: &mut Connections<Self::State>, key: u64);
-    /// Another thread asked for something.
-    fn command(&mut self, cx: &mut Connections<Self::State>, command: Self::Command);
-    /// Returns true if the loop may end (asked after every turn of it).
-    fn finished(&self, cx: &Connections<Self::State>) -> bool;
-    /// The loop has ended, as it may: nothing comes any more.
-    fn ended(&mut self) {}
-}
+pub(crate) use role::Role;

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use crate::engine::Role;
 use crate::engine::connections::{Connections, Id, Watcher};
 use crate::engine::event_loop::{Remote, expire, obey, ready, step_ready};
 use crate::engine::group::Group;
 use crate::engine::handshakes::Handshakes;
+use crate::engine::role::Role;
 use crate::limits::Limits;
 use crate::sim::net;
 use crate::stream::Stream;

@@ -21,7 +21,7 @@ use crate::gateway::tokens::Whose;
 use crate::limits::Limits;
 use crate::proto::proxy_header;
 use crate::relay::{LocalAnswer, Rules};
-use crate::stream::{Channel, GatewayTls, HandshakeError, Shown, ShownKey, Stream};
+use crate::stream::{GatewayTls, HandshakeError, Shown, ShownKey, Stream, TlsSession};
 
 impl GatewayRole {
     pub(super) fn listen(
@@ -194,7 +194,7 @@ impl GatewayRole {
         let tls = self.listeners.tls(listener);
         let (secure, is_visitor) =
             (tls.is_some(), self.listeners.side(listener) == Some(Whose::Visitors));
-        let channel = match tls.map(|tls| Channel::to_peer(tls, listener)).transpose() {
+        let channel = match tls.map(|tls| TlsSession::to_peer(tls, listener)).transpose() {
             Ok(channel) => channel,
             Err(e) => {
                 log_names!(Warn, "a connection from {from} was dropped: {e}");

@@ -26,7 +26,7 @@ use crate::gateway::state::{
 use crate::limits::{PEER_GRACE, PEER_IDLE_MAX, PEER_RECALL};
 use crate::proto::peer::{LINES_MAX, Miss, PeerRequest, PeerWaits};
 use crate::relay::{self, LocalAnswer};
-use crate::stream::{Channel, HandshakeError, Stream};
+use crate::stream::{HandshakeError, Stream, TlsSession};
 
 const DIRECTORY_LATE: &str = "the directory of gateways did not say in time where the device is";
 const DIRECTORY_AWAY: &str =
@@ -379,7 +379,7 @@ impl GatewayRole {
         let Some((url, connector)) = url.zip(peers.cluster.connector.as_ref()) else {
             return self.peer_opened(cx, connection, (peer, key));
         };
-        let channel = Channel::to_server(connector, url.host());
+        let channel = TlsSession::to_server(connector, url.host());
         if let Some(State::Peer(link)) = cx.state_mut(connection) {
             link.stage = PeerStage::Securing { key };
         }

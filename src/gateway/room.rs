@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::engine::FULL;
+use crate::engine::connections::FULL;
 use crate::engine::connections::{Connections, Id};
 use crate::gateway::state::{Command, GatewayRole, State, Visitor, VisitorListener};
 use crate::gateway::tokens::Whose;

@@ -142,8 +142,8 @@ impl Fixed {
 mod tests {
     use std::time::Instant;
 
-    use super::recent::HALVING;
     use super::*;
+    use crate::observe::histogram::recent::HALVING;
 
     #[test]
     fn a_percentile_is_at_most_seven_percent_off() {

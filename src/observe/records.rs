@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::Sender;
 
-use crate::observe::{Visit, beginning};
+use crate::observe::texts::beginning;
 use crate::proto::head::{Fields, RequestHead};
 use crate::subscription::{Charge, Charged};
 
@@ -265,6 +265,15 @@ impl Records {
             }
         }
     }
+}
+
+/// The client, and the name of its request in logs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Visit {
+    pub(crate) from: Option<IpAddr>,
+    pub(crate) request_id: Option<String>,
+    /// What operators call its token, where there is an access log.
+    pub(crate) token: Option<Box<str>>,
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::close_reason::CloseCause;
 use crate::engine::departed::Stamp;
-use crate::observe::Exchanged;
+use crate::observe::exchanged::{Exchanged, is_error};
 use crate::observe::histogram::{Fixed, Recent};
 use crate::proto::turn::Transport;
 
@@ -118,11 +118,6 @@ impl Counts {
             None => self.failures.push((reason, 1)),
         }
     }
-}
-
-/// A visitor's mistake that was answered is no error.
-pub(super) fn is_error(status: u16, failure: Option<&'static str>) -> bool {
-    status >= 500 || (failure.is_some() && !(400..500).contains(&status))
 }
 
 /// What is known of all exchanges.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::engine::departed::{Departed, Stamp};
 use crate::limits::{Limits, OBSERVED_AWAY_MAX, OBSERVED_PART, RECORDS_PART};
-use crate::observe::Exchanged;
+use crate::observe::exchanged::Exchanged;
 use crate::observe::records::{Records, Taken};
 use crate::observe::row::{Change, Done, OfferSeen, Row, Totals};
 use crate::proto::turn::Transport;

@@ -2,10 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::time::{Duration, Instant};
+
 use super::*;
+use crate::close_reason::CloseCause;
+use crate::limits::Limits;
 use crate::limits::OBSERVED_AWAY_MAX;
-use crate::observe::row::{CHANGES_MAX, Done, RECENT_MAX, Row};
+use crate::observe::row::{CHANGES_MAX, Done, OfferSeen, RECENT_MAX, Row};
+use crate::observe::table::Bounds;
+use crate::observe::texts::{PATH_BYTES_MAX, REASON_BYTES_MAX};
 use crate::proto::head;
+use crate::proto::turn::Transport;
 
 fn up(observer: &Observer, name: &str) {
     observer.changed(name, "up", "PTTH/1.0", Some(Transport::Turn), None);

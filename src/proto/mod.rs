@@ -4,6 +4,39 @@
 //! A parser here answers *done, not yet, wrong*: `Ok(Some(..))`, `Ok(None)`, `Err(Refusal)`. The
 //! caller keeps bytes and socket.
 
+// The order of files: each names only those above it.
+//
+// | file | what it has |
+// |---|---|
+// | `digits.rs` | decimal and hexadecimal digits, percent-encoding |
+// | `head.rs` | request and response heads: start line and fields |
+// | `head_writer.rs` | start lines and fields, written |
+// | `authority.rs` | host and port |
+// | `interim.rs` | a count of 1xx responses |
+// | `authorization.rs` | `Authorization: Bearer` |
+// | `named.rs` | fields that `Connection` names: they stay on one hop |
+// | `rebinding.rs` | local hosts, against DNS rebinding |
+// | `body.rs` | framing, the decoder of bodies, chunks |
+// | `framed.rs` | a request whose framing is settled |
+// | `dialect.rs` | the spellings of the upgrade offer |
+// | `turn.rs` | the offer: read and written; names of devices |
+// | `verdict.rs` | a gateway's answer to an offer: 101, COMET, `Retry-After` |
+// | `template.rs` | the URL template that an IETF offer goes to |
+// | `comet/text.rs` | events and answers as text |
+// | `comet/json.rs` | events and answers in JSON |
+// | `comet/no_json.rs` | in its place without the feature `comet` |
+// | `comet.rs` | the fallback's messages |
+// | `edits.rs` | fields that routes add and remove |
+// | `forwarded.rs` | `Forwarded` and `X-Forwarded-*`, trusted networks |
+// | `prefixes.rs` | which of several path prefixes fits best |
+// | `absolute.rs` | targets in absolute form |
+// | `alias.rs` | paths and locations of a server behind a prefix |
+// | `peer.rs` | what gateways tell one another in fields |
+// | `forward.rs` | heads rewritten for the next hop |
+// | `heartbeat.rs` | `OPTIONS *`, asked and answered |
+// | `tcp.rs` | CONNECT for TCP targets |
+// | `proxy_header.rs` | the PROXY protocol's header |
+
 pub(crate) mod absolute;
 pub mod alias;
 pub(crate) mod authority;

@@ -20,7 +20,7 @@ use rustls::{
 use super::certificate::{Trusted, host};
 use super::failure::{Side, explained};
 use super::identity::Identity;
-use super::{ALPN, unusable};
+use super::setup::{ALPN, unusable};
 use crate::error::Error;
 use crate::setting::{CA, LOCAL_CA, LOCAL_PIN, PIN};
 

@@ -16,7 +16,7 @@ use rustls::{
 use super::by_name::ByName;
 use super::certificate::{FAR, Trusted, dns_names, not_after};
 use super::identity::Identity;
-use super::{ALPN, unusable};
+use super::setup::{ALPN, unusable};
 use crate::error::Error;
 
 /// What clients that were told to speak HTTP/1.0 ask for; it is served, too.

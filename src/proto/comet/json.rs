@@ -15,7 +15,10 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use crate::error::Refusal;
 use crate::limits::{FIELDS_CEILING, Limits};
 use crate::proto::body::{may_trail, of_request, of_response};
-use crate::proto::comet::{Answer, Event, PROTOCOL, check_id, frames, method, whole_body};
+use crate::proto::comet::text::{
+    Answer, Event, PROTOCOL, check_id, frames, is_short_and_visible, method, whole_body,
+    write_request,
+};
 use crate::proto::digits::decimal;
 use crate::proto::head::{self, Fields, LineEnds, RequestHead, is_of_connection, same_name, trim};
 use crate::proto::head_writer;
@@ -260,7 +263,7 @@ pub fn event_from_json(
         members.method.as_deref().ok_or_else(|| Refusal::new(400, "the event has no method"))?;
     let target =
         members.uri.as_deref().ok_or_else(|| Refusal::new(400, "the event has no request-uri"))?;
-    if !members.version.as_deref().is_none_or(super::is_short_and_visible) {
+    if !members.version.as_deref().is_none_or(is_short_and_visible) {
         return Err(Refusal::new(
             400,
             "the event's http-version has more than 256 bytes, none, or others than visible ASCII",
@@ -275,7 +278,7 @@ pub fn event_from_json(
     let is_head = method == "HEAD";
     let (body, trailers) = (members.body()?, members.trailers(limits)?);
     let mut text = Vec::with_capacity(lines.len() + body.len() + 64);
-    super::write_request(&mut text, &head, &body, &trailers)?;
+    write_request(&mut text, &head, &body, &trailers)?;
     head::request(&text, limits, LineEnds::Crlf)?; // our framing counts too: what is taken here has to be read under the same bounds
     Ok(Some(Event {
         id,

@@ -2,7 +2,7 @@
 //! refused.
 use crate::error::Refusal;
 use crate::limits::Limits;
-use crate::proto::comet::{Answer, Event};
+use crate::proto::comet::text::{Answer, Event};
 
 fn absent() -> Refusal {
     Refusal::new(415, "this build has no JSON (feature comet); use message/http")

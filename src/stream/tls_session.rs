@@ -19,7 +19,7 @@ use rustls::{ClientConnection, Connection, ServerConnection};
 
 use crate::error::Error;
 use crate::proto::head::foreign_protocol;
-use crate::stream::Kind;
+use crate::stream::socket::Socket;
 use crate::tls::{self, Connector, GatewayTls, Shown, Side};
 
 /// Bytes of cipher text that one read of the socket may bring: a record and a little.
@@ -38,7 +38,7 @@ const RECORDS: usize = 128;
 /// (`shares::idle_tls_sessions_take_what_is_counted_for_them`).
 const SESSION: usize = 10 * 1024;
 
-pub(crate) struct Channel {
+pub(crate) struct TlsSession {
     session: Mutex<Session>,
     /// Held by the reader of the socket.
     reading: Mutex<()>,
@@ -166,7 +166,7 @@ impl Debt {
 pub(crate) enum Shaken {
     /// Nothing before the next event.
     Waiting,
-    /// There is something to compute, with [`Channel::compute`].
+    /// There is something to compute, with [`TlsSession::compute`].
     Compute,
     Done,
     Failed(HandshakeError),
@@ -189,26 +189,26 @@ impl HandshakeError {
     }
 }
 
-impl Channel {
+impl TlsSession {
     /// The device's side of a session with a gateway, or a local server, at this host.
-    pub(crate) fn to_server(connector: &Connector, host: &str) -> Result<Arc<Channel>, Error> {
+    pub(crate) fn to_server(connector: &Connector, host: &str) -> Result<Arc<TlsSession>, Error> {
         let name = connector.server_name(host)?;
         let connection = ClientConnection::new(connector.config.clone(), name);
         let connection =
             connection.map_err(|e| Error::usage(format!("TLS cannot be begun: {e}")))?;
-        Ok(Channel::new(connection.into(), connector.side(), None))
+        Ok(TlsSession::new(connection.into(), connector.side(), None))
     }
 
     /// The gateway's side, at the listener with this number.
-    pub(crate) fn to_peer(tls: &GatewayTls, listener: usize) -> Result<Arc<Channel>, Error> {
+    pub(crate) fn to_peer(tls: &GatewayTls, listener: usize) -> Result<Arc<TlsSession>, Error> {
         let connection = ServerConnection::new(tls.config().clone());
         let connection =
             connection.map_err(|e| Error::usage(format!("TLS cannot be begun: {e}")))?;
-        Ok(Channel::new(connection.into(), Side::Gateway, Some((tls.clone(), listener))))
+        Ok(TlsSession::new(connection.into(), Side::Gateway, Some((tls.clone(), listener))))
     }
 
-    fn new(tls: Connection, side: Side, gateway: Option<(GatewayTls, usize)>) -> Arc<Channel> {
-        Arc::new(Channel {
+    fn new(tls: Connection, side: Side, gateway: Option<(GatewayTls, usize)>) -> Arc<TlsSession> {
+        Arc::new(TlsSession {
             session: Mutex::new(Session {
                 tls,
                 side,
@@ -249,7 +249,7 @@ impl Channel {
 
     /// Moves what can be moved without arithmetic; where the socket blocks, reads once. Not to be
     /// called while [`compute`](Self::compute) runs.
-    pub(super) fn shake(&self, socket: &Kind) -> Shaken {
+    pub(super) fn shake(&self, socket: &Socket) -> Shaken {
         if self.session.is_poisoned() {
             return Shaken::Failed(HandshakeError::new("its arithmetic panicked"));
         }
@@ -392,7 +392,7 @@ impl Channel {
 
     /// One of the streams is dropped; with the last one the peer is told the end, as far as that
     /// can be done without waiting.
-    pub(super) fn leave(&self, socket: &Kind) {
+    pub(super) fn leave(&self, socket: &Socket) {
         if self.handles.fetch_sub(1, AcqRel) != 1 || self.forsaken.load(Acquire) {
             return;
         }
@@ -402,13 +402,13 @@ impl Channel {
     }
 
     /// Tells the peer that nothing more will come. `WouldBlock`: the socket has not taken it yet.
-    pub(super) fn end(&self, socket: &Kind) -> io::Result<()> {
+    pub(super) fn end(&self, socket: &Socket) -> io::Result<()> {
         self.tell_end(&mut self.writing(), socket)
     }
 
     /// The same before both directions are ended under threads that use them; not told where that
     /// would have to wait for one of them, or for the socket.
-    pub(super) fn end_at_once(&self, socket: &Kind) {
+    pub(super) fn end_at_once(&self, socket: &Socket) {
         if self.forsaken.load(Acquire) {
             return;
         }
@@ -418,7 +418,7 @@ impl Channel {
         }
     }
 
-    fn tell_end(&self, out: &mut Outgoing, socket: &Kind) -> io::Result<()> {
+    fn tell_end(&self, out: &mut Outgoing, socket: &Socket) -> io::Result<()> {
         {
             let mut session = self.session();
             if session.failed.is_none() {
@@ -434,7 +434,7 @@ impl Channel {
     /// As a socket's `read`: without blocking it reads until `buf` is full or the socket empty, or
     /// [`RECORDS`] records were read ([`is_paused`](Self::is_paused)); blocking, until it has
     /// something.
-    pub(super) fn read(&self, socket: &Kind, buf: &mut [u8]) -> io::Result<usize> {
+    pub(super) fn read(&self, socket: &Socket, buf: &mut [u8]) -> io::Result<usize> {
         if buf.is_empty() {
             return Ok(0);
         }
@@ -485,7 +485,7 @@ impl Channel {
     }
 
     /// One read of the socket; whether it is empty now.
-    fn read_socket(&self, mut socket: &Kind) -> io::Result<bool> {
+    fn read_socket(&self, mut socket: &Socket) -> io::Result<bool> {
         let mut cipher = [0; CIPHER];
         let n = socket.read(&mut cipher)?;
         self.read.fetch_add(n as u64, Relaxed);
@@ -499,7 +499,7 @@ impl Channel {
 
     /// Sends what reading has brought about (an alert, new keys), unless somebody is writing: then
     /// it goes with that.
-    fn answer(&self, socket: &Kind) {
+    fn answer(&self, socket: &Socket) {
         if !self.session().tls.wants_write() {
             return;
         }
@@ -517,7 +517,7 @@ impl Channel {
     // --- writing ---
 
     /// As a socket's `write`; after `WouldBlock` the same bytes have to be written again.
-    pub(super) fn write(&self, socket: &Kind, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(super) fn write(&self, socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut out = self.writing();
         self.push(&mut out, socket)?;
         let mut taken = 0;
@@ -575,7 +575,7 @@ impl Channel {
     }
 
     /// Writes what cipher text waits.
-    fn push(&self, out: &mut Outgoing, mut socket: &Kind) -> io::Result<()> {
+    fn push(&self, out: &mut Outgoing, mut socket: &Socket) -> io::Result<()> {
         while out.sent < out.text.len() {
             match socket.write(&out.text[out.sent..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -756,7 +756,7 @@ impl Patience {
     }
 
     /// Before a read of the socket: every one but the first may take what is left.
-    fn lessen(&mut self, socket: &Kind) -> io::Result<()> {
+    fn lessen(&mut self, socket: &Socket) -> io::Result<()> {
         let Some(limit) = self.limit else { return Ok(()) };
         let Some(began) = self.began else {
             self.began = Some(Instant::now());
@@ -770,7 +770,7 @@ impl Patience {
         socket.set_read_timeout(Some(left))
     }
 
-    fn restore(&self, socket: &Kind) {
+    fn restore(&self, socket: &Socket) {
         if self.lessened {
             let _ = socket.set_read_timeout(self.limit); // where it fails the socket is gone
         }

@@ -5,16 +5,25 @@
 //! There is no switch that trusts every gateway: who cannot have a certificate of a known CA pins the
 //! gateway's key ([`DeviceTls::pin`]). For a local server there is one ([`LocalTls::insecure`]).
 
+// The order of files: each names only those above it.
+//
+// | file | what it has |
+// |---|---|
+// | `setup.rs` | what both sides set up alike |
+// | `certificate.rs` | certificates and roots: names, dates, trust |
+// | `identity.rs` | a certificate chain with its key |
+// | `by_name.rs` | which identity a gateway shows for a host name |
+// | `failure.rs` | why a handshake failed, in words |
+// | `device.rs` | how a device checks its gateway, and local servers |
+// | `gateway.rs` | what a gateway shows, and what it wants of devices |
+
 mod by_name;
 mod certificate;
 mod device;
 mod failure;
 mod gateway;
 mod identity;
-
-use std::fmt;
-
-use crate::error::Error;
+mod setup;
 
 pub(crate) use device::Connector;
 pub use device::{DeviceTls, LocalTls};
@@ -22,9 +31,3 @@ pub(crate) use failure::{Side, explained};
 pub use gateway::{ClientCertificates, GatewayTls};
 pub(crate) use gateway::{Shown, ShownKey};
 pub use identity::Identity;
-
-const ALPN: &[u8] = b"http/1.1";
-
-fn unusable(e: impl fmt::Display) -> Error {
-    Error::usage(format!("TLS cannot be set up: {e}"))
-}

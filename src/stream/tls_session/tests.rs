@@ -9,7 +9,7 @@ use crate::tls::{DeviceTls, Identity};
 
 /// A session whose handshake is over: the gateway's side with its socket, the device's with
 /// its.
-fn session() -> [(Arc<Channel>, Kind); 2] {
+fn session() -> [(Arc<TlsSession>, Socket); 2] {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let gateway = GatewayTls::new(
         Identity::from_pem(made.cert.pem(), made.signing_key.serialize_pem()).unwrap(),
@@ -18,18 +18,18 @@ fn session() -> [(Arc<Channel>, Kind); 2] {
     let device = DeviceTls::new().ca(made.cert.pem()).unwrap().connector().unwrap();
     let (near, far) = UnixStream::pair().unwrap();
     let ends = [
-        (Channel::to_peer(&gateway, 0).unwrap(), Kind::Unix(near)),
-        (Channel::to_server(&device, "localhost").unwrap(), Kind::Unix(far)),
+        (TlsSession::to_peer(&gateway, 0).unwrap(), Socket::Unix(near)),
+        (TlsSession::to_server(&device, "localhost").unwrap(), Socket::Unix(far)),
     ];
     ends[1].0.compute();
     let mut done = 0;
     while done < 2 {
         done = 0;
-        for (channel, socket) in &ends {
+        for (session, socket) in &ends {
             socket.set_nonblocking(true).unwrap();
-            match channel.shake(socket) {
+            match session.shake(socket) {
                 Shaken::Waiting => {}
-                Shaken::Compute => channel.compute(),
+                Shaken::Compute => session.compute(),
                 Shaken::Done => done += 1,
                 Shaken::Failed(broken) => panic!("{}", broken.text),
             }
@@ -39,9 +39,9 @@ fn session() -> [(Arc<Channel>, Kind); 2] {
 }
 
 /// Every byte in a record of its own.
-fn in_small_records(channel: &Channel, text: &[u8]) -> Vec<u8> {
+fn in_small_records(session: &TlsSession, text: &[u8]) -> Vec<u8> {
     let mut out = Outgoing::default();
-    let mut session = channel.session();
+    let mut session = session.session();
     for byte in text {
         session.tls.writer().write_all(&[*byte]).unwrap();
         session.collect(&mut out);

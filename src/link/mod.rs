@@ -37,6 +37,22 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+// The order of files: each names only those above it.
+//
+// | file | what it has |
+// |---|---|
+// | `deadlines.rs` | how long a step, and the whole exchange, may take |
+// | `inbox.rs` | bytes that were read and not used yet |
+// | `socket.rs` | what is asked of the socket under a stream |
+// | `wire.rs` | the stream, its inbox, and why it may not carry another exchange |
+// | `line.rs` | the wire, shared by a link and the body of its exchange |
+// | `send.rs` | a message on its way out |
+// | `upload.rs` | a request that is still written while its response comes |
+// | `wire_body.rs` | the body of a message that comes in |
+// | `device.rs` | the side that answers |
+// | `gateway.rs` | the side that asks |
+// | `turn.rs` | the turn itself, over a bare stream |
+
 mod deadlines;
 mod device;
 mod gateway;
@@ -49,11 +65,12 @@ mod tests;
 mod turn;
 mod upload;
 mod wire;
+mod wire_body;
 
 pub(crate) use deadlines::Whole;
 pub use device::DeviceLink;
 pub(crate) use device::{Lingered, Next};
 pub use gateway::GatewayLink;
 pub(crate) use gateway::{Asked, NothingArrived, Owned, Peer, Switched};
-pub(crate) use send::{CutError, Done, Settlement};
 pub use turn::{Offered, Offering, accept, offer, receive};
+pub(crate) use wire_body::{CutError, Done, Settlement};

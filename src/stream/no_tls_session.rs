@@ -1,4 +1,4 @@
-//! In place of `channel.rs` in a build without the feature `tls`: there is no session, so nothing
+//! In place of `tls_session.rs` in a build without the feature `tls`: there is no session, so nothing
 //! of one can be reached.
 
 use std::io::{self, IoSlice};
@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::error::Error;
-use crate::stream::Kind;
+use crate::stream::socket::Socket;
 
-pub(crate) enum Channel {}
+pub(crate) enum TlsSession {}
 
 /// In place of `tls::GatewayTls`.
 #[derive(Clone)]
@@ -75,17 +75,17 @@ impl HandshakeError {
     }
 }
 
-impl Channel {
-    pub(crate) fn to_server(connector: &Connector, _: &str) -> Result<Arc<Channel>, Error> {
+impl TlsSession {
+    pub(crate) fn to_server(connector: &Connector, _: &str) -> Result<Arc<TlsSession>, Error> {
         match *connector {}
     }
-    pub(crate) fn to_peer(tls: &GatewayTls, _: usize) -> Result<Arc<Channel>, Error> {
+    pub(crate) fn to_peer(tls: &GatewayTls, _: usize) -> Result<Arc<TlsSession>, Error> {
         match *tls {}
     }
     pub(crate) fn speaks_first(&self) -> bool {
         match *self {}
     }
-    pub(super) fn shake(&self, _: &Kind) -> Shaken {
+    pub(super) fn shake(&self, _: &Socket) -> Shaken {
         match *self {}
     }
     pub(crate) fn compute(&self) {
@@ -121,19 +121,19 @@ impl Channel {
     pub(super) fn forsake(&self) {
         match *self {}
     }
-    pub(super) fn end_at_once(&self, _: &Kind) {
+    pub(super) fn end_at_once(&self, _: &Socket) {
         match *self {}
     }
-    pub(super) fn leave(&self, _: &Kind) {
+    pub(super) fn leave(&self, _: &Socket) {
         match *self {}
     }
-    pub(super) fn end(&self, _: &Kind) -> io::Result<()> {
+    pub(super) fn end(&self, _: &Socket) -> io::Result<()> {
         match *self {}
     }
-    pub(super) fn read(&self, _: &Kind, _: &mut [u8]) -> io::Result<usize> {
+    pub(super) fn read(&self, _: &Socket, _: &mut [u8]) -> io::Result<usize> {
         match *self {}
     }
-    pub(super) fn write(&self, _: &Kind, _: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(super) fn write(&self, _: &Socket, _: &[IoSlice<'_>]) -> io::Result<usize> {
         match *self {}
     }
 }

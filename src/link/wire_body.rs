@@ -1,0 +1,232 @@
+//! The [`Body`](crate::Body) of a message that comes in: it reads from the wire, and gives the
+//! stream back at its end.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::HeaderMap;
+
+use crate::close_reason::CloseReason;
+use crate::error::{Error, Fault};
+use crate::link::line::Line;
+use crate::link::send::SendFault;
+use crate::link::upload::{EARLY, Step, Upload};
+use crate::link::wire::Wire;
+use crate::message::Streamed;
+use crate::proto::body::Framing;
+use crate::stream::TimedStream;
+
+/// What gets the stream back when an exchange is over, or, where it was closed, learns which error
+/// closed it.
+pub(crate) type Done<S> = Box<dyn FnOnce(Result<(S, Vec<u8>), Option<CloseReason>>) + Send>;
+
+/// Where whoever cuts a connection in the middle of an exchange leaves the error of that exchange.
+pub(crate) type CutError = Arc<Mutex<Option<Error>>>;
+
+/// Calls a [`Done`] exactly once, whatever happens.
+pub(crate) struct Settlement<S> {
+    done: Option<Done<S>>,
+    cut_error: CutError,
+}
+
+impl<S> Settlement<S> {
+    pub(super) fn new(done: Done<S>, cut_error: CutError) -> Self {
+        Settlement { done: Some(done), cut_error }
+    }
+
+    /// Why this side has cut the connection, if it has.
+    pub(super) fn cut_error(&self) -> Option<Error> {
+        self.cut_error.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(crate) fn settle(mut self, stream: Result<(S, Vec<u8>), Option<CloseReason>>) {
+        if let Some(done) = self.done.take() {
+            done(stream);
+        }
+    }
+}
+
+impl<S> Drop for Settlement<S> {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take() {
+            done(Err(None));
+        }
+    }
+}
+
+/// A message's body as it comes in: shares the wire with its link, or owns it together with a
+/// [`Settlement`].
+pub(super) struct WireBody<S: TimedStream + 'static> {
+    /// `None` when the body is whole: then it keeps no connection open.
+    line: Option<Arc<Line<S>>>,
+    exchange: u64,
+    fault: Fault,
+    /// A read failed: what comes after it is not this body's, and not an end.
+    failed: bool,
+    remaining: Option<u64>,
+    trailers: Option<HeaderMap>,
+    settlement: Option<Settlement<S>>,
+    /// What is left of the request, where the response began before it was written whole.
+    upload: Option<Box<Upload>>,
+}
+
+impl<S: TimedStream + 'static> WireBody<S> {
+    /// Of the exchange in progress.
+    pub(super) fn new(
+        line: &Arc<Line<S>>,
+        wire: &Wire<S>,
+        settlement: Option<Settlement<S>>,
+    ) -> Self {
+        WireBody {
+            exchange: line.hold(),
+            line: Some(line.clone()),
+            fault: wire.side.peer(),
+            failed: false,
+            remaining: wire.body_remaining(),
+            trailers: None,
+            settlement,
+            upload: None,
+        }
+    }
+
+    /// With the rest of the request, which is written while this is read.
+    pub(super) fn with_upload(mut self, upload: Option<Box<Upload>>) -> Self {
+        self.upload = upload;
+        self
+    }
+
+    fn step(&mut self, line: &Line<S>, buf: &mut [u8]) -> Result<usize, Error> {
+        // Asked before and after waiting for the lock: whoever holds it may be ending this
+        // exchange.
+        self.check_current(line)?;
+        let mut wire = line.lock();
+        self.check_current(line)?;
+        let n = match self.upload.take() {
+            Some(upload) => self.step_both(upload, &mut wire, buf)?,
+            None => wire.read_body(buf, &mut self.trailers)?,
+        };
+        self.remaining = if wire.is_body_unread() { wire.body_remaining() } else { Some(0) };
+        Ok(n)
+    }
+
+    /// A step while the request is still being written: writes and reads in turns.
+    fn step_both(
+        &mut self,
+        mut upload: Box<Upload>,
+        wire: &mut Wire<S>,
+        buf: &mut [u8],
+    ) -> Result<usize, Error> {
+        loop {
+            let copied = wire.decode_into(buf, &mut self.trailers)?;
+            if copied > 0 || !wire.is_body_unread() {
+                if wire.is_body_unread() {
+                    self.upload = Some(upload);
+                } else if upload.is_done() {
+                    wire.forgive(EARLY);
+                } else {
+                    // The answer is whole before the request was: the device is told that no more
+                    // will come.
+                    wire.abort(Framing::Chunked);
+                }
+                return Ok(copied);
+            }
+            let looked = match upload.load() {
+                Ok(false) => {
+                    wire.forgive(EARLY);
+                    return wire.read_body(buf, &mut self.trailers);
+                }
+                Ok(true) => upload.write(wire).and_then(|_| upload.look(wire)),
+                Err(fault) => Err(fault),
+            };
+            match looked {
+                Ok(Step::End) => return wire.eof_in_body().map(|()| 0),
+                Ok(Step::Moved | Step::Nothing) => {}
+                // The device takes no more, yet what it answers may be whole.
+                Err(SendFault::Wire(_)) => return wire.read_body(buf, &mut self.trailers),
+                Err(SendFault::Body(error)) => {
+                    wire.abort(Framing::Chunked);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn check_current(&self, line: &Line<S>) -> Result<(), Error> {
+        if line.exchange() == self.exchange {
+            return Ok(());
+        }
+        Err(Error::usage(
+            "reading a body: the exchange it belonged to is over; read a body before the next message",
+        ))
+    }
+
+    /// Lets go of the line: gives an owned stream back (where it can be used again) or drops it,
+    /// and tells. `error`: what ended the exchange.
+    fn settle(&mut self, line: &Line<S>, error: Option<&Error>) {
+        line.release(self.exchange);
+        if let Some(settlement) = self.settlement.take() {
+            let mut wire = line.lock();
+            wire.whole = None;
+            let stream = wire.take_reusable();
+            drop(wire);
+            settlement.settle(stream.ok_or_else(|| error.map(CloseReason::of_exchange)));
+        }
+    }
+}
+
+impl<S: TimedStream + 'static> Streamed for WireBody<S> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.failed {
+            return Err(
+                Error::closed(self.fault, "reading a body: an earlier read of it failed").into()
+            );
+        }
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let Some(line) = self.line.take() else { return Ok(0) };
+        let cut_error = |body: &Self| body.settlement.as_ref().and_then(Settlement::cut_error);
+        let got = self.step(&line, buf).map_err(|error| cut_error(self).unwrap_or(error));
+        self.failed = got.is_err();
+        if self.failed || self.remaining == Some(0) {
+            self.settle(&line, got.as_ref().err());
+        } else {
+            self.line = Some(line);
+        }
+        got.map_err(io::Error::from)
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        self.remaining
+    }
+
+    fn trailers(&self) -> Option<HeaderMap> {
+        self.trailers.clone().filter(|_| self.line.is_none() && !self.failed)
+    }
+
+    fn may_wait(&self) -> bool {
+        self.line
+            .as_ref()
+            .is_some_and(|line| line.try_lock().is_none_or(|wire| wire.inbox.is_empty()))
+    }
+
+    fn fault(&self) -> Fault {
+        self.fault
+    }
+}
+
+impl<S: TimedStream + 'static> Drop for WireBody<S> {
+    fn drop(&mut self) {
+        let Some(line) = self.line.take() else { return };
+        if self.settlement.is_some() {
+            // Nobody else has this wire, so the lock is free, and only what has arrived already is
+            // drained: no waiting.
+            let mut wire = line.lock();
+            let mut left = wire.limits.drain_bytes_max;
+            if let Err(error) = wire.drain_inbox(&mut left) {
+                log::debug!("a response that was dropped half-read: {error}");
+            }
+        }
+        self.settle(&line, None);
+    }
+}

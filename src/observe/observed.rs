@@ -1,0 +1,90 @@
+//! An exchange that is watched: it reports to the table when it is dropped, so that no end is
+//! forgotten.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::observe::exchanged::Exchanged;
+use crate::observe::table::Table;
+
+/// Method, path and age of a request in progress.
+pub(crate) type Asked = (Cow<'static, str>, Box<str>, Duration);
+
+/// An exchange that is watched, or not.
+#[derive(Default)]
+pub(crate) struct Observed(Option<Box<Watched>>);
+
+struct Watched {
+    table: Arc<Mutex<Table>>,
+    exchange: Exchanged,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.finish(&mut self.exchange, Instant::now());
+    }
+}
+
+impl Observed {
+    /// Reports to this table.
+    pub(super) fn on(table: Arc<Mutex<Table>>, exchange: Exchanged) -> Self {
+        Observed(Some(Box::new(Watched { table, exchange })))
+    }
+
+    /// Returns true if its end will be counted.
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// A link or a poll has taken the request.
+    pub(crate) fn attached(&mut self, link: Option<u64>) {
+        let Some(Watched { exchange, .. }) = self.0.as_deref_mut() else { return };
+        if let Some(detail) = &mut exchange.detail {
+            detail.record.retried |= exchange.attached.is_some() && detail.record.link != link;
+            detail.record.link = link;
+        }
+        exchange.attached.get_or_insert_with(Instant::now);
+    }
+
+    /// The head of the device's response is here.
+    pub(crate) fn answered(&mut self, status: u16) {
+        if let Some(Watched { exchange, .. }) = self.0.as_deref_mut() {
+            exchange.status = status;
+            exchange.first_byte.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// So many bytes of a body or a tunnel went to the device.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        if let Some(Watched { exchange, .. }) = self.0.as_deref_mut() {
+            exchange.to_device += bytes as u64;
+        }
+    }
+
+    /// So many bytes of a body or a tunnel came from the device.
+    pub(crate) fn received(&mut self, bytes: usize) {
+        if let Some(Watched { exchange, .. }) = self.0.as_deref_mut() {
+            exchange.from_device += bytes as u64;
+        }
+    }
+
+    /// It has failed: why, and what its visitor is answered instead (0: nothing any more). The first
+    /// reason counts.
+    pub(crate) fn failed(&mut self, reason: &'static str, status: u16) {
+        if let Some(Watched { exchange, .. }) = self.0.as_deref_mut() {
+            exchange.failure.get_or_insert(reason);
+            if status != 0 {
+                exchange.status = status;
+            }
+        }
+    }
+
+    /// What it is, while it is in progress: method, path, age.
+    pub(crate) fn in_progress(&self, now: Instant) -> Option<Asked> {
+        let exchange = &self.0.as_ref()?.exchange;
+        let age = now.saturating_duration_since(exchange.began);
+        Some((exchange.method.clone(), exchange.path.clone(), age))
+    }
+}

@@ -1,0 +1,170 @@
+//! The handle of a gateway's loop: what it reports.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+
+use crate::close_reason::CloseCause;
+use crate::limits::Limits;
+use crate::observe::exchanged::Exchanged;
+use crate::observe::observed::Observed;
+use crate::observe::records::{Detail, ExchangeRecord, Seen, Taken, Visit};
+use crate::observe::row::{Change, OfferSeen};
+use crate::observe::table::{Bounds, Table};
+use crate::observe::texts::{PATH_BYTES_MAX, REASON_BYTES_MAX, cut, method};
+use crate::proto::head::RequestHead;
+use crate::proto::turn::Transport;
+use crate::subscription::Charged;
+
+/// The handle of a gateway's loop; clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Observer(Option<Shared>);
+
+#[derive(Clone)]
+struct Shared {
+    table: Arc<Mutex<Table>>,
+    /// Apart from the table, so that it is read wherever memory is looked at.
+    bytes: Arc<AtomicUsize>,
+    records: Taken,
+}
+
+impl Observer {
+    /// An observer with these bounds.
+    pub(crate) fn on(bounds: Bounds) -> Self {
+        let (bytes, records) = (Arc::<AtomicUsize>::default(), Taken::default());
+        let table = Table::new(bounds, (bytes.clone(), records.clone()), Instant::now());
+        Observer(Some(Shared { table: Arc::new(Mutex::new(table)), bytes, records }))
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The table, where there is one.
+    pub(crate) fn table(&self) -> Option<MutexGuard<'_, Table>> {
+        self.0.as_ref().map(|shared| shared.table.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Other bounds; what is beyond them goes when something changes.
+    pub(crate) fn set_bounds(&self, limits: &Limits) {
+        if let Some(mut table) = self.table() {
+            table.set_bounds(Bounds::of(limits));
+        }
+    }
+
+    /// Bytes of memory that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |shared| shared.bytes.load(Relaxed) + shared.records.bytes())
+    }
+
+    /// Called now and then, so that names that are away are forgotten in time.
+    pub(crate) fn tick(&self, now: Instant) {
+        if let Some(mut table) = self.table() {
+            table.forget(now);
+        }
+    }
+
+    /// A request for this device has begun.
+    pub(crate) fn request(&self, name: &str, head: &RequestHead<'_>, visit: &Visit) -> Observed {
+        let path = head.target.split(['?', '#']).next().unwrap_or_default();
+        let seen = Seen::from(head);
+        let detail = self.table().and_then(|table| table.records.begin(name, &seen, visit));
+        self.begin(name, (head.method, path), visit.from, detail)
+    }
+
+    /// A program has taken a link of this device for an exchange.
+    pub(crate) fn lease(&self, name: &str) -> Observed {
+        self.begin(name, ("", "(program)"), None, None)
+    }
+
+    fn begin(
+        &self,
+        name: &str,
+        (name_of_method, path): (&str, &str),
+        from: Option<IpAddr>,
+        detail: Option<Box<Detail>>,
+    ) -> Observed {
+        let Some(Shared { table, .. }) = &self.0 else { return Observed::default() };
+        let device = self.table().and_then(|mut table| table.begin(name));
+        let exchange = Exchanged {
+            device,
+            method: method(name_of_method),
+            path: cut(path, PATH_BYTES_MAX),
+            from,
+            began: Instant::now(),
+            attached: None,
+            first_byte: None,
+            status: 0,
+            to_device: 0,
+            from_device: 0,
+            failure: None,
+            detail,
+        };
+        Observed::on(table.clone(), exchange)
+    }
+
+    /// A request that no device gets was answered. `failure`: why it was refused, where it was.
+    pub(crate) fn answered(
+        &self,
+        seen: &Seen<'_>,
+        visit: &Visit,
+        status: u16,
+        failure: Option<&'static str>,
+    ) {
+        let Some(mut table) = self.table() else { return };
+        table.totals.counts.count(status, failure);
+        if let Some(detail) = table.records.begin("", seen, visit) {
+            table.records.tell(ExchangeRecord { status, failure, ..detail.into_record() });
+        }
+    }
+
+    /// Returns true if somebody reads records.
+    pub(crate) fn records(&self) -> bool {
+        self.table().is_some_and(|table| table.records.are_read())
+    }
+
+    /// Sends a record of each request there.
+    pub(crate) fn record(&self, to: Sender<Charged<ExchangeRecord>>, readers: Weak<()>) {
+        if let Some(mut table) = self.table() {
+            table.records.send_to(to, readers);
+        }
+    }
+
+    /// What is counted of records.
+    pub(crate) fn taken_by_records(&self) -> Taken {
+        self.0.as_ref().map(|shared| shared.records.clone()).unwrap_or_default()
+    }
+
+    /// A device of this name gave a sign of life.
+    pub(crate) fn seen(&self, name: &str) {
+        if let Some(mut table) = self.table() {
+            table.seen(name);
+        }
+    }
+
+    /// Something happened to a name. `kind`: in the words of the events.
+    pub(crate) fn changed(
+        &self,
+        name: &str,
+        kind: &'static str,
+        reason: &str,
+        transport: Option<Transport>,
+        cause: Option<CloseCause>,
+    ) {
+        if let Some(mut table) = self.table() {
+            let change =
+                Change { at: Instant::now(), kind, reason: cut(reason, REASON_BYTES_MAX), cause };
+            table.changed(name, change, transport);
+        }
+    }
+
+    /// What the latest offer under a name said, and whose it was.
+    pub(crate) fn offered(&self, name: &str, offer: OfferSeen, credential: &Option<Arc<str>>) {
+        if let Some(mut table) = self.table() {
+            table.offered(name, offer, credential);
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Texts of peers, as far as they are remembered.
+
+use std::borrow::Cow;
+
+use crate::text::misleads;
+
+/// Longest path that is remembered, in bytes; the query never is, since it may hold secrets.
+pub(super) const PATH_BYTES_MAX: usize = 96;
+
+/// Longest reason of a change that is remembered, in bytes.
+pub(super) const REASON_BYTES_MAX: usize = 160;
+
+/// Longest text out of an offer that is remembered, in bytes.
+pub(crate) const OFFER_TEXT_MAX: usize = 128;
+
+/// So many bytes of a text, or a few less.
+pub(super) fn beginning(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// The beginning of a text, with nothing that [misleads].
+pub(crate) fn cut(text: &str, most: usize) -> Box<str> {
+    let text = beginning(text, most);
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.into(); // nearly always, and much faster
+    }
+    text.chars().map(|c| if misleads(c) { '?' } else { c }).collect()
+}
+
+/// A method; those in use need no memory of their own.
+pub(super) fn method(text: &str) -> Cow<'static, str> {
+    const USUAL: [&str; 8] = ["GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS", ""];
+    match USUAL.iter().find(|usual| **usual == text) {
+        Some(usual) => Cow::Borrowed(usual),
+        None => Cow::Owned(cut(text, 16).into()),
+    }
+}

@@ -1,0 +1,31 @@
+//! The byte stream under a link: TCP or a Unix socket, with TLS over it (feature `tls`) or without,
+//! and what a blocking link needs of one.
+//!
+//! Never speaks HTTP, never waits for anything but its own socket.
+
+// The order of files: each names only those above it.
+//
+// | file | what it has |
+// |---|---|
+// | `timed.rs` | the trait that a link needs: reads and writes with deadlines |
+// | `socket.rs` | a TCP or Unix socket |
+// | `tls_session.rs` | a TLS session over a socket |
+// | `no_tls_session.rs` | in its place without the feature `tls` |
+// | `plain_or_tls.rs` | `Stream`: a socket, with a session over it or without |
+// | `shared.rs` | a stream that a worker uses and the loop can end |
+
+mod plain_or_tls;
+mod shared;
+mod socket;
+mod timed;
+#[cfg_attr(not(feature = "tls"), path = "no_tls_session.rs")]
+mod tls_session;
+
+#[cfg(feature = "tls")]
+pub(crate) use crate::tls::{Connector, GatewayTls, Shown, ShownKey};
+pub use plain_or_tls::Stream;
+pub(crate) use shared::Shared;
+pub use timed::{TimedStream, Untimed};
+#[cfg(not(feature = "tls"))]
+pub(crate) use tls_session::{Connector, GatewayTls, Shown, ShownKey};
+pub(crate) use tls_session::{HandshakeError, Shaken, TlsSession};

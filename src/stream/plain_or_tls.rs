@@ -1,0 +1,581 @@
+//! A connected socket, with a TLS session over it (feature `tls`) or without.
+//!
+//! Never speaks HTTP, never waits for anything but its own socket.
+
+use std::fmt;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+#[cfg(feature = "tls")]
+use std::time::Instant;
+
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::stream::socket::Socket;
+use crate::stream::timed::{TimedStream, arrived};
+#[cfg(not(feature = "tls"))]
+use crate::stream::tls_session::Shown;
+use crate::stream::tls_session::{Shaken, TlsSession};
+#[cfg(feature = "tls")]
+use crate::tls::Shown;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const EINPROGRESS: i32 = 115;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const EINPROGRESS: i32 = 36;
+
+/// A connected socket of one of the kinds that a gateway or a device can own, and the TLS session
+/// over it, if there is one.
+///
+/// ```
+/// use std::net::{TcpListener, TcpStream};
+/// use reverse_http::stream::Stream;
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let stream = Stream::from(TcpStream::connect(listener.local_addr()?)?);
+/// assert!(stream.peer_ip().is_some_and(|address| address.is_loopback()));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct Stream {
+    socket: Socket,
+    session: Option<Arc<TlsSession>>,
+    /// The other end, where a balancer before this one has named it.
+    named: Option<Box<SocketAddr>>,
+}
+
+#[cfg(test)]
+impl From<crate::sim::net::Socket> for Stream {
+    fn from(socket: crate::sim::net::Socket) -> Self {
+        Socket::Sim(socket).into()
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("kind", &self.socket)
+            .field("tls", &self.session.is_some())
+            .finish()
+    }
+}
+
+impl From<Socket> for Stream {
+    fn from(socket: Socket) -> Self {
+        Stream { socket, session: None, named: None }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Socket::Tcp(stream).into()
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(stream: UnixStream) -> Self {
+        Socket::Unix(stream).into()
+    }
+}
+
+/// A session's end is told with the last stream over it (close_notify).
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(session) = &self.session {
+            session.leave(&self.socket);
+        }
+    }
+}
+
+impl Stream {
+    /// Begins a TCP connection without waiting for it. Not blocking; tuned.
+    ///
+    /// # Errors
+    /// No descriptor is left, or the address can be seen at once to be unreachable.
+    pub(crate) fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
+        #[cfg(test)]
+        if let Some(socket) = crate::sim::net::connect(address) {
+            return Ok(Stream::from(socket));
+        }
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(address),
+            socket2::Type::STREAM,
+            None,
+        )?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address.into()) {
+            Err(e)
+                if e.kind() != io::ErrorKind::WouldBlock
+                    && e.raw_os_error() != Some(EINPROGRESS) =>
+            {
+                return Err(e);
+            }
+            _ => {}
+        }
+        let stream = Stream::from(TcpStream::from(socket));
+        stream.tune()?;
+        Ok(stream)
+    }
+
+    /// Connects to a Unix socket. Not blocking.
+    ///
+    /// # Errors
+    /// Nobody listens there, or its backlog is full.
+    pub(crate) fn connect_unix(path: &Path) -> io::Result<Stream> {
+        let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&socket2::SockAddr::unix(path)?)?;
+        Ok(Stream::from(UnixStream::from(OwnedFd::from(socket))))
+    }
+
+    /// Two ends of a connection within this process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn pair() -> io::Result<(Stream, Stream)> {
+        #[cfg(test)]
+        if let Some((one, other)) = crate::sim::net::pair() {
+            return Ok((Stream::from(one), Stream::from(other)));
+        }
+        let (one, other) = UnixStream::pair()?;
+        Ok((Stream::from(one), Stream::from(other)))
+    }
+
+    /// Begins TLS on a connected socket that blocks, as a device does with the gateway at this host.
+    /// From here on bytes go through the session; one thread may read while another writes. The
+    /// socket's time-out for reads is that of the whole handshake, too.
+    ///
+    /// # Errors
+    /// The other side is not who it has to be, does not speak TLS, or takes longer than the socket's
+    /// time-outs allow; a system without root certificates.
+    #[cfg(feature = "tls")]
+    pub fn secured(
+        mut self,
+        tls: crate::tls::DeviceTls,
+        host: &str,
+    ) -> Result<Self, crate::error::Error> {
+        use crate::error::{Error, Fault};
+        let failed = |e| Error::io(Fault::Network, "beginning TLS", e);
+        let late = || Error::timeout(Fault::Gateway, "the TLS handshake took longer than it may");
+        let session = TlsSession::to_server(&tls.connector()?, host)?;
+        session
+            .set_nonblocking(false)
+            .and_then(|()| self.set_nonblocking(false))
+            .map_err(failed)?;
+        let time = self.socket.read_timeout().map_err(failed)?;
+        let until = time.and_then(|time| Instant::now().checked_add(time));
+        session.compute();
+        loop {
+            let (_, before) = session.moved();
+            match self.shake(&session) {
+                Shaken::Done => break,
+                Shaken::Compute => session.compute(),
+                Shaken::Waiting if session.moved().1 == before => return Err(late()),
+                Shaken::Waiting => {}
+                Shaken::Failed(broken) => {
+                    let text = format!("no TLS with {host}: {}", broken.text);
+                    return Err(Error::closed(Fault::Gateway, text));
+                }
+            }
+            // What comes byte by byte has no more time.
+            let Some(until) = until else { continue };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(late());
+            }
+            self.socket.set_read_timeout(Some(left)).map_err(failed)?;
+        }
+        self.socket.set_read_timeout(time).map_err(failed)?;
+        self.secure(session);
+        Ok(self)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn simulated(&self) -> &crate::sim::net::Socket {
+        match &self.socket {
+            Socket::Sim(socket) => socket,
+            _ => panic!("a real socket in a simulated loop"),
+        }
+    }
+
+    /// After an event on a connecting socket: whether it is connected now.
+    ///
+    /// # Errors
+    /// The connect failed.
+    pub(crate) fn connected(&self) -> io::Result<bool> {
+        if let Some(e) = self.take_error()? {
+            return Err(e);
+        }
+        #[cfg(test)]
+        if let Socket::Sim(socket) = &self.socket {
+            return Ok(socket.is_connected());
+        }
+        let Socket::Tcp(stream) = &self.socket else { return Ok(true) };
+        match stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Sets what every leg has: `TCP_NODELAY`, keepalive 30 s / 10 s / 3, `TCP_USER_TIMEOUT` 60 s
+    /// (Linux). Nothing on a Unix socket.
+    ///
+    /// # Errors
+    /// The operating system refused.
+    pub fn tune(&self) -> io::Result<()> {
+        let Socket::Tcp(stream) = &self.socket else { return Ok(()) };
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30));
+        #[cfg(any(
+            target_os = "linux",
+            target_os = "android",
+            target_os = "freebsd",
+            target_os = "netbsd",
+            target_vendor = "apple"
+        ))]
+        let keepalive = keepalive.with_interval(Duration::from_secs(10)).with_retries(3);
+        socket.set_tcp_keepalive(&keepalive)?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))?;
+        Ok(())
+    }
+
+    /// Switches between the event loop's way (true) and a worker's (false).
+    ///
+    /// # Errors
+    /// The operating system refused.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        if let Some(session) = &self.session {
+            session.set_nonblocking(nonblocking)?;
+        }
+        self.socket.set_nonblocking(nonblocking)
+    }
+
+    /// Ends one or both directions; a thread that is blocked on the socket wakes up. Over TLS the
+    /// end of the writing direction alone is told to the peer (close_notify); to end both at once
+    /// is to break off.
+    ///
+    /// # Errors
+    /// The socket was not connected any more; `WouldBlock`: it has no room for what tells the end,
+    /// try again when it has.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match (&self.session, how) {
+            (Some(session), Shutdown::Write) => session.end(&self.socket)?,
+            (Some(session), Shutdown::Both) => session.forsake(),
+            _ => {}
+        }
+        let shut = match &self.socket {
+            Socket::Tcp(s) => s.shutdown(how),
+            Socket::Unix(s) => s.shutdown(how),
+            #[cfg(test)]
+            Socket::Sim(s) => s.shutdown(how),
+        };
+        match shut {
+            // Whoever has been told the end may have closed the connection by now.
+            Err(e)
+                if self.session.is_some()
+                    && how == Shutdown::Write
+                    && e.kind() == io::ErrorKind::NotConnected =>
+            {
+                Ok(())
+            }
+            shut => shut,
+        }
+    }
+
+    /// Ends both directions, under threads that use them. The peer is told the end where that needs
+    /// no waiting (over TLS a thread may be in the middle of a record).
+    ///
+    /// # Errors
+    /// The socket was not connected any more.
+    pub(crate) fn finish(&self) -> io::Result<()> {
+        if let Some(session) = &self.session {
+            session.end_at_once(&self.socket);
+        }
+        self.shutdown(Shutdown::Both)
+    }
+
+    /// Ends both directions under a thread that uses them; with the last handle the connection is
+    /// reset. Behind such a shutdown the operating system announces no more room, so a peer that
+    /// waits for room to send would not hear of a FIN.
+    pub(crate) fn cut(&self) -> io::Result<()> {
+        self.will_reset();
+        self.shutdown(Shutdown::Both)
+    }
+
+    /// Closes the connection with a reset (TCP): what the other side has not read yet is lost, and
+    /// it can tell.
+    ///
+    /// # Errors
+    /// The operating system refused.
+    pub fn abort(self) -> io::Result<()> {
+        if let Some(session) = &self.session {
+            session.forsake();
+        }
+        match &self.socket {
+            Socket::Tcp(s) => SockRef::from(s).set_linger(Some(Duration::ZERO)),
+            Socket::Unix(_) => Ok(()),
+            #[cfg(test)]
+            Socket::Sim(s) => s.abort(),
+        }
+    }
+
+    /// A second handle on the same socket.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Stream> {
+        let socket = match &self.socket {
+            Socket::Tcp(s) => Socket::Tcp(s.try_clone()?),
+            Socket::Unix(s) => Socket::Unix(s.try_clone()?),
+            #[cfg(test)]
+            Socket::Sim(s) => Socket::Sim(s.try_clone()),
+        };
+        let session = self.session.as_ref().map(TlsSession::share);
+        Ok(Stream { socket, session, named: self.named.clone() })
+    }
+
+    /// One step of a handshake, as far as it needs no arithmetic.
+    pub(crate) fn shake(&self, session: &TlsSession) -> Shaken {
+        session.shake(&self.socket)
+    }
+
+    /// From here on bytes go through this session, whose handshake is over.
+    pub(crate) fn secure(&mut self, session: Arc<TlsSession>) {
+        self.session = Some(session);
+    }
+
+    /// Bytes that the socket took and brought, where they are not those that were written and read.
+    pub(crate) fn moved(&self) -> Option<(u64, u64)> {
+        self.session.as_deref().map(TlsSession::moved)
+    }
+
+    /// Memory that its TLS session takes.
+    pub(crate) fn held(&self) -> usize {
+        self.session.as_deref().map_or(0, TlsSession::held)
+    }
+
+    /// Returns true if bytes went into its TLS session that a write has not told to be taken.
+    pub(crate) fn owes(&self) -> bool {
+        self.session.as_deref().is_some_and(TlsSession::owes)
+    }
+
+    /// Returns true if a read tells an end or a failure although the socket brings nothing more.
+    pub(crate) fn holds_end(&self) -> bool {
+        self.session.as_deref().is_some_and(TlsSession::holds_end)
+    }
+
+    /// Returns true if the last read stopped although more has arrived: the next one goes on
+    /// without an event.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.session.as_deref().is_some_and(TlsSession::is_paused)
+    }
+
+    /// Returns true if TLS is spoken over it.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// The certificate that a gateway's peer showed in TLS; `None`: it showed none.
+    pub(crate) fn certificate(&self) -> Option<Arc<Shown>> {
+        self.session.as_deref()?.shown()
+    }
+
+    /// The error the socket holds, as after a failed non-blocking connect.
+    ///
+    /// # Errors
+    /// The operating system would not say.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        match &self.socket {
+            Socket::Tcp(s) => s.take_error(),
+            Socket::Unix(s) => s.take_error(),
+            #[cfg(test)]
+            Socket::Sim(s) => Ok(s.take_error()),
+        }
+    }
+
+    /// Reads what has arrived on the socket itself, and leaves it there. Without waiting, where the
+    /// socket does not block.
+    ///
+    /// # Errors
+    /// Nothing has arrived (`WouldBlock`); the connection failed; it is no TCP connection.
+    pub(crate) fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match &self.socket {
+            Socket::Tcp(s) => s.peek(buf),
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// A balancer has named the other end.
+    pub(crate) fn set_peer(&mut self, peer: SocketAddr) {
+        self.named = Some(Box::new(peer));
+    }
+
+    /// Address of the other end, behind a balancer that names it (PROXY protocol) the one that it
+    /// names; `None` on a Unix socket.
+    #[must_use]
+    pub fn peer_ip(&self) -> Option<IpAddr> {
+        if let Some(named) = &self.named {
+            return Some(named.ip().to_canonical());
+        }
+        match &self.socket {
+            Socket::Tcp(s) => s.peer_addr().ok().map(|a| a.ip().to_canonical()),
+            Socket::Unix(_) => None,
+            #[cfg(test)]
+            Socket::Sim(s) => s.peer_ip(),
+        }
+    }
+
+    /// The other end for logs: `203.0.113.7:40112` or `unix socket`.
+    #[must_use]
+    pub fn peer_label(&self) -> String {
+        if let Some(named) = &self.named {
+            return named.to_string();
+        }
+        match &self.socket {
+            Socket::Tcp(s) => {
+                s.peer_addr().map_or_else(|_| "unconnected".to_owned(), |a| a.to_string())
+            }
+            Socket::Unix(_) => "unix socket".to_owned(),
+            #[cfg(test)]
+            Socket::Sim(s) => s.label(),
+        }
+    }
+}
+
+impl AsRawFd for Stream {
+    fn as_raw_fd(&self) -> RawFd {
+        match &self.socket {
+            Socket::Tcp(s) => s.as_raw_fd(),
+            Socket::Unix(s) => s.as_raw_fd(),
+            #[cfg(test)]
+            Socket::Sim(s) => s.descriptor(),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(s) => s.as_fd(),
+            Socket::Unix(s) => s.as_fd(),
+            #[cfg(test)]
+            Socket::Sim(s) => s.descriptor(),
+        }
+    }
+}
+
+impl Read for &Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match &self.session {
+            None => (&self.socket).read(buf),
+            Some(session) => session.read(&self.socket, buf),
+        }
+    }
+}
+
+/// What is written was taken by the operating system. Over TLS, after a write that failed for want
+/// of room or time (`WouldBlock`) the next one has to begin with the same bytes.
+impl Write for &Stream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match &self.session {
+            None => (&self.socket).write(buf),
+            Some(session) => session.write(&self.socket, &[IoSlice::new(buf)]),
+        }
+    }
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        match &self.session {
+            None => (&self.socket).write_vectored(bufs),
+            Some(session) => session.write(&self.socket, bufs),
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buf)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        (&*self).write(buf)
+    }
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self).write_vectored(bufs)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream {
+    pub(crate) fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        if let Some(session) = &self.session {
+            session.limit_read(time);
+        }
+        self.socket.set_read_timeout(time)
+    }
+    /// [`TimedStream::read_arrived`].
+    pub(crate) fn read_what_arrived(&self, buf: &mut [u8]) -> Option<io::Result<usize>> {
+        if let Err(error) = self.set_nonblocking(true) {
+            return Some(Err(error));
+        }
+        let got = (&mut &*self).read(buf);
+        if let Err(error) = self.set_nonblocking(false) {
+            return Some(Err(error));
+        }
+        arrived(got)
+    }
+    /// [`TimedStream::reset_when_dropped`].
+    pub(crate) fn will_reset(&self) {
+        if let Some(session) = &self.session {
+            session.forsake();
+        }
+        #[cfg(test)]
+        if let Socket::Sim(socket) = &self.socket {
+            let _ = socket.abort(); // always works
+            return;
+        }
+        if let Err(error) = SockRef::from(self).set_linger(Some(Duration::ZERO)) {
+            log::debug!("a connection will end with FIN instead of RST: {error}");
+        }
+    }
+    pub(crate) fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        match &self.socket {
+            Socket::Tcp(s) => s.set_write_timeout(time),
+            Socket::Unix(s) => s.set_write_timeout(time),
+            #[cfg(test)]
+            Socket::Sim(s) => s.descriptor(),
+        }
+    }
+}
+
+impl TimedStream for Stream {
+    fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.set_read_timeout(time)
+    }
+    fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.set_write_timeout(time)
+    }
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
+    fn read_arrived(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
+        self.read_what_arrived(buf)
+    }
+    fn half_close(&self) -> bool {
+        self.shutdown(Shutdown::Write).is_ok()
+    }
+    fn reset_when_dropped(&self) {
+        self.will_reset();
+    }
+}
