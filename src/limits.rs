@@ -65,8 +65,11 @@ limits! {
     /// Trusted proxies have no such bound. Beyond: closed at once.
     connections_per_address_max: usize = 0;
     /// Connections on the devices' port that have not shown who they are: no offer or poll of
-    /// theirs was let in yet. Default zero: a quarter of `connections_max`; never more than three
-    /// quarters of it. Beyond: the oldest of them is closed.
+    /// theirs was let in yet. As many again on the port of other gateways, which have shown neither
+    /// the secret nor a certificate, at most half of them from one address (with IPv6 one /64), whose
+    /// further ones are closed at once; and no more than half of `handshakes_max`. Default zero: a
+    /// quarter of `connections_max`; never more than three quarters of it. Beyond: the oldest of
+    /// them is closed.
     unauthenticated_max: usize = 0;
     /// Longest token in bytes. Default 1,024. A longer one is nobody's: 401.
     token_bytes_max: usize = 1_024;
@@ -409,6 +412,17 @@ impl Limits {
     /// Connections on the devices' port of which nobody knows yet whose they are.
     pub(crate) fn unauthenticated(&self) -> usize {
         self.share(self.unauthenticated_max, 4)
+    }
+
+    /// Connections on the port of other gateways of which nobody knows yet whose they are. They leave
+    /// TLS handshakes to visitors and to gateways.
+    pub(crate) fn strangers(&self) -> usize {
+        self.unauthenticated().min(self.handshakes() / 2).max(1)
+    }
+
+    /// Of those, from one address: the rest is left to gateways elsewhere.
+    pub(crate) fn strangers_per_address(&self) -> usize {
+        (self.strangers() / 2).max(1)
     }
 
     /// TLS handshakes in progress.

@@ -36,12 +36,26 @@ struct OfAddress(Permits, (IpAddr, usize));
 
 struct OfSide(Permits, usize);
 
-struct Unseen(Permits);
+struct Unseen {
+    places: Permits,
+    /// Here for its drop alone.
+    _address: Option<OfAddress>,
+}
 
 impl Permits {
     /// A place for a connection from this address by this side; `None`: it has as many there as
     /// `most`.
     pub(crate) fn take(&self, address: IpAddr, side: usize, most: usize) -> Option<Permit> {
+        let address = self.of_address(address, side, most)?;
+        self.0.of_side[side].fetch_add(1, Relaxed);
+        Some(Permit {
+            _address: Some(address),
+            _side: Some(OfSide(self.clone(), side)),
+            unseen: None,
+        })
+    }
+
+    fn of_address(&self, address: IpAddr, side: usize, most: usize) -> Option<OfAddress> {
         let address = (household(address), side);
         let mut counts = self.0.of_address.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
@@ -50,12 +64,13 @@ impl Permits {
         }
         *count += 1;
         drop(counts);
+        Some(OfAddress(self.clone(), address))
+    }
+
+    /// A place by this side whatever its address has.
+    pub(crate) fn take_any(&self, side: usize) -> Permit {
         self.0.of_side[side].fetch_add(1, Relaxed);
-        Some(Permit {
-            _address: Some(OfAddress(self.clone(), address)),
-            _side: Some(OfSide(self.clone(), side)),
-            unseen: None,
-        })
+        Permit { _side: Some(OfSide(self.clone(), side)), ..Permit::default() }
     }
 
     /// Connections that came by this side.
@@ -78,9 +93,20 @@ impl Permit {
 
     /// Counts as one that has not shown who it is, until [`seen`](Self::seen).
     pub(crate) fn unseen(mut self, places: &Permits) -> Self {
-        places.0.unseen.fetch_add(1, Relaxed);
-        self.unseen = Some(Unseen(places.clone()));
+        self.unseen = Some(Unseen::count(places, None));
         self
+    }
+
+    /// The same, for a connection from this address; `None`: it has as many of those as `most`.
+    pub(crate) fn unseen_of(
+        mut self,
+        places: &Permits,
+        address: IpAddr,
+        most: usize,
+    ) -> Option<Self> {
+        let address = places.of_address(address, 0, most)?;
+        self.unseen = Some(Unseen::count(places, Some(address)));
+        Some(self)
     }
 
     pub(crate) fn is_unseen(&self) -> bool {
@@ -89,6 +115,13 @@ impl Permit {
 
     pub(crate) fn seen(&mut self) {
         self.unseen = None;
+    }
+}
+
+impl Unseen {
+    fn count(places: &Permits, address: Option<OfAddress>) -> Self {
+        places.0.unseen.fetch_add(1, Relaxed);
+        Unseen { places: places.clone(), _address: address }
     }
 }
 
@@ -112,7 +145,7 @@ impl Drop for OfSide {
 
 impl Drop for Unseen {
     fn drop(&mut self) {
-        self.0.0.unseen.fetch_sub(1, Relaxed);
+        self.places.0.unseen.fetch_sub(1, Relaxed);
     }
 }
 
@@ -150,6 +183,21 @@ mod tests {
         assert_eq!(places.unseen(), 0);
         drop((second, third));
         assert!(places.0.of_address.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn those_who_have_shown_nothing_are_counted_for_their_address_until_they_have() {
+        let (places, strangers) = (Permits::default(), Permits::default());
+        let one: IpAddr = "192.0.2.1".parse().unwrap();
+        let stranger = |most| places.take_any(1).unseen_of(&strangers, one, most);
+        let mut first = stranger(2).unwrap();
+        let _second = stranger(2).unwrap();
+        assert!(stranger(2).is_none() && stranger(3).is_some(), "a place not taken is given back");
+        assert_eq!((places.of_side(1), strangers.unseen(), places.unseen()), (2, 2, 0));
+        first.seen();
+        assert!(stranger(2).is_some() && !first.is_unseen());
+        assert_eq!((places.of_side(1), strangers.unseen()), (2, 1), "its side has it still");
+        assert!(places.take(one, 1, 1).is_some(), "it counts for no address there");
     }
 
     #[test]

@@ -13,8 +13,107 @@ use crate::limits::Limits;
 use crate::proto::forwarded::Network;
 use crate::setting::DEVICES_ALLOW;
 
-/// Connections in the devices' door.
-pub(super) type Unseen = Arc<Mutex<VecDeque<(usize, Id)>>>;
+/// A port at which clients have to show who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Port {
+    Devices,
+    /// Of other gateways.
+    Peers,
+}
+
+/// Connections of all loops to one port that have not shown who they are.
+#[derive(Clone, Default)]
+pub(super) struct Unseen {
+    /// Counts them.
+    permits: Permits,
+    /// In the order they came, each with its loop; those that were let in since, or are gone, are
+    /// skipped when their turn comes.
+    queue: Arc<Mutex<VecDeque<(usize, Id)>>>,
+}
+
+impl Unseen {
+    /// Those of devices, which the permits of all count.
+    fn of_devices(permits: &Permits) -> Self {
+        Unseen { permits: permits.clone(), queue: Arc::default() }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, VecDeque<(usize, Id)>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What all loops have in common: the places, and the connections that have shown nothing yet.
+#[derive(Clone)]
+pub(super) struct Places {
+    permits: Permits,
+    devices: Unseen,
+    peers: Unseen,
+}
+
+impl Places {
+    pub(super) fn new() -> Self {
+        let permits = Permits::default();
+        Places { devices: Unseen::of_devices(&permits), peers: Unseen::default(), permits }
+    }
+}
+
+/// One loop's part in a queue of connections that have shown nothing.
+struct Newcomers {
+    all: Unseen,
+    /// Entries of this loop there, at most.
+    noted: usize,
+    number: usize,
+}
+
+impl Newcomers {
+    fn of(all: Unseen, number: usize) -> Self {
+        Newcomers { all, noted: 0, number }
+    }
+
+    /// One more. At most twice `most` entries of each loop stay, and this one.
+    fn note<T>(&mut self, cx: &Connections<T>, id: Id, most: usize) {
+        let (number, mut noted) = (self.number, self.noted + 1);
+        let mut queue = self.all.queue();
+        queue.push_back((number, id));
+        if noted > most.saturating_mul(2) {
+            queue.retain(|(of, id)| *of != number || cx.is_unseen(*id));
+            noted = queue.iter().filter(|(of, _)| *of == number).count(); // about `most`, so it is not done again soon
+        }
+        drop(queue);
+        self.noted = noted;
+    }
+
+    /// The oldest, with the number of its loop, where there are too many. Another loop's may have
+    /// been let in meanwhile.
+    fn oldest<T>(&self, cx: &Connections<T>, most: usize) -> Option<(usize, Id)> {
+        if self.all.permits.unseen() <= most {
+            return None;
+        }
+        let mut queue = self.all.queue();
+        std::iter::from_fn(|| queue.pop_front())
+            .find(|(of, id)| *of != self.number || cx.is_unseen(*id))
+    }
+
+    fn is_here<T>(&self, cx: &Connections<T>, (of, id): &(usize, Id)) -> bool {
+        *of == self.number && cx.is_unseen(*id)
+    }
+
+    /// Returns true if one of them is this loop's.
+    fn are_here<T>(&self, cx: &Connections<T>) -> bool {
+        self.all.permits.unseen() > 0
+            && self.all.queue().iter().any(|entry| self.is_here(cx, entry))
+    }
+
+    /// The oldest of them that is this loop's.
+    fn oldest_here<T>(&self, cx: &Connections<T>) -> Option<Id> {
+        if self.all.permits.unseen() == 0 {
+            return None;
+        }
+        let mut queue = self.all.queue();
+        let at = queue.iter().position(|entry| self.is_here(cx, entry))?;
+        queue.remove(at).map(|(_, id)| id)
+    }
+}
 
 /// Where one side's connections come from.
 #[derive(Clone, Debug, Default)]
@@ -25,17 +124,13 @@ pub(super) struct Sources {
     pub(super) balancers: Vec<Network>,
 }
 
-/// The two doors, and what they count.
+/// Both sides, and what is counted of them.
 pub(crate) struct Admission {
     devices: Sources,
     visitors: Sources,
     pub(super) permits: Permits,
-    /// Devices' connections of all loops in the order they came, each with its loop; those that were
-    /// let in since, or are gone, are skipped when their turn comes.
-    unseen: Unseen,
-    /// Entries of this loop there, at most.
-    noted: usize,
-    number: usize,
+    new_devices: Newcomers,
+    new_peers: Newcomers,
     /// Visitors' connections that idled when they were last looked for, the first to give way in
     /// front, each with its deadline then: one that moved since was not idle all the time.
     pub(super) idle: VecDeque<(Instant, Id)>,
@@ -44,20 +139,14 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    /// The doors of the loop of this number. Places are counted for all loops.
-    pub(super) fn new(
-        devices: Sources,
-        visitors: Sources,
-        (permits, unseen): (Permits, Unseen),
-        number: usize,
-    ) -> Self {
+    /// The admission of the loop of this number. Places are counted for all loops.
+    pub(super) fn new(devices: Sources, visitors: Sources, places: Places, number: usize) -> Self {
         Admission {
             devices,
             visitors,
-            permits,
-            unseen,
-            noted: 0,
-            number,
+            permits: places.permits,
+            new_devices: Newcomers::of(places.devices, number),
+            new_peers: Newcomers::of(places.peers, number),
             idle: VecDeque::new(),
             few: None,
         }
@@ -120,45 +209,60 @@ impl Admission {
         }
     }
 
-    fn unseen(&self) -> MutexGuard<'_, VecDeque<(usize, Id)>> {
-        self.unseen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A device's connection is new. At most twice `most` entries of each loop stay, and this one.
-    pub(super) fn note_unseen<T>(&mut self, cx: &Connections<T>, id: Id, most: usize) {
-        let (number, mut noted) = (self.number, self.noted + 1);
-        let mut unseen = self.unseen();
-        unseen.push_back((number, id));
-        if noted > most.saturating_mul(2) {
-            unseen.retain(|(of, id)| *of != number || cx.is_unseen(*id));
-            noted = unseen.iter().filter(|(of, _)| *of == number).count(); // about `most`, so it is not done again soon
+    /// The permit of another gateway's connection, or of a stranger's: one address brings the visitors
+    /// of a whole gateway, and only those that have shown nothing yet are counted for it.
+    pub(super) fn open_peer(&self, from: SocketAddr, limits: &Limits) -> Option<Permit> {
+        let most = limits.strangers_per_address();
+        let permit = self.permits.take_any(Whose::Visitors as usize);
+        let permit = permit.unseen_of(&self.new_peers.all.permits, from.ip(), most);
+        if permit.is_none() {
+            log_names!(
+                Warn,
+                "a connection from {from} to the peers' port was closed: its address has as many that have not shown the secret as may be ({most}, half of unauthenticated_max)"
+            );
         }
-        drop(unseen);
-        self.noted = noted;
+        permit
     }
 
-    /// The oldest of those in the devices' door, with the number of its loop, where there are too
-    /// many. Another loop's may have been let in meanwhile.
-    pub(super) fn oldest<T>(&self, cx: &Connections<T>, most: usize) -> Option<(usize, Id)> {
-        if self.permits.unseen() <= most {
-            return None;
+    fn newcomers(&self, port: Port) -> &Newcomers {
+        match port {
+            Port::Devices => &self.new_devices,
+            Port::Peers => &self.new_peers,
         }
-        let mut unseen = self.unseen();
-        std::iter::from_fn(|| unseen.pop_front())
-            .find(|(of, id)| *of != self.number || cx.is_unseen(*id))
     }
 
-    /// Returns true if one of those in the devices' door is this loop's.
-    pub(super) fn has_unseen<T>(&self, cx: &Connections<T>) -> bool {
-        let is_here = |(of, id): &(usize, Id)| *of == self.number && cx.is_unseen(*id);
-        self.permits.unseen() > 0 && self.unseen().iter().any(is_here)
+    /// A connection to this port is new. At most twice `most` entries of each loop stay, and this
+    /// one.
+    pub(super) fn note_unseen<T>(
+        &mut self,
+        cx: &Connections<T>,
+        (port, id): (Port, Id),
+        most: usize,
+    ) {
+        match port {
+            Port::Devices => self.new_devices.note(cx, id, most),
+            Port::Peers => self.new_peers.note(cx, id, most),
+        }
+    }
+
+    /// The oldest connection to this port that has shown nothing, with the number of its loop,
+    /// where there are too many. Another loop's may have been let in meanwhile.
+    pub(super) fn oldest<T>(
+        &self,
+        cx: &Connections<T>,
+        port: Port,
+        most: usize,
+    ) -> Option<(usize, Id)> {
+        self.newcomers(port).oldest(cx, most)
+    }
+
+    /// Returns true if this loop has a connection to this port that has shown nothing.
+    pub(super) fn has_unseen<T>(&self, cx: &Connections<T>, port: Port) -> bool {
+        self.newcomers(port).are_here(cx)
     }
 
     /// The oldest of them that is this loop's.
-    pub(super) fn oldest_here<T>(&self, cx: &Connections<T>) -> Option<Id> {
-        let mut unseen = self.unseen();
-        let is_here = |(of, id): &(usize, Id)| *of == self.number && cx.is_unseen(*id);
-        let at = unseen.iter().position(is_here)?;
-        unseen.remove(at).map(|(_, id)| id)
+    pub(super) fn oldest_here<T>(&self, cx: &Connections<T>, port: Port) -> Option<Id> {
+        self.newcomers(port).oldest_here(cx)
     }
 }

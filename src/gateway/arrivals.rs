@@ -11,6 +11,7 @@ use crate::engine::connection::Fetched;
 use crate::engine::connections::{Connections, Id, Parcel};
 use crate::engine::permits::Permit;
 use crate::error::Error;
+use crate::gateway::admission::Port;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::listeners::Side;
 use crate::gateway::registry::Registration;
@@ -139,7 +140,8 @@ impl GatewayRole {
         let is_peer = self.listeners.is_for_peers(listener);
         let is_named = is_peer || !self.admission.is_balancer(side, from.ip());
         let permit = match is_named {
-            true => self.permit(side, from, is_peer),
+            true if is_peer => self.admission.open_peer(from, &self.settings.limits),
+            true => self.permit(side, from),
             false => self.admission.open_unnamed(side, from),
         };
         let Some(permit) = permit else { return };
@@ -158,9 +160,11 @@ impl GatewayRole {
             Err(e) => return log_names!(Warn, "a connection from {from} was dropped: {e}"),
         };
         cx.set_permit(id, Some(permit));
-        if side == Whose::Devices {
-            self.note_device(cx, id);
-        }
+        let port = match side {
+            Whose::Devices => Some(Port::Devices),
+            Whose::Visitors => is_peer.then_some(Port::Peers),
+        };
+        port.into_iter().for_each(|port| self.note_newcomer(cx, port, id));
         if is_named {
             return self.begin_connection(cx, id, listener, from);
         }
@@ -169,9 +173,8 @@ impl GatewayRole {
         self.follow_ups.push_back(FollowUp::Step(id)); // the header often is there already
     }
 
-    /// `is_peer`: one address brings the visitors of a whole gateway.
-    fn permit(&self, side: Whose, from: SocketAddr, is_peer: bool) -> Option<Permit> {
-        let trusted = is_peer || self.settings.is_trusted(from.ip());
+    fn permit(&self, side: Whose, from: SocketAddr) -> Option<Permit> {
+        let trusted = self.settings.is_trusted(from.ip());
         self.admission.open(side, from, trusted, &self.settings.limits)
     }
 
@@ -256,7 +259,7 @@ impl GatewayRole {
     ) {
         let Some(side) = self.listeners.side(listener) else { return cx.close(id) };
         cx.set_permit(id, None); // of the balancer's address, which may be the peer's, too
-        let Some(permit) = self.permit(side, from, false) else { return cx.close(id) };
+        let Some(permit) = self.permit(side, from) else { return cx.close(id) };
         cx.set_permit(id, Some(permit));
         let state = self.first_state(listener, from);
         let Some(unnamed) = cx.state_mut(id) else { return };
@@ -292,6 +295,11 @@ impl GatewayRole {
                 let state = self.face(listener, from, true);
                 if let Some(securing) = cx.state_mut(id) {
                     *securing = state;
+                }
+                let shows_certificate =
+                    cx.get(id).is_some_and(|c| c.stream().certificate().is_some());
+                if shows_certificate && self.listeners.is_for_peers(listener) {
+                    cx.seen(id);
                 }
                 let at = cx.after(self.settings.limits.head_timeout);
                 cx.set_deadline(id, Some(at));

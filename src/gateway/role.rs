@@ -295,7 +295,7 @@ impl GatewayRole {
             Command::Accepted { listener, stream, from } => self.arrive(cx, listener, stream, from),
             Command::Announce { names } => self.callers.announce(&names),
             Command::GiveWay { side } => self.give_way(cx, side),
-            Command::CloseUnseen { id } => self.close_unseen(cx, Some(id)),
+            Command::CloseUnseen { port, id } => self.close_unseen(cx, port, Some(id)),
             Command::Observe(question) => self.observe(cx, question),
             Command::Unpin { link } => self.unpin(cx, link),
             Command::Drain { notice, time } => self.give_notice(cx, notice, time),

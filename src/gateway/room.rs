@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::connections::FULL;
 use crate::engine::connections::{Connections, Id};
+use crate::gateway::admission::Port;
 use crate::gateway::state::{Command, GatewayRole, State, Visitor, VisitorListener};
 use crate::gateway::tokens::Whose;
 use crate::limits::IDLE_FOUND_MAX;
@@ -49,8 +50,9 @@ impl GatewayRole {
             Whose::Visitors if self.is_out_of_memory(cx) => "memory_bytes_max is taken",
             _ => return Ok(()),
         };
-        let gives_way = (side == Whose::Devices && self.admission.has_unseen(cx))
-            || self.find_idle(cx).is_some();
+        let gives_way = (side == Whose::Devices && self.admission.has_unseen(cx, Port::Devices))
+            || self.find_idle(cx).is_some()
+            || self.admission.has_unseen(cx, Port::Peers);
         if gives_way { Ok(()) } else { Err(why) }
     }
 
@@ -71,33 +73,52 @@ impl GatewayRole {
                 && (self.is_out_of_memory(cx)
                     || self.admission.permits.of_side(visitors)
                         >= self.settings.limits.visitors_connections()));
-        if is_full && !self.spare_idle(cx) && side == Whose::Devices {
-            self.admission.oldest_here(cx).into_iter().for_each(|oldest| cx.close(oldest));
+        if is_full && !self.spare(cx) && side == Whose::Devices {
+            let oldest = self.admission.oldest_here(cx, Port::Devices);
+            oldest.into_iter().for_each(|oldest| cx.close(oldest));
         }
     }
 
-    /// Closes the oldest connections that have not shown who they are, as long as there are too
-    /// many. Another loop closes its own. `first`: the one that another loop has found.
-    pub(super) fn close_unseen(&mut self, cx: &mut Connections<State>, first: Option<Id>) {
-        let most = self.settings.limits.unauthenticated();
+    /// Closes the oldest connections to this port that have not shown who they are, as long as there
+    /// are too many. Another loop closes its own. `first`: the one that another loop has found.
+    pub(super) fn close_unseen(
+        &mut self,
+        cx: &mut Connections<State>,
+        port: Port,
+        first: Option<Id>,
+    ) {
+        let most = self.unseen_most(port);
         let mut oldest = first.filter(|id| cx.is_unseen(*id)).map(|id| (self.number, id));
-        while let Some((of, id)) = oldest.take().or_else(|| self.admission.oldest(cx, most)) {
+        while let Some((of, id)) = oldest.take().or_else(|| self.admission.oldest(cx, port, most)) {
             if of != self.number {
-                self.loops.send(of, Command::CloseUnseen { id });
+                self.loops.send(of, Command::CloseUnseen { port, id });
                 return;
             }
-            log_names!(
-                Warn,
-                "a connection to the devices' port was closed: unauthenticated_max ({most}) others wait behind it"
-            );
+            match port {
+                Port::Devices => log_names!(
+                    Warn,
+                    "a connection to the devices' port was closed: unauthenticated_max ({most}) others wait behind it"
+                ),
+                Port::Peers => log_names!(
+                    Warn,
+                    "a connection to the peers' port that had not shown the secret was closed: as many others as may be ({most}, by unauthenticated_max) wait behind it"
+                ),
+            }
             cx.close(id);
+        }
+    }
+
+    fn unseen_most(&self, port: Port) -> usize {
+        match port {
+            Port::Devices => self.settings.limits.unauthenticated(),
+            Port::Peers => self.settings.limits.strangers(),
         }
     }
 
     /// Makes room for a connection whose place is taken already. Returns false if there is none.
     pub(super) fn make_room(&mut self, cx: &mut Connections<State>, side: Whose) -> bool {
         let visitors = Whose::Visitors as usize;
-        if side == Whose::Visitors && self.is_out_of_memory(cx) && !self.spare_idle(cx) {
+        if side == Whose::Visitors && self.is_out_of_memory(cx) && !self.spare(cx) {
             return false; // one for one: if others hold the memory, no number of idle ones would do
         }
         while cx.is_full()
@@ -105,11 +126,11 @@ impl GatewayRole {
                 && self.admission.permits.of_side(visitors)
                     > self.settings.limits.visitors_connections())
         {
-            if self.spare_idle(cx) {
+            if self.spare(cx) {
                 continue;
             }
             let is_device = side == Whose::Devices;
-            match is_device.then(|| self.admission.oldest_here(cx)).flatten() {
+            match is_device.then(|| self.admission.oldest_here(cx, Port::Devices)).flatten() {
                 Some(oldest) => cx.close(oldest),
                 None => return false,
             }
@@ -117,7 +138,22 @@ impl GatewayRole {
         true
     }
 
-    /// Closes the connection that is first to give way. Returns false if there is none.
+    /// Closes the connection that is first to give way: a visitor's that idles, or else the oldest to
+    /// the peers' port that has shown nothing. Returns false if there is none.
+    fn spare(&mut self, cx: &mut Connections<State>) -> bool {
+        if self.spare_idle(cx) {
+            return true;
+        }
+        let Some(oldest) = self.admission.oldest_here(cx, Port::Peers) else { return false };
+        log_names!(
+            Warn,
+            "a connection to the peers' port that had not shown the secret was closed to make room for another one (connections_max, memory_bytes_max)"
+        );
+        cx.close(oldest);
+        true
+    }
+
+    /// Closes the visitor's connection that is first to give way. Returns false if there is none.
     pub(super) fn spare_idle(&mut self, cx: &mut Connections<State>) -> bool {
         let Some(id) = self.find_idle(cx) else { return false };
         self.admission.idle.pop_front();
@@ -193,11 +229,11 @@ impl GatewayRole {
         false
     }
 
-    /// A device's connection is new: the oldest of those that have shown nothing gives way, where
+    /// A connection to this port is new: the oldest of those that have shown nothing gives way, where
     /// there are too many.
-    pub(super) fn note_device(&mut self, cx: &mut Connections<State>, id: Id) {
-        let most = self.settings.limits.unauthenticated();
-        self.admission.note_unseen(cx, id, most);
-        self.close_unseen(cx, None);
+    pub(super) fn note_newcomer(&mut self, cx: &mut Connections<State>, port: Port, id: Id) {
+        let most = self.unseen_most(port);
+        self.admission.note_unseen(cx, (port, id), most);
+        self.close_unseen(cx, port, None);
     }
 }

@@ -14,11 +14,10 @@ use crate::close_reason::CloseReason;
 use crate::engine::budget::{Budget, Held};
 use crate::engine::connections::{Connections, Id, Parcel};
 use crate::engine::event_loop::Remote;
-use crate::engine::permits::Permits;
 use crate::engine::slab::{Key, Slab};
 use crate::engine::workers::Workers;
 use crate::error::{Error, Refusal};
-use crate::gateway::admission::{Admission, Unseen};
+use crate::gateway::admission::{Admission, Places, Port};
 use crate::gateway::alarms::{Alarm, Alarms};
 use crate::gateway::callers::{Callers, LeaseReply, NameReply};
 use crate::gateway::credentials::Credentials;
@@ -396,8 +395,9 @@ pub(crate) enum Command {
     Announce { names: Arc<[Arc<str>]> },
     /// Another loop has no room for a connection by this side: one of this loop's is to give way.
     GiveWay { side: Whose },
-    /// More connections than may have not shown who they are, and this one is the oldest of them.
-    CloseUnseen { id: Id },
+    /// More connections to this port than may have not shown who they are, and this one is the
+    /// oldest of them.
+    CloseUnseen { port: Port, id: Id },
     /// What an operator asks.
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     Observe(Question),
@@ -514,8 +514,7 @@ pub(super) struct Common {
     heads: Budget,
     rates: Arc<RateTable>,
     sign_ins: Arc<SignIns>,
-    places: Permits,
-    unseen: Unseen,
+    places: Places,
     origins: Arc<AtomicBool>,
     subscribers: Arc<Mutex<Subscribers>>,
     upgrades: Arc<Upgrades>,
@@ -552,8 +551,7 @@ impl Common {
             heads: Budget::new(usize::MAX),
             rates: Arc::new(RateTable::new(limits.memory_bytes_max)),
             sign_ins: Arc::new(SignIns::new()),
-            places: Permits::default(),
-            unseen: Arc::default(),
+            places: Places::new(),
             origins: Arc::default(),
             subscribers: Arc::default(),
             upgrades: Arc::default(),
@@ -624,7 +622,7 @@ impl GatewayRole {
             admission: Admission::new(
                 settings.devices.clone(),
                 settings.visitors.clone(),
-                (common.places.clone(), common.unseen.clone()),
+                common.places.clone(),
                 number,
             ),
             number,

@@ -227,6 +227,11 @@ impl GatewayRole {
                             cx.set_deadline(id, Some(cx.after(self.settings.limits.head_timeout)));
                         }
                         self.observe_unforwarded(&request, &face, &asked);
+                        let is_stranger =
+                            matches!(asked, Asked::Missed { miss: Miss::Stranger, .. });
+                        if matches!(face, VisitorListener::Peer) && !is_stranger {
+                            cx.seen(id);
+                        }
                         asked
                     }
                     Err(refusal) => {

@@ -1,6 +1,7 @@
 //! Who may ask on the peers' port, and whose word counts: fields that are forged, circles, hops.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use reverse_http::{Gateway, Peers, Routes};
 
@@ -267,4 +268,82 @@ fn gateways_know_each_other_by_their_certificates() {
     let refused = ["gateway", "--peers", "127.0.0.1:0", "--peers-client-ca", pki.ca(), "--check"];
     let (code, _, told) = Ptth::run(&refused);
     assert!(code == 2 && told.contains("--peers-cert"), "{told}");
+}
+
+/// Strangers of two addresses hold all the places that there are for those who have shown nothing,
+/// and more come: the oldest of them go, a gateway gets through, and so do visitors and devices.
+#[test]
+fn strangers_at_the_peers_port_keep_out_neither_gateways_nor_visitors_nor_devices() {
+    let cluster = Cluster::new();
+    // One loop, so that it is certain which connection is the oldest; of 32 connections 24 are
+    // visitors' and gateways', and 8 of these may be strangers', 4 of one address.
+    let few = ["--loops", "1", "--connections", "32", "--unauthenticated", "8", "--head", "120s"];
+    let (second, url) = cluster.gateway("second", &few);
+    cluster.say("first", &format!("lamp {url}\n"));
+    let (first, _) = cluster.gateway("first", &[]);
+    let local = LocalServer::start();
+    let _device = device(&second, "lamp", &local.url());
+    second.get("/lamp/0").expect_ok("hello\n");
+    let stranger = |ip| {
+        let mut peer = RawPeer::connect_from(ip, at(&url));
+        let _ = peer.try_write("GET /x HTTP/1.1\r\n"); // half a head is no idle connection
+        peer
+    };
+    let mut of_one: Vec<RawPeer> = (0..4).map(|_| stranger([127, 0, 0, 2])).collect();
+    of_one[0].expect_quiet(Duration::from_millis(100));
+    // An address has half of them; what more comes from there is closed, and pushes nobody out.
+    for _ in 0..20 {
+        assert!(stranger([127, 0, 0, 2]).read_to_any_end().0.is_empty());
+    }
+    second.process.expect_stderr("half of unauthenticated_max");
+    of_one[0].expect_quiet(Duration::from_millis(100));
+    first.get("/lamp/1").expect_ok("hello\n");
+    // Other addresses take the rest, and then the places of the oldest.
+    let mut others: Vec<RawPeer> = (3..7).map(|n| stranger([127, 0, 0, n])).collect();
+    for n in 0..30 {
+        others.push(stranger([127, 0, 1, n]));
+        // A new connection each time, behind as many strangers as there may be.
+        let answer = RawPeer::connect(at(&url)).ask(&peer_request(
+            "lamp",
+            &format!("PTTH-Peer-Secret: {SECRET}\r\nConnection: close\r\n"),
+        ));
+        answer.expect_ok("hello\n");
+        second.visitor().ask(&get("/nobody/")).expect_refusal(404);
+        drop(second.link(&format!("door-{n}")));
+    }
+    of_one.into_iter().for_each(|mut gone| assert!(gone.read_to_any_end().0.is_empty()));
+    second.process.expect_stderr("by unauthenticated_max");
+    first.get("/lamp/2").expect_ok("hello\n");
+    others.last_mut().unwrap().expect_quiet(Duration::from_millis(100));
+}
+
+/// Where visitors have taken all that is left, strangers give way to one more, and to devices.
+#[test]
+fn strangers_at_the_peers_port_give_way_to_visitors_and_devices() {
+    let cluster = Cluster::new();
+    let few = ["--loops", "1", "--connections", "32", "--unauthenticated", "8", "--head", "120s"];
+    let (gateway, url) = cluster.gateway("one", &few);
+    let mut strangers: Vec<RawPeer> = (2..10)
+        .map(|n| {
+            let mut peer = RawPeer::connect_from([127, 0, 0, n], at(&url));
+            peer.write("GET /x HTTP/1.1\r\n");
+            peer
+        })
+        .collect();
+    strangers[0].expect_quiet(Duration::from_millis(100));
+    // Half a head each: no visitor idles. Of 24 places eight are taken.
+    let visitors: Vec<RawPeer> = (2..26)
+        .map(|n| {
+            let mut visitor = RawPeer::connect_from([127, 0, 0, n], gateway.visitors);
+            visitor.write("GET /nobody/ HTTP/1.1\r\n");
+            visitor
+        })
+        .collect();
+    for mut visitor in visitors {
+        visitor.write("Host: a\r\n\r\n");
+        visitor.read_answer("GET").expect_refusal(404);
+    }
+    strangers.remove(0).read_to_any_end();
+    gateway.process.expect_stderr("was closed to make room for another one");
+    drop(gateway.link("lamp"));
 }

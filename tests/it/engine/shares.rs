@@ -2,7 +2,6 @@
 //! all (T51, T53), and what is held is counted (T54).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use crate::gateway::admission::with_files;
 use crate::support::pki::TlsPeer;
 use crate::support::process::{Process, get, offer};
 use crate::support::{
-    Authority, DEADLINE, Gateway, LocalServer, Ptth, RawGateway, RawPeer, each_row, eventually, say,
+    Authority, Gateway, LocalServer, Ptth, RawGateway, RawPeer, each_row, eventually, say,
 };
 
 // ── Who writes and does not read (T51) ──
@@ -104,14 +103,6 @@ fn a_peer_that_does_not_read_what_is_answered_locally_takes_no_memory() {
 
 // ── Descriptors: one address, one port (T53) ──
 
-/// A connection to `to` from another address of this machine.
-fn from_address(ip: [u8; 4], to: SocketAddr) -> RawPeer {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
-    socket.connect_timeout(&to.into(), DEADLINE).unwrap();
-    RawPeer::adopt(socket.into(), &format!("visitor from {ip:?}"))
-}
-
 /// More kept-alive connections from one address than there are descriptors: another address is
 /// served, and devices come and go.
 #[test]
@@ -127,12 +118,14 @@ fn one_address_takes_neither_all_connections_nor_the_devices_places() {
     }
     say(&format!("one address keeps {} connections of 192", hogs.len()));
     assert_eq!(hogs.len(), 48, "a quarter");
-    from_address([127, 0, 0, 2], gateway.visitors).ask(&get("/nobody/")).expect_refusal(404);
+    RawPeer::connect_from([127, 0, 0, 2], gateway.visitors)
+        .ask(&get("/nobody/"))
+        .expect_refusal(404);
     drop(gateway.link("lamp"));
     // Many addresses take all that visitors may have; each next one is served, the device comes
     // back.
     let many: Vec<RawPeer> =
-        (2..200).map(|n| from_address([127, 0, 0, n], gateway.visitors)).collect();
+        (2..200).map(|n| RawPeer::connect_from([127, 0, 0, n], gateway.visitors)).collect();
     for (n, mut peer) in many.into_iter().enumerate() {
         if n % 40 == 0 {
             drop(gateway.link("lamp"));
@@ -140,7 +133,9 @@ fn one_address_takes_neither_all_connections_nor_the_devices_places() {
         let _ = peer.try_write(get("/nobody/")); // those before may have given way
         hogs.push(peer);
     }
-    from_address([127, 0, 1, 1], gateway.visitors).ask(&get("/nobody/")).expect_refusal(404);
+    RawPeer::connect_from([127, 0, 1, 1], gateway.visitors)
+        .ask(&get("/nobody/"))
+        .expect_refusal(404);
     drop(gateway.link("lamp"));
     assert!(
         !gateway.process.stderr().contains("Too many open files"),

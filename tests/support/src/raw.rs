@@ -223,6 +223,18 @@ impl RawPeer {
         RawPeer::adopt(socket.into(), &format!("slow peer of {to}"))
     }
 
+    /// From another address of this machine.
+    #[track_caller]
+    pub fn connect_from(ip: [u8; 4], to: SocketAddr) -> RawPeer {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+        socket
+            .connect_timeout(&to.into(), DEADLINE)
+            .unwrap_or_else(|e| panic!("connecting from {ip:?} to {to}: {e}"));
+        RawPeer::adopt(socket.into(), &format!("peer of {to} from {ip:?}"))
+    }
+
     pub fn adopt(stream: TcpStream, who: &str) -> RawPeer {
         stream.set_nodelay(true).unwrap();
         stream.set_nonblocking(false).unwrap();
