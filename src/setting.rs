@@ -29,5 +29,8 @@ mod of_tls {
     pub(crate) const LOCAL_CA: &str = "LocalTls::ca, or --to-ca";
     pub(crate) const LOCAL_PIN: &str = "LocalTls::pin, or --to-pin";
     pub(crate) const LOCAL_NAME: &str = "LocalTls::server_name, or --to-server-name";
+    pub(crate) const PEERS_CA: &str = "DeviceTls::ca, or --peers-ca";
+    pub(crate) const PEERS_IDENTITY: &str = "DeviceTls::identity, or --peers-cert and --peers-key";
+    pub(crate) const PEERS_CLIENT_CA: &str = "GatewayTls::client_ca, or --peers-client-ca";
     pub(crate) const CLIENT_CA: &str = "GatewayTls::client_ca, or --devices-client-ca";
 }

@@ -197,14 +197,14 @@ impl GatewayRole {
         let tls = self.listeners.tls(listener);
         let (secure, is_visitor) =
             (tls.is_some(), self.listeners.side(listener) == Some(Whose::Visitors));
-        let channel = match tls.map(|tls| TlsSession::to_peer(tls, listener)).transpose() {
+        let is_peer = self.listeners.is_for_peers(listener);
+        let channel = match tls.map(|tls| TlsSession::to_peer(tls, listener, is_peer)).transpose() {
             Ok(channel) => channel,
             Err(e) => {
                 log_names!(Warn, "a connection from {from} was dropped: {e}");
                 return cx.close(id);
             }
         };
-        let is_peer = self.listeners.is_for_peers(listener);
         if is_visitor && !is_peer && !self.admit_visitor(cx, id, from, secure) {
             return;
         }

@@ -60,6 +60,17 @@ pub(super) enum Asked {
     Elsewhere(usize),
 }
 
+impl Asked {
+    /// Returns true if whoever asked was let in: it goes to a device, or might have.
+    pub(super) fn is_admitted(&self) -> bool {
+        match self {
+            Asked::Forward(_) | Asked::Elsewhere(_) | Asked::Server { .. } => true,
+            Asked::Missed { miss, .. } => *miss != Miss::Stranger,
+            _ => false,
+        }
+    }
+}
+
 /// A request that goes to a device.
 pub(super) struct Forwarding {
     pub(super) exchange: Box<Exchange>,

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use crate::engine::connections::Id;
+use crate::engine::connections::{Connections, Id};
 use crate::error::Refusal;
 use crate::gateway::asked::{Asked, Forwarding};
-use crate::gateway::state::GatewayRole;
+use crate::gateway::state::{GatewayRole, State};
 use crate::observe::Visit;
 use crate::proto::body::Framing;
 use crate::proto::edits::FieldEdits;
@@ -84,10 +84,6 @@ impl GatewayRole {
         let refused = |refusal, keep| Asked::Refused { refusal, to_head, keep };
         let shown = peer::secret(&request.fields);
         if !self.peers.as_ref().is_some_and(|peers| peers.cluster.admits(shown)) {
-            log_names!(
-                Warn,
-                "a request on the peers' port got 403: it does not show the secret of this cluster"
-            );
             return Asked::Missed { miss: Miss::Stranger, to_head, keep: false };
         }
         let target = match forward::origin_form(request) {
@@ -124,6 +120,16 @@ impl GatewayRole {
             Ok(()) => {}
         }
         self.forward_for_peer(id, request, head, told, now)
+    }
+
+    /// Somebody who is no gateway of this cluster has asked.
+    pub(super) fn log_stranger(&self, cx: &Connections<State>, id: Id) {
+        let Some(connection) = cx.get(id) else { return };
+        let from = connection.stream().peer_label();
+        log_names!(
+            Warn,
+            "a request from {from} on the peers' port got 403: it does not show the secret of this cluster"
+        );
     }
 
     fn forward_for_peer(

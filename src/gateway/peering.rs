@@ -105,12 +105,24 @@ impl GatewayRole {
         let Some(search) = self.search_of(cx, id, key) else { return };
         match search.stage {
             Stage::Here | Stage::Connecting => self.visitor_waited(cx, id, key),
-            Stage::Asked => self.give_up_directory(cx, id, key, DIRECTORY_LATE),
+            Stage::Asked => {
+                self.log_directory_late(cx, id);
+                self.give_up_directory(cx, id, key, DIRECTORY_LATE);
+            }
             Stage::InLine if search.until.is_none_or(|until| until <= cx.now()) => {
                 self.wait_is_over(cx, id, key)
             }
             Stage::InLine => self.seek_again(cx, id, key),
         }
+    }
+
+    fn log_directory_late(&self, cx: &Connections<State>, id: Id) {
+        let Some(Asking { name, .. }) = cx.asking(id) else { return };
+        let time = self.settings.limits.directory_timeout;
+        log_names!(
+            Warn,
+            "the directory of gateways did not say where {name} is within {time:?} (directory_timeout)"
+        );
     }
 
     /// Asks the directory once more for a request that stays in line.
@@ -139,12 +151,11 @@ impl GatewayRole {
     /// A request has waited for its device in vain.
     fn wait_is_over(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let Some(Asking { name, search, .. }) = cx.asking(id) else { return };
-        if !search.is_unreached {
-            return self.visitor_waited(cx, id, key);
-        }
+        let obstacle = search.obstacle.filter(|_| !self.registry.is_connected_anywhere(name));
+        let Some(why) = obstacle else { return self.visitor_waited(cx, id, key) };
         let name = name.clone();
         self.registry.cancel_wait(&name, Waiter::Exchange(key));
-        self.refuse_search(cx, (id, key), "destination_unavailable", UNREACHED);
+        self.refuse_search(cx, (id, key), "destination_unavailable", why);
     }
 
     fn refuse_search(
@@ -207,6 +218,12 @@ impl GatewayRole {
                 Some(Search { stage: stage @ (Stage::Asked | Stage::InLine), .. }) => stage,
                 _ => continue,
             };
+            if let Some(Asking { search, .. }) = cx.asking_mut(id) {
+                match heard {
+                    Some(_) => search.obstacle = search.obstacle.filter(|why| *why == UNREACHED),
+                    None => search.obstacle = search.obstacle.or(Some(DIRECTORY_AWAY)),
+                }
+            }
             match (heard, stage) {
                 // It may have come here meanwhile.
                 (Some(_), Stage::Asked) => {
@@ -224,8 +241,15 @@ impl GatewayRole {
 
     /// Without the directory a device may be here soon that was here, or is expected here; of others
     /// nobody knows.
-    fn give_up_directory(&mut self, cx: &mut Connections<State>, id: Id, key: Key, why: &str) {
-        let Some(Asking { name, .. }) = cx.asking(id) else { return };
+    fn give_up_directory(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        key: Key,
+        why: &'static str,
+    ) {
+        let Some(Asking { name, search, .. }) = cx.asking_mut(id) else { return };
+        search.obstacle = Some(why);
         if self.registry.is_connected_anywhere(name) {
             return self.follow_ups.push_back(FollowUp::FindLink { visitor: id, key });
         }
@@ -294,7 +318,7 @@ impl GatewayRole {
         let until = cx.after(PEER_RECALL);
         let Some(search) = self.search_of(cx, id, key) else { return };
         let Some(Asking { name, search: of, .. }) = cx.asking_mut(id) else { return };
-        *of = Search { is_unreached: true, ..search };
+        *of = Search { obstacle: Some(UNREACHED), ..search };
         let name = name.clone();
         self.expect_back(cx, &name, until);
         // It may have come here meanwhile, and idle: a request that lines up now would wait for its next one.
@@ -526,7 +550,7 @@ impl GatewayRole {
     ) {
         let (now, misses) = (cx.now(), self.exchanges.get(key).map_or(0, |e| e.misses()));
         let Some(Asking { name, search, .. }) = cx.asking_mut(id) else { return };
-        search.is_unreached = false;
+        search.obstacle = None;
         let name = name.clone();
         let until = if misses > 1 { cx.after(PEER_RECALL) } else { now };
         match miss {

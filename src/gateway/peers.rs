@@ -110,7 +110,7 @@ impl Peers {
     /// The system has no root certificates, and no others were given.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: crate::tls::DeviceTls) -> Result<Self, Error> {
-        self.connector = Some(Arc::new(tls.connector()?));
+        self.connector = Some(Arc::new(tls.connector()?.of_gateway()));
         Ok(self)
     }
 }

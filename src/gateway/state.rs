@@ -113,8 +113,9 @@ pub(crate) struct Search {
     pub(crate) stage: Stage,
     /// Until then it may wait for a link, here or elsewhere.
     pub(crate) until: Option<Instant>,
-    /// The gateway that has the device could not be reached.
-    pub(crate) is_unreached: bool,
+    /// Why it was not found elsewhere: the gateway that has it could not be reached, or the
+    /// directory could not say which one that is.
+    pub(crate) obstacle: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -82,6 +82,9 @@ impl GatewayRole {
         let mut scratch = cx.take_scratch();
         let asked = self.read_request(cx, id, &mut scratch);
         cx.put_scratch(scratch);
+        if asked.is_admitted() {
+            cx.seen(id); // a gateway, at the peers' port
+        }
         match asked {
             Asked::NotYet => {}
             Asked::Closed => cx.close(id),
@@ -133,6 +136,9 @@ impl GatewayRole {
                 self.answer_visitor(cx, id, &LocalAnswer { keep, ..LocalAnswer::new(200, text) });
             }
             Asked::Missed { miss, to_head, keep } => {
+                if miss == Miss::Stranger {
+                    self.log_stranger(cx, id);
+                }
                 let fields = [(MISS, miss.as_str())];
                 let answer = if miss == Miss::Stranger { NOT_A_PEER } else { NOT_HERE };
                 let answer = LocalAnswer { fields: &fields, to_head, keep, ..answer };
@@ -227,11 +233,6 @@ impl GatewayRole {
                             cx.set_deadline(id, Some(cx.after(self.settings.limits.head_timeout)));
                         }
                         self.observe_unforwarded(&request, &face, &asked);
-                        let is_stranger =
-                            matches!(asked, Asked::Missed { miss: Miss::Stranger, .. });
-                        if matches!(face, VisitorListener::Peer) && !is_stranger {
-                            cx.seen(id);
-                        }
                         asked
                     }
                     Err(refusal) => {

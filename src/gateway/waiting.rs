@@ -16,12 +16,7 @@ impl GatewayRole {
         };
         let name = name.clone();
         let refusal = if !self.is_known(cx, &name) {
-            Some((
-                404,
-                format!("no device {name} is or was lately connected to this gateway"),
-                "destination_not_found",
-                None,
-            ))
+            Some((404, self.unknown_everywhere(key, &name), "destination_not_found", None))
         } else if self.lifecycle.is_draining() {
             Some((503, "this gateway is stopping".to_owned(), "destination_unavailable", Some(1)))
         } else if !self.registry.enqueue(&name, Waiter::Exchange(key)) {
@@ -49,6 +44,16 @@ impl GatewayRole {
                 },
             ),
         }
+    }
+
+    /// That nobody knows this device, and who was asked.
+    fn unknown_everywhere(&self, key: Key, name: &str) -> String {
+        let asked = self.exchanges.get(key).is_some_and(|exchange| exchange.misses() > 0);
+        let elsewhere = match asked {
+            true => ", nor to the one that the directory of gateways names",
+            false => "",
+        };
+        format!("no device {name} is or was lately connected to this gateway{elsewhere}")
     }
 
     pub(super) fn visitor_waited(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {

@@ -79,7 +79,7 @@ impl TlsSession {
     pub(crate) fn to_server(connector: &Connector, _: &str) -> Result<Arc<TlsSession>, Error> {
         match *connector {}
     }
-    pub(crate) fn to_peer(tls: &GatewayTls, _: usize) -> Result<Arc<TlsSession>, Error> {
+    pub(crate) fn to_peer(tls: &GatewayTls, _: usize, _: bool) -> Result<Arc<TlsSession>, Error> {
         match *tls {}
     }
     pub(crate) fn speaks_first(&self) -> bool {

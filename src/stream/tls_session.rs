@@ -199,12 +199,18 @@ impl TlsSession {
         Ok(TlsSession::new(connection.into(), connector.side(), None))
     }
 
-    /// The gateway's side, at the listener with this number.
-    pub(crate) fn to_peer(tls: &GatewayTls, listener: usize) -> Result<Arc<TlsSession>, Error> {
+    /// The gateway's side, at the listener with this number. `is_gateway`: other gateways come in
+    /// there.
+    pub(crate) fn to_peer(
+        tls: &GatewayTls,
+        listener: usize,
+        is_gateway: bool,
+    ) -> Result<Arc<TlsSession>, Error> {
+        let side = if is_gateway { Side::GatewayOfGateways } else { Side::Gateway };
         let connection = ServerConnection::new(tls.config().clone());
         let connection =
             connection.map_err(|e| Error::usage(format!("TLS cannot be begun: {e}")))?;
-        Ok(TlsSession::new(connection.into(), Side::Gateway, Some((tls.clone(), listener))))
+        Ok(TlsSession::new(connection.into(), side, Some((tls.clone(), listener))))
     }
 
     fn new(tls: Connection, side: Side, gateway: Option<(GatewayTls, usize)>) -> Arc<TlsSession> {

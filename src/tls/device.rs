@@ -349,6 +349,12 @@ impl Connector {
         self.whom.side
     }
 
+    /// The same for a gateway that asks others.
+    pub(crate) fn of_gateway(mut self) -> Self {
+        self.whom.side = Side::OtherGateway;
+        self
+    }
+
     /// The name that a server at this host is asked for, and has to prove.
     ///
     /// # Errors

@@ -3,7 +3,10 @@
 use rustls::CertificateError;
 
 use super::certificate::{bare, date, refused_by_webpki};
-use crate::setting::{CA, CLIENT_CA, CLOCK_FLOOR, IDENTITY, LOCAL_CA, LOCAL_NAME, LOCAL_PIN, PIN};
+use crate::setting::{
+    CA, CLIENT_CA, CLOCK_FLOOR, IDENTITY, LOCAL_CA, LOCAL_NAME, LOCAL_PIN, PEERS_CA,
+    PEERS_CLIENT_CA, PEERS_IDENTITY, PIN,
+};
 
 /// The side that explains a failed handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +15,12 @@ pub(crate) enum Side {
     Device,
     /// A device, of its local server.
     Local,
+    /// A gateway, of its devices and visitors.
     Gateway,
+    /// A gateway, of another one that it asks.
+    OtherGateway,
+    /// A gateway, of others that ask it.
+    GatewayOfGateways,
 }
 
 impl Side {
@@ -34,7 +42,29 @@ impl Side {
                 CLIENT_CA,
                 format!("give its CA ({CLIENT_CA}), or issue one with that CA"),
             ),
+            Side::OtherGateway => (
+                "the other gateway's certificate",
+                PEERS_CA,
+                format!("give its CA ({PEERS_CA}), or issue one with that CA"),
+            ),
+            Side::GatewayOfGateways => (
+                "the other gateway's certificate",
+                PEERS_CLIENT_CA,
+                format!("give its CA ({PEERS_CLIENT_CA}), or issue one with that CA"),
+            ),
         }
+    }
+
+    /// The setting of the certificate that this side, or the one that asks it, shows.
+    fn identity(self) -> &'static str {
+        match self {
+            Side::OtherGateway | Side::GatewayOfGateways => PEERS_IDENTITY,
+            _ => IDENTITY,
+        }
+    }
+
+    fn is_asked(self) -> bool {
+        matches!(self, Side::Gateway | Side::GatewayOfGateways)
     }
 }
 
@@ -55,7 +85,8 @@ pub(crate) fn explained(error: &rustls::Error, side: Side) -> String {
         ),
         rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::HandshakeFailure) => {
             &format!(
-                "the other side wants something that was not shown, a certificate perhaps ({IDENTITY})"
+                "the other side wants something that was not shown, a certificate perhaps ({})",
+                side.identity()
             )
         }
         rustls::Error::AlertReceived(Alert::CertificateExpired) => {
@@ -72,7 +103,9 @@ pub(crate) fn explained(error: &rustls::Error, side: Side) -> String {
             | Alert::CertificateRevoked,
         ) => "the other side does not accept the certificate that was shown; its log says why",
         rustls::Error::NoCertificatesPresented => &format!(
-            "no certificate was shown, and this side wants one; give the device one ({IDENTITY})"
+            "no certificate was shown, and this side wants one; give the {} one ({})",
+            if side == Side::GatewayOfGateways { "other gateway" } else { "device" },
+            side.identity()
         ),
         rustls::Error::AlertReceived(Alert::AccessDenied) if side == Side::Gateway => {
             &format!("the device has pinned another key than that of this certificate ({PIN})")
@@ -101,8 +134,8 @@ fn refusal_of_certificate(why: &CertificateError, side: Side) -> String {
         Expired => format!("{whose} has expired; renew it, or set this machine's clock"),
         NotValidYetContext { not_before, .. } => {
             let floor = match side {
-                Side::Gateway => String::new(),
-                _ => format!(", or give an earliest time ({CLOCK_FLOOR})"),
+                Side::Device | Side::Local => format!(", or give an earliest time ({CLOCK_FLOOR})"),
+                _ => String::new(),
             };
             format!(
                 "{whose} is not valid before {}; set this machine's clock{floor}, or renew it if the clock is right",
@@ -129,11 +162,15 @@ fn refusal_of_certificate(why: &CertificateError, side: Side) -> String {
         }
         NotValidForName => format!("{whose} is for another host than the URL's; {names}"),
         ApplicationVerificationFailure => {
-            let pin = if side == Side::Local { LOCAL_PIN } else { PIN };
+            let pin = match side {
+                Side::Local => LOCAL_PIN,
+                Side::OtherGateway => "DeviceTls::pin",
+                _ => PIN,
+            };
             format!("the key of {whose} is none of those that are pinned ({pin})")
         }
         InvalidPurpose | InvalidPurposeContext { .. } => {
-            let purpose = if side == Side::Gateway { "clientAuth" } else { "serverAuth" };
+            let purpose = if side.is_asked() { "clientAuth" } else { "serverAuth" };
             format!("{whose} is for another purpose (extendedKeyUsage); issue one for {purpose}")
         }
         BadEncoding => format!("{whose} cannot be read; issue a new one"),

@@ -18,7 +18,7 @@ fn session() -> [(Arc<TlsSession>, Socket); 2] {
     let device = DeviceTls::new().ca(made.cert.pem()).unwrap().connector().unwrap();
     let (near, far) = UnixStream::pair().unwrap();
     let ends = [
-        (TlsSession::to_peer(&gateway, 0).unwrap(), Socket::Unix(near)),
+        (TlsSession::to_peer(&gateway, 0, false).unwrap(), Socket::Unix(near)),
         (TlsSession::to_server(&device, "localhost").unwrap(), Socket::Unix(far)),
     ];
     ends[1].0.compute();

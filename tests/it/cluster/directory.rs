@@ -137,12 +137,17 @@ fn a_body_that_was_on_its_way_to_the_wrong_gateway_is_not_sent_twice() {
 fn a_device_that_nobody_has_is_unknown_and_one_that_was_there_is_waited_for() {
     let (second, table) = (One::alone(), Table::default());
     let first = One::with(patient(), table.peers());
-    first.ask(get("/nobody/x")).expect_refusal(404);
+    let nobody = first.ask(get("/nobody/x"));
+    nobody.expect_refusal(404);
+    assert!(!nobody.text().contains("nor to the one"), "nobody else was asked: {}", nobody.text());
     first.ask(get("/nobody/x")).expect_refusal(404);
     assert_eq!(table.asked.load(SeqCst), 1, "that is believed for a second");
     // The directory is wrong, and the other gateway has never heard of it.
     table.say("lamp", &second.url);
-    first.ask(get("/lamp/x")).expect_refusal(404);
+    let nobody = first.ask(get("/lamp/x"));
+    nobody.expect_refusal(404);
+    let both = "no device lamp is or was lately connected to this gateway, nor to the one that the directory of gateways names";
+    assert!(nobody.text().contains(both), "{}", nobody.text());
     // It was there lately: whoever asks waits for it, wherever it comes.
     second.device("lamp", "second").drain(Duration::from_secs(10));
     let mut waits = RawPeer::connect(first.visitors);
@@ -213,6 +218,38 @@ fn the_directory_has_its_time_and_its_mistakes_are_told() {
         first.ask(get("/lamp/x")).expect_ok("here");
     }
     first.ask(get("/nobody/x")).expect_refusal(404);
+    drop(hold);
+}
+
+/// A device that was here lately is waited for. Whoever waited in vain learns what kept the gateway
+/// from finding it elsewhere.
+#[test]
+fn after_a_wait_it_is_told_that_the_directory_could_not_be_asked() {
+    let (hold, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let mut limits = Limits::default();
+    limits.directory_timeout = Duration::from_millis(200);
+    limits.wait_for_link = Duration::from_millis(300);
+    let peers = Peers::found_by(move |name| match name {
+        "hangs" => {
+            let _ = held.lock().unwrap().recv(); // until the test is over
+            Ok(None)
+        }
+        "fails" => Err("no database".into()),
+        _ => Ok(None),
+    });
+    let first = One::with(limits, peers);
+    for (name, part) in
+        [("hangs", Some("did not say in time")), ("fails", Some("cannot say")), ("lamp", None)]
+    {
+        first.device(name, "here").drain(Duration::from_secs(10));
+        let refused = first.ask(get(&format!("/{name}/x")));
+        refused.expect_refusal(503);
+        let text = refused.text();
+        assert_eq!(text.contains("the directory of gateways"), part.is_some(), "{name}: {text}");
+        assert!(text.contains(part.unwrap_or_default()), "{name}: {text}");
+        assert_eq!(refused.head.get("retry-after"), Some("1"));
+    }
     drop(hold);
 }
 

@@ -124,6 +124,7 @@ fn a_gateway_whose_secret_is_not_taken_says_so() {
         assert_eq!(answer.head.get("www-authenticate"), None);
     }
     first.process.expect_stderr("does not take this one's secret");
+    second.process.expect_stderr("a request from 127.0.0.1:");
     second.process.expect_stderr("does not show the secret");
     second.get("/lamp/x").expect_ok("hello\n");
 }
@@ -258,12 +259,22 @@ fn gateways_know_each_other_by_their_certificates() {
         first.get(&format!("/lamp/{n}")).expect_ok("hello\n");
     }
     let gone = ["--wait-for-link".to_owned(), "100ms".to_owned()];
+    let mut told = Vec::new();
     // One that shows a certificate of somebody else's, and one that takes it for somebody else.
     for options in [tls(&stranger, pki.ca()), tls(&ours, other.ca())] {
         let stranger = start(&[options, directory.to_vec(), gone.to_vec()].concat());
         let answer = stranger.get("/lamp/x");
         assert!(matches!(answer.status(), 502 | 503), "{}", answer.head.text());
+        told.push(stranger);
     }
+    // Both sides say which of a gateway's own options is wrong.
+    second.process.expect_stderr("give its CA (GatewayTls::client_ca, or --peers-client-ca)");
+    told[1].process.expect_stderr("give its CA (DeviceTls::ca, or --peers-ca)");
+    let shows_none = ["--peers-ca", pki.ca(), &directory[0], &directory[1], &gone[0], &gone[1]];
+    let shows_none = start(&shows_none.map(str::to_owned));
+    assert!(matches!(shows_none.get("/lamp/x").status(), 502 | 503));
+    let none = "give the other gateway one (DeviceTls::identity, or --peers-cert and --peers-key)";
+    second.process.expect_stderr(none);
     assert_eq!(local.count(), 5);
     let refused = ["gateway", "--peers", "127.0.0.1:0", "--peers-client-ca", pki.ca(), "--check"];
     let (code, _, told) = Ptth::run(&refused);
