@@ -116,7 +116,8 @@ limits! {
     /// Bytes of all such messages that one gateway holds at once, as long as they are where they
     /// are held: in JSON a byte may be six. Default 256 MiB, of which one device has a quarter
     /// (three times `message_bytes_max`, where that is more). Beyond: 503 with `Retry-After`, to
-    /// visitors and to devices.
+    /// visitors and to devices. A device has so many bytes of one gateway's events in memory.
+    /// Beyond: the poll whose reply is too much is a failed attempt.
     messages_bytes_max: usize = 256 * 1024 * 1024;
     /// Bytes of memory for what one gateway holds: connections with their buffers and TLS sessions,
     /// heads of requests in progress, what is observed of devices, and whole messages, whose

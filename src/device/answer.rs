@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::device::url::Url;
+use crate::engine::budget::Held;
 use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::body::{self, Decoder, Framing, Piece};
@@ -35,6 +36,8 @@ pub(super) struct Again {
 pub(super) struct Work {
     pub(super) id: String,
     protocol: String,
+    /// The bytes of its request, until the virtual link has taken them.
+    pub(super) held: Option<Held>,
     pub(super) encoding: Encoding,
     is_head: bool,
     /// The gateway it came from: its answer goes nowhere else.
@@ -76,6 +79,7 @@ impl Work {
         Work {
             id: event.id.clone(),
             protocol: event.protocol.clone(),
+            held: None,
             encoding,
             is_head: event.is_head,
             from,

@@ -14,6 +14,7 @@ use crate::device::reply::ReplyHead;
 use crate::device::role::DeviceRole;
 use crate::device::slots::Conn;
 use crate::device::state::{State, flush};
+use crate::engine::budget::Held;
 use crate::engine::connection::{Connection, Fetched};
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
@@ -74,7 +75,7 @@ impl DeviceRole {
         &mut self,
         cx: &mut Connections<State>,
         key: Key,
-        event: Event,
+        (event, held): (Event, Held),
         encoding: Option<Encoding>,
         (keep, quick): (bool, bool),
     ) {
@@ -121,7 +122,11 @@ impl DeviceRole {
                 self.answer_itself(cx, key, &STOPPING);
             }
             (true, _) => {
+                if let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) {
+                    work.held = Some(held);
+                }
                 self.hand_over(cx, key, event.text);
+                self.note_handed_over(cx, key);
                 if self.working() >= self.slots.len() {
                     self.top_up(cx); // one poll more, so that others are heard
                 }
@@ -143,6 +148,15 @@ impl DeviceRole {
         if let Err(e) = self.bridge_over(cx, key, &text) {
             let reason = format!("the device has no room for another request: {e}");
             self.answer_502(cx, key, "proxy_internal_error", &reason);
+        }
+    }
+
+    /// What the virtual link has taken whole is held no longer.
+    fn note_handed_over(&mut self, cx: &mut Connections<State>, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let waits = slot.bridge.and_then(|id| cx.get(id)).is_some_and(|peer| peer.pending() > 0);
+        if let (Some(work), false) = (&mut slot.work, waits) {
+            work.held = None;
         }
     }
 
@@ -174,6 +188,7 @@ impl DeviceRole {
     pub(super) fn bridge_ready(&mut self, cx: &mut Connections<State>, key: Key, id: Id) {
         if self.works(Some(key)) {
             flush(cx, id);
+            self.note_handed_over(cx, key);
             return self.pump(cx, key);
         }
         if !cx.is_quiet(id, false) {

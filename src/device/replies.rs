@@ -50,6 +50,7 @@ impl DeviceRole {
             keep: reply.keep && !is_last,
             quick,
             surplus: false,
+            held: self.messages.share(),
         };
         dial_stage(cx, id, Stage::Reading(Box::new(reply)));
         let at = cx.after(self.limits.body_silence_timeout);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::engine::budget::Held;
 use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::body::{Decoder, Framing, Piece};
@@ -41,6 +42,8 @@ pub(super) struct Reply {
     pub(super) quick: bool,
     /// Bytes came behind it.
     pub(super) surplus: bool,
+    /// The bytes of its body, of those that all polls may hold.
+    pub(super) held: Held,
 }
 
 impl Reply {
@@ -58,15 +61,21 @@ impl Reply {
                         "it is longer than any event within message_bytes_max; raise that bound here to the gateway's",
                     ));
                 }
+                Piece::Data(data) if !self.held.grow(data.len()) => {
+                    return Err(Refusal::new(
+                        502,
+                        "this device holds as many bytes of events as messages_bytes_max allows; raise that bound here to the gateway's",
+                    ));
+                }
                 Piece::Data(data) => self.body.extend_from_slice(data),
             }
         }
     }
 
-    /// The head has its bounds where the event is asked as a request: who breaks them gets a 431,
-    /// as on a link.
-    pub(super) fn into_event(self, limits: &Limits) -> Result<Option<Event>, Refusal> {
-        match (self.encoding, self.id.as_deref()) {
+    /// The event, and what it takes of the bytes of all. The head has its bounds where the event is
+    /// asked as a request: who breaks them gets a 431, as on a link.
+    pub(super) fn into_event(self, limits: &Limits) -> Result<Option<(Event, Held)>, Refusal> {
+        let event = match (self.encoding, self.id.as_deref()) {
             (Some(Encoding::Json), id) => comet::event_from_json(&self.body, id, limits),
             (_, None) if self.body.is_empty() => Ok(None),
             (_, Some(id)) => comet::event_from_text(id, self.body, limits).map(Some),
@@ -74,6 +83,7 @@ impl Reply {
                 400,
                 "it is message/http and names no event: PTTH-Message-ID is missing",
             )),
-        }
+        };
+        Ok(event?.map(|event| (event, self.held)))
     }
 }

@@ -28,6 +28,7 @@ use crate::device::sessions::Sessions;
 use crate::device::signs::{Parting, Signs, Tries};
 use crate::device::slots::Slot;
 use crate::device::target::Target;
+use crate::engine::budget::Budget;
 use crate::engine::event_loop::Remote;
 use crate::engine::slab::Slab;
 use crate::engine::workers::Workers;
@@ -65,6 +66,8 @@ pub(crate) struct DeviceRole {
     pub(super) transport: Option<Transport>,
     pub(super) slots: Slab<Slot>,
     pub(super) past: Past,
+    /// Bytes of events in memory.
+    pub(super) messages: Budget,
     pub(super) sessions: Sessions,
     pub(super) mode: Mode,
     /// The encoding that the fallback's replies showed.
@@ -137,6 +140,7 @@ impl DeviceRole {
             backoff: Backoff::new(limits.backoff_min, limits.backoff_max),
             tries: Tries::default(),
             signs: Signs::default(),
+            messages: Budget::new(limits.messages_bytes_max),
             limits,
             link_limits,
             plan,

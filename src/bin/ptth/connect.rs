@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, bounded};
 use reverse_http::Limits;
 use reverse_http::proto::head::{self, LineEnds};
 use reverse_http::proto::head_writer::reason_phrase;
+use reverse_http::proto::interim::InterimCount;
 use reverse_http::proto::tcp;
 use reverse_http::stream::{Stream, TimedStream};
 
@@ -119,16 +120,12 @@ impl Target {
             stream = stream.secured(tls.clone(), &self.to.host).map_err(failed)?;
         }
         stream.write_all(&self.request).map_err(failed)?;
-        let mut bytes = Vec::new();
+        let (mut bytes, mut interim) = (Vec::new(), InterimCount::default());
         let length = loop {
-            if let Some(length) = self.switched(&mut bytes, &mut stream, until)? {
+            if let Some(length) = self.switched(&mut bytes, &mut interim, &mut stream, until)? {
                 break length;
             }
-            if left() <= Duration::from_millis(1) {
-                return Err(failed("the target was not connected in time (--timeout)"));
-            }
-            stream.limit_read(Some(left())).map_err(failed)?;
-            if fill(&mut stream, &mut bytes)? == 0 {
+            if fill(&mut stream, &mut bytes, until)? == 0 {
                 return Err(failed("the connection was closed without an answer"));
             }
         };
@@ -140,11 +137,13 @@ impl Target {
     fn switched(
         &self,
         bytes: &mut Vec<u8>,
+        interim: &mut InterimCount,
         stream: &mut Stream,
         until: Instant,
     ) -> Result<Option<usize>, Failure> {
+        let limits = Limits::default();
         loop {
-            let read = head::response(bytes, &Limits::default(), LineEnds::CrlfOrLf);
+            let read = head::response(bytes, &limits, LineEnds::CrlfOrLf);
             let read =
                 read.map_err(|e| failed(format_args!("what came back is no HTTP: {}", e.reason)))?;
             let Some(head) = read else { return Ok(None) };
@@ -153,23 +152,28 @@ impl Target {
                 return Ok(Some(length));
             }
             if (100..200).contains(&status) && status != 101 {
+                let counted = interim.count(&limits);
+                counted.map_err(|e| failed(format_args!("the other end {}", e.reason)))?;
                 bytes.drain(..length);
                 continue;
             }
             let text = length + wire::text_length(&head).min(TEXT_MAX);
             // What drips in is told as far as it came in time.
-            while bytes.len() < text
-                && Instant::now() < until
-                && fill(stream, bytes).is_ok_and(|n| n > 0)
-            {}
+            while bytes.len() < text && fill(stream, bytes, until).is_ok_and(|n| n > 0) {}
             let text = bytes.get(length..text.min(bytes.len())).unwrap_or_default();
             return Err(refusal(status, &String::from_utf8_lossy(text)));
         }
     }
 }
 
-/// Reads more; a head is bounded by its reader.
-fn fill(stream: &mut Stream, bytes: &mut Vec<u8>) -> Result<usize, Failure> {
+/// Reads more, as long as there is time; a head is bounded by its reader.
+fn fill(stream: &mut Stream, bytes: &mut Vec<u8>, until: Instant) -> Result<usize, Failure> {
+    let late = || failed("the target was not connected in time (--timeout)");
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(late());
+    }
+    stream.limit_read(Some(left)).map_err(failed)?;
     let mut piece = [0; 4096];
     match stream.read(&mut piece) {
         Ok(n) => {
@@ -177,7 +181,7 @@ fn fill(stream: &mut Stream, bytes: &mut Vec<u8>) -> Result<usize, Failure> {
             Ok(n)
         }
         Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-            Err(failed("the target was not connected in time (--timeout)"))
+            Err(late())
         }
         Err(e) => Err(failed(format_args!("the connection broke before an answer ({e})"))),
     }

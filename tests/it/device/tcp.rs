@@ -424,6 +424,32 @@ fn connect_waits_no_longer_for_a_handshake_that_comes_byte_by_byte() {
 }
 
 #[test]
+fn connect_takes_as_many_interim_responses_as_a_device() {
+    for (count, connects) in [(8, true), (9, false)] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/lamp/echo", listener.local_addr().unwrap());
+        let answers = std::thread::spawn(move || {
+            let (mut server, _) = listener.accept().unwrap();
+            let interim = "HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n".repeat(count);
+            let switch = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: ptth-tcp/1\r\nConnection: Upgrade\r\n\r\nhello";
+            server.write_all(format!("{interim}{switch}").as_bytes()).unwrap();
+            let _ = server.shutdown(Shutdown::Write);
+            let _ = std::io::copy(&mut server, &mut std::io::sink()); // to its end
+        });
+        let (code, out, said) = talk(connect(&[&url], &[]), b"");
+        answers.join().unwrap();
+        match connects {
+            true => assert_eq!((code, &*out), (0, &b"hello"[..]), "{said}"),
+            false => assert_eq!(
+                (code, &*out, said.contains("informational_max")),
+                (1, &b""[..], true),
+                "{said}"
+            ),
+        }
+    }
+}
+
+#[test]
 fn connect_serves_a_port_of_its_machine() {
     let (gateway, (at, broke)) = (Gateway::start(&[]), server());
     let _device = device(&gateway, "lamp", &at.to_string(), &[]);

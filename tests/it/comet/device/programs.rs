@@ -1,6 +1,6 @@
 //! In a program.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 
 use http::Response;
 use reverse_http::device::DeviceBuilder;
@@ -12,7 +12,7 @@ use super::{
     reply,
 };
 use crate::support::process::get;
-use crate::support::{LocalServer, RawGateway, RawPeer};
+use crate::support::{DEADLINE, LocalServer, RawGateway, RawPeer};
 
 /// Three events over one poll, each answered with its own target.
 #[track_caller]
@@ -185,6 +185,50 @@ fn an_answer_in_json_has_a_bound() {
     let long = reply("application/json", "", format!("{{\"x\": \"{}\"}}", "x".repeat(100_000)));
     let _ = peer.try_write(long);
     peer.expect_closed(); // an event beyond the bound is none
+    running.stop();
+}
+
+#[test]
+fn events_in_hand_have_a_bound_together() {
+    const LENGTH: usize = 3 << 20;
+    let raw = RawGateway::start();
+    let mut limits = Limits::default();
+    (limits.message_bytes_max, limits.messages_bytes_max) = (4 << 20, 4 << 20);
+    let device = quick(&raw).polls(2..=2).limits(limits).build().unwrap();
+    let (asked, asks) = mpsc::channel();
+    let (release, hold) = mpsc::channel::<()>();
+    let hold = Mutex::new(hold);
+    let running = device
+        .spawn(move |request| {
+            asked.send(request.uri().path().to_owned()).unwrap();
+            let _ = hold.lock().unwrap().recv_timeout(DEADLINE);
+            let body = request.into_body().read_to_vec(LENGTH).unwrap();
+            Response::new(Body::from(body.len().to_string()))
+        })
+        .unwrap();
+    let upload = |id: &str| {
+        let head = format!("POST /{id} HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n");
+        event(id, [head.as_bytes(), &[b'x'; LENGTH]].concat())
+    };
+    let mut first = fall_back(&raw);
+    let (mut second, _) = raw.offer();
+    first.write(upload("one"));
+    // Its handler reads nothing yet: what the event takes is this device's still.
+    assert_eq!(asks.recv_timeout(DEADLINE).unwrap(), "/one");
+    let _ = second.try_write(upload("two"));
+    second.expect_closed();
+    // Beside it, what fits is taken.
+    let (mut second, _) = raw.offer();
+    second.write(event("small", get("/small")));
+    assert_eq!(asks.recv_timeout(DEADLINE).unwrap(), "/small");
+    (0..2).for_each(|_| release.send(()).unwrap());
+    expect_answer(&mut second, "small", "0");
+    expect_answer(&mut first, "one", LENGTH.to_string());
+    // What was handed over is given back.
+    second.write(upload("three"));
+    assert_eq!(asks.recv_timeout(DEADLINE).unwrap(), "/three");
+    release.send(()).unwrap();
+    expect_answer(&mut second, "three", LENGTH.to_string());
     running.stop();
 }
 
