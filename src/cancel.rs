@@ -33,7 +33,7 @@ struct Shared {
     watchers: Mutex<Watchers>,
 }
 
-/// What is in flight: how to end each.
+/// Operations in flight, and how to end each.
 #[derive(Default)]
 struct Watchers {
     wakes: BTreeMap<u64, Box<dyn FnOnce() + Send>>,
@@ -47,8 +47,8 @@ impl Cancel {
         Cancel::default()
     }
 
-    /// Ends what is in flight with it. Returns when every thread that waits was woken, and never
-    /// waits for one. Called again, it does nothing.
+    /// Ends all operations that use it. Returns when every waiting thread was woken, without
+    /// waiting for them to finish. A second call does nothing.
     pub fn cancel(&self) {
         // A watcher that ends its watch waits until it was woken: then it knows that it was.
         let mut watchers = self.watchers();

@@ -74,7 +74,7 @@ causes! {
     Revoked = "revoked",
     /// At the device: it idled, and the last minute had not needed so many links.
     Surplus = "surplus",
-    /// One of the two sides stops, and lets what is in progress finish.
+    /// One of the two sides stops, and lets exchanges in progress finish.
     Drained = "drained",
     /// One of the two sides has stopped.
     Stopped = "stopped",
@@ -114,7 +114,7 @@ impl CloseCause {
         )
     }
 
-    /// With what is to be said about it.
+    /// With a text.
     pub(crate) const fn because(self, text: &'static str) -> CloseReason {
         CloseReason { cause: self, text: Cow::Borrowed(text) }
     }

@@ -1,8 +1,8 @@
 //! One opaque [`Error`] for the whole crate, and [`Refusal`], what the pure protocol functions say
 //! of bad bytes.
 //!
-//! An error says what was being done, on which side, what came instead, and what to do. Its kind
-//! ([`ErrorKind`]) may grow; predicates ask for the usual ones.
+//! An error names the operation, the side, the fault, and the remedy. Its kind ([`ErrorKind`]) may
+//! grow; predicates ask for the usual ones.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -84,7 +84,7 @@ pub enum ErrorKind {
     Io,
 }
 
-/// What went wrong. Display text: what was being done, what came instead, and what to do about it.
+/// An error. Its text names the operation, what came instead, and the remedy.
 ///
 /// ```
 /// let error = reverse_http::Device::builder("ftp://gw.example/lamp").build().unwrap_err();
@@ -369,8 +369,7 @@ impl Refusal {
     pub fn new(status: u16, reason: impl Into<Cow<'static, str>>) -> Self {
         Refusal { status, reason: reason.into() }
     }
-    /// The same as an [`Error`], `fault` being the sender of the bytes and `doing` what was being
-    /// read.
+    /// The same as an [`Error`]. `fault`: the sender of the bytes; `doing`: the operation.
     pub(crate) fn into_error(self, fault: Fault, doing: &str) -> Error {
         let status = if fault == Fault::Caller { self.status } else { 502 };
         Error::malformed(fault, status, format!("{doing}: {}", self.reason))

@@ -1,6 +1,6 @@
 //! The guide: one page for each part of the work, with code that runs.
 //!
-//! - [`handshake`]: offers, names, who may register
+//! - [`handshake`]: offers, names, the right to register
 //! - [`links`]: one connection, one exchange; how many there are
 //! - [`polls`]: what happens where no upgrade gets through
 //! - [`deadlines`]: limits, errors, and what to do about them

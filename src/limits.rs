@@ -64,18 +64,18 @@ limits! {
     /// take all, and a fleet behind one NAT has room); never more than three quarters of it.
     /// Trusted proxies have no such bound. Beyond: closed at once.
     connections_per_address_max: usize = 0;
-    /// Connections on the devices' port that have not shown who they are: no offer or poll of
-    /// theirs was let in yet. As many again on the port of other gateways, which have shown neither
-    /// the secret nor a certificate, at most half of them from one address (with IPv6 one /64), whose
-    /// further ones are closed at once; and no more than half of `handshakes_max`. Default zero: a
-    /// quarter of `connections_max`; never more than three quarters of it. Beyond: the oldest of
-    /// them is closed.
+    /// Unauthenticated connections on the devices' port: those without an accepted offer or poll.
+    /// As many again on the port of other gateways, which have shown neither the secret nor a
+    /// certificate, at most half of them from one address (with IPv6 one /64), whose further ones
+    /// are closed at once; and no more than half of `handshakes_max`. Default zero: a quarter of
+    /// `connections_max`; never more than three quarters of it. Beyond: the oldest of them is
+    /// closed.
     unauthenticated_max: usize = 0;
     /// Longest token in bytes. Default 1,024. A longer one is nobody's: 401.
     token_bytes_max: usize = 1_024;
     /// TLS handshakes in progress at once in one event loop, those that wait for the other side
-    /// included. Default zero: half of `connections_max`; never more than three quarters of it. A
-    /// quarter of them visitors cannot take. Beyond: who connects is closed at once.
+    /// included. Default zero: half of `connections_max`; never more than three quarters of it.
+    /// Visitors can take three quarters of them. Beyond: a new connection is closed at once.
     handshakes_max: usize = 0;
     /// Connections that were ended from here and are still read from
     /// ([`linger_timeout`](Self::linger_timeout)), in one event loop. Default 1,024. Beyond: the
@@ -120,10 +120,10 @@ limits! {
     /// Beyond: the poll whose reply is too much is a failed attempt.
     messages_bytes_max: usize = 256 * 1024 * 1024;
     /// Bytes of memory for what one gateway holds: connections with their buffers and TLS sessions,
-    /// heads of requests in progress, what is observed of devices, and whole messages, whose
-    /// `messages_bytes_max` is a part of it. Default 1 GiB. When nine tenths are taken new requests get 503 with `Retry-After: 1`;
-    /// what is in progress goes on, in pieces that get smaller as memory does. When all is taken a
-    /// visitor comes in only in the place of one that idles.
+    /// heads of requests in progress, records about devices, and whole messages, whose
+    /// `messages_bytes_max` is a part of it. Default 1 GiB. When nine tenths are taken new requests
+    /// get 503 with `Retry-After: 1`; exchanges in progress go on, in pieces that get smaller as
+    /// memory does. When all is taken a visitor comes in only in the place of one that idles.
     memory_bytes_max: usize = 1024 * 1024 * 1024;
     /// Longest answer that a device keeps until the gateway has acknowledged it, so that it can be
     /// posted again. Default 1 MiB. A longer one is not repeated: its visitor sees an aborted
@@ -192,7 +192,7 @@ limits! {
     /// [`min_rate_window`](Self::min_rate_window), while callers wait for a link or a poll, or,
     /// where the answer lies whole in memory, while more than half of `messages_bytes_max` is
     /// taken. The same rate is asked of a visitor that sends a request's body, while callers wait
-    /// for the link it goes over, and of whoever sends a message that is held whole, while that
+    /// for the link it goes over, and of the sender of a message that is held whole, while that
     /// much is taken. Default 1,024; 0 turns it off. Below: the exchange is ended, a sender gets
     /// 408.
     min_rate_bytes_per_s: u64 = 1_024;
@@ -281,8 +281,8 @@ limits! {
     /// many as there are links and polls. A device that forwards needs no threads.
     handlers_max: usize = 64;
     /// How far back a device looks for how many links and polls it needed at once. Default 60 s;
-    /// zero: what was dialled stays. Beyond that many, and MIN, an idle link ends with the answer to
-    /// its next heartbeat, and a poll with a reply that brings nothing.
+    /// zero: links that were dialled stay. Beyond that many, and MIN, an idle link ends with the
+    /// answer to its next heartbeat, and a poll with a reply that brings nothing.
     demand_window: Duration = Duration::from_secs(60);
     /// How long a visitor's sign-in counts, from then on and whatever it does. Default 12 h.
     sign_in_timeout: Duration = Duration::from_secs(12 * 3_600);
@@ -402,8 +402,7 @@ pub(crate) fn instant_after(then: Instant, time: Duration) -> Instant {
     then.checked_add(time).unwrap_or_else(|| then + YEAR)
 }
 
-/// Shares of what all have. They are derived where they are asked for, so that whoever lowers the
-/// total lowers them, too.
+/// Shares of the totals. They are computed on use, so that a lower total lowers them, too.
 impl Limits {
     /// Connections that one address may have.
     pub(crate) fn connections_per_address(&self) -> usize {
@@ -454,7 +453,7 @@ impl Limits {
             .min(self.messages_bytes_max)
     }
 
-    /// What is set, or one part of the total where that is zero; less than the total in any case.
+    /// The setting, or one part of the total if it is zero; less than the total in any case.
     fn share(&self, set: usize, parts: usize) -> usize {
         let total = self.connections_max;
         let wanted = if set == 0 { total / parts } else { set };
@@ -597,8 +596,8 @@ pub(crate) const PINNED_GRACE: Duration = Duration::from_secs(1);
 /// force.
 pub(crate) const RATES_PART: usize = 256;
 
-/// Visitors and tokens of which it is counted at a time how far they are ahead of their rate: 1.6
-/// MiB. Who does not fit shares an entry with whoever is ahead least. Precedent: nginx's
+/// Visitors and tokens whose requests are counted for their rate at a time: 1.6 MiB. A client that
+/// does not fit shares an entry with the one that is least ahead. Precedent: nginx's
 /// `limit_req_zone` (16,000 in 1 MiB; the least recently used goes, and is free again).
 pub(crate) const RATES_MAX: usize = 65_536;
 
@@ -609,7 +608,7 @@ pub(crate) const SIGN_INS_PER_MINUTE: u32 = 10;
 /// [`Limits::head_bytes_max`].
 const HEAD_CEILING: usize = 128 * 1024;
 
-/// Most fields of a head or trailer section, what hops add included, so that
-/// [`Limits::fields_max`] is at most [`HOP_FIELDS_MAX`] less: what was accepted can always be
+/// Most fields of a head or trailer section, including those that hops add, so that
+/// [`Limits::fields_max`] is at most [`HOP_FIELDS_MAX`] less: an accepted message can always be
 /// forwarded. For every field of a message each name that `Connection` lists is compared.
 pub(crate) const FIELDS_CEILING: usize = 256;

@@ -6,7 +6,7 @@
 //! ```
 //! Each place in the source that logs so is a kind of its own. What becomes of a device is told for
 //! each, but of one that comes and goes without end only now and then. Lines below `info` are not
-//! counted: who asks for them wants them all.
+//! counted: at those levels all are wanted.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -207,7 +207,7 @@ impl Owes for NameGate {
     }
 }
 
-/// Says what was left out of kinds that have fallen silent. To be called now and then.
+/// Reports suppressed lines of kinds that have fallen silent. To be called now and then.
 pub(crate) fn settle() {
     for gate in with_owing(std::mem::take) {
         gate.settle_now();

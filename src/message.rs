@@ -53,7 +53,7 @@ pub struct Body {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Bytes read of it so far, without what was read before it was watched.
+    /// Bytes read so far, not counting those before it was watched.
     pub bytes: u64,
     /// Bytes that it has in all, counted in the same way; `None` for a chunked body that has not
     /// ended.
@@ -133,8 +133,8 @@ impl Body {
         Body::default()
     }
 
-    /// The rest of a file, from its position to its end as it is now; the length is known. What is no
-    /// regular file (a pipe, a device) goes on until it ends.
+    /// The rest of a file, from its position to its end as it is now; the length is known. Anything
+    /// but a regular file (a pipe, a device) is read until it ends.
     ///
     /// A short one is read at once: files of the kernel (/proc, /sys) have no length, or that of a
     /// page.
@@ -191,10 +191,10 @@ impl Body {
     /// that fails has no such end; an empty one may not be read at all. A second call adds another
     /// `tell`.
     ///
-    /// It works in both directions, at a gateway and at a device. What is sent counts when it is
-    /// handed to the connection, so it may be ahead of what the other side has read by what the
-    /// sockets hold; what was received counts when the program reads it. A request to a device that
-    /// polls is complete before the device gets it, as the gateway holds it whole.
+    /// It works in both directions, at a gateway and at a device. Sent bytes count when they are
+    /// handed to the connection, so the count may be ahead of the other side by the sockets'
+    /// buffers; received bytes count when the program reads them. A request to a device that polls
+    /// is complete before the device gets it, as the gateway holds it whole.
     ///
     /// `tell` runs on the thread that reads the body: the caller's of
     /// [`send`](crate::DeviceRef::send), or the worker's. While it runs, nothing is transferred.
@@ -482,7 +482,7 @@ pub(crate) struct Sending {
 /// no body.
 ///
 /// # Errors
-/// CONNECT, or a line that would not be one. What was appended has to be dropped.
+/// CONNECT, or a line that would not be one. The appended bytes have to be dropped.
 pub(crate) fn write_request_head(
     out: &mut Vec<u8>,
     parts: &http::request::Parts,
@@ -543,13 +543,13 @@ pub(crate) fn names_protocol(headers: &HeaderMap) -> bool {
     lines.any(|line| forward::protocols_of(line.as_bytes()).next().is_some())
 }
 
-/// Appends the head of a response to what was asked, framed by us (protocol.md §3): `Date` where
-/// there is none; nothing that frames with 1xx, 204 and 304; for HEAD the length as metadata only;
-/// an unknown length is chunked, or until close to an HTTP/1.0 peer. A body that must not be sent
+/// Appends the head of a response to a request, framed by us (protocol.md §3): `Date` where there
+/// is none; nothing that frames with 1xx, 204 and 304; for HEAD the length as metadata only; an
+/// unknown length is chunked, or until close to an HTTP/1.0 peer. A body that must not be sent
 /// (204, 205, 304) is logged; the caller of this drops it, as `framing` says.
 ///
 /// # Errors
-/// A line that would not be one. What was appended has to be dropped.
+/// A line that would not be one. The appended bytes have to be dropped.
 pub(crate) fn write_response_head(
     out: &mut Vec<u8>,
     parts: &http::response::Parts,

@@ -62,7 +62,7 @@ impl Drop for Charge {
     }
 }
 
-/// Something whose bytes are counted until it is read, or nobody is left who could.
+/// A value whose bytes are counted until it is read, or no reader is left.
 pub(crate) struct Charged<T> {
     item: T,
     _charge: Charge,

@@ -1,8 +1,8 @@
 //! A gateway's and a device's side in memory: handlers and links are tested without a socket.
 //!
-//! A handler is a function, and most tests just call it (see [`guide::testing`](crate::guide::testing)).
-//! What is here adds the wire: what the handler returns is written as HTTP and read again, with
-//! framing, trailers, streaming, and the errors of both sides.
+//! A handler is a function, and most tests just call it (see
+//! [`guide::testing`](crate::guide::testing)). This module adds the wire: the handler's response is
+//! written as HTTP and read again, with framing, trailers, streaming, and the errors of both sides.
 //!
 //! ```
 //! use http::{Request, StatusCode};
@@ -154,7 +154,7 @@ pub fn pipe() -> (Pipe, Pipe) {
 }
 
 /// One end of a connection in memory, of [`pipe`]. Dropping it ends both directions: the other end
-/// reads what was written, and then the end.
+/// reads the bytes that were written, and then the end.
 pub struct Pipe {
     reads: Arc<Direction>,
     writes: Arc<Direction>,

@@ -1,5 +1,5 @@
-//! A connection that was switched to another protocol, in the hands of a program: of a device's
-//! handler, or of whoever asked at the gateway. Plain and blocking.
+//! A connection that was switched to another protocol, for a program: a device's handler, or a
+//! caller at the gateway. Plain and blocking.
 
 mod stopping;
 
@@ -19,12 +19,12 @@ use stopping::Phase;
 pub use stopping::Stopping;
 pub(crate) use stopping::Upgrades;
 
-/// A connection that was switched to another protocol: what is written goes to the other side of
-/// the link, and the other way round. No deadlines but those that are set here. Dropping it ends the
-/// connection, under its [`writer`](Self::writer)s, too.
+/// A connection that was switched to another protocol: bytes that are written go to the other side
+/// of the link, and the other way round. No deadlines but those that are set here. Dropping it ends
+/// the connection, under its [`writer`](Self::writer)s, too.
 ///
-/// Where this gateway cuts it (a [`Cancel`](crate::Cancel), a stop), what is read or written fails
-/// with the [`Error`](crate::Error) that says so: an end that is read is the other side's own.
+/// Where this gateway cuts it (a [`Cancel`](crate::Cancel), a stop), reads and writes fail with the
+/// [`Error`](crate::Error) that says so: an end that is read is the other side's own.
 ///
 /// A device's handler gets one behind its 101 ([`upgrade`](crate::upgrade)); a gateway's program
 /// takes it from a response ([`from_response`](Self::from_response)). While it is open it is an
@@ -35,7 +35,7 @@ pub struct Upgraded {
     /// Read behind the head, before the switch.
     unread: io::Cursor<Vec<u8>>,
     stopping: Stopping,
-    /// Where whoever cuts the connection from this side leaves why.
+    /// The slot for the reason why this side cuts the connection.
     cut_error: CutError,
     is_cut: bool,
     /// Tells the loop when the connection is over, by its drop.
@@ -128,7 +128,7 @@ impl Upgraded {
         self.stopping.clone()
     }
 
-    /// Ends the connection with a reset: whoever asked sees that what it has is not whole. Dropping
+    /// Ends the connection with a reset: the other side sees that its data is not whole. Dropping
     /// is a clean end, unless the thread panics.
     pub fn abort(self) {
         self.stream.stream().will_reset();

@@ -1,4 +1,4 @@
-//! Which path is what.
+//! The paths of the admin listener, and their answers.
 
 use std::time::{Duration, Instant};
 
@@ -155,7 +155,8 @@ fn page(asked: &Asked<'_>, content: page::Content) -> Reply {
     Reply::new(200, "text/html; charset=utf-8", html).field("Content-Security-Policy", policy)
 }
 
-/// Followed where the client takes a stream, else what is there, or comes within `wait`.
+/// Follows the events where the client accepts a stream; otherwise returns those that are there, or
+/// arrive within `wait`.
 fn events(asked: &Asked<'_>, context: &Context) -> Reply {
     let feed = &context.view.feed;
     let last = std::str::from_utf8(asked.last_event).ok().and_then(|text| text.parse().ok());
@@ -167,7 +168,7 @@ fn events(asked: &Asked<'_>, context: &Context) -> Reply {
     let found = loop {
         let left = end.saturating_duration_since(Instant::now());
         let found = feed.after(after.unwrap_or(0), left.min(LOOK));
-        // Who waits may have been let in with a token that no longer counts.
+        // The token of a waiting operator may have been revoked meanwhile.
         if asked.operator.is_some_and(|operator| !context.operators.still_admit(operator)) {
             return Reply::text(401, UNKNOWN);
         }
@@ -181,7 +182,7 @@ fn events(asked: &Asked<'_>, context: &Context) -> Reply {
     Reply::new(200, "application/json", body)
 }
 
-/// The numbers of all, as an event for those who follow.
+/// The totals, as an event for followers.
 pub(super) fn pulse(view: &View) -> String {
     match view.snapshot() {
         Ok(snapshot) => format!("event: totals\ndata: {}\n\n", api::totals(&snapshot, view)),

@@ -6,14 +6,14 @@ use std::time::Duration;
 use crate::admin::operators::Operator;
 use crate::proto::digits::percent_decoded;
 
-/// A request of somebody who may ask.
+/// A request that was admitted.
 pub(super) struct Asked<'a> {
     pub(super) is_post: bool,
     pub(super) path: &'a str,
     pub(super) query: &'a str,
     pub(super) wants_events: bool,
     pub(super) last_event: &'a [u8],
-    /// The operator who asks; `None`: nobody is asked who that is.
+    /// The operator; `None` for health checks, which need no token.
     pub(super) operator: Option<Operator>,
 }
 

@@ -10,7 +10,7 @@ use crate::admin::event;
 use crate::gateway::GatewayEvent;
 use crate::subscription::Subscription;
 
-/// Events that are kept for those who come back.
+/// Events that are kept for followers that reconnect.
 const EVENTS_MAX: usize = 1_024;
 
 /// The latest events as JSON.
@@ -69,7 +69,7 @@ impl Feed {
 
     /// Nobody waits for events any more.
     pub(super) fn end(&self) {
-        let _ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner); // who waits has looked, or looks again
+        let _ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner); // a waiting thread has checked `over`, or checks it again
         self.over.store(true, SeqCst);
         self.grown.notify_all();
     }

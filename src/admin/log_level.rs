@@ -13,13 +13,13 @@ use std::fmt;
 pub enum LogLevel {
     /// Nothing.
     Off,
-    /// What failed, and needs somebody to look.
+    /// Failures that need attention.
     Error,
-    /// What somebody may want to look at.
+    /// Events that may need attention.
     Warn,
-    /// What happens to devices.
+    /// Also the events of devices.
     Info,
-    /// Also what is usual.
+    /// Also routine events.
     Debug,
     /// Everything.
     Trace,

@@ -37,7 +37,7 @@ pub(super) fn text(snapshot: Arc<Snapshot>, view: &View) -> Result<String, fmt::
     Ok(text)
 }
 
-/// A snapshot, and what is told of it.
+/// A snapshot, as the collector that encodes it.
 struct Told {
     snapshot: Arc<Snapshot>,
     connections_max: usize,

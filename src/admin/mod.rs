@@ -5,16 +5,16 @@
 //! it is reachable on the ports of devices and visitors, and nothing of it shows a secret.
 //!
 //! ```text
-//!   server.rs  connections, heads ─► answers.rs  which path is what ───────────────┬─► api.rs      JSON
+//!   server.rs  connections, heads ─► answers.rs  paths ────────────────────────────┬─► api.rs      JSON
 //!     places.rs     which connection gives way                                     │
-//!     operators.rs  who may ask                                                    │
+//!     operators.rs  access                                                         │
 //!   view.rs    the gateway at one moment, asked twice a second at most ◄───────────┼─► metrics.rs  Prometheus
 //!   feed.rs    the events with their numbers                          ◄───────────┴─► page.rs     HTML
 //! ```
 
 // The order of files: each names only those above it.
 //
-// | file | what it has |
+// | file | contents |
 // |---|---|
 // | `log_level.rs` | how much is logged |
 // | `settings.rs` | how a listener behaves |
@@ -29,8 +29,8 @@
 // | `api.rs` | JSON |
 // | `page.rs` | HTML |
 // | `context.rs` | what all connections share |
-// | `answers.rs` | which path is what |
-// | `server.rs` | connections, heads, and who may ask |
+// | `answers.rs` | paths and their answers |
+// | `server.rs` | connections, heads, admission |
 // | `listener.rs` | a running listener |
 
 mod answers;

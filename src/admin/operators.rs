@@ -1,9 +1,9 @@
-//! Access to the admin listener: who may ask, and what the log says of it.
+//! Access to the admin listener, and its lines in the log.
 //!
-//! Where there are tokens, the first request with each one from each address is told, and so are
-//! requests with one that does not count. Where there are none anybody who can connect may ask, and
-//! a page of another site must not be made to connect in an operator's name: its host is then a DNS
-//! name that leads to loopback (DNS rebinding), or it cannot set a field of ours (CSRF).
+//! With tokens, the first request with each token from each address is logged, and so is every
+//! request with an invalid token. Without tokens every client that can connect is admitted, and a
+//! page of another site must not make a browser connect in an operator's name: its host is then a
+//! DNS name that leads to loopback (DNS rebinding), or it cannot set a field of ours (CSRF).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -55,7 +55,7 @@ impl fmt::Display for Remote {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Operator(Option<Digest>);
 
-/// The tokens in force, and who was seen with them.
+/// The tokens in force, and the pairs of token and address that were logged.
 pub(super) struct Operators {
     tokens: RwLock<Option<Tokens>>,
     seen: Mutex<VecDeque<(Digest, Remote)>>,
@@ -77,10 +77,10 @@ impl Operators {
         Ok(())
     }
 
-    /// The operator who asks, where that may be.
+    /// Admits a request; returns its operator.
     ///
     /// # Errors
-    /// What is answered instead.
+    /// The refusal to answer with.
     pub(super) fn admit(
         &self,
         request: &FramedRequest<'_>,
@@ -147,7 +147,7 @@ impl Operators {
         shown(request.fields.all("Authorization"), self.token_bytes_max)
     }
 
-    /// Says who has come, once for each token and address.
+    /// Logs a token once for each address it comes from.
     fn tell_first(&self, digest: Digest, tokens: &Tokens, from: Remote) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.contains(&(digest, from)) {
@@ -190,7 +190,7 @@ impl Operators {
     }
 }
 
-/// What an operator without a token is told.
+/// The answer to a request without a token.
 pub(super) const UNKNOWN: &str = "operators of this gateway show a token";
 const NOT_KNOWN: &str = "the token that was shown is none of this gateway's operators";
 

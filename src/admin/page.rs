@@ -20,7 +20,7 @@ const TEMPLATE: &str = include_str!("page.html");
 pub(super) struct Content {
     title: String,
     controls: String,
-    /// What is exchanged while the page is open.
+    /// The part that the script replaces while the page is open.
     pub(super) fragment: String,
 }
 

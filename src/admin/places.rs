@@ -1,9 +1,9 @@
 //! The admin listener's connections: how many there may be, and which one gives way to a new one.
 //!
-//! A connection of which nothing is known yet costs a thread, and whoever opens many of them and
-//! says nothing must keep neither operators nor health checks out. So where there is no room, the
-//! oldest connection that waits for a request is closed: first one on which nobody has asked as an
-//! operator may, then one that idles between two requests. What is being answered stays.
+//! A connection costs a thread before it has sent anything, and a client that opens many idle
+//! connections must lock out neither operators nor health checks. So when the table is full, the
+//! oldest connection that waits for a request is closed: first one without an admitted request,
+//! then one that idles between two requests. A connection that is being answered stays.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Shutdown};
@@ -181,7 +181,7 @@ mod tests {
         let new = places.take(&ours, None).unwrap();
         assert_eq!(held.iter().position(|(_, theirs)| is_over(theirs)), Some(2));
         assert!(!held[2].0.answers() && new.answers(), "what gave way is not answered");
-        // Those of operators go when nobody else waits, and nobody goes who is being answered.
+        // Connections of operators go when no other waits; one that is being answered never goes.
         held.iter().for_each(|(place, _)| place.waits(true));
         held[0].0.answers();
         let (ours, _theirs) = connected();

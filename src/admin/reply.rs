@@ -13,7 +13,7 @@ use crate::stream::Stream;
 /// How long writing an answer may take in all, however little is taken at a time.
 const WRITE_TOTAL: Duration = Duration::from_secs(60);
 
-/// What a request is answered.
+/// The response to a request.
 pub(super) struct Reply {
     status: u16,
     kind: &'static str,
@@ -39,7 +39,7 @@ impl Reply {
         Reply::new(status, "text/plain; charset=utf-8", format!("{text}\n"))
     }
 
-    /// What is said of bad bytes; the connection ends.
+    /// The response to malformed bytes; the connection ends.
     pub(super) fn of(refusal: &Refusal) -> Reply {
         Reply::text(refusal.status, &refusal.reason).last()
     }

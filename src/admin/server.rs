@@ -1,4 +1,4 @@
-//! The admin listener's connections: bounds, heads, and who may ask.
+//! The admin listener's connections: bounds, heads, admission.
 //!
 //! One thread accepts, each connection has a thread of its own, and both are few: an operator of a
 //! gateway is not many. Each wait has a deadline.
@@ -289,7 +289,7 @@ fn serve(
     Ok(())
 }
 
-/// A request that was read, and what is said to it.
+/// A request that was read, and its response.
 struct Answered {
     reply: Reply,
     /// The operator, where that was looked at.
@@ -353,7 +353,7 @@ fn read_more(
     }
 }
 
-/// Checks who may ask, then what is asked.
+/// Checks the credential, then answers.
 fn answer(
     request: &FramedRequest<'_>,
     from: Remote,

@@ -29,13 +29,13 @@ pub struct Admin {
 pub(super) type SetLogLevel = Arc<dyn Fn(LogLevel) + Send + Sync>;
 
 impl Admin {
-    /// On loopback or a Unix socket, for anybody who can connect there.
+    /// A listener on loopback or a Unix socket, open to every local client.
     #[must_use]
     pub fn new() -> Self {
         Admin::default()
     }
-    /// Answers only those who show one of these tokens, as `Authorization: Bearer TOKEN` or as the
-    /// password of `Basic`, whatever names it is for. A listener beyond loopback needs them.
+    /// Requires one of these tokens, as `Authorization: Bearer TOKEN` or as the password of
+    /// `Basic`, whichever device names it is bound to. A listener beyond loopback needs them.
     #[must_use]
     pub fn tokens(mut self, tokens: Tokens) -> Self {
         self.tokens = Some(tokens);

@@ -17,7 +17,7 @@ use crate::gateway::stats::Stats;
 use crate::gateway::{Gateway, GatewayStats};
 use crate::limits::Limits;
 
-/// How old what is shown may be.
+/// Maximum age of a snapshot.
 const FRESH: Duration = Duration::from_millis(500);
 /// How long the operator waits for the loop, for all pieces together.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ pub(super) struct Configuration {
     pub(super) told: String,
 }
 
-/// The latest of something that is made anew when it is old, by one of those who ask at that time.
+/// A cached value: when it is stale, one of the threads that ask makes the next one.
 struct Latest<T> {
     state: Mutex<State<T>>,
     /// One was made, or could not be.
@@ -184,7 +184,7 @@ impl View {
         (0..self.loops.len()).map(answer).collect()
     }
 
-    /// What is known now.
+    /// The current snapshot, at most [`FRESH`] old.
     ///
     /// # Errors
     /// The loop does not answer.
@@ -293,7 +293,7 @@ mod tests {
             std::thread::spawn(move || shared.get(late(), |_| true, || panic!("a second one")));
         end.send(()).unwrap();
         assert_eq!((*maker.join().unwrap().unwrap(), *waiter.join().unwrap().unwrap()), (1, 1));
-        // An old one is made anew; where that fails the next who asks tries.
+        // A stale value is made anew; if that fails, the next caller tries.
         assert!(latest.get(soon(), |_| false, || Err(Silent)).is_err());
         assert_eq!(*latest.get(soon(), |_| false, || Ok(2)).unwrap(), 2);
         assert_eq!(*latest.get(soon(), |_| true, || Err(Silent)).unwrap(), 2);

@@ -2,7 +2,7 @@
 //! reply acknowledges it, remembered afterwards.
 //!
 //! ```text
-//!   Head ─► Body ─► Done       what was read of the handler's response; its bytes are the answer's text, as they are
+//!   Head ─► Body ─► Done       the part of the handler's response that was read; its bytes are the answer's text
 //! ```
 //! Names no socket and no clock but the instant of a first failure: `answers.rs` moves the bytes.
 

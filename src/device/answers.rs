@@ -1,4 +1,5 @@
-//! Events and their answers: over the virtual link to whoever answers, and back by POST.
+//! Events and their answers: over the virtual link to the handler or the local server, and back by
+//! POST.
 //!
 //! An event is one request, its answer one response; the socket pair carries both as a link would, so
 //! that everything above a link serves polls unchanged.
@@ -45,7 +46,7 @@ impl Broken {
 /// Bytes of one read from a virtual link.
 const PIECE: usize = 64 * 1024;
 
-/// What is said of an event that comes while the device stops: nothing of it ran.
+/// The answer to an event that comes while the device stops: it was not begun.
 const STOPPING: LocalAnswer<'_> = LocalAnswer {
     error: Some("destination_unavailable"),
     retry_after: Some(1),
@@ -278,7 +279,7 @@ impl DeviceRole {
         Ok(true)
     }
 
-    /// What was read goes on at once: into the POST that is under way, or into one that begins.
+    /// Bytes of the response go on at once: into the POST that is under way, or into a new one.
     fn pass_on(&mut self, cx: &mut Connections<State>, key: Key, scratch: &mut Vec<u8>) {
         let Some(work) = self.slots.get(key).and_then(|slot| slot.work.as_ref()) else { return };
         if work.post.is_some() {
@@ -432,7 +433,7 @@ impl DeviceRole {
         self.deliver(cx, key);
     }
 
-    /// The device ends with an event in this slot's hand. Whoever asked is told, as far as the
+    /// The device ends with an event in progress in this slot. Its caller is told, as far as the
     /// connection takes that at once: there is no time left to wait for it.
     pub(super) fn say_last(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(slot) = self.slots.get(key) else { return };

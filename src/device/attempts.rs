@@ -121,7 +121,7 @@ impl DeviceRole {
         }
     }
 
-    /// What was found out about one gateway says nothing of the next.
+    /// The findings about one gateway do not hold for the next.
     fn forget_mode(&mut self) {
         self.mode.reset();
         self.demand.forget();

@@ -44,8 +44,8 @@ impl Backoff {
         }
     }
 
-    /// What the gateway asked for, and some more: those who were told the same time should not come
-    /// at the same time.
+    /// The gateway's `Retry-After` and a random surplus: devices that were given the same time
+    /// should not all return at once.
     pub(crate) fn obey(&self, random: f64, asked: Duration) -> Duration {
         asked.min(RETRY_AFTER_MAX) + self.min.mul_f64(random.clamp(0.0, 1.0))
     }

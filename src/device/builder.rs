@@ -237,8 +237,8 @@ impl DeviceBuilder {
         self.fields.push((name.into(), value.into()));
         self
     }
-    /// How the gateway of an `https` URL is known, and what is shown to it (feature `tls`).
-    /// Default: by the system's roots, nothing is shown.
+    /// How the gateway of an `https` URL is verified, and the device's own certificate (feature
+    /// `tls`). Default: the system's roots, and no certificate.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: DeviceTls) -> Self {
         self.tls = Some(tls);
@@ -303,9 +303,10 @@ impl DeviceBuilder {
     }
     /// A TCP server that visitors may ask for by this name, and by nothing else, beside whatever
     /// answers requests: `GET /NAME` with `Upgrade: ptth-tcp/1` gets a connection to it, bytes both
-    /// ways (`ptth connect https://gw.example/lamp/ssh`). `HOST:PORT`, or `unix:/path`. May be called
-    /// several times; 64 at most. Whoever may ask this device for anything may ask for it: that is
-    /// the gateway's word (tokens of visitors). Not over polls, where no upgrade can pass.
+    /// ways (`ptth connect https://gw.example/lamp/ssh`). `HOST:PORT`, or `unix:/path`. May be
+    /// called several times; 64 at most. Every visitor that the gateway lets ask this device may
+    /// ask for a target, too; restrict them there (tokens of visitors). Not over polls, where no
+    /// upgrade can pass.
     ///
     /// ```no_run
     /// use reverse_http::{Body, Device};

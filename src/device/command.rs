@@ -49,7 +49,7 @@ pub(crate) enum Command {
     /// The same of the next connections to the local server.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     SetLocalTls(Arc<Connector>),
-    /// Nothing new; what is in progress may finish for so long.
+    /// Take no new request; exchanges in progress may finish within this time.
     Drain(Duration),
     /// Whether the loop turns.
     Ping(crossbeam_channel::Sender<()>),

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-/// A dial that takes longer is not expected to serve anybody who waits now: something swallows it.
+/// A dial that takes longer is not expected to serve a caller that waits now: something swallows
+/// it.
 const OVERDUE: Duration = Duration::from_secs(10);
 
 /// Demand at one gateway.
@@ -68,7 +69,7 @@ impl Demand {
         self.pending = self.pending.saturating_sub(1);
     }
 
-    /// A dial failed, or nothing more is wanted: who still waits will be said again.
+    /// A dial failed, or nothing more is wanted: the gateway will report callers that still wait.
     pub(super) fn forget(&mut self) {
         self.pending = 0;
     }
@@ -155,7 +156,7 @@ mod tests {
         assert!(!demand.is_pending());
     }
 
-    /// Dials what is asked for.
+    /// Dials as many as are wanted.
     fn dial(demand: &mut Demand, now: Instant) -> usize {
         let mut dials = 0;
         while demand.is_pending() {

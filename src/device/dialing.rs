@@ -1,4 +1,4 @@
-//! Dialling: what is wanted, when, and what follows when an attempt fails.
+//! Dialling: how many links or polls, when, and the consequences of a failed attempt.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl DeviceRole {
                 return;
             } else if self.is_polling(now) {
                 let polls = self.slots.len() + self.shared.dialing.load(Relaxed);
-                // Where all have an event in hand, the gateway could not even say who waits.
+                // If every poll carries an event, the gateway cannot even report waiting callers.
                 let more = self.demand.is_pending() || self.working() >= polls;
                 let wanted =
                     polls < *self.plan.polls.start() || (polls < *self.plan.polls.end() && more);
@@ -190,8 +190,8 @@ impl DeviceRole {
         }
     }
 
-    /// A poll beside the links came to nothing: whoever answers there takes none, and the links
-    /// stay as they are.
+    /// A poll beside the links failed: the gateway does not accept polls, and the links stay as
+    /// they are.
     pub(super) fn doubt_refused(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
         log_names!(Debug, "a poll beside the links came to nothing: {why}");
         self.doubt_later(cx.now());

@@ -259,7 +259,7 @@ impl DeviceRole {
         match &peer.state {
             State::Racing(_) => self.racer_expired(cx, id),
             State::Dial(dial) => match dial.stage {
-                Stage::Connecting => self.end_dial(cx, id, "nothing was written to it", None), // cannot be: whoever takes it writes
+                Stage::Connecting => self.end_dial(cx, id, "nothing was written to it", None), // cannot be: its owner writes at once
                 Stage::Tunnelling { .. } => self.tunnel_is_late(cx, id),
                 Stage::Securing => self.end_dial(
                     cx,
@@ -373,9 +373,9 @@ impl DeviceRole {
                 if self.leases.remove(&number).is_some() {
                     self.replace(cx, link);
                 }
-                let _ = dialled.send(()); // whoever waits may have gone on
+                let _ = dialled.send(()); // the caller may have gone on
             }
-            Command::Ping(reply) => drop(reply.send(())), // whoever asked may have given up
+            Command::Ping(reply) => drop(reply.send(())), // the caller may have given up
             Command::Drain(time) if !self.draining => self.drain(cx, time),
             Command::Drain(time) => {
                 let at = cx.after(time); // the earlier end holds
@@ -448,7 +448,8 @@ impl Relaying for DeviceRole {
 /// For the simulation.
 #[cfg(test)]
 impl DeviceRole {
-    /// What is left though all is over: `connections` of the loop, and whatever the tables hold.
+    /// Entries that are left though all is over: `connections` of the loop, and whatever the tables
+    /// hold.
     pub(super) fn leftovers(&self, connections: usize) -> Vec<String> {
         let Counters { links, dialing, busy, polls, .. } = &*self.shared;
         let counted =

@@ -93,7 +93,7 @@ struct Wanted {
 /// (clients resolve those themselves), nothing between two slashes, hidden names, and encoded
 /// slashes, which decoded would be another path than the one a proxy on the way has judged. So is a
 /// backslash, which Unix takes for a letter but a file system from elsewhere (CIFS) may take for a
-/// slash. A link with a visible name may lead to a hidden one: whoever made it meant it.
+/// slash. A link with a visible name may lead to a hidden one: its author meant it.
 fn wanted(path: &str) -> Result<Wanted, Refusal> {
     let inside = path.strip_prefix('/').ok_or_else(absent)?;
     let is_folder = inside.is_empty() || inside.ends_with('/');
@@ -261,7 +261,7 @@ fn answer_file(
     Ok(response)
 }
 
-/// How a file is told from what it was (RFC 9110 §8.8).
+/// The validators of a file (RFC 9110 §8.8).
 #[derive(Clone, Debug)]
 struct Validators {
     /// Strong: a write moves the modification time (in steps of the kernel's clock, some
@@ -368,7 +368,7 @@ enum Comparison {
     Weak,
 }
 
-/// Reads a list of entity tags, which may hold commas themselves. What is no list has no tags
+/// Reads a list of entity tags, which may hold commas themselves. A malformed list has no tags
 /// behind the fault.
 fn lists_tag(mut list: &[u8], tag: &[u8], comparison: Comparison) -> bool {
     loop {
@@ -459,9 +459,9 @@ fn absent() -> Refusal {
     Refusal::new(404, "there is no such file here")
 }
 
-/// What is not there, or not for visitors, looks the same to them. Only what the owner has to mend
-/// is told apart: a file that is there and may not be read (403), and a system that is out of
-/// something.
+/// Files that are absent, or not for visitors, look the same to them. Only faults that the owner
+/// has to mend are told apart: a file that is there and may not be read (403), and a system that is
+/// out of something.
 fn not_found(path: &str, error: Errno) -> Refusal {
     match error {
         Errno::ACCESS | Errno::PERM => {

@@ -138,8 +138,8 @@ impl DeviceHandle {
         Ok(())
     }
 
-    /// Replaces how the gateways are known and what is shown to them (feature `tls`): a renewed
-    /// certificate, another CA. It counts from the next dial on; what is connected stays, and
+    /// Replaces the verification of gateways and the device's own certificate (feature `tls`): a
+    /// renewed certificate, another CA. It counts from the next dial on; connections stay, and
     /// sessions that began before are not resumed.
     ///
     /// # Errors
@@ -159,8 +159,8 @@ impl DeviceHandle {
         }
     }
 
-    /// Replaces how the local server is known (feature `tls`). It counts from the next connection
-    /// to it on: what is in progress goes on, and what was connected before takes no other request.
+    /// Replaces the verification of the local server (feature `tls`). It counts from the next
+    /// connection on: exchanges in progress go on, and older connections take no further request.
     ///
     /// # Errors
     /// This device does not forward to a server at `https://`; settings that cannot work; a system
@@ -237,7 +237,7 @@ impl Drop for Running {
     }
 }
 
-/// Ends the device when nobody is left who could take its requests.
+/// Ends the device when no handle is left that could take its requests.
 #[derive(Debug)]
 pub(super) struct StopOnDrop(pub(super) DeviceHandle);
 

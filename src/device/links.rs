@@ -94,8 +94,8 @@ impl DeviceRole {
             Service::Listen(_) => self.lend(cx, id, &[]),
             _ => {
                 self.link_idle(cx, id);
-                // The request that came with its 101, before another link turns: what it says of
-                // callers was counted while those dials were in progress.
+                // The request that came with its 101, before another link turns: its number of
+                // waiting callers was counted while those dials were in progress.
                 if asked {
                     self.follow_ups.push_back(FollowUp::Step(id));
                 }
@@ -122,7 +122,7 @@ impl DeviceRole {
         }
     }
 
-    /// The loop watches the link; what is there already is read.
+    /// The loop watches the link, and reads the bytes that are there already.
     pub(super) fn link_idle(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Link(link) = &mut peer.state else { return };
@@ -276,8 +276,8 @@ impl DeviceRole {
         }
     }
 
-    /// Dials what is wanted, then answers. A link that the last minute did not need ends with its
-    /// answer: the gateway sends nothing on it until then, so nothing can be lost.
+    /// Dials further links if callers wait, then answers. A link that the last minute did not need
+    /// ends with its answer: the gateway sends nothing on it until then, so nothing can be lost.
     pub(super) fn heartbeat(
         &mut self,
         cx: &mut Connections<State>,
@@ -314,7 +314,7 @@ impl DeviceRole {
         let State::Link(link) = &mut peer.state else { return };
         (link.beaten, link.used) = (true, true); // that it ends is no failure to dial
         heartbeat::write_answer(peer.output(), &date, true);
-        let _ = peer.flush(); // what is left goes out while it lingers
+        let _ = peer.flush(); // the rest goes out while it lingers
         self.signs.beaten = true;
         self.carries();
         self.link_ends(cx, id, WHY);
@@ -352,7 +352,7 @@ impl DeviceRole {
         self.replace(cx, *link);
         let Some(peer) = cx.get_mut(id) else { return };
         heartbeat::write_answer(peer.output(), &date, true);
-        let _ = peer.flush(); // what is left goes out while it lingers
+        let _ = peer.flush(); // the rest goes out while it lingers
         self.linger(cx, id);
     }
 

@@ -1,5 +1,5 @@
-//! Connections to local servers: who gets which, who waits for one, and how long one idles. Each
-//! server has a pool of its own.
+//! Connections to local servers: their assignment to requests, the queue for them, their idle time.
+//! Each server has a pool of its own.
 //!
 //! ```text
 //!   request ─┬─ its link's own ─► busy ─┬─► idle, anybody's ─► closed after local_keep_alive
@@ -61,7 +61,7 @@ impl DeviceRole {
     fn give_local(&mut self, cx: &mut Connections<State>, key: Key, server: ServerId) {
         let unsafe_twice = self.exchanges.get(key).is_some_and(|e| !e.is_idempotent());
         while let Some(id) = self.locals.pool(server).idle.pop() {
-            // What is unsafe to repeat must not go to a server that has hung up.
+            // A request that is unsafe to repeat must not go to a server that has hung up.
             if cx.is_quiet(id, unsafe_twice) {
                 return self.use_local(cx, (key, server), id, false);
             }

@@ -1,4 +1,4 @@
-//! Look-ups of names in progress, and who waits for them.
+//! Look-ups of names in progress, and the attempts that wait for them.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -33,7 +33,7 @@ pub(super) struct Lookup {
     pub(super) number: u64,
     pub(super) host: String,
     pub(super) port: u16,
-    /// Until then those who wait do wait. Nobody waits any more: it was given up.
+    /// Attempts wait until then. Without waiters it was given up.
     pub(super) until: Instant,
     pub(super) waiters: Vec<Waiter>,
 }

@@ -93,7 +93,7 @@ impl Mode {
         }
     }
 
-    /// What was found out of one gateway says nothing of the next.
+    /// The findings about one gateway do not hold for the next.
     pub(super) fn reset(&mut self) {
         if *self != Mode::PollsAlone {
             *self = Mode::Links;

@@ -404,7 +404,7 @@ impl DeviceRole {
         let (slot, home) = (dial.slot, dial.home.clone());
         let text = self.refusal(&dial.url.text, status, reply);
         cx.close(id);
-        self.demand.forget(); // whoever waits now will not wait that long
+        self.demand.forget(); // callers that wait now will not wait that long
         self.attempt_over(cx, slot, &text);
         self.tell(DeviceEventKind::Refused { status }, &home, &home.url.text, text.clone());
         let for_good = !self.signs.welcomed

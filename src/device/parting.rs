@@ -3,7 +3,7 @@
 //! device stops (`PTTH-Last`, protocol.md §2.1). Until then what comes is answered.
 //!
 //! ```text
-//!   No ─► Asks (the POST is on its way) ─► Heard (each idle link gets a goaway) ─► No (what is left is closed)
+//!   No ─► Asks (the POST is on its way) ─► Heard (each idle link gets a goaway) ─► No (the rest is closed)
 //!              └───────────── it failed ────────────────────────────────────────────┘
 //! ```
 

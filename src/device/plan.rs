@@ -36,7 +36,8 @@ pub enum OnRefusal {
     /// Stop, with the refusal as the error, where it is the gateway's own; come back otherwise,
     /// after the usual pauses.
     Stop,
-    /// Stop at any of them, whoever gave it: for gateways that do not mark their answers.
+    /// Stop at any of them, even one of an intermediary: for gateways that do not mark their
+    /// answers.
     StopOnAny,
 }
 

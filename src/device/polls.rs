@@ -201,8 +201,8 @@ impl DeviceRole {
         self.follow_ups.push_back(FollowUp::TopUp);
     }
 
-    /// An attempt of this slot failed, and its connection is closed. What it has in hand survives;
-    /// without anything it ends.
+    /// An attempt of this slot failed, and its connection is closed. Its event survives; without
+    /// one the slot ends.
     pub(super) fn poll_failed(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
         let now = cx.now();
         let Some(slot) = self.slots.get_mut(key) else { return };

@@ -76,7 +76,7 @@ impl DeviceRole {
         let time = match (peer.pending() > 0, post.ended) {
             (true, _) => Some(self.limits.body_silence_timeout),
             (false, false) => None,
-            // What was written has arrived, if it ever does; the reply may be held as any poll's.
+            // The answer has arrived, if it ever does; the reply may be held as any poll's.
             (false, true) if drains => Some(self.limits.abandoned_timeout),
             (false, true) => Some(self.limits.offer_timeout),
         };

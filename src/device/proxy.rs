@@ -88,7 +88,7 @@ impl Proxy {
     pub(super) fn write_connect(&self, out: &mut Vec<u8>, url: &Url) {
         let to = authority_of(&url.host, url.port);
         out.extend_from_slice(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").as_bytes());
-        // Some proxies let nobody through who does not say what they are.
+        // Some proxies refuse clients without a `User-Agent`.
         out.extend_from_slice(
             concat!("User-Agent: ptth/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes(),
         );

@@ -5,8 +5,8 @@
 //!   addresses ─► in order ─► the first ─ address_delay ─► the next beside it ─ address_delay ─► …      the first that stands is taken, the others are closed
 //!                                └─ refused: the next at once
 //! ```
-//! The families take turns, beginning with the resolver's first. What was taken is remembered, and
-//! is the first of the next race.
+//! The families take turns, beginning with the resolver's first. The winner is remembered, and is
+//! the first of the next race.
 
 use std::collections::VecDeque;
 use std::io;
@@ -155,7 +155,7 @@ impl DeviceRole {
         if let Some(address) = racer.address {
             self.races.remember(host, address);
         }
-        cx.set_deadline(id, None); // who takes it sets another
+        cx.set_deadline(id, None); // its next owner sets another
         self.follow_ups.push_back(FollowUp::Reached { waiter, id });
     }
 

@@ -1,9 +1,8 @@
 //! Where a gateway may send a device (T57): to hosts that the operator allows, on ports that are no
 //! other service's, and never nearer to the device than the gateway itself is.
 //!
-//! A hostile gateway, or whoever answers in its place, would otherwise have the device POST to what
-//! only the device can reach: its own loopback services, or the metadata of a cloud
-//! (169.254.169.254).
+//! A hostile gateway, or an impostor, would otherwise have the device POST to what only the device
+//! can reach: its own loopback services, or the metadata of a cloud (169.254.169.254).
 
 use crate::device::no_proxy::Except;
 use crate::device::no_proxy::network;

@@ -15,7 +15,7 @@ pub(super) struct ReplyHead {
     pub(super) status: u16,
     /// Another request may follow on the connection, once the body is read.
     pub(super) keep: bool,
-    /// What it answers had gone out whole.
+    /// The POST that it answers had gone out whole.
     pub(super) sent: bool,
     /// How the body of a reply of the fallback ends.
     pub(super) framing: Result<Framing, crate::error::Refusal>,

@@ -2,7 +2,7 @@
 //! neither be polled nor be called off.
 //!
 //! A name is looked up anew for every attempt; attempts that come while its look-up runs share it.
-//! One that takes longer than `resolve_timeout` is given up by those who waited, and its thread
+//! One that takes longer than `resolve_timeout` is given up by the waiting attempts, and its thread
 //! hangs until the resolver returns: at most [`PER_NAME`] for one name, at most
 //! [`Limits::helpers_max`](crate::Limits::helpers_max) in all.
 

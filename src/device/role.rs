@@ -1,4 +1,4 @@
-//! The state of a device's event loop, and what it tells.
+//! The state of a device's event loop, and its events.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};

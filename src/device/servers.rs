@@ -275,7 +275,7 @@ impl Servers {
             forwarded: None,
             via: None,
             keep_underscore: true,
-            drop_authorization: false, // the gateway has dropped what it does not trust
+            drop_authorization: false, // the gateway has dropped untrusted ones
             upgrade: relay::wants_upgrade(request, framing),
             request_id: None,
             edits: target.edits.request.as_deref(),

@@ -91,7 +91,7 @@ impl Parts {
 }
 
 /// # Errors
-/// The program would get whole links, and with them what is asked of TCP targets; fields are edited
+/// The program would get whole links, and with them the requests for TCP targets; fields are edited
 /// for a local server that is not there.
 fn check_parts(parts: &Parts, service: &Service) -> Result<(), Error> {
     if !parts.edits.are_none() && !matches!(service, Service::Forward(_)) {
@@ -256,9 +256,9 @@ impl Device {
     /// GET and HEAD, with validators, conditional requests and single ranges (RFC 9110). A folder
     /// is its `index.html`; there are no listings. Symbolic links are followed as long as they stay
     /// inside; nothing outside is reachable, nor a name that begins with a dot (but
-    /// `/.well-known`), nor what is no regular file: all of it is 404. A file that may not be read
-    /// is 403. The directory is opened once, here: one that is put in its place later is another.
-    /// What stands in it may change at any time.
+    /// `/.well-known`), nor anything but regular files: all of these are 404. A file that may not
+    /// be read is 403. The directory is opened once, here: one that is put in its place later is
+    /// another. What stands in it may change at any time.
     ///
     /// ```no_run
     /// use reverse_http::Device;
@@ -314,9 +314,10 @@ impl Device {
         Subscription::new(self.events.clone())
     }
 
-    /// A handle on the device that [`recv`](Self::recv) or [`listen`](Self::listen) has started: for
-    /// its counters, to drain it, or to stop it from another thread. `None` before their first call.
-    /// The device ends with its `Device` or [`Listener`], whoever holds such a handle.
+    /// A handle on the device that [`recv`](Self::recv) or [`listen`](Self::listen) has started:
+    /// for its counters, to drain it, or to stop it from another thread. `None` before their first
+    /// call. The device ends with its `Device` or [`Listener`], even if such a handle is still
+    /// held.
     ///
     /// ```
     /// use std::time::Duration;

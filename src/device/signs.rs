@@ -19,7 +19,7 @@ pub(super) struct Tries {
     pub(super) brief: usize,
     /// Goaways in a row on links that had hardly begun.
     pub(super) quick_goaways: usize,
-    /// When the last of those came. What was turned before is told to go by the same event.
+    /// When the last of those came. Links that turned before it are told to go by the same event.
     pub(super) last_goaway: Option<Instant>,
     /// Links in a row that ended unused as soon as they were turned.
     pub(super) quick_ends: u32,

@@ -23,7 +23,7 @@ use crate::device::target::Edits;
 use crate::engine::simulated::Loop;
 use crate::error::Error;
 
-/// A device and what it tells.
+/// A device and its events.
 pub(crate) struct Simulated {
     pub(crate) event_loop: Loop<DeviceRole>,
     events: Receiver<DeviceEvent>,
@@ -62,8 +62,7 @@ pub(crate) fn drain(device: &Simulated, time: Duration) {
     device.event_loop.remote.send(Command::Drain(time));
 }
 
-/// What it has told of attempts that failed, and of links that ended by somebody's fault, since it
-/// was asked last.
+/// Its reports of failed attempts, and of links that ended by a fault, since the last call.
 pub(crate) fn failures(device: &Simulated) -> Vec<String> {
     device
         .events
@@ -73,7 +72,7 @@ pub(crate) fn failures(device: &Simulated) -> Vec<String> {
         .collect()
 }
 
-/// What is left of a device that was asked to stop, and has; empty where all is well.
+/// Entries that are left in a device that was asked to stop, and has; empty if all is well.
 pub(crate) fn leftovers(device: &Simulated) -> Vec<String> {
     device.event_loop.role.leftovers(device.event_loop.peers.len())
 }

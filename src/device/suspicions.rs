@@ -57,8 +57,8 @@ impl DeviceRole {
     }
 
     /// Returns true if an answer to an offer may be that of a middlebox which an `Upgrade` troubles
-    /// (protocol.md §1.7). Who asks to be left alone has another trouble, and a proxy's time-out
-    /// (`waited`) is one.
+    /// (protocol.md §1.7). A refusal with `Retry-After` has another cause, and so has a proxy's
+    /// time-out (`waited`).
     pub(super) fn upgrade_may_trouble(&self, reply: &ReplyHead, waited: bool) -> bool {
         let of_a_box = match reply.status {
             502 | 504 => !waited,

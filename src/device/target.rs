@@ -26,14 +26,14 @@ pub(crate) struct Target {
     /// `https`: how the server is known.
     pub(super) tls: Option<Arc<Connector>>,
     pub(super) edits: Edits,
-    /// What is taken off the paths of requests.
+    /// The prefix that is removed from the paths of requests.
     pub(super) stripped: Option<String>,
     /// Most connections at once; 0: as many as there are requests.
     pub(super) connections_max: usize,
     pub(super) text: String,
 }
 
-/// What is set and removed in requests to the local server, and in its responses.
+/// The fields that are set and removed in requests to the local server, and in its responses.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Edits {
     pub(super) request: Option<Arc<FieldEdits>>,

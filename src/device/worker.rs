@@ -130,7 +130,7 @@ fn take_over(link: DeviceLink<Shared>, ticket: Ticket, busy: Busy, taker: Option
     }
 }
 
-/// The response, and what is to be done behind its 101. A panic costs this exchange: it is answered
+/// The response, and the code that runs behind its 101. A panic costs this exchange: it is answered
 /// 500.
 pub(crate) fn ask_handler(
     handler: &Handler,

@@ -12,7 +12,7 @@ use crate::error::Refusal;
 pub(crate) struct Budget {
     taken: Arc<AtomicUsize>,
     most: usize,
-    /// What one of those may take who are told apart.
+    /// The most that one holder may take, where holders are told apart.
     most_of_one: usize,
 }
 
@@ -50,18 +50,18 @@ impl Budget {
         Held { budget: Budget { most_of_one, ..self.clone() }, part: Some(part), bytes: 0 }
     }
 
-    /// What is taken of it now.
+    /// The part that is taken now.
     pub(crate) fn taken(&self) -> usize {
         self.taken.load(Relaxed)
     }
 
-    /// One of what is counted, where that is no bytes. `None`: the budget has no more.
+    /// One unit, where the budget does not count bytes. `None`: the budget has no more.
     pub(crate) fn one(&self) -> Option<Held> {
         let mut held = self.share();
         held.grow(1).then_some(held)
     }
 
-    /// Goes on with what is taken of another one, under the own bound.
+    /// Takes over the holdings of another budget, under its own bound.
     pub(crate) fn succeed(&mut self, other: &Budget) {
         self.taken = other.taken.clone();
     }
@@ -118,7 +118,7 @@ impl Held {
         ))
     }
 
-    /// Takes what is there already, whatever the bound says.
+    /// Takes memory that is in use already, regardless of the bound.
     pub(crate) fn force(&mut self, bytes: usize) {
         self.budget.taken.fetch_add(bytes, Relaxed);
         if let Some(part) = &self.part {
@@ -158,7 +158,7 @@ mod tests {
         assert!(!held.is_wanted() && !beside.is_wanted());
         assert!(held.grow(1));
         assert!(held.is_wanted() && !beside.is_wanted());
-        // What is taken by force counts for the part, too, and is given back with the rest.
+        // Bytes taken by force count for the part, too, and are given back with the rest.
         held.force(60);
         assert_eq!((mine.load(Relaxed), budget.taken()), (111, 121));
         drop(held);

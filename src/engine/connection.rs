@@ -1,5 +1,4 @@
-//! One connection of the loop: readiness flags, what was read and not used, and what is to be
-//! written.
+//! One connection of the loop: readiness flags, unused input, pending output.
 //!
 //! mio is edge-triggered: a flag stays set until a system call said otherwise, so a step may stop
 //! at any point and go on when the other side is ready. On epoll and kqueue a read or write shorter
@@ -51,7 +50,7 @@ pub(crate) enum Fetched {
     End,
 }
 
-/// What is known of a connection's end.
+/// The known state of a connection's end.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ending {
     /// The other side ended its direction; reading goes on until that end is reached.
@@ -76,7 +75,7 @@ pub(crate) struct Connection<T> {
     pub(super) queued: bool,
     /// The last fetch stopped although there was more: it goes on without an event.
     pub(super) paused: bool,
-    /// Read and not used: a half-read head, or what was pipelined behind it.
+    /// Read and not used: a half-read head, or pipelined bytes behind it.
     pub(super) input: Vec<u8>,
     pub(super) output: Vec<u8>,
     /// Bytes of `output` that are written already.
@@ -124,8 +123,8 @@ impl<T> Connection<T> {
         &self.stream
     }
 
-    /// Puts kept bytes, then new ones, to the front of `scratch`, at most `most` in all. What is
-    /// not used is to be given back with [`keep`](Self::keep).
+    /// Puts kept bytes, then new ones, to the front of `scratch`, at most `most` in all. Give
+    /// unused bytes back with [`keep`](Self::keep).
     pub(crate) fn fetch(&mut self, scratch: &mut [u8], most: usize) -> io::Result<Fetched> {
         let kept = self.input.len().min(scratch.len());
         let most = most.max(kept).min(scratch.len());
@@ -241,7 +240,7 @@ impl<T> Connection<T> {
         self.input.len()
     }
 
-    /// What was read and kept.
+    /// The unused input.
     pub(crate) fn kept_bytes(&self) -> &[u8] {
         &self.input
     }
@@ -257,8 +256,8 @@ impl<T> Connection<T> {
         self.ending.ended
     }
 
-    /// Returns true if the other side has ended its direction, as far as is known: what it sent
-    /// before may not be read yet.
+    /// Returns true if the other side has ended its direction, as far as is known: earlier bytes of
+    /// it may not be read yet.
     pub(crate) fn is_ending(&self) -> bool {
         self.ending.closing || self.ending.ended || self.failed.is_some()
     }
@@ -284,7 +283,7 @@ impl<T> Connection<T> {
         self.stream.moved().map_or(self.written + self.read, |(written, read)| written + read)
     }
 
-    /// Returns true if it is gone in both directions: what is written now nobody will read.
+    /// Returns true if it is gone in both directions: nobody will read further output.
     pub(crate) fn is_broken(&self) -> bool {
         self.ending.broken
     }
@@ -301,13 +300,13 @@ impl<T> Connection<T> {
         &mut self.output
     }
 
-    /// Where, among all that goes out on this connection, what is written next begins.
+    /// The position in this connection's output where the next bytes begin.
     pub(crate) fn mark(&self) -> u64 {
         self.written + self.pending() as u64
     }
 
-    /// Takes back what was written since `mark`. Returns false if some of it has gone out, and
-    /// nothing is taken back.
+    /// Takes back the output since `mark`. Returns false if some of it has gone out, and nothing is
+    /// taken back.
     pub(crate) fn take_back(&mut self, mark: u64) -> bool {
         // As a difference this fits: the bytes before the mark that have not gone out are in
         // `output`.

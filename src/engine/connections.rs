@@ -66,8 +66,7 @@ impl Watcher {
 }
 
 /// A connection on its way from one loop of a group to another: its socket with its TLS session,
-/// what was read of it and not used, what waits to be written, and its place. Dropped on its way, it
-/// is closed.
+/// its unused input, its pending output, and its permit. Dropped on its way, it is closed.
 pub(crate) struct Parcel<T> {
     connection: Option<Connection<T>>,
     group: Arc<Group>,
@@ -103,7 +102,7 @@ pub(crate) struct Connections<T> {
     /// Bytes of all connections' buffers, as of their last steps.
     buffered: usize,
     pub(super) closed_some: bool,
-    /// What is to be listened on, by number; `None`: no longer.
+    /// Listeners to be added, by number; `None`: to be removed.
     pub(super) listener_changes: Vec<(usize, Option<TcpListener>)>,
     listeners: usize,
     pub(super) listening: bool,
@@ -222,8 +221,8 @@ impl<T> Connections<T> {
         }
     }
 
-    /// Returns true if a loop of the group has a listener that is not closed yet: whoever connects
-    /// now may be let in.
+    /// Returns true if a loop of the group has a listener that is not closed yet: a new client may
+    /// be let in.
     pub(crate) fn is_group_open(&self) -> bool {
         self.group.is_open()
     }
@@ -263,9 +262,8 @@ impl<T> Connections<T> {
         self.scratch = scratch;
     }
 
-    /// Returns true if a connection on which nothing is asked is silent and open: what it says
-    /// unasked (stray line ends aside), or its end, makes it useless. `look`: ask the operating
-    /// system also without an event.
+    /// Returns true if an idle connection is silent and open: unsolicited bytes (stray line ends
+    /// aside), or its end, make it useless. `look`: ask the operating system also without an event.
     pub(crate) fn is_quiet(&mut self, id: Id, look: bool) -> bool {
         const STRAY_MAX: usize = 64;
         let mut scratch = self.take_scratch();
@@ -312,7 +310,7 @@ impl<T> Connections<T> {
     pub(crate) fn unseat(&mut self, id: Id) -> Option<Permit> {
         self.slab.get_mut(id)?.place.take()
     }
-    /// The connection has shown who it is.
+    /// The connection is authenticated.
     pub(crate) fn seen(&mut self, id: Id) {
         if let Some(place) = self.slab.get_mut(id).and_then(|peer| peer.place.as_mut()) {
             place.seen();
@@ -465,7 +463,7 @@ impl<T> Connections<T> {
         drop(self.remove(id)); // closing the descriptor; `deregister` first, as a worker may hold a second handle on it
     }
 
-    /// Closes a connection with a reset: the other side sees that what it has is not whole.
+    /// Closes a connection with a reset: the other side sees that the message is not whole.
     pub(crate) fn reset(&mut self, id: Id) {
         let Some((stream, _, _)) = self.remove(id) else { return };
         if let Err(e) = stream.abort() {
@@ -544,7 +542,7 @@ impl<T> Connections<T> {
         self.slab.get(id)?.deadline
     }
 
-    /// Sets or unsets a connection's one deadline; what it means the role knows.
+    /// Sets or unsets a connection's one deadline; the role knows its meaning.
     pub(crate) fn set_deadline(&mut self, id: Id, at: Option<Instant>) {
         let Some(peer) = self.slab.get_mut(id) else { return };
         peer.deadline = at;

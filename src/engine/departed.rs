@@ -1,8 +1,8 @@
 //! Names that are remembered after their last link went, in the order in which they went: one entry
 //! for each, however often it comes and goes.
 //!
-//! Where there are too many, the credential that has most of them loses its oldest: who registers
-//! names by the thousand forgets its own, not others'.
+//! Where there are too many, the credential that has most of them loses its oldest: a device that
+//! registers names by the thousand displaces its own, not others'.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

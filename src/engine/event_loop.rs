@@ -46,9 +46,9 @@ const AWAY: Duration = Duration::from_secs(1);
 
 /// The way for other threads to ask something of a loop. Clones share it.
 ///
-/// The queue needs no bound of its own: a command is sent by somebody who then waits for its
-/// answer, or gives back something that was handed out, so there are never more of them than
-/// callers, links and jobs, which are bounded.
+/// The queue needs no bound of its own: the sender of a command waits for its answer, or gives back
+/// something that was handed out, so there are never more of them than callers, links and jobs,
+/// which are bounded.
 pub(crate) struct Remote<C> {
     sender: Sender<C>,
     /// `None` in the simulation, which looks at every loop's commands by itself.
@@ -268,7 +268,7 @@ impl<R: Role> EventLoop<R> {
                 _ => return Some(Duration::ZERO),
             }
         }
-        // `poll` counts in milliseconds, and what is due in half of one is not due yet.
+        // `poll` counts in milliseconds, and a deadline in half of one is not due yet.
         at.map(|at| at.saturating_duration_since(self.peers.now()) + Duration::from_millis(1))
     }
 
@@ -499,7 +499,7 @@ pub(super) fn obey<R: Role>(
 }
 
 pub(super) fn expire<R: Role>(peers: &mut Connections<R::State>, role: &mut R) {
-    // What is due again at once has its turn behind everything else.
+    // A timer that is due again at once has its turn behind everything else.
     for _ in 0..peers.timers.len() {
         let Some((at, timer)) = peers.timers.pop_due(peers.now()) else { break };
         match timer {

@@ -78,7 +78,7 @@ impl Handshakes {
         let (done, waker, awake) = (self.done.clone(), self.waker.clone(), self.awake.clone());
         let channel = Arc::downgrade(channel);
         self.group.handshake_workers.submit(move || {
-            // The loop has dropped it meanwhile: who wanted it has gone, or its time was up.
+            // The loop has dropped it meanwhile: its client has gone, or its time was up.
             let Some(channel) = channel.upgrade() else { return };
             let _told = Told { id, done, waker, awake };
             channel.compute();

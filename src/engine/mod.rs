@@ -14,7 +14,7 @@
 //! # Order of files
 //! Each names only those above it.
 //!
-//! | file | what it has |
+//! | file | contents |
 //! |---|---|
 //! | `random.rs` | random bytes of the operating system |
 //! | `slab.rs` | a table whose keys have a generation |

@@ -1,5 +1,5 @@
-//! Places that connections take: how many of one peer address there are, how many came by which
-//! side, and how many have not shown who they are.
+//! Permits of connections: counts for each peer address, for each side, and of unauthenticated
+//! ones.
 //!
 //! A [`Place`] belongs to one connection and goes where it goes, also out of the loop; dropping it
 //! is the one way to give it back.
@@ -78,7 +78,7 @@ impl Permits {
         self.0.of_side[side].load(Relaxed)
     }
 
-    /// Connections that have not shown who they are.
+    /// The number of unauthenticated connections.
     pub(crate) fn unseen(&self) -> usize {
         self.0.unseen.load(Relaxed)
     }
@@ -91,7 +91,7 @@ impl Permit {
         Permit::default().unseen(places)
     }
 
-    /// Counts as one that has not shown who it is, until [`seen`](Self::seen).
+    /// Counts as unauthenticated until [`seen`](Self::seen).
     pub(crate) fn unseen(mut self, places: &Permits) -> Self {
         self.unseen = Some(Unseen::count(places, None));
         self

@@ -37,8 +37,8 @@ pub(crate) trait Role: Sized {
     fn spares(&mut self, _cx: &mut Connections<Self::State>) -> bool {
         false
     }
-    /// A handshake that [`Connections::secure`] began is over: what is read and written from here
-    /// on goes through its session, or there is none.
+    /// A handshake that [`Connections::secure`] began is over: reads and writes go through its
+    /// session from here on, or there is none.
     fn secured(
         &mut self,
         cx: &mut Connections<Self::State>,

@@ -40,9 +40,9 @@ impl GatewayRole {
                     &LocalAnswer::new(401, REVOKED),
                 );
             }
-            // What it brought is taken, and it takes nothing.
+            // The answer it brought is taken; it gets no event.
             _ if head.last => self.device_leaves(cx, id, &registration, &head),
-            // Whoever waits is served first, as by a link.
+            // Waiting callers are served first, as by a link.
             _ if self.lifecycle.is_draining() && !self.registry.callers_wait(&registration) => {
                 let left = self.registry.lend_ends(&registration, cx.now());
                 self.gone(&left, &CloseCause::Drained.because("this gateway stops"));

@@ -1,4 +1,4 @@
-//! What the loop is to wake the gateway for. The loop knows an alarm by its number alone.
+//! Reasons for alarms. The loop knows an alarm by its number alone.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::engine::connections::Id;
 use crate::engine::slab::Key;
 use crate::gateway::leases::Ticket;
 
-/// What an alarm is for.
+/// The reason of an alarm.
 pub(super) enum Alarm {
     /// A caller's time is up.
     Caller(u64),
@@ -28,7 +28,7 @@ pub(super) enum Alarm {
     Tick,
     /// Links of this name that are pinned may be wanted by others.
     EasePins(Arc<str>),
-    /// The notice of a drain is over: what is in progress may finish for so long.
+    /// The notice of a drain is over: exchanges in progress may finish within this time.
     Drain(Duration),
     /// The listeners of all loops may be closed.
     DrainOn,
@@ -53,7 +53,7 @@ impl Default for Alarms {
 }
 
 impl Alarms {
-    /// Notes what an alarm is for; the loop is to be given this number.
+    /// Stores the reason of an alarm; returns the number for the loop.
     pub(super) fn add(&mut self, alarm: Alarm) -> u64 {
         self.latest += 1;
         self.set.insert(self.latest, alarm);

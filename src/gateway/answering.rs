@@ -74,7 +74,7 @@ impl GatewayRole {
         self.await_request(cx, id);
     }
 
-    /// A connection idles between two requests; what was sent ahead is looked at soon.
+    /// A connection idles between two requests; bytes that were sent ahead are read soon.
     pub(super) fn await_request(&self, cx: &mut Connections<State>, id: Id) {
         let at = cx.after(self.settings.limits.idle_visitor_timeout);
         let Some(peer) = cx.get_mut(id) else { return };

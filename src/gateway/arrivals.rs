@@ -106,7 +106,7 @@ impl GatewayRole {
         Ok((number, shown.into_values().filter(|shown| shown.key().0 == number).collect()))
     }
 
-    /// What a new connection is, by the listener that it came through.
+    /// The state of a new connection, by its listener.
     fn face(&self, listener: usize, from: SocketAddr, secure: bool) -> State {
         match self.listeners.side(listener) {
             Some(Whose::Visitors) if self.listeners.is_for_peers(listener) => {
@@ -178,7 +178,7 @@ impl GatewayRole {
         self.admission.open(side, from, trusted, &self.settings.limits)
     }
 
-    /// What a connection is whose peer is known.
+    /// The state of a connection whose peer is known.
     fn first_state(&self, listener: usize, from: SocketAddr) -> State {
         match self.listeners.tls(listener) {
             Some(_) => State::Securing { listener, from },
@@ -225,8 +225,8 @@ impl GatewayRole {
         }
     }
 
-    /// Reads the header that a balancer sends before a connection. What stands behind it stays in
-    /// the socket, for TLS or for whoever reads a request.
+    /// Reads the header that a balancer sends before a connection. The bytes behind it stay in the
+    /// socket, for TLS or the request parser.
     pub(super) fn proxy_header(&mut self, cx: &mut Connections<State>, id: Id) {
         let mut scratch = cx.take_scratch();
         let read = read_proxy_header(cx, id, &mut scratch);
@@ -350,7 +350,7 @@ impl GatewayRole {
     }
 }
 
-/// What a balancer's connection has brought so far.
+/// The part of a balancer's header that has arrived.
 enum ProxyHeader {
     NotYet,
     /// The peer that it names, if it names one. The header is taken from the socket.

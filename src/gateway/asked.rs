@@ -11,7 +11,7 @@ use crate::gateway::tokens::Digest;
 use crate::proto::peer::Miss;
 use crate::relay::Exchange;
 
-/// What came from a visitor.
+/// The result of reading from a visitor.
 pub(super) enum Asked {
     NotYet,
     Closed,
@@ -76,7 +76,7 @@ pub(super) struct Forwarding {
     pub(super) exchange: Box<Exchange>,
     pub(super) name: String,
     pub(super) token: Option<Digest>,
-    /// Who asks; `None`: a program.
+    /// The visitor's address; `None`: a program.
     pub(super) visitor: Option<IpAddr>,
 }
 

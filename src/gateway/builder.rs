@@ -50,7 +50,7 @@ pub struct GatewayBuilder {
     loops: Option<usize>,
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     observe: bool,
-    /// What is wrong with the first invalid option; [`check`](Self::check) says it.
+    /// The fault of the first invalid option; [`check`](Self::check) returns it.
     invalid: Option<String>,
     pub(super) settings: Settings,
 }
@@ -173,8 +173,8 @@ impl GatewayBuilder {
         self.via = Some(pseudonym.into());
         self
     }
-    /// Tells devices in `Forwarded` (RFC 7239), too, who asked: `for=…;host=…;proto=…`. A visitor's
-    /// own field is replaced, a trusted proxy's gets one more element. Default: only
+    /// Also names the visitor to devices in `Forwarded` (RFC 7239): `for=…;host=…;proto=…`. A
+    /// visitor's own field is replaced, a trusted proxy's gets one more element. Default: only
     /// `X-Forwarded-*` is written.
     pub fn forwarded(mut self, write: bool) -> Self {
         self.settings.forwarded_element = write;
@@ -204,9 +204,9 @@ impl GatewayBuilder {
     /// Lets in only devices that show one of these tokens on every offer and poll, as
     /// `Authorization: Bearer TOKEN` or as the password of `Basic`, whose user is not looked at;
     /// and only under names that the token is for. Without a known one: 401; with one for other
-    /// names: 403, whoever else there is. The token is also who the device is: another token gets
-    /// 409 while the name is held. With [`authorize`](Self::authorize), which is asked after this,
-    /// both have to agree, also about names that it grants; an identity that it gives
+    /// names: 403, whether the name is held or not. The token also identifies the device: another
+    /// token gets 409 while the name is held. With [`authorize`](Self::authorize), which is asked
+    /// after this, both have to agree, also about names that it grants; an identity that it gives
     /// ([`Grant::to`]) stands in the token's place. A connection that is [adopted](Gateway::adopt)
     /// is its program's to check. Default: no token is asked for.
     pub fn tokens(mut self, tokens: Tokens) -> Self {
@@ -217,7 +217,7 @@ impl GatewayBuilder {
     /// devices that it is for. Without a known one: 401, whatever was asked for; with one for other
     /// devices: 403. That `Authorization` is this gateway's and does not go on to the device; where
     /// the application needs it for itself the token comes as `PTTH-Authorization`, which then
-    /// counts alone, and never goes on. Default: everybody who reaches the address may ask.
+    /// counts alone, and never goes on. Default: every client that reaches the address may ask.
     pub fn visitor_tokens(mut self, tokens: Tokens) -> Self {
         self.settings.visitor_tokens = Some(Arc::new(tokens));
         self

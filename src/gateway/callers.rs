@@ -88,7 +88,7 @@ impl Callers {
         numbers.into_iter().filter_map(|n| self.take(n).map(|caller| (n, caller))).collect()
     }
 
-    /// These names are connected, to whichever loop: wakes those who waited for one of them.
+    /// These names are connected, to whichever loop: wakes the callers that wait for one of them.
     pub(super) fn announce(&mut self, names: &[Arc<str>]) {
         let directory = &self.directory;
         self.waiting.retain(|_, caller| match caller {

@@ -1,5 +1,5 @@
-//! What the head of a request on the devices' port says: an offer or a poll, what its body is, and
-//! what it takes.
+//! The head of a request on the devices' port: offer or poll, the framing and encoding of its body,
+//! the encodings that it accepts.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use crate::proto::framed::FramedRequest;
 use crate::proto::head;
 use crate::proto::turn::{Encoding, LAST, Transport};
 
-/// What the head of a device's request said: an offer or a poll.
+/// The head of a device's request: an offer or a poll.
 pub(crate) struct DeviceHead {
     /// It is to be turned.
     pub(crate) turns: bool,
     pub(crate) framing: Framing,
-    /// What an event goes out in.
+    /// The encoding of events for it.
     pub(crate) accepts: Encoding,
-    /// What its own body is in.
+    /// The encoding of its own body.
     pub(crate) content: Option<Encoding>,
     /// The event that it answers, where a field says so.
     pub(crate) id: Option<String>,

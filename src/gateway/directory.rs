@@ -23,7 +23,7 @@ struct Known {
     is_connected: bool,
 }
 
-/// The names of all loops, and what is counted of them together.
+/// The names of all loops, and their common counters.
 #[derive(Debug)]
 pub(crate) struct Directory {
     shards: [RwLock<Names>; SHARDS],
@@ -148,8 +148,8 @@ impl Directory {
         self.remembered.fetch_sub(1, Relaxed);
     }
 
-    /// A thread waits for a name. Whoever counts it looks behind that whether the name is connected:
-    /// then no loop that connects it overlooks the thread.
+    /// A thread waits for a name. Its caller checks afterwards whether the name is connected: then
+    /// no loop that connects it overlooks the thread.
     pub(super) fn begin_wait(&self) {
         self.awaited.fetch_add(1, SeqCst);
     }

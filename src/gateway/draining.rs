@@ -1,5 +1,5 @@
-//! How a gateway stops: notice, then nothing new and a goaway on each link, then the end of what is
-//! left.
+//! How a gateway stops: notice, then no new request and a goaway on each link, then the end of the
+//! remaining exchanges.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl GatewayRole {
         }
     }
 
-    /// No listener takes anything any more, and whoever has connected and not asked is let go.
+    /// Closes the listeners, and connections without a request.
     pub(super) fn stop_listening(&mut self, cx: &mut Connections<State>) {
         cx.stop_listening();
         self.close_idle_devices(cx);
@@ -62,8 +62,8 @@ impl GatewayRole {
         self.drain_on(cx);
     }
 
-    /// Lets go of what is connected, when no loop lets in anybody any more: a device that was told
-    /// to go, and dials again, would be sent away by a loop that has not heard of the end yet.
+    /// Lets connections go, when no loop accepts any more: a device that was told to go, and dials
+    /// again, would be sent away by a loop that has not heard of the end yet.
     pub(super) fn drain_on(&mut self, cx: &mut Connections<State>) {
         if !cx.is_listening() && self.loops.are_several() && cx.is_group_open() {
             let at = cx.after(CLOSING);
@@ -98,7 +98,7 @@ impl GatewayRole {
                 }
                 State::Device(Device::Link(link)) if link.exchange.is_none() => self.part(cx, id),
                 State::Device(Device::Held { .. }) => self.part(cx, id),
-                // What is in hand may still be answered on a connection that is kept.
+                // Events in progress may still be answered on a connection that is kept.
                 State::Device(Device::Head { polled, .. })
                     if self.settings.drain_to.is_none()
                         && (!polled || !self.events.are_in_hand()) =>

@@ -1,4 +1,4 @@
-//! What happens to names, for those who subscribed.
+//! Events of device names, for subscribers.
 
 use std::fmt;
 use std::sync::Weak;
@@ -11,7 +11,7 @@ use crate::limits::Limits;
 use crate::proto::turn::Transport;
 use crate::subscription::Subscription;
 
-/// What a [`GatewayEvent`] tells.
+/// The kind of a [`GatewayEvent`].
 ///
 /// ```
 /// use reverse_http::GatewayEventKind;
@@ -91,7 +91,7 @@ pub struct GatewayEvent {
     pub missed: u64,
 }
 
-/// Somebody who is told what happens.
+/// One subscriber.
 pub(crate) struct Subscriber {
     to: Sender<GatewayEvent>,
     readers: Weak<()>,
@@ -99,7 +99,7 @@ pub(crate) struct Subscriber {
     missed: u64,
 }
 
-/// Those who are told what happens.
+/// All subscribers.
 #[derive(Default)]
 pub(super) struct Subscribers(Vec<Subscriber>);
 

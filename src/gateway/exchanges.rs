@@ -56,7 +56,7 @@ impl GatewayRole {
     }
 
     /// Bytes of memory that all loops hold: connections with their buffers and sessions, heads of
-    /// requests, whole messages, what is observed of devices.
+    /// requests, whole messages, records about devices.
     pub(super) fn memory(&self, cx: &Connections<State>) -> usize {
         cx.held_by_all() + self.heads.taken() + self.budget.taken() + self.observer.bytes()
     }
@@ -173,7 +173,7 @@ pub(super) fn find_lingering(state: &mut State) -> Option<&mut Lingering> {
     if let State::Lingering(lingering) = state { Some(lingering) } else { None }
 }
 
-/// What a visitor would be answered, as `send()` returns it.
+/// The response that a visitor would get, as `send()` returns it.
 pub(super) fn program_error(answer: &LocalAnswer<'_>) -> Error {
     let text = answer.reason.to_owned();
     match answer.status {

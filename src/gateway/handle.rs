@@ -77,7 +77,7 @@ pub(super) struct Running {
     pub(super) first_events: Mutex<Option<Subscription<GatewayEvent>>>,
     /// Connections in the hands of its programs that were switched to another protocol.
     pub(super) upgrades: Arc<Upgrades>,
-    /// What it knows of others.
+    /// Its knowledge of other gateways.
     pub(super) cluster: Option<Arc<Cluster>>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     /// The routes of visitors' listeners. Held while listeners, routes or certificates are changed,
@@ -167,7 +167,7 @@ impl Gateway {
         let (listeners, at) = self.bind(address, "visitors")?;
         let mut table = Table::new(routes);
         let place = tables.iter().position(|(of, _)| *of == at);
-        // What is in flight by the routes of a listener that was closed counts on.
+        // Requests in flight by the routes of a closed listener keep counting.
         place.into_iter().for_each(|place| table.succeed(&tables[place].1));
         let table = Arc::new(table);
         self.listen_as(listeners, at, (&Side::Visitors(table.clone()), tls))?;
@@ -211,8 +211,8 @@ impl Gateway {
     /// the address that was bound. Other gateways reach it by that, unless
     /// [`Peers::advertise`](crate::Peers::advertise) says something else.
     ///
-    /// What comes in here is believed: who asks, and what a proxy would say of them. So it is for
-    /// gateways alone, which show the [secret](crate::Peers::secrets) that they share; only on
+    /// Requests on this port are trusted: they name their visitors as a trusted proxy would. So it
+    /// is for gateways alone, which show their shared [secret](crate::Peers::secrets); only on
     /// loopback they may have none.
     ///
     /// # Errors
@@ -281,8 +281,8 @@ impl Gateway {
         cluster.set_secrets(secrets)
     }
 
-    /// The directory of gateways has changed: what it said of a device, or of all, does not count any
-    /// more. Without this a gateway that does not have the device says so itself, and a device that
+    /// The directory of gateways has changed: forgets its answers for one device, or for all.
+    /// Without this a gateway that does not have the device says so itself, and a device that
     /// nobody had is asked for again within a second.
     pub fn forget_peers(&self, device: Option<&str>) {
         let all = self.0.loops.len();
@@ -348,10 +348,11 @@ impl Gateway {
         Ok(())
     }
 
-    /// Replaces the routes of a visitors' listener, at the address that [`listen_visitors`](Self::listen_visitors)
-    /// returned. Connections stay; requests in progress keep the device and the waits that they
-    /// began with, and the next request of every connection finds the new routes. What is in flight
-    /// by a route counts on where the new one has the same host and path.
+    /// Replaces the routes of a visitors' listener, at the address that
+    /// [`listen_visitors`](Self::listen_visitors) returned. Connections stay; requests in progress
+    /// keep the device and the waits that they began with, and the next request of every connection
+    /// finds the new routes. Requests in flight by a route keep counting if the new one has the
+    /// same host and path.
     ///
     /// # Errors
     /// Visitors do not come in at this address; the routes count visitors' tokens, and visitors have
@@ -475,11 +476,11 @@ impl Gateway {
     ///
     /// For the time of `notice` everything is served as ever, but the [health
     /// path](Routes::health_path) says 503, every answer ends its visitor's connection, and devices
-    /// that come are sent away ([`drain_to`](crate::GatewayBuilder::drain_to)); one that polls here goes on. Then
-    /// nothing new comes in, idle links and visitors are closed, devices that poll are let go, and
-    /// exchanges in progress may finish within `time`; what is left then is ended: 502 where no
-    /// answer has begun, else it is cut, and so are tunnels. Called again (from another thread),
-    /// the earlier deadlines hold.
+    /// that come are sent away ([`drain_to`](crate::GatewayBuilder::drain_to)); one that polls here
+    /// goes on. Then nothing new comes in, idle links and visitors are closed, devices that poll
+    /// are let go, and exchanges in progress may finish within `time`; the rest is ended then: 502
+    /// where no answer has begun, else the answer is cut, and so are tunnels. Called again (from
+    /// another thread), the earlier deadlines hold.
     pub fn drain_with_notice(&self, notice: Duration, time: Duration) {
         self.0.drain(notice, time);
     }
@@ -636,11 +637,11 @@ pub struct DeviceRef {
 impl DeviceRef {
     /// The same device, with a deadline for each exchange of this handle: from [`send`](Self::send)
     /// to the last byte of the response's body. The shorter of this and
-    /// [`Limits::exchange_timeout`] holds. What is read or written when it has passed fails with
+    /// [`Limits::exchange_timeout`] holds. Reads and writes after it has passed fail with
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), and the link is closed. Where the time is
     /// over before there is a link, the error says why there is none:
-    /// [`Away`](crate::ErrorKind::Away) or [`Busy`](crate::ErrorKind::Busy). Default, and for a time
-    /// of zero: the limit alone.
+    /// [`Away`](crate::ErrorKind::Away) or [`Busy`](crate::ErrorKind::Busy). Default, and for a
+    /// time of zero: the limit alone.
     ///
     /// ```
     /// use std::time::Duration;
@@ -659,11 +660,11 @@ impl DeviceRef {
     }
 
     /// The same device, whose requests end when this is cancelled, from any thread:
-    /// [`send`](Self::send), [`wait_connected`](Self::wait_connected), and the reading of responses' bodies fail at once
-    /// with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled). The link that was in use is
-    /// closed, by which its device learns of it; a device that polls and has the request already
-    /// answers in vain. What is over by then stays as it is, and its link is used again. A body of
-    /// the program's own that blocks while it is read is waited for.
+    /// [`send`](Self::send), [`wait_connected`](Self::wait_connected), and the reading of
+    /// responses' bodies fail at once with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+    /// The link that was in use is closed, by which its device learns of it; a device that polls
+    /// and has the request already answers in vain. An exchange that is over by then stays as it
+    /// is, and its link is used again. A request body that blocks while it is read is waited for.
     ///
     /// ```
     /// use std::time::Duration;
@@ -879,7 +880,7 @@ impl DeviceRef {
 
 const CANCELLED: &str = "a program cancelled its request";
 
-/// Cuts what was leased when this is cancelled. `None`: it is already.
+/// Cuts the leased link when this is cancelled. `None`: it is already.
 fn watch_lease(cancel: &Cancel, lease: &Lease) -> Option<Watch> {
     let (stream, cut_error) = (Arc::downgrade(&lease.stream), lease.cut_error.clone());
     cancel.watch(move || {

@@ -43,9 +43,9 @@ impl GatewayRole {
     }
 
     /// The registered origin that a visitor's host names. `scheme`: as a trusted proxy told it,
-    /// else `https` over TLS. On a plain listener it is not known, for whoever ended TLS need not
-    /// tell: the host decides. The port may be absent, the scheme's, or the listener's own (proxies
-    /// send `Host` with that).
+    /// else `https` over TLS. On a plain listener it is unknown, since a proxy that ends TLS need
+    /// not name it: the host decides. The port may be absent, the scheme's, or the listener's own
+    /// (proxies send `Host` with that).
     pub(super) fn origin(
         &self,
         to: &Destination<'_>,

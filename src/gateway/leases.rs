@@ -1,5 +1,5 @@
-//! Links in the hands of program code, and what the loop keeps of each: who it is registered as,
-//! and a handle to cut it with.
+//! Links that are leased to programs. The loop keeps the registration of each, and a handle to cut
+//! it with.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, Weak};
@@ -48,11 +48,11 @@ pub(crate) enum Leased {
     /// A device's link, which comes back under this ticket.
     Link(Ticket),
     /// One end of a socket pair, for a device that polls. The loop serves the other end like a
-    /// visitor; whoever drops this one ends it.
+    /// visitor's; dropping this one ends it.
     Pair,
 }
 
-/// What is left in the loop of a link that was leased.
+/// The loop's part of a leased link.
 pub(super) struct LeasedLink {
     pub(super) registration: Arc<Registration>,
     pub(super) handle: Handle,

@@ -64,8 +64,8 @@ impl GatewayRole {
         true
     }
 
-    /// Gives a program's thread, whose device polls or is not here, a socket of which the loop has the
-    /// other end: what is asked there goes the way of a visitor's request.
+    /// Gives a program's thread, whose device polls or is not here, a socket of which the loop has
+    /// the other end: requests over it are handled like a visitor's.
     pub(super) fn lend_mailbox(&mut self, cx: &mut Connections<State>, caller: u64) {
         if let Some((name, reply)) = self.callers.take_for_link(caller) {
             self.lend_mailbox_to(cx, &name, &reply);
@@ -178,7 +178,7 @@ impl GatewayRole {
                 let _ = reply.send(Err(Error::full(UNSETTLED)));
                 return;
             }
-            // A loop that has ended drops the reply, which tells whoever waits.
+            // A loop that has ended drops the reply, which ends the caller's wait.
             let wanted = Borrow { name, wait, moves: moves + 1, cancel, reply };
             self.loops.send(to, Command::Borrow(wanted));
             return;
@@ -203,7 +203,7 @@ impl GatewayRole {
             self.lend_to(cx, &reply, link);
             return;
         }
-        // Another gateway may have it: then what is asked goes there, as a visitor's request does.
+        // Another gateway may have it: then requests go there, as a visitor's do.
         let is_sought = self.peers.is_some() && !self.registry.is_connected_anywhere(&name);
         if is_sought || self.registry.is_polling(&name) {
             return self.lend_mailbox_to(cx, &name, &reply);

@@ -9,9 +9,9 @@ pub(super) enum Lifecycle {
     /// It is known that the gateway stops, and the notice ends then. Everything is served as ever,
     /// but answers end their visitors' connections and new devices are sent away.
     Notice(Instant),
-    /// Nothing new is taken; what is in progress may finish.
+    /// No new request is taken; exchanges in progress may finish.
     Draining,
-    /// What was left has been ended.
+    /// The remaining exchanges have been ended.
     Stopped,
 }
 
@@ -52,7 +52,7 @@ impl Lifecycle {
         *self = Lifecycle::Stopped;
     }
 
-    /// What is left of the notice.
+    /// The remaining time of the notice.
     pub(super) fn notice_left(self, now: Instant) -> Duration {
         match self {
             Lifecycle::Notice(ends) => ends.saturating_duration_since(now),

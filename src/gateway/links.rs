@@ -109,8 +109,8 @@ impl GatewayRole {
     }
 
     /// Looks once more whether a link that is to carry an unsafe request is still there: such a
-    /// request is not sent twice. One that has gone is dropped; whoever was to have it looks for
-    /// another, so nobody else in line gets one for it.
+    /// request is not sent twice. One that has gone is dropped; its caller looks for another, so no
+    /// other caller in line gets one for it.
     pub(super) fn is_alive(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
         if let Some(peer) = cx.get_mut(id) {
             peer.look_again();

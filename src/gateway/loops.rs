@@ -64,7 +64,7 @@ impl<C> Loops<C> {
     /// Asks every loop, in order, each with a reply to the same channel. `None`: one of them has
     /// ended; the others are asked all the same.
     pub(crate) fn ask<T>(&self, mut command: impl FnMut(Sender<T>) -> C) -> Option<Receiver<T>> {
-        let (reply, answers) = bounded(self.len()); // no loop waits for whoever asks
+        let (reply, answers) = bounded(self.len()); // so no loop waits for the caller
         let mut sent = true;
         for remote in &*self.remotes {
             sent &= remote.send(command(reply.clone()));

@@ -1,7 +1,7 @@
 //! Layer 5, the downstream side: devices connect to a [`Gateway`], programs and visitors ask them.
 //!
-//! Devices turn their connections, or poll where that does not get through; whoever asks does not
-//! notice.
+//! Devices turn their connections, or poll where that does not get through; callers do not notice
+//! the difference.
 //!
 //! One thread runs the event loop; `send()` and `on_link` handlers are plain blocking code on the
 //! caller's or a worker's thread.
@@ -11,10 +11,10 @@
 //! loop's steps, each an `impl` of the one role; then what programs hold. A step that would call one
 //! further down leaves it to be done when it is over (`follow_ups.rs`).
 //!
-//! | file | what it has |
+//! | file | contents |
 //! |---|---|
-//! | `tokens.rs` | credentials bound to names: the table, and what an `Authorization` field shows |
-//! | `directory.rs` | which loop holds a name, and what is counted for all loops |
+//! | `tokens.rs` | credentials bound to names: the table, and the reading of `Authorization` |
+//! | `directory.rs` | which loop holds a name; counters of all loops |
 //! | `registry.rs` | the connected devices: names, sessions, idle links, held polls, waiting callers |
 //! | `rates.rs` | how many requests somebody may send in a time |
 //! | `sign_in.rs` | a visitor's sign-in: its cookie, form and pages |
@@ -24,13 +24,13 @@
 //! | `stats.rs` | counters |
 //! | `exchange_deadlines.rs` | when exchanges have to be over |
 //! | `admission.rs` | allowed networks, permits for each address and side |
-//! | `listeners.rs` | what is listened on, with which certificates and routes |
-//! | `offer.rs` | an offer as `authorize` sees it, and what may be said to it |
+//! | `listeners.rs` | listeners, with their certificates and routes |
+//! | `offer.rs` | an offer as `authorize` sees it, and its possible answers |
 //! | `certificates.rs` | the names that a device's certificate allows |
 //! | `credentials.rs` | checks tokens by the tables in force; certificates that are no longer accepted |
 //! | `peers.rs` | what a gateway is told of others, and how it asks which of them has a device |
 //! | `settings.rs` | what a gateway is started with |
-//! | `device_head.rs` | the head of a request on the devices' port; who was let in |
+//! | `device_head.rs` | the head of a request on the devices' port |
 //! | `leases.rs` | links in the hands of program code |
 //! | `loops.rs` | the ways to all event loops of the gateway |
 //! | `peer_table.rs` | other gateways as one loop knows them, and the connections to them |
@@ -65,11 +65,11 @@
 //! | `admitted.rs` | what an admitted connection becomes: a link, a held offer or poll |
 //! | `polls/reading.rs` | reads a POST's answer |
 //! | `moves.rs` | connections that leave for another loop |
-//! | `signing_in.rs` | visitors who sign in |
-//! | `asked.rs` | what a visitor's request comes to |
+//! | `signing_in.rs` | sign-in of visitors: forms and cookies |
+//! | `asked.rs` | the outcome of reading a visitor's request |
 //! | `insiders.rs` | requests of programs and of other gateways |
 //! | `visitors.rs` | a visitor's request: read, planned, begun |
-//! | `revocation.rs` | what becomes of those whose credential goes, or who were replaced |
+//! | `revocation.rs` | connections whose credential was revoked or replaced |
 //! | `regrouping.rs` | an offer for names that several loops have |
 //! | `offers.rs` | an offer or a poll: read, decided, admitted |
 //! | `arrivals.rs` | new connections, their TLS handshakes, and those that come from another loop |

@@ -1,7 +1,8 @@
-//! What an operator asks the gateway's loop, and what it tells its [`Observer`](crate::observe::Observer).
+//! Operators' questions to the gateway's loop, and its reports to the
+//! [`Observer`](crate::observe::Observer).
 //!
-//! Every question is one bounded step: a list of devices is given out in pieces, and whoever asks
-//! turns them into text on a thread of its own.
+//! Every question is one bounded step: a list of devices is returned in pieces, and the caller
+//! turns them into text on its own thread.
 
 #![cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
 
@@ -29,7 +30,7 @@ const DISCONNECTED: &str = "an operator disconnected the device";
 
 impl GatewayRole {
     pub(super) fn observe(&mut self, cx: &mut Connections<State>, question: Question) {
-        // Whoever asked may have given up.
+        // The caller may have given up.
         match question {
             Question::Devices { from, reply } => drop(reply.send(self.device_rows(from))),
             Question::Device { name, reply } => drop(reply.send(self.device_history(&name))),

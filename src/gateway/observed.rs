@@ -15,7 +15,8 @@ use crate::proto::head::Fields;
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 impl GatewayRole {
-    /// Who asks, and under which id; that costs something only where there is an access log.
+    /// The visitor's address and the id of the request; that costs something only if there is an
+    /// access log.
     pub(super) fn visit(
         &self,
         fields: &Fields<'_>,

@@ -11,8 +11,8 @@
 //! long, and no longer. What polls carry cannot be kept apart in this way: there the device uses no
 //! local connection twice.
 //!
-//! A challenge alone (401 with `WWW-Authenticate: NTLM`) pins nothing: nobody is logged in by it,
-//! and who asks without a login, again and again, would else hold links.
+//! A challenge alone (401 with `WWW-Authenticate: NTLM`) pins nothing: it logs nobody in, and a
+//! client that asked without a login again and again would hold links.
 
 use std::sync::Arc;
 use std::time::Duration;

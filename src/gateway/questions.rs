@@ -1,4 +1,4 @@
-//! What an operator may ask the gateway's loop, and what it answers. Plain data.
+//! Operators' questions to the gateway's loop, and the answers. Plain data.
 
 #![cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
 
@@ -39,7 +39,7 @@ pub(crate) enum Question {
     /// Records of requests, from now on, instead of an earlier such channel.
     Records {
         to: Sender<Charged<ExchangeRecord>>,
-        /// Is gone with the last one who could read them.
+        /// Dropped with the last reader.
         readers: Weak<()>,
     },
     Routes {
@@ -89,7 +89,7 @@ impl DeviceRow {
     }
 }
 
-/// What is remembered of one device.
+/// The recorded history of one device.
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceHistory {
     pub(crate) row: DeviceRow,
@@ -110,7 +110,7 @@ pub(crate) struct LinkRow {
     pub(crate) peer: Option<IpAddr>,
     pub(crate) received: u64,
     pub(crate) written: u64,
-    /// Method, path and age of what it is busy with.
+    /// Method, path and age of its exchange.
     pub(crate) exchange: Option<Asked>,
 }
 

@@ -7,11 +7,12 @@
 //!   key ─► one of many sets ─► its own entry ──────────► how far ahead of its rate it is, in time
 //!                          └─► none: the entry that is least ahead, which it takes over as it is
 //! ```
-//! An entry whose time is over is as good as none, so the table holds only those who are ahead. Each
-//! set has a lock of its own, which is held for some comparisons. Who finds no entry of its own in a
-//! full set inherits the part of its burst that was used up (as in Metwally's *Space-Saving*), so
-//! nobody gets rid of what he has used by having his entry taken: a set never lets more through than
-//! its entries may. Keys are hashed with a secret, so nobody chooses whose set he is in (T53).
+//! An entry whose time is over is as good as none, so the table holds only clients that are ahead
+//! of their rate. Each set has a lock of its own, which is held for some comparisons. A client
+//! without an entry in a full set inherits the part of its burst that was used up (as in Metwally's
+//! *Space-Saving*), so nobody gets rid of what he has used by having his entry taken: a set never
+//! lets more through than its entries may. Keys are hashed with a secret, so nobody chooses whose
+//! set he is in (T53).
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -208,8 +209,8 @@ impl TooMany {
     }
 }
 
-/// An entry of the table: who it is, and until when the requests so far would have taken at its
-/// rate.
+/// An entry of the table: its client, and the time until which its requests so far would have taken
+/// at its rate.
 #[derive(Clone, Copy, Default)]
 struct Entry {
     key: u64,
@@ -472,10 +473,10 @@ mod tests {
             (Instant::now() + Duration::from_secs(9), rates("1/h", Some(10)).paces("x").unwrap());
         let all: u32 = (0..200).map(|n| passed(&table, now, &paces, address(n), 30)).sum();
         assert_eq!(all, 8 * 10);
-        // Two that take the same place from each other have what is left of it.
+        // Two that take the same entry from each other share the rest of it.
         let again: u32 = (0..50).map(|n| passed(&table, now, &paces, address(n % 2), 1)).sum();
         assert_eq!(again, 0);
-        // Whoever has used much keeps its entry before whoever has used little.
+        // A client that has used much keeps its entry before one that has used little.
         let table = RateTable::new(0);
         assert_eq!(passed(&table, now, &paces, address(0), 10), 10);
         (1..=100).for_each(|n| drop(table.take(now, &paces, address(n), None)));

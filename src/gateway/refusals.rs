@@ -1,4 +1,4 @@
-//! Refused upgrades and polls: what a device is answered instead of a 101 or an event.
+//! Refused upgrades and polls: the responses in place of a 101 or an event.
 
 use std::time::Instant;
 
@@ -29,7 +29,7 @@ impl GatewayRole {
         self.refuse(cx, id, &LocalAnswer { fields: &fields, ..answer.clone() });
     }
 
-    /// Refuses what was read as an offer or a poll.
+    /// Refuses an offer or a poll.
     pub(super) fn deny_device(
         &mut self,
         cx: &mut Connections<State>,

@@ -94,7 +94,7 @@ impl GatewayRole {
         }
     }
 
-    /// Who would hold these names by this offer.
+    /// The owner that this offer would register for these names.
     pub(super) fn holder(
         &self,
         offer: &Offer,

@@ -23,8 +23,8 @@ impl GatewayRole {
     /// Puts another table in force; the old one comes back.
     ///
     /// # Errors
-    /// The gateway was started without one: those who are connected have shown nothing that could
-    /// be checked now.
+    /// The gateway was started without one: connected devices have shown nothing that could be
+    /// checked now.
     pub(super) fn set_tokens(
         &mut self,
         cx: &mut Connections<State>,

@@ -1,5 +1,5 @@
-//! The gateway on its event loop: each event goes to the file whose business it is. What is decided
-//! here is only whose that is.
+//! The gateway on its event loop. This file only dispatches: each event goes to the file that
+//! handles it.
 
 use std::net::SocketAddr;
 #[cfg(test)]
@@ -301,7 +301,7 @@ impl GatewayRole {
             Command::Drain { notice, time } => self.give_notice(cx, notice, time),
             Command::Located { name, found } => self.located(cx, &name, found),
             Command::ForgetPeers { name } => self.forget_peers(name.as_deref()),
-            Command::Ping { reply } => drop(reply.send(())), // whoever asked may have given up
+            Command::Ping { reply } => drop(reply.send(())), // the caller may have given up
         }
     }
 }
@@ -375,7 +375,7 @@ impl Relaying for GatewayRole {
 /// For the simulation.
 #[cfg(test)]
 impl GatewayRole {
-    /// What is left in the tables, now that nobody is connected.
+    /// The remaining entries of the tables, when nobody is connected.
     pub(super) fn leftovers(&self, drained: bool) -> Vec<String> {
         let mut left = Vec::new();
         let mut none = |what: &str, n: usize| {

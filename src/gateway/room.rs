@@ -79,8 +79,8 @@ impl GatewayRole {
         }
     }
 
-    /// Closes the oldest connections to this port that have not shown who they are, as long as there
-    /// are too many. Another loop closes its own. `first`: the one that another loop has found.
+    /// Closes the oldest unauthenticated connections to this port while there are too many. Another
+    /// loop closes its own. `first`: the one that another loop has found.
     pub(super) fn close_unseen(
         &mut self,
         cx: &mut Connections<State>,

@@ -469,9 +469,9 @@ impl Route {
     }
 
     /// Whether paths in the device's responses get back the prefix that the route takes off:
-    /// `Location`, `Content-Location` and `Refresh`, where they name a path, or a URL of the visitor's
-    /// host; and cookies, which are for what is below the prefix, whatever `Path` and `Domain` they
-    /// ask for. Bodies stay as they are. Default: no.
+    /// `Location`, `Content-Location` and `Refresh`, where they name a path, or a URL of the
+    /// visitor's host; and cookies, which are scoped to paths below the prefix, whatever `Path` and
+    /// `Domain` they ask for. Bodies stay as they are. Default: no.
     #[must_use]
     pub fn rewrite(mut self, rewrite: bool) -> Self {
         self.rewrites = rewrite;
@@ -571,7 +571,7 @@ impl Route {
 
     /// Whether a browser without a visitor's token is shown a page that asks for one, instead of a
     /// plain 401. The form goes to `/.ptth/sign-in` below the route's path, which no device gets,
-    /// and a right token becomes a cookie of the gateway's own for what is below that path, for
+    /// and a valid token becomes a cookie of the gateway's own for paths below that path, for
     /// [`Limits::sign_in_timeout`]. The device never sees it, and sets none of its name. Programs
     /// (no `text/html` in `Accept`) get the 401 as ever. Default: no.
     ///
@@ -645,7 +645,7 @@ impl Route {
         Ok(self)
     }
 
-    /// What it does beyond naming a device, for operators: ` (sets X-Site; removes Server)`.
+    /// Its effects beyond naming a device, for operators: ` (sets X-Site; removes Server)`.
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     fn notes(&self) -> String {
         let of = |whose: &str, edits: &Option<Arc<FieldEdits>>| {
@@ -712,7 +712,7 @@ fn some_time(name: &str, time: Duration) -> Result<Duration, Error> {
     }
 }
 
-/// What it is for: `lamp.example/api`, `*.devices.example`, `/api`.
+/// The requests it matches: `lamp.example/api`, `*.devices.example`, `/api`.
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
@@ -746,7 +746,7 @@ pub(super) enum Found<'a> {
 pub(super) struct ToDevice<'a> {
     pub(super) name: String,
     pub(super) target: Cow<'a, str>,
-    /// What was taken off the path.
+    /// The prefix that was removed from the path.
     pub(super) prefix: Option<String>,
     /// What the device says of paths gets that back.
     pub(super) rewrites: bool,
@@ -768,7 +768,7 @@ impl<'a> ToDevice<'a> {
 #[derive(Debug)]
 pub(super) struct SignInAt<'a> {
     pub(super) prefix: &'a str,
-    /// `None`: what is there is no device.
+    /// `None`: the route answers by itself.
     pub(super) device: Option<String>,
 }
 
@@ -777,12 +777,12 @@ pub(super) struct SignInAt<'a> {
 pub(super) struct Terms {
     pub(super) waits: Waits,
     pub(super) place: Held,
-    /// What is shown where the device is away.
+    /// The page that is shown while the device is away.
     pub(super) offline: Option<Arc<Offline>>,
     pub(super) edits: Edits,
 }
 
-/// [`Routes`] as a listener has them: made for looking up, and with what is in flight.
+/// [`Routes`] as a listener has them: indexed for lookups, with the counts of requests in flight.
 #[derive(Debug)]
 pub(crate) struct Table {
     path: bool,
@@ -814,7 +814,7 @@ struct Row {
     places: Budget,
 }
 
-/// What is in flight by a route of another table counts in that of the same path here.
+/// Requests in flight by a route of another table count in the route of the same path here.
 fn succeed(paths: &mut Paths, old: &Paths) {
     for (path, row) in paths.iter_mut() {
         if let Some(old) = old.get(path) {
@@ -852,8 +852,8 @@ impl Table {
         table
     }
 
-    /// Takes the place of another table: what is in flight there by a route of the same host and
-    /// path counts here.
+    /// Takes the place of another table: requests in flight there by a route of the same host and
+    /// path count here.
     pub(super) fn succeed(&mut self, old: &Table) {
         succeed(&mut self.any, &old.any);
         for (paths, old) in [(&mut self.exact, &old.exact), (&mut self.wildcard, &old.wildcard)] {

@@ -1,4 +1,4 @@
-//! Who gets a link that is free, and which link or poll a request gets.
+//! Which caller gets a free link, and which link or poll a request gets.
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connections, Id};
@@ -10,7 +10,7 @@ use crate::gateway::registry::{Registration, Waiter};
 use crate::gateway::state::{Asking, Device, GatewayRole, State, States};
 
 impl GatewayRole {
-    /// Gives a busy link to whoever waited.
+    /// Gives a busy link to a caller that waited.
     pub(super) fn serve(&mut self, cx: &mut Connections<State>, id: Id, waiter: Waiter) {
         match waiter {
             Waiter::Exchange(key) => match self
@@ -104,8 +104,8 @@ impl GatewayRole {
         self.watch_idle(cx, id);
     }
 
-    /// Gives idle links to those in line, who waited because as many requests were in flight as may
-    /// be.
+    /// Gives idle links to callers in line, which waited because the bound on requests in flight
+    /// was reached.
     pub(super) fn serve_by_idle(
         &mut self,
         cx: &mut Connections<State>,

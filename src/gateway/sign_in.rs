@@ -6,9 +6,9 @@
 //!   GET /lamp/x            the cookie   the device, which never sees that cookie
 //! ```
 //! The cookie has the token's SHA-256, encrypted, and when it ends, under a MAC that is also over
-//! host and prefix: what one device's visitors show is of no use elsewhere. The key is drawn when the
-//! gateway starts, so a restart signs everybody out. Nothing is kept of who is signed in; a token that
-//! is taken from the table, or expires, counts no longer at the next request.
+//! host and prefix: a cookie of one device is of no use elsewhere. The key is drawn when the
+//! gateway starts, so a restart signs everybody out. No list of signed-in visitors is kept; a token
+//! that is removed from the table, or expires, is refused at the next request.
 
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -62,9 +62,9 @@ impl Place {
         [&self.outer, &self.prefix, behind].concat()
     }
 
-    /// Where somebody goes who has signed in: `to`, which a form says, where that is a path below
-    /// this place, and nothing that a browser reads as another host's (RFC 3986 §4.2; browsers take
-    /// a backslash for a slash, and drop tabs and line ends).
+    /// The page a visitor is sent to after signing in: `to` of the form, if it is a path below this
+    /// place, and nothing that a browser reads as another host's (RFC 3986 §4.2; browsers take a
+    /// backslash for a slash, and drop tabs and line ends).
     pub(super) fn goal(&self, to: &str) -> String {
         let here = self.path("");
         let is_plain = to.bytes().all(|byte| matches!(byte, 0x21..=0x7E) && byte != b'\\');
@@ -93,7 +93,7 @@ impl Place {
     }
 }
 
-/// The secret of all loops, and what is signed by it.
+/// The secret of all loops, and the cookies signed with it.
 pub(super) struct SignIns {
     /// `None`: the system had no randomness.
     key: OnceLock<Option<[u8; 32]>>,
@@ -148,8 +148,8 @@ impl SignIns {
         self.mac(b"mac", &[place.host.as_bytes(), place.prefix.as_bytes(), body])
     }
 
-    /// The value of a cookie for whoever has shown this token here, until then. `None`: the system
-    /// has no randomness.
+    /// The value of a cookie for a visitor that has shown this token here, until then. `None`: the
+    /// system has no randomness.
     pub(super) fn issue(&self, place: &Place, digest: &Digest, ends: SystemTime) -> Option<String> {
         let mut nonce = [0; NONCE];
         random::fill(&mut nonce).ok()?;
@@ -232,7 +232,7 @@ pub(super) fn wants_page(fields: &Fields<'_>) -> bool {
     })
 }
 
-/// What the form says.
+/// The fields of the form.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Form {
     pub(super) token: Vec<u8>,
@@ -282,7 +282,7 @@ pub(super) fn page(place: &Place, to: &str, message: Option<&str>) -> String {
     whole("Sign in", &form)
 }
 
-/// The page of somebody who is signed in. `label`: what the operator calls the token.
+/// The page of a signed-in visitor. `label`: the operator's name for the token.
 pub(super) fn signed_in(place: &Place, label: Option<&str>) -> String {
     let label = label.map(|label| format!(" as {}", escaped(label))).unwrap_or_default();
     let form = format!(

@@ -1,5 +1,4 @@
-//! Visitors who sign in: where they may, what their cookie shows, and what the paths of the gateway's
-//! own answer.
+//! Sign-in of visitors: the routes that have it, the cookie, and the gateway's own pages for it.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
@@ -26,7 +25,7 @@ const NO_FORM: &str = "the form of the sign-in page is application/x-www-form-ur
 const LONG_FORM: &str = "the form of the sign-in page is longer than any token";
 const NOT_AWAITED: &str = "the form of the sign-in page comes without Expect";
 
-/// What is answered about signing in.
+/// A response about signing in.
 #[derive(Debug)]
 pub(super) struct SignInAnswer {
     pub(super) status: u16,
@@ -49,7 +48,8 @@ impl SignInAnswer {
         SignInAnswer { status, page, fields: Vec::new(), retry_after: None }
     }
 
-    /// A page of another host offers a protocol in the name of somebody who is signed in here.
+    /// A page of another host offers a protocol with the cookie of a visitor that is signed in
+    /// here.
     pub(super) fn of_another_site() -> Self {
         SignInAnswer::text(403, OTHER_SITE)
     }
@@ -201,7 +201,7 @@ impl GatewayRole {
         sign_in::is_same_origin(fields, hosts.into_iter().flatten())
     }
 
-    /// The page, for whoever has shown no token here. `refused`: one was shown, for another device.
+    /// The page for a visitor without a token. `refused`: one was shown, for another device.
     pub(super) fn sign_in_page(&self, place: &Place, target: &str, refused: bool) -> SignInAnswer {
         let to = place.path(target.strip_prefix(place.prefix.as_str()).unwrap_or_default());
         match refused {

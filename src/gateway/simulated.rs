@@ -71,7 +71,7 @@ pub(crate) fn borrow(
     loops.send(loops.home_of(name), Command::Borrow(wanted));
 }
 
-/// The link comes back, or has ended. What is no link ends when it is dropped.
+/// The link comes back, or has ended. A stream that is no link ends when it is dropped.
 pub(crate) fn give_back(loops: &Loops<Command>, of: Leased, stream: Result<Stream, CloseReason>) {
     if let Leased::Link(ticket) = of {
         let stream = stream.map(|stream| (stream, Vec::new()));
@@ -79,8 +79,8 @@ pub(crate) fn give_back(loops: &Loops<Command>, of: Leased, stream: Result<Strea
     }
 }
 
-/// What is left though nobody is connected any more; empty where all is well. `drained`: it was
-/// asked to stop, and has.
+/// Entries that are left though nobody is connected any more; empty if all is well. `drained`: it
+/// was asked to stop, and has.
 pub(crate) fn leftovers(gateway: &Simulated, drained: bool) -> Vec<String> {
     let mut left = gateway.role.leftovers(drained);
     if gateway.peers.len() > 0 {

@@ -1,5 +1,5 @@
-//! What the gateway's loop keeps: the state of each connection, with typed access to it, what other
-//! threads may ask, and the components that own the rest.
+//! The state of the gateway's loop: of each connection, with typed access to it, what other threads
+//! may ask, and the components that own the rest.
 
 use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -54,7 +54,7 @@ use crate::relay::{Exchange, Lingering, Rules, Wait};
 use crate::stream::{GatewayTls, Shown, ShownKey, Stream};
 use crate::upgraded::Upgrades;
 
-/// What the gateway keeps for a connection.
+/// The gateway's state of a connection.
 pub(crate) enum State {
     /// A balancer has opened it, and its PROXY header is awaited.
     Unnamed {
@@ -100,7 +100,7 @@ pub(crate) struct Asking {
     pub(crate) event: Option<MessageId>,
     /// With which token it came, where visitors need one.
     pub(crate) token: Option<Digest>,
-    /// Who asks, as far as proxies before this gateway are believed; `None`: a program.
+    /// The visitor's address, as far as proxies before this gateway are trusted; `None`: a program.
     pub(crate) visitor: Option<IpAddr>,
     /// How far it has come on its way to a device that is not here.
     pub(crate) search: Search,
@@ -131,7 +131,7 @@ pub(crate) enum Stage {
     Connecting,
 }
 
-/// What a visitor's connection came through.
+/// The listener of a visitor's connection.
 #[derive(Clone)]
 pub(crate) enum VisitorListener {
     /// A listener, by its number: its routes may be replaced. `trusted`: what the peer says of
@@ -139,7 +139,7 @@ pub(crate) enum VisitorListener {
     Visitors { listener: usize, from: IpAddr, trusted: bool, secure: bool, pin: Option<Arc<Pin>> },
     /// A program of this process, for one device; the error of a cut exchange is left for it.
     Program { name: Arc<str>, cut_error: CutError },
-    /// Another gateway, for a device of this one. What it asks is never sent on to a third.
+    /// Another gateway, for a device of this one. Its requests are never sent on to a third.
     Peer,
 }
 
@@ -161,7 +161,7 @@ impl Visitor {
         Visitor::Head { began: false, first: true, moves: 0, face }
     }
 
-    /// What is in progress with a token: the exchange, its device, the token.
+    /// The exchange in progress with a token: its key, its device, the token.
     pub(super) fn token(&self) -> Option<(Key, &str, &Digest)> {
         match self {
             Visitor::Asking(Asking { key, name, token: Some(token), .. }) => {
@@ -211,7 +211,7 @@ pub(crate) enum Hold {
 
 pub(crate) struct Link {
     pub(super) registration: Arc<Registration>,
-    /// What it is busy with.
+    /// The exchange it carries.
     pub(super) exchange: Option<Key>,
     /// It was told to go, or has to; after its answer it is closed.
     pub(super) leaving: bool,
@@ -232,7 +232,7 @@ impl Device {
         })
     }
 
-    /// What it is registered under, where it is.
+    /// Its registration, if it has one.
     pub(super) fn registration(&self) -> Option<&Registration> {
         match self {
             Device::Link(link) => Some(&link.registration),
@@ -307,7 +307,7 @@ pub(super) trait States {
         if let Device::PollReply(reply) = self.device_mut(id)? { Some(reply) } else { None }
     }
 
-    /// What a link, or an offer or poll that is held, is registered as.
+    /// The registration of a link, or of an offer or poll that is held.
     fn registration(&self, id: Id) -> Option<Arc<Registration>> {
         match self.device(id)? {
             Device::Link(link) => Some(link.registration.clone()),
@@ -383,8 +383,8 @@ pub(crate) enum Command {
     SetTokens { whose: Whose, tokens: Arc<Tokens>, reply: Sender<Result<Arc<Tokens>, Error>> },
     /// A subscriber for events; the answer comes when it is on the list.
     Subscribe { subscriber: Subscriber, reply: Sender<()> },
-    /// Say so for the time of notice; then nothing new, and what is in progress may finish for so
-    /// long.
+    /// Stop: announce it for the time of notice; then take no new request, and let exchanges in
+    /// progress finish within this time.
     Drain { notice: Duration, time: Duration },
     /// The visitor's connection that this link was pinned to is over.
     Unpin { link: Id },
@@ -396,15 +396,15 @@ pub(crate) enum Command {
     Announce { names: Arc<[Arc<str>]> },
     /// Another loop has no room for a connection by this side: one of this loop's is to give way.
     GiveWay { side: Whose },
-    /// More connections to this port than may have not shown who they are, and this one is the
-    /// oldest of them.
+    /// There are too many unauthenticated connections to this port, and this one is the oldest of
+    /// them.
     CloseUnseen { port: Port, id: Id },
     /// What an operator asks.
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     Observe(Question),
     /// The directory of gateways has said where a device is, or why it cannot say.
     Located { name: Box<str>, found: Located },
-    /// What is known of where devices are may be wrong: of this one, or of all.
+    /// The known locations of devices may be wrong: of this one, or of all.
     ForgetPeers { name: Option<Box<str>> },
     /// Whether the loop turns.
     Ping { reply: Sender<()> },
@@ -420,7 +420,7 @@ pub(crate) struct Borrow {
     pub(super) reply: LeaseReply,
 }
 
-/// What a connection was moved for.
+/// The reason a connection was moved.
 pub(crate) enum Errand {
     /// A visitor's request, which lies in it unread.
     Ask,
@@ -437,8 +437,7 @@ pub(crate) struct Journey {
     pub(super) replaced: Vec<(Box<str>, Session, Instant)>,
 }
 
-/// A listener's number, and what those who are connected through it have shown, each certificate
-/// once.
+/// A listener's number, and the certificates of connections through it, each once.
 pub(crate) type ShownAt = (usize, Vec<Arc<Shown>>);
 
 pub(crate) struct GatewayRole {
@@ -472,7 +471,7 @@ pub(crate) struct GatewayRole {
     pub(super) budget: Budget,
     /// Counts the heads of requests in progress, of which each has a bound.
     pub(super) heads: Budget,
-    /// Who has sent how many requests of late, of all loops.
+    /// Recent requests of each client, in all loops.
     pub(super) rates: Arc<RateTable>,
     pub(super) sign_ins: Arc<SignIns>,
     /// Some link is registered under an origin: visitors' hosts are looked up.
@@ -501,8 +500,7 @@ pub(super) const EACH_ACCEPTS: bool = cfg!(target_os = "linux");
 /// How often old names are forgotten.
 pub(super) const TICK: Duration = Duration::from_secs(30);
 
-/// What the loops of a gateway have in common: what is set once, what is counted for all, and the
-/// threads that work for them.
+/// What the loops of a gateway share: settings, common counters, and worker threads.
 pub(super) struct Common {
     settings: Settings,
     directory: Arc<Directory>,
@@ -519,7 +517,7 @@ pub(super) struct Common {
     origins: Arc<AtomicBool>,
     subscribers: Arc<Mutex<Subscribers>>,
     upgrades: Arc<Upgrades>,
-    /// What all loops know of other gateways.
+    /// The common knowledge about other gateways.
     peers: Option<Arc<Cluster>>,
     /// The first tables of tokens: devices' and visitors'.
     tokens: [Option<Arc<Tokens>>; 2],
@@ -534,7 +532,7 @@ impl Common {
             answer_limits: settings.link_limits.clone(),
             ends: crate::proto::head::LineEnds::CrlfOrLf,
             via: Some(settings.via.clone()),
-            add_date: true, // RFC 9110 §6.6.1: whoever forwards a response without one
+            add_date: true, // RFC 9110 §6.6.1: a proxy adds a missing one
             upstream_name: "the device",
             downstream_may_half_close: true,
             upstream_is_link: true,

@@ -5,10 +5,10 @@
 //!   Authorization ─► digest ─► a line of the table? ─► are these names of that line? ─► (authorize) ─► the registry: held by another? 409
 //!                     │ none, malformed: 401   │ no: 401                │ no: 403
 //! ```
-//! The table holds SHA-256 of tokens, no token. Looking a digest up is no oracle: who sends tokens
-//! cannot choose their digests, the table's own hash has a random key, and to know a digest is not
-//! to know a token of 32 random bytes. The names are looked at only behind a known digest, so that
-//! nobody learns without one which names there are.
+//! The table holds SHA-256 of tokens, no token. Looking a digest up is no oracle: a client cannot
+//! choose the digests of the tokens it sends, the table's own hash has a random key, and to know a
+//! digest is not to know a token of 32 random bytes. The names are looked at only behind a known
+//! digest, so that nobody learns without one which names there are.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -26,7 +26,7 @@ use crate::proto::digits::{from_hex, hex};
 use crate::proto::turn::Name;
 use crate::text::misleads;
 
-/// SHA-256 of a token. Whoever has it has no token, yet no `Debug` needs to show it.
+/// SHA-256 of a token. It does not reveal the token, yet no `Debug` needs to show it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Digest([u8; 32]);
 
@@ -130,8 +130,7 @@ impl Tokens {
     /// empty lines do not count. Without a line nobody has a token.
     ///
     /// # Errors
-    /// One line: the number of the first line that is wrong, and what is wrong with it. No error
-    /// repeats what stands for a token.
+    /// One line: the number of the first invalid line, and its fault. No error repeats a token.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let mut tokens = Tokens::default();
         for (number, line) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {

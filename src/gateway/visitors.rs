@@ -53,7 +53,7 @@ const LOOP: &str = "this request has come through this gateway before (Via): its
 struct Arrival {
     listener: usize,
     from: IpAddr,
-    /// What it says of those before it is believed.
+    /// Its forwarding fields are trusted.
     trusted: bool,
     /// It came over TLS.
     secure: bool,
@@ -351,7 +351,7 @@ impl GatewayRole {
         }
     }
 
-    /// Whom a request is for, or what it is answered instead.
+    /// The device a request is for, or a response in its place.
     fn find_device<'r>(
         &self,
         request: &'r FramedRequest<'_>,
@@ -374,7 +374,7 @@ impl GatewayRole {
         if matches!(request.method, "GET" | "HEAD") && destination.as_ref().is_ok_and(is_health) {
             return Err(Asked::Health { allowed: true, to_head, keep });
         }
-        // Before a route is looked for: who has no token learns nothing of what there is.
+        // Before the routes: a client without a token must not learn which devices exist.
         let most = self.settings.limits.token_bytes_max;
         let shown = self.credentials.of_visitor(&request.fields, most);
         let said = arrival.trusted.then(|| ProxyClaims::read(&request.fields));
@@ -506,7 +506,7 @@ impl GatewayRole {
         is_preflight && table.frees_preflights(to) && self.origin(to, port, scheme).is_none()
     }
 
-    /// What is answered instead of a request that comes before its time. Here, so that one which is
+    /// The response to a request that exceeds its rate. Checked here, so that a request that is
     /// moved to the loop of its device counts once.
     fn too_many(
         &self,

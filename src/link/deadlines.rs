@@ -18,7 +18,7 @@ impl Patience {
     }
 }
 
-/// The deadline of a whole exchange: when it ends, and what it is called.
+/// The deadline of a whole exchange, and its name.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Whole {
     ends: Instant,
@@ -38,7 +38,7 @@ impl Whole {
         self.name
     }
 
-    /// What is left of it.
+    /// The remaining time.
     pub(crate) fn left(&self) -> Duration {
         self.ends.saturating_duration_since(Instant::now())
     }

@@ -40,7 +40,7 @@ pub struct DeviceLink<S: TimedStream + 'static = Stream> {
     waiting: Option<usize>,
     /// This side ends the link and has not taken leave yet: half-close, and read on for a moment.
     goaway: bool,
-    /// Whoever has it takes leave in its place.
+    /// Its owner does the closing handshake in its place.
     is_watched: bool,
 }
 
@@ -113,8 +113,8 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         }
     }
 
-    /// What ends it with a refusal leaves it open: whoever has it closes it gently, where that
-    /// [is due](Self::is_leaving).
+    /// A refusal that ends it leaves it open: its owner closes it gently, where that [is
+    /// due](Self::is_leaving).
     pub(crate) fn watched(self) -> Self {
         DeviceLink { is_watched: true, ..self }
     }
@@ -188,8 +188,8 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
     /// `Upgrade` field, and afterwards the stream is to be had with
     /// [`into_parts`](Self::into_parts).
     ///
-    /// What is left of the request's body is drained up to `drain_bytes_max`; where that will not
-    /// do, the response says `Connection: close` and the link ends.
+    /// The rest of the request's body is drained up to `drain_bytes_max`; if that is not enough,
+    /// the response says `Connection: close` and the link ends.
     ///
     /// # Errors
     /// No request waits (`is_usage()`), the response cannot be written as HTTP (the gateway got a
@@ -224,7 +224,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
 
     /// The stream, and the bytes that were read from it and not used: for a program that wants to
     /// speak something else on it (after a 101, say). A request's body that somebody still holds is
-    /// cut off; what it had not read yet is in the stream or among the bytes.
+    /// cut off; its unread part is in the stream or among the bytes.
     ///
     /// # Panics
     /// Never: the stream leaves a link in this way only.
@@ -271,8 +271,8 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         }
     }
 
-    /// Returns true if what was read of the next request begins as a heartbeat does: then the loop
-    /// reads it. Nothing is decided about the message here.
+    /// Returns true if the next request begins as a heartbeat does: then the loop reads it. Nothing
+    /// is decided about the message here.
     pub(crate) fn heartbeat_waits(&self) -> bool {
         self.line.lock().inbox.bytes().trim_ascii_start().starts_with(b"OPTIONS * ")
     }
@@ -288,7 +288,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         self.seen_heartbeat
     }
 
-    /// Reads a head; answers what is not one.
+    /// Reads a head; answers malformed ones.
     fn read_question(&mut self) -> Result<Option<Question>, Error> {
         let mut wire = self.line.lock();
         let silence = wire.limits.silence;
@@ -405,8 +405,8 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
             self.line.end_exchange();
             return Err(error);
         }
-        // The response's body may be the request's own: it is let go before what is left of that is
-        // looked at.
+        // The response's body may be the request's own: it is let go before the rest of that is
+        // drained.
         drop(body);
         self.line.end_exchange();
         if let Err(SendFault::Wire(error)) = sent {
@@ -431,7 +431,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
             return (wire.is_spoilt(), wire.expectation == Expectation::Waiting);
         }
         let mut left = wire.limits.drain_bytes_max;
-        // Whoever else holds the body may be reading it.
+        // Another holder of the body may be reading it.
         let drained = !self.line.is_held() && wire.drain_inbox(&mut left).unwrap_or(false);
         // After `Expect: 100-continue` and a final response the gateway may send the body or not:
         // there is no telling.
@@ -519,9 +519,9 @@ fn question(head: &FramedRequest<'_>) -> Result<Question, Refusal> {
     *request.headers_mut() =
         if head.fields.is_empty() { HeaderMap::new() } else { header_map(&head.fields, 400)? };
     request.headers_mut().remove(SAME_VISITOR); // between gateway and forwarder
-    request.headers_mut().remove(WAITING); // between gateway and whoever dials
-    // Of an absolute form: whoever looks at `Host` alone must not be told another host than whoever
-    // looks at the URL.
+    request.headers_mut().remove(WAITING); // between gateway and dialler
+    // Of an absolute form: code that reads `Host` alone must not see another host than code that
+    // reads the URL.
     if let Some(host) = host.filter(|_| !head.target.starts_with('/')) {
         let host = HeaderValue::from_str(host)
             .map_err(|_| Refusal::new(400, "the host is no value of a field"))?;

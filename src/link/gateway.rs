@@ -82,8 +82,7 @@ pub(crate) struct Owned<S> {
     pub(crate) waiting: usize,
     /// For everything, the response's body included.
     pub(crate) whole: Option<Whole>,
-    /// Where whoever cuts the connection from this side leaves why; that is then the exchange's
-    /// error.
+    /// The slot for the reason why this side cuts the connection; it is then the exchange's error.
     pub(crate) cut_error: CutError,
     /// Gets the stream back.
     pub(crate) done: Done<S>,
@@ -274,8 +273,8 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
     }
 
     /// The stream, and the bytes that were read from it and not used: for a program that wants to
-    /// speak something else on it. A response's body that somebody still holds is cut off; what it
-    /// had not read yet is in the stream or among the bytes.
+    /// speak something else on it. A response's body that is still held is cut off; its unread part
+    /// is in the stream or among the bytes.
     ///
     /// # Panics
     /// Never: the stream leaves a link in this way only.
@@ -364,7 +363,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
     }
 
     /// Writes the request. Where the device answers instead of taking it all: the response's head,
-    /// and what is left of the request.
+    /// and the rest of the request.
     fn send(
         &mut self,
         mut body: Body,
@@ -416,8 +415,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
     }
 }
 
-/// A final response's head, and what is left of the request where that was not written whole by
-/// then.
+/// A final response's head, and the rest of the request if it was not written whole by then.
 type Exchanged = (Answer, Option<Box<Upload>>);
 
 impl<S: TimedStream + 'static> std::fmt::Debug for GatewayLink<S> {
@@ -466,7 +464,7 @@ fn read_one_answer<S: TimedStream + 'static>(
     })
 }
 
-/// What is wrong with a 101, if anything is.
+/// The fault of a 101, if it has one.
 fn why_no_switch<S: TimedStream + 'static>(
     wire: &Wire<S>,
     response: &Response<()>,
@@ -538,7 +536,7 @@ fn answer(head: &ResponseHead<'_>, method: &Method) -> Result<Answer, Refusal> {
 }
 
 /// What lies in the socket before anybody asked: an end, or bytes that must not become the answer
-/// to what is asked now (T16).
+/// to the next request (T16).
 fn look_for_unasked<S: TimedStream + 'static>(wire: &mut Wire<S>) -> Result<(), Error> {
     if !wire.inbox.is_blank() {
         return refuse_unasked(wire);

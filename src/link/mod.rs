@@ -39,11 +39,11 @@
 
 // The order of files: each names only those above it.
 //
-// | file | what it has |
+// | file | contents |
 // |---|---|
 // | `deadlines.rs` | how long a step, and the whole exchange, may take |
 // | `inbox.rs` | bytes that were read and not used yet |
-// | `socket.rs` | what is asked of the socket under a stream |
+// | `socket.rs` | queries and options of the socket under a stream |
 // | `wire.rs` | the stream, its inbox, and why it may not carry another exchange |
 // | `line.rs` | the wire, shared by a link and the body of its exchange |
 // | `send.rs` | a message on its way out |

@@ -96,7 +96,7 @@ impl WriteBuffers {
         self.bulk.resize(BULK, 0);
         let room = promised.map_or(STEP, |left| left.min(STEP as u64) as usize);
         let n = read(body, &mut self.bulk[CHUNK_LINE_MAX..CHUNK_LINE_MAX + room])?;
-        // What is known to be the last piece goes out with the end behind it.
+        // A piece that is known to be the last goes out with the end behind it.
         let mut ended = n == 0 || body.length() == Some(0);
         if let Some(left) = promised {
             if n == 0 {

@@ -95,7 +95,8 @@ fn a_response_dropped_half_read_never_blocks() {
         ask(get(), b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", false);
     drop(response.unwrap());
     assert!(told.try_recv().unwrap().is_none());
-    // What is here already may be dropped without waiting, and then the stream is as good as new.
+    // Bytes that are here already may be dropped without waiting, and then the stream is as good as
+    // new.
     let (response, told, _b) = ask(
         get(),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",

@@ -94,8 +94,7 @@ pub fn offer<S: TimedStream + 'static>(
     let mut out = Vec::with_capacity(512);
     turn::write_offer(&mut out, plan)
         .map_err(|refusal| Error::usage(format!("writing an offer: {}", refusal.reason)))?;
-    // Between offer and turn the gateway answers: for what is read and what its errors say, this is
-    // a device's wire.
+    // Between offer and turn the gateway answers: in reads and errors, this is a device's wire.
     let mut wire = Wire::new(stream, Vec::new(), limits.clone(), Side::Device);
     wire.write_all(&out, &[]).map_err(|e| wire.write_failed("writing the offer", e))?;
     let judged = read_verdict(&mut wire, &plan.dialect.token)?;

@@ -1,8 +1,8 @@
 //! A request's body on its way out, in steps that never wait long, so that a response which begins
 //! meanwhile can be read meanwhile.
 //!
-//! A device that echoes stops reading when nobody reads what it writes. Whoever writes the whole
-//! request first and reads then would wait for it, and it for him, until a deadline. Over a
+//! A device that echoes stops reading when its output is not read. A gateway that wrote the whole
+//! request before reading would wait for it, and it for the gateway, until a deadline. Over a
 //! transport without deadlines ([`Untimed`](crate::stream::Untimed)) that still is so.
 
 use std::io;
@@ -105,7 +105,7 @@ impl Upload {
         Ok(head_left || !self.piece.is_empty())
     }
 
-    /// Writes some of what is ready.
+    /// Writes some of the piece that is ready.
     pub(super) fn write<S: TimedStream + 'static>(
         &mut self,
         wire: &mut Wire<S>,

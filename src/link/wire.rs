@@ -72,7 +72,7 @@ pub(super) enum HeadFault {
 }
 
 pub(super) struct Wire<S> {
-    /// `None` once somebody took it: whoever still holds a body of it is cut off.
+    /// `None` once it was taken: a body that is still held is cut off.
     stream: Option<S>,
     pub(super) inbox: Inbox,
     pub(super) limits: Arc<Limits>,
@@ -84,7 +84,7 @@ pub(super) struct Wire<S> {
     /// For all that is waited for.
     pub(super) whole: Option<Whole>,
     incoming: Option<Incoming>,
-    /// What is to be done about the peer's `Expect: 100-continue`.
+    /// The state of the peer's `Expect: 100-continue`.
     pub(super) expectation: Expectation,
     /// The peer may be sending what nobody will use: closing at once could cost it our last answer
     /// (a reset).
@@ -97,7 +97,7 @@ pub(super) struct Wire<S> {
     pub(super) offers_upgrade: bool,
 }
 
-/// What is to be done about `Expect: 100-continue` (RFC 9110 §10.1.1).
+/// The state of an `Expect: 100-continue` (RFC 9110 §10.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expectation {
     /// Nothing: it was not said, was met, or the body is whole.
@@ -335,7 +335,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         }
         if let Framing::Length(length) = framing {
             if length <= self.inbox.len() as u64 {
-                // Bounded by what is in memory already.
+                // Bounded by the inbox, which is in memory already.
                 let bytes = self.inbox.bytes()[..length as usize].to_vec();
                 self.inbox.consume(bytes.len());
                 self.body_ended();
@@ -432,7 +432,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         }
     }
 
-    /// Moves what is in the inbox through the decoder into `buf`.
+    /// Moves bytes from the inbox through the decoder into `buf`.
     pub(super) fn decode_into(
         &mut self,
         buf: &mut [u8],
@@ -518,7 +518,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         }
     }
 
-    /// Drops what is in the inbox of an abandoned body, at most `max` bytes. Whether the body is
+    /// Drops the inbox's bytes of an abandoned body, at most `max`. Returns true if the body is
     /// whole now.
     pub(super) fn drain_inbox(&mut self, max: &mut usize) -> Result<bool, Error> {
         let mut scratch = [0; 2048];

@@ -20,7 +20,7 @@ use crate::stream::TimedStream;
 /// closed it.
 pub(crate) type Done<S> = Box<dyn FnOnce(Result<(S, Vec<u8>), Option<CloseReason>>) + Send>;
 
-/// Where whoever cuts a connection in the middle of an exchange leaves the error of that exchange.
+/// The slot for the error of an exchange whose connection is cut from this side.
 pub(crate) type CutError = Arc<Mutex<Option<Error>>>;
 
 /// Calls a [`Done`] exactly once, whatever happens.
@@ -66,7 +66,7 @@ pub(super) struct WireBody<S: TimedStream + 'static> {
     remaining: Option<u64>,
     trailers: Option<HeaderMap>,
     settlement: Option<Settlement<S>>,
-    /// What is left of the request, where the response began before it was written whole.
+    /// The rest of the request, if the response began before it was written whole.
     upload: Option<Box<Upload>>,
 }
 
@@ -96,8 +96,7 @@ impl<S: TimedStream + 'static> WireBody<S> {
     }
 
     fn step(&mut self, line: &Line<S>, buf: &mut [u8]) -> Result<usize, Error> {
-        // Asked before and after waiting for the lock: whoever holds it may be ending this
-        // exchange.
+        // Checked before and after waiting for the lock: its holder may be ending this exchange.
         self.check_current(line)?;
         let mut wire = line.lock();
         self.check_current(line)?;
@@ -141,7 +140,7 @@ impl<S: TimedStream + 'static> WireBody<S> {
             match looked {
                 Ok(Step::End) => return wire.eof_in_body().map(|()| 0),
                 Ok(Step::Moved | Step::Nothing) => {}
-                // The device takes no more, yet what it answers may be whole.
+                // The device takes no more, yet its answer may be whole.
                 Err(SendFault::Wire(_)) => return wire.read_body(buf, &mut self.trailers),
                 Err(SendFault::Body(error)) => {
                     wire.abort(Framing::Chunked);

@@ -1,4 +1,4 @@
-//! What was seen of one exchange.
+//! The observations of one exchange.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::observe::records::{Detail, ExchangeRecord};
 
-/// What was seen of one exchange.
+/// The observations of one exchange.
 pub(super) struct Exchanged {
     /// Its device's row and that row's generation; `None`: no such device was ever here.
     pub(super) device: Option<(usize, u64)>,

@@ -14,13 +14,13 @@
 //! # Order of files
 //! Each names only those above it.
 //!
-//! | file | what it has |
+//! | file | contents |
 //! |---|---|
-//! | `texts.rs` | texts of peers, cut to what is remembered |
+//! | `texts.rs` | texts of peers, cut to a bounded length |
 //! | `histogram.rs` | counts of durations by their size |
 //! | `records.rs` | a record of each request, for an access log |
-//! | `exchanged.rs` | what was seen of one exchange |
-//! | `row.rs` | what is known of one device name |
+//! | `exchanged.rs` | the observations of one exchange |
+//! | `row.rs` | the counters and history of one device name |
 //! | `table.rs` | the rows of all names, in bounded memory |
 //! | `observed.rs` | an exchange that is watched until it is dropped |
 //! | `observer.rs` | the handle of a gateway's loop |

@@ -81,7 +81,7 @@ impl Observed {
         }
     }
 
-    /// What it is, while it is in progress: method, path, age.
+    /// Method, path and age of an exchange in progress.
     pub(crate) fn in_progress(&self, now: Instant) -> Option<Asked> {
         let exchange = &self.0.as_ref()?.exchange;
         let age = now.saturating_duration_since(exchange.began);

@@ -1,4 +1,4 @@
-//! The handle of a gateway's loop: what it reports.
+//! The handle with which a gateway's loop reports.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -48,7 +48,7 @@ impl Observer {
         self.0.as_ref().map(|shared| shared.table.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Other bounds; what is beyond them goes when something changes.
+    /// Sets other bounds; entries beyond them go with the next change.
     pub(crate) fn set_bounds(&self, limits: &Limits) {
         if let Some(mut table) = self.table() {
             table.set_bounds(Bounds::of(limits));
@@ -133,7 +133,7 @@ impl Observer {
         }
     }
 
-    /// What is counted of records.
+    /// The counters of records.
     pub(crate) fn taken_by_records(&self) -> Taken {
         self.0.as_ref().map(|shared| shared.records.clone()).unwrap_or_default()
     }

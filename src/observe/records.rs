@@ -1,8 +1,8 @@
 //! Records of requests that are over, for an access log, on their way to their reader.
 //!
-//! They wait in a queue that has a bound in number and in bytes, so that a reader who hangs costs
-//! lines and neither requests nor memory. Both what waits and what is kept of requests in progress
-//! counts as memory of the gateway.
+//! They wait in a queue that has a bound in number and in bytes, so that a reader that hangs costs
+//! lines and neither requests nor memory. Queued records and those of requests in progress count as
+//! memory of the gateway.
 
 use std::mem::size_of;
 use std::net::IpAddr;
@@ -63,7 +63,7 @@ pub struct ExchangeRecord {
     pub user_agent: Option<String>,
     /// Its `X-Request-Id`, a trusted proxy's or made here, as the device got it.
     pub request_id: Option<String>,
-    /// What it was answered; 0: nothing.
+    /// The status of the answer; 0: none was sent.
     pub status: u16,
     /// Bytes of its body, and of a tunnel to the device.
     pub to_device: u64,
@@ -95,7 +95,7 @@ impl ExchangeRecord {
     }
 }
 
-/// What is to be seen of a request's head.
+/// The parts of a request's head that are recorded.
 pub(crate) struct Seen<'h> {
     /// Empty: its first line could not be read, and what came of that is in `target`.
     pub(crate) method: &'h str,
@@ -137,7 +137,7 @@ impl<'h> Seen<'h> {
     }
 }
 
-/// What is kept of a request in progress for its record.
+/// The record of a request in progress.
 pub(crate) struct Detail {
     pub(crate) record: ExchangeRecord,
     _charge: Charge,
@@ -182,7 +182,7 @@ impl Detail {
     }
 }
 
-/// What is counted of records, for whoever looks at it without the table; clones share it.
+/// The counters of records, readable without the table's lock; clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Taken {
     in_progress: Arc<AtomicUsize>,
@@ -191,7 +191,7 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    /// Bytes of memory of those that wait, and of what is kept of requests in progress.
+    /// Bytes of memory of queued records, and of those of requests in progress.
     pub(crate) fn bytes(&self) -> usize {
         self.waiting.load(Relaxed) + self.in_progress.load(Relaxed)
     }
@@ -205,7 +205,7 @@ impl Taken {
 /// Where records are sent.
 struct Reader {
     to: Sender<Charged<ExchangeRecord>>,
-    /// Is gone with the last one who could read them.
+    /// Dropped with the last reader.
     readers: Weak<()>,
     /// How many were lost since the last one that was not.
     missed: u64,
@@ -233,7 +233,7 @@ impl Records {
         self.reader.is_some()
     }
 
-    /// What is kept of a request, where somebody reads records.
+    /// Begins a record, if records are read.
     pub(crate) fn begin(
         &self,
         device: &str,
@@ -243,7 +243,7 @@ impl Records {
         self.are_read().then(|| Detail::of(device, seen, visit, &self.taken.in_progress))
     }
 
-    /// Nobody is waited for who does not read.
+    /// Queues a record; never waits for a reader.
     pub(crate) fn tell(&mut self, record: ExchangeRecord) {
         let Some(Reader { to, readers, missed }) = &mut self.reader else { return };
         if readers.strong_count() == 0 {
@@ -329,7 +329,7 @@ mod tests {
         records.tell(detail.record.clone());
         records.tell(detail.record.clone());
         assert_eq!(taken.lost(), 8);
-        // With whoever read them goes what waited.
+        // Queued records go with their reader.
         drop(from);
         records.tell(detail.record.clone());
         assert!(!records.are_read());

@@ -120,7 +120,7 @@ impl Counts {
     }
 }
 
-/// What is known of all exchanges.
+/// Counters and histograms of all exchanges.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) counts: Counts,
@@ -130,7 +130,7 @@ pub(crate) struct Totals {
     pub(crate) first_byte: Fixed,
 }
 
-/// What is known of one device name.
+/// The counters and history of one device name.
 pub(crate) struct Row {
     pub(crate) name: Arc<str>,
     pub(super) generation: u64,

@@ -113,7 +113,7 @@ impl Table {
         (self.rows[from..end].iter().filter_map(Option::as_deref), next)
     }
 
-    /// Changes a row, and counts what it takes; whether memory is tight is told.
+    /// Changes a row, and counts its memory; `change` is told whether memory is tight.
     fn update<T>(&mut self, at: usize, change: impl FnOnce(&mut Row, bool) -> T) -> Option<T> {
         let bytes = self.bytes.load(Relaxed);
         let is_tight = bytes >= self.bytes_max;

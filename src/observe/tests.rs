@@ -1,4 +1,4 @@
-//! What is counted, remembered and forgotten.
+//! Counting, remembering and forgetting.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -74,7 +74,7 @@ fn of_names_that_are_away_the_longest_away_is_forgotten_first() {
     drop(orphan); // its row is another's now
     assert_eq!(observer.table().unwrap().get("d").unwrap().counts.requests, 0);
     up(&observer, "a");
-    up(&observer, "e"); // nobody is away: the registry bounds those who are connected
+    up(&observer, "e"); // nobody is away: the registry bounds the connected names
     let mut table = observer.table().unwrap();
     assert_eq!(table.rows(0, 100, Instant::now()).0.count(), 4);
     assert_eq!(table.get("a").unwrap().ups, 2);

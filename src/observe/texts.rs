@@ -1,4 +1,4 @@
-//! Texts of peers, as far as they are remembered.
+//! Texts of peers, cut to a bounded length.
 
 use std::borrow::Cow;
 

@@ -4,7 +4,7 @@ use crate::error::Refusal;
 use crate::proto::authority::{Authority, authority};
 use crate::proto::head::begins;
 
-/// The scheme's port, the authority, and what is behind it, of a text that is an http or https URL.
+/// The scheme's port, the authority, and the rest, of a text that is an http or https URL.
 ///
 /// # Errors
 /// Its authority is invalid.
@@ -19,7 +19,7 @@ pub(crate) fn absolute_form(text: &str) -> Result<Option<(u16, Authority<'_>, &s
     Ok(Some((scheme_port, named, path)))
 }
 
-/// What stands behind `//`: the authority, and what is behind that.
+/// Splits the text behind `//` into the authority and the rest.
 ///
 /// # Errors
 /// The authority is invalid.

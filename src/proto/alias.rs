@@ -43,10 +43,10 @@ pub struct Alias {
     prefix: String,
     /// The device took some of that; so a path alone lacks it, too.
     is_stripped: bool,
-    /// Its cookies are for what is below the prefix, whatever they ask for: what stands beside it
-    /// is somebody else's.
+    /// Its cookies are scoped to paths below the prefix, whatever they ask for: other paths are
+    /// another device's.
     is_confined: bool,
-    /// Visitors asked for the prefix itself. What is relative to that stands beside it.
+    /// Visitors asked for the prefix itself. Relative references then resolve beside it.
     is_bare: bool,
     /// The port that the server listens on, which it may add to the name that it is told.
     port: Option<u16>,
@@ -248,7 +248,7 @@ impl Alias {
                 }
             }
         }
-        // The default is the folder of what was asked for (RFC 6265 §5.1.4).
+        // The default is the folder of the requested path (RFC 6265 §5.1.4).
         if self.is_confined && self.is_bare && !has_path {
             changed = true;
             seen.extend_from_slice(b"; Path=");
@@ -561,8 +561,8 @@ mod tests {
         }
     }
 
-    /// What is relative to /lamp itself stands beside it: a URL, and the path of a cookie that names
-    /// none that browsers take.
+    /// A reference relative to /lamp itself resolves beside it: a URL, and the path of a cookie
+    /// that names none that browsers take.
     #[test]
     fn what_is_relative_to_the_prefix_itself_is_put_below_it() {
         let route = |bare| Alias::of_route("gw.example", "/lamp".to_owned(), bare);
@@ -591,7 +591,7 @@ mod tests {
         }
     }
 
-    /// Browsers ignore such a path, and would take the folder of what was asked for.
+    /// Browsers ignore such a path, and would take the folder of the requested path.
     #[test]
     fn a_cookies_path_that_browsers_ignore_is_none() {
         let bare = Alias::of_route("gw.example", "/lamp".to_owned(), true);

@@ -19,7 +19,7 @@ pub(crate) struct Authority<'a> {
 /// Reads `host[:port]`: a DNS name or IPv4 address of letters, digits, `-`, `.` and `_`, or an IPv6
 /// address in brackets. Narrower than RFC 3986 (`reg-name` may have `,` and `%`): what no host has
 /// is what confuses the next parser (T11). An empty port is the default port (RFC 3986 §3.2.3), and
-/// its colon is left out of what is forwarded.
+/// its colon is not forwarded.
 ///
 /// # Errors
 /// 400: empty, userinfo, white space, a list, a bad port, an empty label.

@@ -350,7 +350,7 @@ impl Decoder {
     }
 
     /// Takes from the front of `input`: how many bytes were consumed (the piece's own bytes
-    /// included), and the piece. With `Data` or `End` there may be more in what is left of `input`;
+    /// included), and the piece. With `Data` or `End` there may be more in the rest of `input`;
     /// after `More` every byte of `input` was consumed (the decoder keeps its own state across
     /// chunk lines; it needs no bytes back). After `End`, always `(0, End)`.
     ///

@@ -25,7 +25,7 @@ pub struct Dialect {
     pub token: Cow<'static, str>,
     /// The one method of an offer; `None`: any (our own offers use POST).
     pub method: Option<Cow<'static, str>>,
-    /// How the offer names what it registers.
+    /// How the offer carries the device's name.
     pub naming: Naming,
     /// The offer lists in `ALPN` what may be spoken behind the turn, `http/1.1` (written
     /// `http%2F1.1`) among it.
@@ -34,7 +34,7 @@ pub struct Dialect {
     pub answer_fields: Vec<(Cow<'static, str>, Cow<'static, str>)>,
 }
 
-/// How an offer names what it registers.
+/// How an offer carries the device's name.
 ///
 /// ```
 /// use reverse_http::proto::dialect::{Dialect, Naming};

@@ -15,8 +15,8 @@ use crate::proto::head_writer::{push_field, write_field};
 const EDITS_MAX: usize = 64;
 const BYTES_MAX: usize = 8 * 1024;
 
-/// Fields of a message that an operator sets or removes. What is set replaces every field of its
-/// name; it goes behind the fields that came.
+/// Fields of a message that an operator sets or removes. A field that is set replaces every field
+/// of its name; it goes behind the message's own fields.
 ///
 /// ```
 /// use reverse_http::proto::edits::FieldEdits;
@@ -102,13 +102,13 @@ impl FieldEdits {
         set.chain(&self.removed).any(|edited| same_name(edited, name))
     }
 
-    /// Drops trailers of these names: what is set or removed in a head comes in no other part of its
-    /// message.
+    /// Drops trailers of these names: a field that is set or removed in a head must not come in
+    /// another part of its message.
     pub(crate) fn drop_trailers(&self, body: &mut Decoder) {
         body.retain_trailers(|name| !self.covers(name));
     }
 
-    /// Appends what is set.
+    /// Appends the fields that are set.
     pub(crate) fn push(&self, out: &mut Vec<u8>) {
         self.set.iter().for_each(|(name, value)| push_field(out, name, value.as_bytes()));
     }

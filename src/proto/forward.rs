@@ -1,9 +1,9 @@
 //! What a relay changes in a head on its way: hop-by-hop fields, `Via`, forwarding fields, target
 //! and `Host`.
 //!
-//! Everything else keeps its bytes, its spelling and its order. What is understood once is written
-//! anew and nothing else of its kind goes on: framing, `Host`, target, the forwarding fields. So
-//! the next parser has nothing left to read differently (T1, T11, T12).
+//! Everything else keeps its bytes, its spelling and its order. Fields that are interpreted are
+//! written anew, and no other of their kind goes on: framing, `Host`, target, the forwarding
+//! fields. So the next parser has nothing left to read differently (T1, T11, T12).
 use std::borrow::Cow;
 
 use crate::error::Refusal;
@@ -189,7 +189,7 @@ fn request_lines(
     end_head(out, head.minor, rules.via)
 }
 
-/// Appends a field that goes on, as who is asked has to see it.
+/// Appends a field that goes on, in the form that the next hop has to see.
 fn push_forwarded(out: &mut Vec<u8>, field: &Field<'_>, rules: &RequestRules<'_>) {
     if let Some(name) = rules.own_cookie.filter(|_| same_name(field.name, "cookie")) {
         let cookies = cookies_without(name, field.value);
@@ -228,7 +228,7 @@ fn sets_cookie(field: &Field<'_>, name: &str) -> bool {
 }
 
 /// Returns true if `Via` names this pseudonym (RFC 9110 §7.6.3): each member has a protocol, then
-/// who received it.
+/// the name of the receiver.
 #[must_use]
 pub fn came_through(fields: &Fields<'_>, pseudonym: &str) -> bool {
     fields.list("via").any(|member| was_received_by(member, pseudonym))
@@ -576,11 +576,10 @@ pub fn destination<'a>(head: &FramedRequest<'a>) -> Result<Destination<'a>, Refu
 }
 
 /// The target of a request in origin form (or `*` with OPTIONS), whatever host an absolute form
-/// names: for whoever has but one place to forward to, and does not let a request choose another
-/// (T25).
+/// names: for a proxy with a single upstream, where no request may choose another (T25).
 ///
 /// # Errors
-/// As [`destination`], but for what it says of `Host`.
+/// As [`destination`], except for `Host`.
 pub fn origin_form<'a>(head: &FramedRequest<'a>) -> Result<&'a str, Refusal> {
     split_target(head).map(|(_, target)| target)
 }

@@ -70,7 +70,7 @@ impl std::str::FromStr for Network {
     ///
     /// # Errors
     /// It is neither; the prefix is longer than the address; bits are set behind the prefix
-    /// (`10.0.0.1/8`), where nobody can tell what was meant.
+    /// (`10.0.0.1/8`), which is ambiguous.
     fn from_str(text: &str) -> Result<Self, Refusal> {
         let wrong = || {
             Refusal::new(
@@ -187,8 +187,8 @@ impl Forwarded<'_> {
         Ok(())
     }
 
-    /// What this hop knows (RFC 7239 §4): who asked us, in which way. Our own address and all ports
-    /// are nobody's business.
+    /// The knowledge of this hop (RFC 7239 §4): the client's address, host and scheme. Our own
+    /// address and all ports stay private.
     fn own_element(&self, peer: Option<IpAddr>) -> String {
         let mut element = String::new();
         push_pair(&mut element, "for", &peer.map_or_else(|| UNKNOWN.to_owned(), node));
@@ -253,8 +253,8 @@ pub struct ProxyClaims<'a> {
 }
 
 impl<'a> ProxyClaims<'a> {
-    /// Reads the forwarding fields of a request that came from a trusted proxy. What is malformed
-    /// is left out, and the request is served.
+    /// Reads the forwarding fields of a request that came from a trusted proxy. Malformed parts are
+    /// left out, and the request is served.
     ///
     /// - `X-Forwarded-For`, all its lines: addresses, or `unknown`; a port is left out. What stands
     ///   before a malformed member goes with it.
@@ -337,8 +337,7 @@ fn port(digits: &str) -> Option<u16> {
     digits.parse().ok().filter(|port: &u16| *port > 0 && port.to_string() == digits)
 }
 
-/// A proxy's prefix ends up in links and redirects: only what is no more than a path, and one path,
-/// is taken.
+/// A proxy's prefix ends up in links and redirects: only a single plain path is taken.
 pub(crate) fn outer_prefix(text: &str) -> Option<&str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+;=:@%".contains(&byte);
     path_prefix(text).ok().filter(|prefix| prefix.bytes().all(plain))
@@ -449,8 +448,8 @@ fn elements(fields: &Fields<'_>) -> String {
     for line in fields.all("forwarded") {
         match line_of_elements(line) {
             Some(elements) => known.extend(elements),
-            // RFC 7239 §6.2: somebody was there, and it is not known who. Left out, whoever wrote
-            // it would look like the proxy itself.
+            // RFC 7239 §6.2: an unknown client. Left out, the proxy that wrote it would look like
+            // the client.
             None => known = vec![format!("for={UNKNOWN}")],
         }
     }

@@ -245,8 +245,8 @@ pub struct RequestHead<'a> {
     pub minor: u8,
     /// The fields.
     pub fields: Fields<'a>,
-    /// Bytes of the head, from the first of what was given (a skipped empty line included) to the
-    /// end of its empty line.
+    /// Bytes of the head, from the first given byte (a skipped empty line included) to the end of
+    /// its empty line.
     pub len: usize,
 }
 
@@ -276,7 +276,7 @@ pub struct ResponseHead<'a> {
     pub len: usize,
 }
 
-/// What is being read, and so which status refuses it.
+/// The kind of head, which decides the status that refuses it.
 #[derive(Clone, Copy)]
 pub(crate) enum Part {
     /// The head of a request: 400 and 431.
@@ -446,7 +446,7 @@ pub(crate) fn event_response<'a>(
 ) -> Result<Option<ResponseHead<'a>>, Refusal> {
     const EVENT: &[u8] = b"EVENT/1.0";
     if bytes.starts_with(EVENT) {
-        let shift = EVENT.len() - VERSION_LEN; // so that what is behind the version stands where it does in HTTP
+        let shift = EVENT.len() - VERSION_LEN; // so that the rest behind the version stands where it does in HTTP
         let read = response_of(&bytes[shift..], limits, ends, |_, _| Ok(Some(1)))?;
         return Ok(read.map(|head| ResponseHead { len: head.len + shift, ..head }));
     }
@@ -593,8 +593,8 @@ pub(crate) fn section<'a>(
 ) -> Result<Option<(Fields<'a>, usize)>, Refusal> {
     let (lines, end) = lines(bytes, fields_max, ends, part)?;
     let Some(end) = end else {
-        // Not whole: read what is here all the same, so that what is wrong is refused now and not
-        // at the deadline.
+        // Not whole: parse the part that is here all the same, so that a fault is refused now and
+        // not at the deadline.
         let mut fields = vec![httparse::EMPTY_HEADER; lines + 1];
         return match httparse::parse_headers(bytes, &mut fields) {
             Ok(httparse::Status::Partial) => Ok(None),
@@ -719,8 +719,8 @@ pub fn foreign_protocol(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Says what came, where that is known: whoever reads the log should not have to guess that TLS was
-/// spoken on a plain port.
+/// Names a foreign protocol, if it is recognised: a reader of the log should not have to guess that
+/// TLS was spoken on a plain port.
 #[cold]
 fn name_foreign(bytes: &[u8], refusal: Refusal) -> Refusal {
     match foreign_protocol(bytes) {
@@ -745,9 +745,9 @@ pub(crate) fn coding<'a>(fields: &Fields<'a>) -> Option<&'a [u8]> {
 }
 
 /// Returns true if a field of this name and value is part of a login that belongs to its connection
-/// and not to its request: NTLM, and what is negotiated with it (RFC 4559). Whoever speaks next on
-/// such a connection speaks as that user, so it is nobody else's. Judged as HAProxy does, by how a
-/// scheme begins; a word too many in a list costs a connection and harms nobody.
+/// and not to its request: NTLM, and negotiation with it (RFC 4559). The next request on such a
+/// connection is made as that user, so no other visitor may get it. Judged as HAProxy does, by how
+/// a scheme begins; a word too many in a list costs a connection and harms nobody.
 pub(crate) fn is_bound_login(name: &str, value: &[u8]) -> bool {
     const SCHEMES: [&[u8]; 4] = [b"ntlm", b"nego", b"kerberos", b"credssp"];
     let is = |other: &str| same_name(name, other);

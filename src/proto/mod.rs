@@ -6,7 +6,7 @@
 
 // The order of files: each names only those above it.
 //
-// | file | what it has |
+// | file | contents |
 // |---|---|
 // | `digits.rs` | decimal and hexadecimal digits, percent-encoding |
 // | `head.rs` | request and response heads: start line and fields |
@@ -31,7 +31,7 @@
 // | `prefixes.rs` | which of several path prefixes fits best |
 // | `absolute.rs` | targets in absolute form |
 // | `alias.rs` | paths and locations of a server behind a prefix |
-// | `peer.rs` | what gateways tell one another in fields |
+// | `peer.rs` | the fields between gateways |
 // | `forward.rs` | heads rewritten for the next hop |
 // | `heartbeat.rs` | `OPTIONS *`, asked and answered |
 // | `tcp.rs` | CONNECT for TCP targets |

@@ -42,8 +42,8 @@ impl<'a> Named<'a> {
 }
 
 /// End-to-end fields that `Connection` may not remove (RFC 9110 §7.6.1: an option never names a
-/// field meant for all recipients). A visitor who could strip these would reach the device as
-/// somebody else, or past its cache and its checks (T12).
+/// field meant for all recipients). A visitor that could strip these would reach the device under
+/// another identity, or past its cache and its checks (T12).
 fn survives(name: &str) -> bool {
     const END_TO_END: [&str; 17] = [
         "authorization",

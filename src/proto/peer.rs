@@ -3,9 +3,9 @@
 //!
 //! ```text
 //! GET /status HTTP/1.1                     as the device gets it: target, Host, X-Forwarded-*, X-Request-Id
-//! PTTH-Peer-Secret: ...                    who may ask here
+//! PTTH-Peer-Secret: ...                    the shared secret
 //! PTTH-Peer-Device: lamp                   the device
-//! PTTH-Peer-Visitor: 203.0.113.7           who asks
+//! PTTH-Peer-Visitor: 203.0.113.7           the visitor
 //! PTTH-Peer-Waits: link=5000, first-byte=60000, body-silence=60000      milliseconds
 //! ```
 //! The response is the device's, with `PTTH-Peer-Served: 1`, by which the other side knows that it

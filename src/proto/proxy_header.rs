@@ -1,7 +1,7 @@
 //! The PROXY protocol, versions 1 and 2: what a TCP balancer sends before the bytes of a connection,
 //! so that the server learns whose they are (<https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>).
 //!
-//! The grammar is the crate `proxy-header`'s. What is stricter here: a line of version 1 is no
+//! The grammar is the crate `proxy-header`'s. This reader is stricter: a line of version 1 is no
 //! longer than the protocol's 107 bytes and has nothing but what the protocol names, a header of
 //! version 2 has a bound, and both are refused at the first byte that no header begins with.
 

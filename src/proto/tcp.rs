@@ -11,8 +11,8 @@ use crate::proto::head_writer::{write_field, write_request_line, write_status_li
 pub const TOKEN: &str = "ptth-tcp/1";
 
 /// The name of the target that a request asks for, as its path has it: `GET /ssh` with `Upgrade:
-/// ptth-tcp/1`. `None`: it asks for none, and means what it means without this protocol. Whether the
-/// upgrade may be honoured at all is not decided here.
+/// ptth-tcp/1`. `None`: it asks for none, and is an ordinary request. Whether the upgrade may be
+/// honoured at all is not decided here.
 ///
 /// ```
 /// use reverse_http::proto::{framed::FramedRequest, head, head::LineEnds, tcp};

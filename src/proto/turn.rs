@@ -5,8 +5,8 @@
 //!   device   write_offer ──► decide   gateway
 //!            check       ◄── write_switch
 //! ```
-//! Nothing here knows who may register what, nor whether there is room: the gateway settles that
-//! between `decide` and `write_switch`, since behind the 101 there is no way to refuse.
+//! Nothing here checks the right to a name, nor room for it: the gateway settles that between
+//! `decide` and `write_switch`, since behind the 101 there is no way to refuse.
 use std::borrow::Cow;
 use std::fmt;
 
@@ -34,7 +34,7 @@ pub(crate) const LAST: &str = "PTTH-Last";
 pub(crate) const MARK: (&str, &str) = ("Proxy-Status", "ptth");
 
 /// Returns true if a gateway of ours gave this answer: the first member of `Proxy-Status` is that
-/// of who is nearest to the origin.
+/// of the intermediary nearest to the origin.
 #[must_use]
 pub fn is_marked(fields: &Fields<'_>) -> bool {
     let first = fields.all(MARK.0).next().unwrap_or_default();
@@ -725,7 +725,7 @@ fn write_post_lines(
     }
     if let Some(accept) = &plan.accept {
         write_field(out, "Accept", accept.as_bytes())?;
-        write_field(out, "Accept-Encoding", b"identity")?; // without it a middlebox may compress what it likes (RFC 9110 §12.5.3)
+        write_field(out, "Accept-Encoding", b"identity")?; // without it a middlebox may compress the response (RFC 9110 §12.5.3)
     }
     if let Some(session) = plan.session {
         write_field(out, "PTTH-Session", hex(&session).as_bytes())?;

@@ -25,7 +25,7 @@ pub enum Verdict {
     /// The connection is turned. `warning`: something tolerated (missing `Connection`, other
     /// version).
     Turned {
-        /// What was tolerated.
+        /// A tolerated fault of the answer.
         warning: Option<&'static str>,
     },
     /// A 1xx before the final answer: read on.

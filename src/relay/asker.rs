@@ -5,13 +5,13 @@ use std::time::Instant;
 use crate::engine::connections::Id;
 
 pub(super) enum Asker {
-    /// Whoever sent the request on the downstream connection.
+    /// The client on the downstream connection.
     Client(Client),
     /// The loop itself: any response is a sign of life.
     Probe,
-    /// Nobody: the client is gone, and what little is left of the response is drained to save the
-    /// upstream connection. `looked`: when callers were last looked for who want that connection;
-    /// `None`: they are never.
+    /// Nobody: the client is gone, and a short rest of the response is drained to save the upstream
+    /// connection. `looked`: the last check for callers that want that connection; `None`: that is
+    /// not checked.
     Gone { looked: Option<Instant> },
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Client {
     pub(super) minor: u8,
     /// Another request may follow on its connection.
     pub(super) keeps: bool,
-    /// It reads no more, yet what it sent may be a whole request.
+    /// It reads no more, yet its request may be whole.
     pub(super) is_deaf: bool,
     pub(super) sending: Sending,
 }

@@ -17,7 +17,7 @@ pub(super) struct Clocks {
     /// Instead of all other deadlines: of a heartbeat, or of a small rest that is drained for
     /// nobody.
     pub(super) whole_within: Option<Wait>,
-    /// Its gateway or device stops: what is half ended is not waited for.
+    /// Its gateway or device stops: a half-ended exchange is not waited for.
     pub(super) is_hurried: bool,
 }
 
@@ -71,7 +71,7 @@ impl Window {
     }
 }
 
-/// What is left of a time that began then.
+/// The rest of a time that began then.
 pub(super) fn left(from: Instant, time: Duration, now: Instant) -> Duration {
     time.saturating_sub(now.saturating_duration_since(from))
 }

@@ -25,7 +25,7 @@ use crate::relay::tunnel::Tunnel;
 /// a few fast ones move large pieces, thousands of slow ones keep little.
 const READ_BUDGET: usize = 16 * 1024 * 1024;
 
-/// Each exchange may read this much however little memory is left, so that what is in progress goes
+/// Each exchange may read this much however little memory is left, so that exchanges in progress go
 /// on.
 const READ_LEAST: usize = 4 * 1024;
 
@@ -67,8 +67,8 @@ pub(crate) fn attach_with<R: Relaying>(
 }
 
 /// Gives an exchange the connection whose POST brings its response. `decoder`: of the POST's body;
-/// `first`: what was taken out of it already, from the final response's first byte on, its whole
-/// head included.
+/// `first`: the bytes that were taken out of it already, from the final response's first byte on,
+/// its whole head included.
 pub(crate) fn attach_enclosed<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -227,7 +227,7 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, rul
     [downstream, upstream].into_iter().flatten().for_each(|id| cx.tally(id)); // a step of one moves bytes to the other
     let now = cx.now();
     if let Some(id) = downstream.filter(|_| exchange.is_waiting()) {
-        // It waits for a connection. The role has set that deadline, unless who asked is gone.
+        // It waits for a connection. The role has set that deadline, unless the client is gone.
         exchange.note_progress(cx);
         if let Some(left) = exchange.time_without_asker(cx.get_mut(id), now, rules) {
             let at = cx.after(left);
@@ -252,7 +252,7 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, rul
         None if awaits_rest => {
             exchange.clocks.restart_within(Wait::abandoned(&rules.limits), now);
         }
-        // What is left is the response, which its client may take at its own pace.
+        // Only the response is left, which the client may take at its own pace.
         Some(_) if !awaits_rest && downstream.is_some() => exchange.clocks.go_on(now),
         _ => {}
     }

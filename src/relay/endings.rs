@@ -64,7 +64,7 @@ pub(crate) fn abort<R: Relaying>(
         let _ = connection.flush(); // as below
     }
     if let Some(downstream) = exchange.downstream() {
-        let _ = cx.get_mut(downstream).map(Connection::flush); // what was read of the answer goes out before its cut is seen
+        let _ = cx.get_mut(downstream).map(Connection::flush); // the bytes of the answer go out before its cut is seen
         // A plain end would look like the end of the body.
         let reset = exchange.ends_with_connection() || cuts_downstream;
         role.downstream_gone(cx, downstream, &why, reset);
@@ -221,8 +221,7 @@ fn client_left<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: K
     drains
 }
 
-/// Returns true if what is left of a response is read for nobody, so that its link can be used
-/// again.
+/// Returns true if the rest of a response is read for nobody, so that its link can be used again.
 fn is_worth_draining<T>(exchange: &Exchange, cx: &Connections<T>, limits: &Limits) -> bool {
     let is_sent =
         exchange.upstream().and_then(|link| cx.get(link)).is_some_and(|link| link.pending() == 0);

@@ -49,7 +49,7 @@ pub(crate) struct Exchange {
     /// The upstream side reads each request to its end, whatever it has answered: a device of this
     /// crate. Other servers may take the rest of a body for their next request.
     pub(super) upstream_reads_on: bool,
-    /// What is different while another gateway is asked, and how often one was in vain.
+    /// The state of a hop to another gateway, and the number of vain ones.
     pub(super) hop: Hop,
     /// Reports to the operator of the gateway, when it is dropped.
     pub(crate) observed: Observed,
@@ -62,7 +62,7 @@ pub(super) struct Hop {
     pub(super) first_byte: Option<Wait>,
     /// Gateways that did not have the device.
     pub(super) misses: u8,
-    /// The last one was one of them: what it knows of the device.
+    /// The latest of them, if it was the last to be asked: its hint about the device.
     pub(super) missed: Option<Miss>,
     /// The other gateway was told that the client has ended its direction.
     pub(super) is_ended: bool,
@@ -93,8 +93,8 @@ impl Exchange {
         self.request.edits = edits;
     }
 
-    /// A request of the loop's own, without a body and with nobody who wants the response: a
-    /// heartbeat. Its response has to be whole within `deadline`; any will do.
+    /// A request of the loop's own, without a body and with no client: a heartbeat. Its response
+    /// has to be whole within `deadline`; any will do.
     pub(crate) fn heartbeat(
         head: Vec<u8>,
         deadline: Duration,
@@ -132,7 +132,7 @@ impl Exchange {
         self.phase.link()
     }
 
-    /// Says whether who is asked next reads each request to its end, whatever it has answered.
+    /// Sets whether the next upstream reads each request to its end, whatever it has answered.
     pub(crate) fn upstream_reads_on(&mut self, reads_on: bool) {
         self.upstream_reads_on = reads_on;
     }
@@ -145,10 +145,10 @@ impl Exchange {
         if first_byte.is_bounded() {
             self.waits.first_byte.time = first_byte.time + self.waits.link.time + grace;
         }
-        self.upstream_reads_on = true; // it drains what it does not want, or says that it closes
+        self.upstream_reads_on = true; // it drains an unwanted rest, or says that it closes
     }
 
-    /// Whoever is asked next is asked here.
+    /// The next upstream is one of this gateway.
     pub(super) fn ends_hop(&mut self) {
         if let Some(first_byte) = self.hop.first_byte.take() {
             self.waits.first_byte = first_byte;
@@ -258,7 +258,7 @@ impl Exchange {
         self.asker.has_ended()
     }
 
-    /// Its gateway or device stops: what is half ended is not waited for any longer.
+    /// Its gateway or device stops: a half-ended exchange is not waited for any longer.
     pub(crate) fn hurry(&mut self) {
         self.clocks.is_hurried = true;
     }
@@ -283,8 +283,8 @@ impl Exchange {
         self.request.retry == Retry::Spent
     }
 
-    /// Returns true if the request is part of a login that belongs to the connection: who answers
-    /// it serves this visitor alone.
+    /// Returns true if the request is part of a login that belongs to the connection: its upstream
+    /// serves this visitor alone.
     pub(crate) fn is_bound(&self) -> bool {
         self.request.is_bound
     }
@@ -300,8 +300,8 @@ impl Exchange {
         self.request.same_visitor.as_deref()
     }
 
-    /// Returns true if nothing of the request's body has gone anywhere: it can be sent to whoever
-    /// has not begun to serve it.
+    /// Returns true if nothing of the request's body has gone anywhere: it can be sent to another
+    /// upstream.
     pub(crate) fn is_unspent(&self) -> bool {
         self.request.retry != Retry::Forbidden && !self.request.is_cut()
     }

@@ -58,7 +58,7 @@ fn silent_for<R: Relaying>(
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
     if exchange.awaits_rest() {
         exchange.asker.client_mut().into_iter().for_each(|client| client.keeps = false);
-        return advance(role, cx, key); // what was answered stays so; its connection ends gently
+        return advance(role, cx, key); // the answer stands; its connection ends gently
     }
     let not_whole =
         |cause| CloseReason::new(cause, format!("the answer was not whole within {patience}"));
@@ -116,15 +116,15 @@ fn answer_late<R: Relaying>(
     answer_instead(role, cx, key, CloseReason::new(cause, reason.clone()), &answer);
 }
 
-/// Why an exchange is ended for the sake of those who wait for what it holds.
+/// Why an exchange is ended in favour of callers that wait for its link.
 enum Unfair {
     SlowReader,
     SlowSender,
     HasLeft,
 }
 
-/// Whether an exchange is to be ended because others wait for what it holds, and its downstream
-/// side makes no use of it.
+/// Whether an exchange is to be ended because others wait for its link, and its downstream side
+/// makes no use of it.
 fn judge<R: Relaying>(role: &mut R, cx: &Connections<R::State>, key: Key) -> Option<Unfair> {
     let (now, rules) = (cx.now(), role.rules());
     let exchange = role.exchanges().get_mut(key)?;

@@ -28,8 +28,7 @@ impl ExchangeError {
     }
 }
 
-/// What is told goes to visitors, and what the system says is not theirs to know (T58): it goes to
-/// the log.
+/// The text goes to visitors, who must not see the system's own error (T58): that goes to the log.
 pub(super) fn lost_by(error: &std::io::Error, told: &'static str) -> CloseReason {
     log_names!(Debug, "an upstream connection failed: {error}");
     CloseReason::new(CloseCause::of_io(error), told)

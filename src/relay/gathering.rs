@@ -1,5 +1,5 @@
-//! A message that is read whole into memory, its share of the quota, and the patience for whoever
-//! sends it.
+//! A message that is read whole into memory, its share of the quota, and the deadline of its
+//! sender.
 
 use std::time::{Duration, Instant};
 

@@ -3,8 +3,8 @@
 //!
 //! The same code carries a visitor's request to a device's link and, inside the device, a link's
 //! request to a local server. It costs no thread, keeps both sockets registered, and reads from
-//! nobody while the other side has not taken what was read before; of a response it reads a little
-//! ahead, so that a slow visitor does not hold the link.
+//! neither side while the other has not taken the bytes that were read before; of a response it
+//! reads a little ahead, so that a slow visitor does not hold the link.
 //!
 //! ```text
 //!   downstream ──head, body──► upstream   request.rs: nothing is read while upstream has bytes waiting
@@ -19,33 +19,33 @@
 //! never used for anything else.
 //!
 //! Heads are rewritten by [`proto::forward`](crate::proto::forward), bodies are decoded and framed
-//! anew: what goes on is exactly what was understood.
+//! anew: only what was parsed goes on.
 //!
 //! # Order of files
 //! Each names only those above it.
 //!
-//! | file | what it has |
+//! | file | contents |
 //! |---|---|
-//! | `timeouts.rs` | how long each phase may take, and what that wait is called |
+//! | `timeouts.rs` | how long each phase may take, and the name of that wait |
 //! | `local_answer.rs` | responses that no peer gave |
 //! | `lingering.rs` | how a connection is closed gently |
 //! | `gathering.rs` | a message that is read whole into memory |
-//! | `rules.rs` | what differs between a gateway's relay and a device's |
+//! | `rules.rs` | differences between a gateway's relay and a device's |
 //! | `failure.rs` | why an exchange fails, by the side whose fault it is |
-//! | `clocks.rs` | what time is measured from |
-//! | `asker.rs` | who wants the response: a client, the loop, nobody any more |
-//! | `request.rs` | the request: what is kept of it, downstream to upstream |
+//! | `clocks.rs` | the starting points of its waits |
+//! | `asker.rs` | the downstream side: a client, the loop, or nobody any more |
+//! | `request.rs` | the request: downstream to upstream, and the part kept for a retry |
 //! | `tunnel.rs` | both directions behind a 101 |
-//! | `phase.rs` | how far an exchange is, and what it keeps in each phase |
-//! | `exchange.rs` | one exchange: how it begins, what roles may ask of it |
+//! | `phase.rs` | the phases of an exchange, with their data |
+//! | `exchange.rs` | one exchange: its beginning, and the roles' questions to it |
 //! | `collecting.rs` | a request that is collected |
 //! | `response.rs` | the response: upstream to downstream |
-//! | `patience.rs` | which deadline runs, what counts as progress, who is too slow |
+//! | `patience.rs` | deadlines, progress, the least rate |
 //! | `step.rs` | one bounded step of both directions |
-//! | `relaying.rs` | what a role adds |
+//! | `relaying.rs` | the role's part |
 //! | `endings.rs` | every way in which an exchange ends |
-//! | `driver.rs` | what moves exchanges: `attach`, `deliver`, `advance` |
-//! | `expiry.rs` | what follows when a deadline passes |
+//! | `driver.rs` | the entry points: `attach`, `deliver`, `advance` |
+//! | `expiry.rs` | consequences of a deadline that passed |
 
 mod asker;
 mod clocks;

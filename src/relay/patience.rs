@@ -1,4 +1,5 @@
-//! The deadlines of an exchange: which one runs, what counts as progress, and who is too slow.
+//! The deadlines of an exchange: which one runs, what counts as progress, and which side is too
+//! slow.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ pub(super) struct Backlog {
     /// The upstream side has not taken all that there is of the request.
     pub(super) request: bool,
     /// The downstream side has not taken all that there is of the response. However long a gateway
-    /// lets a local server be silent, it takes what it asked for, or its link ends.
+    /// lets a local server be silent, it takes the response, or its link ends.
     pub(super) response: bool,
 }
 
@@ -32,8 +33,8 @@ impl Backlog {
 }
 
 impl Exchange {
-    /// Notes whether something has moved since the last look. What is read of a request only to be
-    /// dropped does not count.
+    /// Notes whether something has moved since the last look. Bytes of a request that are read only
+    /// to be dropped do not count.
     pub(super) fn note_progress<T>(&mut self, cx: &Connections<T>) {
         let find = |id: Option<Id>| id.and_then(|id| cx.get(id));
         let of_downstream =
@@ -92,7 +93,8 @@ impl Exchange {
         })
     }
 
-    /// Notes what the next deadline depends on: who keeps whom waiting, and who has left.
+    /// Records the facts that the next deadline depends on: which side waits for the other, and
+    /// which has left.
     pub(super) fn note_turns<T>(
         &mut self,
         downstream: Option<&mut Connection<T>>,
@@ -162,7 +164,8 @@ impl Exchange {
         self.hop.is_ended = upstream.end_output().unwrap_or(true); // its failure shows in a step
     }
 
-    /// Begins the windows of the least rate for whoever is to move bytes now, and ends the others.
+    /// Begins the windows of the least rate for the side that is to move bytes now, and ends the
+    /// others.
     fn open_windows<T>(
         &mut self,
         downstream: &Connection<T>,

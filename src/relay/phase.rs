@@ -1,4 +1,4 @@
-//! How far an exchange is, and what it keeps in each phase.
+//! The phases of an exchange, and its data in each.
 //!
 //! ```text
 //!   Waiting ⇄ Collecting          no upstream connection
@@ -66,7 +66,7 @@ pub(super) struct Receiving {
     pub(super) link_ends: Option<&'static str>,
     /// Bytes of it that were dropped, since nobody wants them.
     pub(super) drained: usize,
-    /// What it takes of the budget for whole messages.
+    /// Its share of the budget for whole messages.
     pub(super) held: Option<Held>,
 }
 
@@ -93,7 +93,7 @@ impl Upstream {
         }
     }
 
-    /// Returns true if what was read up to now is a whole message.
+    /// Returns true if the message is whole.
     fn is_done(&self) -> bool {
         match self {
             Upstream::Link { .. } => true,

@@ -26,8 +26,8 @@ pub(super) struct Request {
     pub(super) is_idempotent: bool,
     /// It offers to switch to another protocol, and says so on its way.
     pub(super) wants_upgrade: bool,
-    /// It is part of a login that belongs to the connection ([`head::is_bound_login`]): who answers
-    /// it serves this visitor alone.
+    /// It is part of a login that belongs to the connection ([`head::is_bound_login`]): its
+    /// upstream serves this visitor alone.
     pub(super) is_bound: bool,
     /// It says that it comes from the same visitor's connection as the one before it
     /// ([`forward::SAME_VISITOR`]), in the words that a device's gateway uses.
@@ -36,10 +36,10 @@ pub(super) struct Request {
     pub(super) edits: Option<Arc<FieldEdits>>,
 }
 
-/// What is sent before anything that still comes of the body: kept until the response begins, in
-/// case it has to be sent again.
+/// The bytes that precede the rest of the body: kept until the response begins, in case they have
+/// to be sent again.
 pub(super) enum Text {
-    /// The head as forwarded. `counted`: what it takes of the memory that is counted.
+    /// The head as forwarded. `counted`: its share of the memory budget.
     Head { bytes: Vec<u8>, counted: Option<Held> },
     /// Head and body, since the body was collected. A helper may be reading it.
     Whole { bytes: Arc<Vec<u8>>, held: Held },
@@ -72,9 +72,9 @@ pub(super) enum Retry {
     Allowed,
     /// It was sent once more already.
     Spent,
-    /// It is not safe to repeat. Who has not begun to serve it does not matter.
+    /// It is not safe to repeat, except to an upstream that has not begun to serve it.
     Unsafe,
-    /// What was sent of it is not here any more.
+    /// The bytes that were sent of it are gone.
     Forbidden,
 }
 
@@ -167,9 +167,9 @@ impl Request {
         (self.text, self.retry) = (Text::Forgotten, Retry::Forbidden);
     }
 
-    /// Returns true if what is still to come can be read though the response is here; else the
-    /// response says that the connection ends (RFC 9110 §10.1.1, RFC 9112 §9.6). Whether who waits
-    /// for a 100 will send its body, nobody can tell.
+    /// Returns true if the rest of the request can be read though the response is here; else the
+    /// response says that the connection ends (RFC 9110 §10.1.1, RFC 9112 §9.6). Whether a client
+    /// that waits for a 100 will send its body is unknown.
     pub(super) fn rest_is_short(&self, limits: &Limits) -> bool {
         let left = self.body.remaining();
         self.body.is_done()
@@ -177,8 +177,8 @@ impl Request {
                 && left.is_some_and(|left| left <= limits.drain_bytes_max as u64))
     }
 
-    /// How much may be read: what is pipelined behind a body of known length stays in the socket,
-    /// where it is bounded.
+    /// How much may be read: bytes that are pipelined behind a body of known length stay in the
+    /// socket, where they are bounded.
     pub(super) fn readable(&self, scratch: &[u8]) -> usize {
         let most = |left: u64| left.min(scratch.len() as u64) as usize;
         self.body.remaining().map_or(scratch.len(), most)

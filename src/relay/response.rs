@@ -303,8 +303,8 @@ impl Exchange {
 
     /// Why the upstream connection is not used again behind this response. One of HTTP/1.0 ends the
     /// link, whatever it says (protocol.md §3). So does one before the request was out: a server
-    /// that reads no body takes the rest of it for its next request, and answers that to whoever
-    /// comes next.
+    /// that reads no body takes the rest of it for its next request, and its answer to that would
+    /// go to the next visitor.
     fn why_link_ends(&self, response: &ResponseHead<'_>, framing: Framing) -> Option<&'static str> {
         if self.beginning.is_early && !self.upstream_reads_on {
             return Some("it answered before it had the whole request");
@@ -403,7 +403,7 @@ impl Receiving {
     }
 }
 
-/// What is changed in the head of every response; of an interim one no more.
+/// The changes to the head of every response; an interim one has no others.
 fn interim_rules<'a>(rules: &'a Rules) -> ResponseRules<'a> {
     ResponseRules {
         via: rules.via.as_deref(),

@@ -24,6 +24,6 @@ pub(crate) struct Rules {
     /// takes: a visitor may (RFC 9112 §9.6). Else only bytes that move within `abandoned_timeout`
     /// say so.
     pub(crate) downstream_may_half_close: bool,
-    /// The upstream connection is a link: who is at its other end has to hear that a tunnel is over.
+    /// The upstream connection is a link: its device has to hear that a tunnel is over.
     pub(crate) upstream_is_link: bool,
 }

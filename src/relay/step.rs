@@ -56,7 +56,7 @@ impl Exchange {
         scratch: &mut [u8],
         context: &Context<'_>,
     ) -> Result<Step, ExchangeError> {
-        let end = ends.traffic() + 2 * SHARE as u64; // what is read and written counts twice
+        let end = ends.traffic() + 2 * SHARE as u64; // bytes that are read and written count twice
         for _ in 0..STEPS_MAX {
             let left = match self.is_tunnel() {
                 true => self.move_tunnel(&mut ends, scratch, context),
@@ -206,8 +206,7 @@ impl Exchange {
         true
     }
 
-    /// The downstream side takes nothing any more. What it has sent may be a whole request, and
-    /// then goes on.
+    /// The downstream side takes nothing any more. Its request may be whole, and then goes on.
     fn client_is_deaf<T>(&mut self, downstream: &mut Connection<T>) -> Result<(), ExchangeError> {
         downstream.drop_output();
         let has_link = self.upstream().is_some();

@@ -26,7 +26,7 @@ impl Wait {
 
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What is left of a deadline is told to the millisecond.
+        // The rest of a deadline is written to the millisecond.
         let milliseconds = self.time.as_secs_f64() * 1e3;
         write!(f, "{} s ({})", milliseconds.round() / 1e3, self.name)
     }
@@ -37,7 +37,7 @@ impl fmt::Display for Wait {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Waits {
     pub(crate) link: Wait,
-    /// For the upstream side to take what is written of the request.
+    /// For the upstream side to take the bytes of the request.
     pub(crate) write: Wait,
     pub(crate) first_byte: Wait,
     pub(crate) body_silence: Wait,
@@ -91,7 +91,7 @@ impl Waits {
         }
     }
 
-    /// Of a device that forwards what it polled for. It cannot notice that its gateway has given
+    /// Of a device that forwards the request of a poll. It cannot notice that its gateway has given
     /// up, so its own waits hold.
     pub(crate) fn of_polling_forwarder(limits: &Limits) -> Self {
         let (usual, own) = (Self::of(limits), Self::of_forwarder(limits));

@@ -47,8 +47,7 @@ impl Tunnel {
         self.to_downstream != Direction::Open || self.to_upstream != Direction::Open
     }
 
-    /// Returns true if the downstream side takes nothing any more, and what it sent has gone on to
-    /// its end.
+    /// Returns true if the downstream side takes nothing any more, and all its bytes have gone on.
     pub(super) fn is_given_up(&self) -> bool {
         (self.to_downstream, self.to_upstream) == (Direction::Deaf, Direction::Shut)
     }
@@ -57,8 +56,8 @@ impl Tunnel {
     pub(super) fn end<T>(&self, link: &Connection<T>, rules: &Rules) -> Option<CloseReason> {
         match (self.to_downstream, self.to_upstream) {
             (Direction::Open, _) | (_, Direction::Open) => None,
-            // A link that was told an end hears of another one only by a reset, to which what is
-            // on its way there would be lost now.
+            // A link that was told an end hears of another one only by a reset, which would lose
+            // the bytes on their way to it.
             _ if self.is_given_up() && rules.upstream_is_link && !link.is_over() => None,
             (Direction::Deaf, Direction::Deaf) => {
                 Some(CloseCause::Reset.because("its tunnel broke"))
@@ -68,7 +67,7 @@ impl Tunnel {
     }
 }
 
-/// One direction of a tunnel. Where the receiving side takes no more, what it sent before is still
+/// One direction of a tunnel. Where the receiving side takes no more, its earlier bytes are still
 /// passed on: the other direction goes on to its end.
 fn pour<T>(
     from: &mut Connection<T>,

@@ -1,5 +1,5 @@
-//! Whoever is not a role: visitors who ask and check what they get, and servers behind
-//! devices that count what ran.
+//! All nodes but the roles: visitors that check their answers, and servers behind devices that
+//! count the requests that ran.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;

@@ -1,5 +1,5 @@
-//! Whoever attacks from outside: visitors who try to cost others something, and a gateway that
-//! breaks the protocol towards its devices.
+//! Attackers from outside: visitors that try to cost others something, and a gateway that breaks
+//! the protocol towards its devices.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -47,7 +47,7 @@ impl Alarm {
 
 // --- visitors ---
 
-/// A visitor who attacks: each connection carries one attack, and goes.
+/// An attacking visitor: each connection carries one attack, and ends.
 pub(super) struct Attacker {
     to: SocketAddr,
     names: Vec<String>,
@@ -198,7 +198,7 @@ struct Turned {
     out: Vec<u8>,
     offered: bool,
     turned: bool,
-    /// What was asked and not answered yet.
+    /// Requests that were not answered yet.
     asked: VecDeque<(u64, &'static str)>,
     answer: Option<(u64, Decoder)>,
     /// Nothing is read any more, and heartbeats are written without end.
@@ -292,7 +292,7 @@ impl HostileGateway {
         };
         conn.turned = choice < 20 || choice == 28;
         if choice == 28 {
-            conn.asked.push_back((0, "GET")); // what is behind the 101 is refused as a request would be
+            conn.asked.push_back((0, "GET")); // bytes behind the 101 are refused as a request would be
         }
         conn.offered = true;
         conn.out.extend_from_slice(&out);

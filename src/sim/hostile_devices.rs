@@ -27,7 +27,7 @@ struct Link {
     asked: Option<Asked>,
     /// It said what makes it unfit: no request may come any more.
     odd: Option<&'static str>,
-    /// What it will say then; `true`: and close.
+    /// The bytes it will send then; `true`: and close.
     later: Option<(Micros, Vec<u8>, bool)>,
     offered: bool,
 }
@@ -270,7 +270,7 @@ impl HostilePoller {
         out
     }
 
-    /// A reply is here. What is posted next; `None`: the connection is closed instead.
+    /// A reply is here. Returns the next POST; `None`: the connection is closed instead.
     fn replied(&mut self, id: Option<String>, event: Vec<u8>, cx: &mut Cx<'_>) -> Option<Vec<u8>> {
         let Some(id) = id else { return Some(Self::post(&self.name, None, None)) };
         let mut event = event;

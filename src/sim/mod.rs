@@ -9,9 +9,9 @@
 //! ```
 //! Invariants, checked on every run: each caller gets its own answer or an error; a link with
 //! anything odd is not used again; a POST runs at most once at its server; in fair weather every
-//! request is answered, no device counts a failure, whoever attacks beside them, and a tunnel that
-//! was cut never ends cleanly; what a device holds for its gateway is bounded; both roles stop when
-//! asked to; tables end empty.
+//! request is answered, no device counts a failure, in spite of attackers beside them, and a tunnel
+//! that was cut never ends cleanly; what a device holds for its gateway is bounded; both roles stop
+//! when asked to; tables end empty.
 //!
 //! `cargo test --lib sim` runs a few seconds of seeds. More of them, or one with its story:
 //!

@@ -1,5 +1,5 @@
-//! The simulated network: sockets in memory that behave like TCP to those who use them without
-//! blocking, a clock, and a list of what is to happen.
+//! The simulated network: sockets in memory that behave like TCP without blocking, a clock, and a
+//! list of coming events.
 //!
 //! Nothing here knows of HTTP. Delays, splits and failures are drawn from one stream of random
 //! numbers, so that a seed decides everything.
@@ -73,7 +73,7 @@ pub(crate) struct Weather {
     pub(crate) refusals: u64,
     /// Longest delay of a segment.
     pub(crate) delay: Micros,
-    /// What is written in one piece may arrive in several.
+    /// Bytes that are written in one piece may arrive in several.
     pub(crate) splits: bool,
     /// Connections of a thousand with a buffer of some hundred bytes.
     pub(crate) narrow: u64,
@@ -178,7 +178,7 @@ pub(crate) enum Happening {
     Refuse {
         conn: usize,
     },
-    /// A node looks at what is there for it.
+    /// A node handles its pending events.
     Turn(usize),
     /// A node asked to be woken, with this word of its own.
     Wake(usize, u64),
@@ -309,7 +309,7 @@ impl Net {
             return Some(what);
         };
         let hole = self.conns[*conn].hole_until;
-        // At its last instant, too: what was held goes before what comes just then.
+        // At its last instant, too: held bytes go before bytes that come just then.
         if hole == 0 || hole < self.now || (held && hole == self.now) {
             return Some(what);
         }
@@ -503,7 +503,7 @@ impl Net {
             return self.at(self.now + delay.0, Happening::Refuse { conn });
         };
         if self.conns[conn].ends[0].handles == 0 {
-            return; // whoever connected has given up
+            return; // the client has given up
         }
         self.conns[conn].ends[1].connected = true;
         self.nodes[node].backlog.push_back((listener, conn));
@@ -549,7 +549,7 @@ impl Net {
             return self.notify(conn, to);
         }
         if severed || (end.opened && end.handles == 0) {
-            return self.reset_other(conn, to); // nobody is there who could take it
+            return self.reset_other(conn, to); // nobody is there to take it
         }
         if end.over.dead || end.over.fin {
             return; // behind an end that something on the way has made
@@ -586,7 +586,7 @@ impl Net {
                 self.arrive_fin(conn, to);
                 match how {
                     Failure::End => self.at(now + delay, Happening::Fin { conn, to: 1 - to }),
-                    // What is written into nothing comes back as a reset in the end.
+                    // Bytes that are written into nothing come back as a reset in the end.
                     _ => self
                         .at(now + delay + 20 * SECOND, Happening::Reset { conn, to: 1 - to, kind }),
                 }
@@ -672,7 +672,7 @@ impl Net {
         }
     }
 
-    /// What was read here makes room at the other side, which may wait for it.
+    /// A read here makes room at the other side, which may wait for it.
     fn make_room(&mut self, conn: usize, side: usize) {
         let Conn { ends, window, local, .. } = &mut self.conns[conn];
         let taken = ends[side].rx.len() + ends[side].on_way;

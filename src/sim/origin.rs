@@ -11,7 +11,7 @@ use crate::sim::tunnels::TARGET;
 pub(super) struct Asked {
     /// A tunnel is wanted, which echoes so many bytes.
     pub(super) echo: Option<usize>,
-    /// `None`: a heartbeat, or what is nobody's.
+    /// `None`: a heartbeat, or a request of no visitor.
     pub(super) nonce: Option<u64>,
     pub(super) method: String,
     pub(super) length: usize,
@@ -160,7 +160,7 @@ struct Serving {
     input: Vec<u8>,
     asked: Option<Asked>,
     out: Vec<u8>,
-    /// What was written may go on then.
+    /// The output may go on then.
     until: Micros,
     ends: Option<Ends>,
     /// Closed without a word when it idles so long.
@@ -199,7 +199,7 @@ impl Origin {
         }
     }
 
-    /// Writes what is left to write; whether the connection goes on, where no request can be read
+    /// Writes the pending output. Returns whether the connection goes on, if no request can be read
     /// now.
     fn write(rough: bool, serving: &mut Serving, cx: &mut Cx<'_>) -> Option<bool> {
         if serving.echo.is_some() && serving.input.is_empty() {

@@ -1,5 +1,5 @@
-//! Visitors who switch to another protocol: an echo. The server ends it after so many bytes, or
-//! cuts it; whoever sees a clean end has seen all of it.
+//! Visitors that switch to another protocol: an echo. The server ends it after a number of bytes,
+//! or cuts it; a visitor that sees a clean end must have seen all of it.
 
 use std::net::SocketAddr;
 

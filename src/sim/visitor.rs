@@ -1,4 +1,4 @@
-//! A visitor: it asks, splits its bytes as it likes, and checks what it is answered.
+//! A visitor: it asks, splits its bytes as it likes, and checks its answers.
 
 use std::collections::VecDeque;
 use std::net::{Shutdown, SocketAddr};
@@ -123,7 +123,7 @@ impl Visitor {
         }
     }
 
-    /// Sends what is due.
+    /// Sends the requests that are due.
     fn ask(&mut self, cx: &mut Cx<'_>) {
         while let Some(next) = self.plan.front() {
             let busy = self.conn.as_ref().is_some_and(|conn| !conn.asked.is_empty());

@@ -1,4 +1,4 @@
-//! One simulated run: who there is, what happens to them, and what has to be true at its end.
+//! One simulated run: its nodes, its events, and the conditions that hold at its end.
 
 mod cast;
 
@@ -22,7 +22,7 @@ const SCRIPT: Micros = 40 * SECOND;
 /// slowest network.
 const PATIENCE: Micros = 3000 * SECOND;
 
-/// How long a role may take to stop: what is in hand goes out over the slowest network.
+/// How long a role may take to stop: the pending output goes out over the slowest network.
 const STOPS: Micros = 2000 * SECOND;
 
 enum Node {
@@ -300,7 +300,7 @@ impl World {
 
     // --- time ---
 
-    /// What is next for anybody, with the time.
+    /// The next event of any node, with its time.
     fn next_at(&self) -> Option<Micros> {
         let timers = self.nodes.iter().filter_map(|node| match node {
             Node::Gateway(gateway) => gateway.next_timer(),

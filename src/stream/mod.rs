@@ -5,7 +5,7 @@
 
 // The order of files: each names only those above it.
 //
-// | file | what it has |
+// | file | contents |
 // |---|---|
 // | `timed.rs` | the trait that a link needs: reads and writes with deadlines |
 // | `socket.rs` | a TCP or Unix socket |

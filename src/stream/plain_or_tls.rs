@@ -149,8 +149,8 @@ impl Stream {
     /// socket's time-out for reads is that of the whole handshake, too.
     ///
     /// # Errors
-    /// The other side is not who it has to be, does not speak TLS, or takes longer than the socket's
-    /// time-outs allow; a system without root certificates.
+    /// The other side's certificate is not trusted, it does not speak TLS, or it takes longer than
+    /// the socket's time-outs allow; a system without root certificates.
     #[cfg(feature = "tls")]
     pub fn secured(
         mut self,
@@ -276,7 +276,7 @@ impl Stream {
             Socket::Sim(s) => s.shutdown(how),
         };
         match shut {
-            // Whoever has been told the end may have closed the connection by now.
+            // The peer has been told the end, and may have closed the connection by now.
             Err(e)
                 if self.session.is_some()
                     && how == Shutdown::Write
@@ -479,7 +479,7 @@ impl Read for &Stream {
     }
 }
 
-/// What is written was taken by the operating system. Over TLS, after a write that failed for want
+/// Written bytes were taken by the operating system. Over TLS, after a write that failed for want
 /// of room or time (`WouldBlock`) the next one has to begin with the same bytes.
 impl Write for &Stream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {

@@ -74,8 +74,8 @@ pub trait TimedStream: Read + Write + Send {
     /// The peer, a gateway, says that so many callers wait for this device while none of its links
     /// is free: a device that dials links may dial more. The default does nothing.
     fn callers_wait(&mut self, _callers: usize) {}
-    /// Tells the peer that nothing more will come, while what it still sends can be read. Whether
-    /// that was possible.
+    /// Tells the peer that nothing more will come, while its own bytes can still be read. Returns
+    /// true if that was possible.
     fn half_close(&self) -> bool {
         self.socket().is_some_and(|fd| SockRef::from(&fd).shutdown(Shutdown::Write).is_ok())
     }

@@ -3,7 +3,7 @@
 //!
 //! Two locks keep the bytes of each direction in order, a third the session itself; that one is
 //! held for arithmetic alone, never while a socket is waited for. So one thread may read while
-//! another writes, and whoever shuts the socket down needs no lock.
+//! another writes, and shutting the socket down needs no lock.
 //!
 //! What a write says was taken the socket has taken, too: where it stops half-way the same bytes
 //! have to be written again, and are not encrypted twice. So what waits to be sent waits where it
@@ -58,7 +58,7 @@ pub(crate) struct TlsSession {
     /// Bytes that the socket took and brought.
     written: AtomicU64,
     read: AtomicU64,
-    /// At the gateway's side: what it goes by, and the number of its listener.
+    /// At the gateway's side: its settings, and the number of its listener.
     gateway: Option<(GatewayTls, usize)>,
     /// The certificate that the peer showed.
     shown: Mutex<Option<Arc<Shown>>>,
@@ -74,7 +74,7 @@ struct Session {
     /// Cipher text that was read and that the session has not taken yet, from `used` on.
     fed: Vec<u8>,
     used: usize,
-    /// Where the session stands in what it was fed.
+    /// The session's position in its input.
     records: Records,
     failed: Option<Failure>,
 }
@@ -82,7 +82,7 @@ struct Session {
 /// A place in a sequence of records.
 #[derive(Clone, Copy, Default)]
 struct Records {
-    /// What was seen of a record's head.
+    /// The part of a record's head that was read.
     head: [u8; RECORD_HEAD],
     seen: usize,
     /// Bytes of the record's body that are still to come.
@@ -138,8 +138,8 @@ struct Outgoing {
     debt: Option<Debt>,
 }
 
-/// Plain text that was encrypted before the socket had room. Whoever writes next has to write the
-/// same bytes again: others would be lost, and the peer would get those it was never meant to.
+/// Plain text that was encrypted before the socket had room. The next write has to repeat the same
+/// bytes: others would be lost, and the peer would get bytes that were never meant for it.
 #[derive(Clone, Copy)]
 struct Debt {
     length: usize,
@@ -309,7 +309,7 @@ impl TlsSession {
         }
     }
 
-    /// The arithmetic of a handshake's step. What it has to send, [`shake`](Self::shake) sends.
+    /// The arithmetic of a handshake's step. [`shake`](Self::shake) sends its result.
     pub(crate) fn compute(&self) {
         let mut session = self.session();
         // Whole records alone: where the next one begins has to be known, to see when it is whole.
@@ -340,7 +340,7 @@ impl TlsSession {
     // --- the stream's life ---
 
     /// # Errors
-    /// Bytes were encrypted that the socket has not taken, and who has the stream next would write
+    /// Bytes were encrypted that the socket has not taken, and the stream's next owner would write
     /// others.
     pub(super) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         if !nonblocking && self.writing.try_lock().is_ok_and(|out| out.debt.is_some()) {
@@ -391,7 +391,7 @@ impl TlsSession {
         self.clone()
     }
 
-    /// The peer shall see that what it has is not whole.
+    /// The peer shall see that the message is not whole.
     pub(super) fn forsake(&self) {
         self.forsaken.store(true, Release);
     }
@@ -532,7 +532,7 @@ impl TlsSession {
                 let text = "other bytes than those whose writing had timed out; after that, a TLS stream takes the same ones again";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
-            taken = debt.length; // and on: who reads a short count waits for the socket, which may have room
+            taken = debt.length; // and on: a writer with a short count waits for the socket, which may have room
         }
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         while taken < total {
@@ -761,7 +761,7 @@ impl Patience {
         Patience { limit, began: None, lessened: false }
     }
 
-    /// Before a read of the socket: every one but the first may take what is left.
+    /// Before a read of the socket: every one but the first may take the remaining time.
     fn lessen(&mut self, socket: &Socket) -> io::Result<()> {
         let Some(limit) = self.limit else { return Ok(()) };
         let Some(began) = self.began else {

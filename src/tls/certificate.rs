@@ -45,8 +45,8 @@ impl Trusted {
     }
 
     /// Returns true if a certificate was refused only since it is a CA's own, and is one of those
-    /// in the file: `openssl req -x509` makes such ones, and whoever puts exactly it into the file
-    /// trusts it. Its dates were checked before.
+    /// in the file: `openssl req -x509` makes such ones, and putting exactly it into the file means
+    /// trusting it. Its dates were checked before.
     pub(super) fn has_itself(&self, leaf: &CertificateDer<'_>, refused: &rustls::Error) -> bool {
         is_ca_as_leaf(refused) && self.given.iter().any(|given| given == leaf)
     }
@@ -79,8 +79,8 @@ pub(super) enum WrongDate {
     NotYet(UnixTime),
 }
 
-/// Returns true if these bytes are no certificate at all. What a chain has to be is for those to
-/// check who are shown it.
+/// Returns true if these bytes are no certificate at all. Other demands on a chain are checked by
+/// the peer.
 pub(super) fn is_no_certificate(bytes: &CertificateDer<'_>) -> bool {
     use webpki::Error::{BadDer, TrailingData};
     matches!(webpki::anchor_from_trusted_cert(bytes), Err(BadDer | TrailingData(_)))

@@ -1,4 +1,4 @@
-//! A device's side: how it knows its gateway and its local server, and what it shows.
+//! A device's side: verification of its gateway and its local server, and its own certificate.
 
 use std::fmt;
 use std::io;
@@ -32,7 +32,7 @@ type Now = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 /// 32 bytes in base64.
 const PIN_LENGTH: usize = 44;
 
-/// How a device knows its gateway, and what it shows of itself.
+/// How a device verifies its gateway, and its own certificate.
 ///
 /// The gateway's certificate is always checked: against the system's roots, or against
 /// [`ca`](Self::ca) alone, for the URL's host and the time. A [`pin`](Self::pin) is a check of the
@@ -104,7 +104,7 @@ impl DeviceTls {
     /// The pin is malformed.
     pub fn pin(mut self, pin: impl AsRef<str>) -> Result<Self, Error> {
         let pin = pin.as_ref();
-        // Of 64 digests one begins with a slash, too: what is longer by that has curl's.
+        // Of 64 digests one begins with a slash, too: a text that is longer by one has curl's.
         let bare = |rest| {
             str::strip_prefix(rest, '/').filter(|bare| bare.len() == PIN_LENGTH).unwrap_or(rest)
         };
@@ -288,9 +288,9 @@ impl LocalTls {
         self
     }
 
-    /// Takes every certificate of anybody: whoever can put itself between device and server reads
-    /// and changes everything. For servers on the same machine or cable that cannot be given a
-    /// certificate; a [`pin`](Self::pin) is as little work and safe.
+    /// Accepts every certificate: an attacker between device and server can read and change
+    /// everything. For servers on the same machine or cable that cannot be given a certificate; a
+    /// [`pin`](Self::pin) is as little work and safe.
     #[must_use]
     pub fn insecure(mut self) -> Self {
         self.insecure = true;

@@ -1,4 +1,4 @@
-//! A gateway's side: the certificates that it shows, and what it checks of a device's.
+//! A gateway's side: its own certificates, and the verification of devices' certificates.
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub enum ClientCertificates {
     Optional,
 }
 
-/// What a gateway's listener shows to those who connect, and what it wants of them.
+/// The certificates of a gateway's listener, and its demands on clients' certificates.
 ///
 /// ```no_run
 /// use reverse_http::Gateway;
@@ -183,10 +183,10 @@ impl GatewayTls {
         Ok(GatewayTls { identities, verifier, config: Arc::new(config), expires })
     }
 
-    /// Takes a program's own configuration of rustls as it is. The names of a client certificate that its
-    /// verifier takes count as they do with [`client_ca`](Self::client_ca). Where such a
-    /// configuration is put in another's place (`set_tls`), what is connected by a certificate
-    /// cannot be checked against it, and has to show its certificate again.
+    /// Takes a program's own configuration of rustls as it is. The names of a client certificate
+    /// that its verifier takes count as they do with [`client_ca`](Self::client_ca). Where such a
+    /// configuration is put in another's place (`set_tls`), a connection with a certificate cannot
+    /// be checked against it, and has to show its certificate again.
     #[must_use]
     pub fn from_rustls(config: Arc<ServerConfig>) -> Self {
         GatewayTls { identities: Vec::new(), verifier: None, config, expires: None }

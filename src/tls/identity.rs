@@ -70,7 +70,7 @@ impl Identity {
             ParsedCertificate::try_from(leaf)
                 .map_err(|e| Error::usage(format!("the certificate cannot be read: {e}")))?;
         }
-        // Nobody who is shown such a chain gets any further.
+        // No peer accepts such a chain.
         if let Some(n) = certified.cert.iter().skip(1).position(is_no_certificate) {
             return Err(Error::usage(format!("certificate {} of the chain cannot be read", n + 2)));
         }

@@ -2,12 +2,12 @@
 //! and wants. Values only; how bytes move is [`stream`](crate::stream)'s business.
 //!
 //! rustls with the `ring` provider, TLS 1.2 and 1.3, ALPN `http/1.1`. Early data (0-RTT) stays off.
-//! There is no switch that trusts every gateway: who cannot have a certificate of a known CA pins the
+//! There is no switch that trusts every gateway: without a certificate of a known CA, pin the
 //! gateway's key ([`DeviceTls::pin`]). For a local server there is one ([`LocalTls::insecure`]).
 
 // The order of files: each names only those above it.
 //
-// | file | what it has |
+// | file | contents |
 // |---|---|
 // | `setup.rs` | what both sides set up alike |
 // | `certificate.rs` | certificates and roots: names, dates, trust |
@@ -15,7 +15,7 @@
 // | `by_name.rs` | which identity a gateway shows for a host name |
 // | `failure.rs` | why a handshake failed, in words |
 // | `device.rs` | how a device checks its gateway, and local servers |
-// | `gateway.rs` | what a gateway shows, and what it wants of devices |
+// | `gateway.rs` | a gateway's certificates, and its demands on devices' |
 
 mod by_name;
 mod certificate;

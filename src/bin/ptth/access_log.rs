@@ -1,7 +1,7 @@
 //! `--access-log`: a line for each request, written by a thread of its own.
 //!
-//! Whoever writes slowly costs lines and no request; how many were lost is said in the log. The file
-//! is opened anew on SIGHUP, as logrotate wants it.
+//! A slow disk costs lines and no request; the log says how many were lost. The file is opened anew
+//! on SIGHUP, as logrotate wants it.
 
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
@@ -139,7 +139,8 @@ impl AccessLog {
         self.again.clone()
     }
 
-    /// Says what was lost, now and then. To be called now and then, on a thread that does not write.
+    /// Logs the number of lost lines, now and then. To be called now and then, on a thread that
+    /// does not write.
     pub(crate) fn tell_lost(&mut self, gateway: &Gateway) {
         let lost = gateway.stats().records_lost;
         if let Some(number) = self.lost.due(lost, Instant::now()) {
@@ -174,8 +175,8 @@ struct Lost {
 }
 
 impl Lost {
-    /// How many are to be told of, where that is due: whoever is overloaded is not to be flooded by
-    /// that.
+    /// The number of lost lines to report, if a report is due: an overloaded process must not be
+    /// flooded by reports.
     fn due(&mut self, all: u64, now: Instant) -> Option<u64> {
         let is_due =
             self.told.is_none_or(|told| now.saturating_duration_since(told) >= NOTICE_PERIOD);

@@ -33,7 +33,7 @@ pub(crate) fn refuse_same(listening: &Listening<'_>) -> Result<(), Failure> {
 /// is bound that anybody could connect to.
 ///
 /// # Errors
-/// What is wrong with the first that is.
+/// The fault of the first invalid one.
 pub(crate) fn refuse_absent(listening: &Listening<'_>) -> Result<(), Failure> {
     for (option, address) in listening {
         let wrong = |what: &str| usage(format!("{option} {address}: {what}"));

@@ -37,7 +37,7 @@ impl AdminArgs {
         self.admin_tokens.is_some()
     }
 
-    /// Says what is wrong before anything is bound.
+    /// Reports faults before anything is bound.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         let Some(address) = &self.admin else {
             return match (&self.admin_tokens, self.metrics_per_device) {

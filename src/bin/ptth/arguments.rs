@@ -526,7 +526,7 @@ fn some_number(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a whole number from 1 on".to_owned())
 }
 
-/// What is said of the local server of a path, or of all.
+/// An option for the local server of a path, or for all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ForPath<T> {
     pub(crate) path: Option<String>,

@@ -17,7 +17,7 @@ use crate::addresses::is_loopback;
 use crate::output::say;
 use crate::{Failure, failed, usage};
 
-/// What is known of the connections. Clones share it.
+/// The state of the connections. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Board {
     state: Arc<Mutex<State>>,

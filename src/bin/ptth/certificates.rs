@@ -118,8 +118,8 @@ pub(crate) struct InForce {
     stamps: Mutex<Vec<Option<Stamp>>>,
 }
 
-/// How often it is looked whether a file has changed. Whoever renews a certificate does so days
-/// before the old one expires.
+/// How often it is looked whether a file has changed. Certificates are renewed days before the old
+/// one expires.
 const LOOK: Duration = Duration::from_secs(2);
 
 impl InForce {
@@ -146,7 +146,7 @@ impl InForce {
             }
             Err(e) => log::error!("{e}; the certificates stay as they were"),
         }
-        *stamps = before; // what was written meanwhile is read again soon
+        *stamps = before; // files that were written meanwhile are read again soon
     }
 
     /// Both are read before either counts.

@@ -2,7 +2,7 @@
 //! ends and what to do.
 //!
 //! The offer is for a name of its own, because a second session of a living device would take its
-//! name over. What a gateway thinks of the real name shows only with `--take-over`.
+//! name over. The gateway's verdict on the real name shows only with `--take-over`.
 
 mod chain;
 
@@ -52,7 +52,7 @@ pub(crate) struct CheckArgs {
     take_over: bool,
 }
 
-/// What a gateway holds a poll for, at most, by its default, and a little more.
+/// A little more than a gateway's default for holding a poll.
 const HOLD: Duration = Duration::from_secs(30);
 
 /// A step that succeeded.
@@ -91,7 +91,7 @@ pub(crate) fn run(args: CheckArgs) -> Result<(), Failure> {
     print_line(format_args!("usable: a device would connect by {transport}"))
 }
 
-/// Where the check goes, and what it shows there.
+/// The target of the check, and its credentials.
 struct Target {
     host: String,
     port: u16,
@@ -143,7 +143,7 @@ struct Check {
     heartbeat: Duration,
 }
 
-/// What came of an offer.
+/// The outcome of an offer.
 enum Offered {
     Turned(Box<Wire>),
     Polls,
@@ -456,7 +456,7 @@ fn rounded(began: Instant) -> String {
     }
 }
 
-/// What a failed connection usually means.
+/// The usual cause of a failed connection.
 fn explained(error: &std::io::Error) -> String {
     use std::io::ErrorKind as Kind;
     let remedy = match error.kind() {

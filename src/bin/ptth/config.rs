@@ -20,7 +20,7 @@ pub(crate) use self::options::Merged;
 use crate::environment::distance;
 use crate::files::{self, Reading};
 
-/// Longest file that is read, in bytes: more than 65,000 routes. What is longer was not meant.
+/// Longest file that is read, in bytes: more than 65,000 routes. A longer file is a mistake.
 const FILE_MAX: u64 = 16 << 20;
 
 /// A file's text, and the name that its mistakes are told with.
@@ -52,7 +52,7 @@ impl File {
     /// Adds the routes of the file to those that are there. `knows_visitors`: visitors need a token.
     ///
     /// # Errors
-    /// One line: the file, the place in it, what is wrong, what is right.
+    /// One line: the file, the place in it, the fault, the remedy.
     pub(crate) fn routes(
         &self,
         mut routes: Routes,
@@ -92,7 +92,7 @@ impl File {
             all.insert(key_of(table), said);
             Ok(())
         });
-        drop(read); // a file with a mistake is told by whoever takes its routes
+        drop(read); // a mistake in the file is reported when its routes are taken
         all
     }
 
@@ -234,7 +234,7 @@ fn in_order<'t, 'i>(
 /// Names that are listed beside the nearest one.
 const LISTED_MAX: usize = 32;
 
-/// What is said about a name that a table does not have: the nearest one, else all.
+/// The text about an unknown name in a table: the nearest known one, else all.
 fn unknown(table: &str, given: &str, names: &[String]) -> String {
     let nearest = names.iter().map(|name| (distance(given, name), name)).min();
     match nearest.filter(|(distance, name)| *distance <= name.len() / 3) {

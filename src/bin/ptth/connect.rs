@@ -104,7 +104,7 @@ struct Target {
 }
 
 impl Target {
-    /// A connection to the target, and what it has said already.
+    /// A connection to the target, and the bytes that have arrived already.
     fn open(&self) -> Result<(Arc<Stream>, Vec<u8>), Failure> {
         let until = Instant::now() + self.timeout;
         let left = || until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
@@ -133,7 +133,7 @@ impl Target {
         Ok((Arc::new(stream), bytes.split_off(length)))
     }
 
-    /// The length of the 101, once it is here; what is no 101 is told.
+    /// The length of the 101, once it is here; any other answer is reported.
     fn switched(
         &self,
         bytes: &mut Vec<u8>,
@@ -243,7 +243,7 @@ fn serve_stdio(target: &Target) -> Result<(), Failure> {
         let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         stdout.write_all(&first)?;
         pour(&*gateway, &stdout)?;
-        // Whoever reads it sees its end when no descriptor of it is left.
+        // Its reader sees the end when no descriptor of it is left.
         rustix::stdio::dup2_stdout(File::options().write(true).open("/dev/null")?)?;
         Ok::<(), io::Error>(())
     };

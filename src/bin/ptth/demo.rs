@@ -11,8 +11,7 @@ use crate::device::answer_with_text;
 use crate::output::print_line;
 use crate::{Failure, failed};
 
-/// The seed's transcript, live: what is printed are the bytes that pass between the device and the
-/// gateway.
+/// The seed's transcript, live: prints the bytes that pass between the device and the gateway.
 pub(crate) fn run() -> Result<(), Failure> {
     print_line(
         "A device that nobody can dial connects to its gateway and offers to turn the connection around.\n",

@@ -33,8 +33,8 @@ pub(crate) fn run(args: DeviceArgs) -> Result<(), Failure> {
     let signals = Signals::new(SIGNALS).map_err(failed)?;
     let events = device.events();
     let handle = serve(device, servers, args.service)?;
-    // Ready at once: a gateway that is away is no fault of this process, and what is ordered behind
-    // it need not wait.
+    // Ready at once: a gateway that is away is no fault of this process, and units that are ordered
+    // behind it need not wait.
     let supervisor = Supervisor::of_environment();
     supervisor.ready(format_args!("connecting to {}", args.url));
     let watched = handle.clone();
@@ -162,7 +162,7 @@ fn secured(
     Ok(builder)
 }
 
-/// `--check`: whether what is to answer could.
+/// `--check`: whether the local servers and directories could answer.
 fn check_service(
     device: &Device,
     servers: Vec<LocalServer>,
@@ -178,7 +178,7 @@ fn check_service(
     Ok(())
 }
 
-/// Starts the device with what is to answer.
+/// Starts the device with its local servers, directory or text.
 fn serve(
     device: Device,
     servers: Vec<LocalServer>,

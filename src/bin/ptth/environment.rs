@@ -38,7 +38,7 @@ pub(crate) fn parse<C: CommandFactory + FromArgMatches>() -> Result<(C, Merged),
 /// The same once more, while the command runs: with what the file says now.
 ///
 /// # Errors
-/// One line: what is wrong.
+/// One line: the fault.
 pub(crate) fn parse_again<C: CommandFactory + FromArgMatches>() -> Result<(C, Merged), String> {
     let command = with_hyphens(C::command());
     let arguments = std::env::args_os().collect();
@@ -54,8 +54,7 @@ pub(crate) fn parse_again<C: CommandFactory + FromArgMatches>() -> Result<(C, Me
     Ok((parsed, merged))
 }
 
-/// A value that is a number may begin with `-`: then what is wrong is told of the value, and not that
-/// there is no such option.
+/// A number may begin with `-`: then the error is about the value, and not about an unknown option.
 fn with_hyphens(command: Command) -> Command {
     let is_number = |argument: &Arg| {
         let names = argument.get_value_names().unwrap_or_default();

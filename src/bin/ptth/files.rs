@@ -4,8 +4,8 @@
 //! A file may hang (a FIFO, a network file system), never end (a device), vanish, or be written
 //! while it is read. Each reading runs on a thread of its own, which is left behind where it hangs.
 //! At the start a file is a regular one, or a descriptor that the process was started with
-//! (`/dev/stdin`, `<(command)`), or `/dev/null`: a FIFO of another name would be waited for. What is
-//! read again while the process serves has to be a regular file that has come to rest.
+//! (`/dev/stdin`, `<(command)`), or `/dev/null`: a FIFO of another name would be waited for. A file
+//! that is read again while the process serves has to be a regular one that has come to rest.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// When a file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// At the start: it may be a pipe of the shell's, `<(command)`, and whoever fills it may take a
+    /// At the start: it may be a pipe of the shell's, `<(command)`, and its writer may take a
     /// while.
     First,
     /// While the process serves.
@@ -54,7 +54,7 @@ pub(crate) fn within(reading: Reading) -> Duration {
 /// The bytes of a file, `most` at most, without the mark that some editors put before UTF-8.
 ///
 /// # Errors
-/// What is wrong, without the file's name.
+/// The fault, without the file's name.
 pub(crate) fn read(file: &Path, most: u64, reading: Reading) -> Result<Vec<u8>, String> {
     let file = PathBuf::from(file);
     let bytes = on_a_thread(within(reading), move || match reading {
@@ -112,10 +112,10 @@ fn without_mark(mut bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     }
 }
 
-/// The first line of standard input that is not blank; whoever writes it need not close it.
+/// The first line of standard input that is not blank; its writer need not close it.
 ///
 /// # Errors
-/// What is wrong.
+/// The fault.
 pub(crate) fn line_of_stdin() -> Result<String, String> {
     on_a_thread(FIRST, || {
         let (mut line, mut byte) = (Vec::new(), [0]);

@@ -145,9 +145,9 @@ impl Prepared {
     }
 }
 
-/// Refuses addresses that let anybody register, and two listeners at one: of devices, of visitors,
-/// of operators, of other gateways. `new`: where it is listened; `args`: what is in force of the
-/// rest.
+/// Refuses addresses where anybody could register, and two listeners at one address: of devices,
+/// visitors, operators, other gateways. `new`: the listeners' addresses; `args`: the other options
+/// in force.
 pub(crate) fn check_addresses(args: &GatewayArgs, new: &GatewayArgs) -> Result<(), Failure> {
     let devices = &new.devices;
     if args.tokens.is_none()
@@ -305,7 +305,7 @@ fn affordable(wanted: usize) -> Result<usize, Failure> {
         )));
     }
     if most < wanted {
-        // Nobody asked for the default; whoever has thousands of descriptors lacks nothing.
+        // The default was not asked for, and thousands of descriptors are enough.
         let level = if wanted == Limits::default().connections_max && most >= 4_096 {
             log::Level::Debug
         } else {

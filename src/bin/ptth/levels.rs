@@ -88,7 +88,7 @@ impl Log for Levels {
 /// Starts the log, whose level `RUST_LOG` says (default `info`); `output` is where it goes.
 pub(crate) fn start(output: impl Write + Send + Clone + 'static) {
     let to = |output| Target::Pipe(Box::new(output));
-    // What is said before the options are read.
+    // For lines before the options are read.
     if std::env::var("PTTH_LOG_FORMAT").is_ok_and(|format| format == "json") {
         set_format(LogFormat::Json);
     }

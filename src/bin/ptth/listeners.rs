@@ -37,7 +37,7 @@ impl Place {
 pub(crate) struct Listeners {
     devices: Place,
     visitors: Place,
-    /// Where visitors came in before: who stayed asks by the same routes.
+    /// Former addresses of visitors: connections that stayed use the same routes.
     former: Vec<SocketAddr>,
     admin: AdminPlace,
     admin_args: AdminArgs,

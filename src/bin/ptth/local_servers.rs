@@ -1,4 +1,4 @@
-//! The options of local servers: --to, and what is said of those for one path or for all.
+//! The options of local servers: --to, and those for one path or for all.
 
 use reverse_http::Refusal;
 use reverse_http::device::{DeviceBuilder, LocalServer};
@@ -47,7 +47,7 @@ pub(crate) fn is_any_secure(args: &DeviceArgs) -> bool {
     args.service.to.iter().any(|to| is_secure(&to.value))
 }
 
-/// The servers of --to, each with what is said of its path.
+/// The servers of --to, each with the options of its path.
 pub(crate) fn of(args: &DeviceArgs) -> Result<Vec<LocalServer>, Failure> {
     once("--host-header", args, &args.host_header)?;
     once("--to-connections", args, &args.to_connections)?;
@@ -104,12 +104,12 @@ fn edits(
     Ok(edits)
 }
 
-/// What an option says of all servers.
+/// The value of an option for all servers.
 pub(crate) fn said_of_all<T>(said: &[ForPath<T>]) -> Option<&T> {
     said.iter().find(|said| said.path.is_none()).map(|said| &said.value)
 }
 
-/// What an option says of the server of this path alone.
+/// The value of an option for the server of this path alone.
 fn said_of<'a, T>(said: &'a [ForPath<T>], path: &str) -> Option<&'a T> {
     let is_it = |said: &&ForPath<T>| said.path.as_deref().is_some_and(|of| same(of, path));
     said.iter().find(is_it).map(|said| &said.value)

@@ -91,7 +91,7 @@ impl Write for Output {
     }
 }
 
-/// Starts both threads; what is written to the result goes to standard error.
+/// Starts both threads; bytes that are written to the result go to standard error.
 ///
 /// # Errors
 /// No thread could be started.
@@ -143,7 +143,7 @@ pub(crate) fn print_line(line: impl Display) -> Result<(), Failure> {
     print(format!("{line}\n").as_bytes())
 }
 
-/// A line for the person who has to mend something.
+/// An error line for the user.
 pub(crate) fn complain(line: impl Display) {
     if let Some(err) = STDERR.get() {
         err.put(format!("{line}\n").into_bytes());

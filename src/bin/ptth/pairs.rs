@@ -34,7 +34,7 @@ impl Pairs<'_> {
     /// A file cannot be read; a key is not its certificate's; the only certificate is read again
     /// and is not valid now; one that is not the default has no DNS name.
     pub(crate) fn identities(&self, reading: Reading) -> Result<Vec<Identity>, String> {
-        // Whoever renews writes one file after the other: between the two they are no pair.
+        // A renewal writes one file after the other: between the two writes they are no pair.
         let read = files::together(reading, || {
             let all = self.named()?.into_iter().chain(self.of_folder(reading)?);
             all.map(|pair| Ok((pair.identity(reading)?, pair))).collect::<Result<Vec<_>, String>>()

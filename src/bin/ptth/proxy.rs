@@ -81,7 +81,7 @@ impl Proxy {
             return Ok(None);
         }
         match split(&url) {
-            // The environment is often made for other programs: what is for whatever scheme is no
+            // The environment is often made for other programs: a proxy of an unknown scheme is no
             // reason not to start.
             Err(why) if source.eq_ignore_ascii_case("all_proxy") && why == OTHER_KIND => {
                 log::warn!("{source}: {why}; dialling without a proxy (say so with --proxy none)");

@@ -1,5 +1,5 @@
-//! What SIGHUP reads again at a gateway, and what the log says has changed. A mistake in one file
-//! changes nothing of what that one says.
+//! The files that SIGHUP reads again at a gateway, and the lines of the log about changes. A
+//! mistake in one file changes nothing of what that one says.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -39,7 +39,7 @@ pub(crate) fn count_mistake() {
     MISTAKES.fetch_add(1, SeqCst);
 }
 
-/// What a reading came to, for operators.
+/// The outcome of a reading, for operators.
 pub(crate) fn outcome() -> String {
     match MISTAKES.swap(0, SeqCst) {
         0 => "read again, and in force".to_owned(),
@@ -48,7 +48,7 @@ pub(crate) fn outcome() -> String {
     }
 }
 
-/// What the files said when they were last read.
+/// The contents of the files when they were last read.
 pub(crate) struct LastRead {
     tables: Tables,
     routes: BTreeMap<String, String>,
@@ -212,7 +212,7 @@ fn of_these(
     some.map(|(name, said)| (name.clone(), said.clone())).collect()
 }
 
-/// New handshakes get what the files say now; what cannot be read leaves all as it was.
+/// New handshakes use the new certificates; if a file cannot be read, the old ones stay.
 pub(crate) fn reload_tls(
     gateway: &Gateway,
     whose: &str,

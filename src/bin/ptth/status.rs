@@ -1,4 +1,4 @@
-//! `ptth status` and `ptth health`: what a gateway's admin listener says, in a terminal.
+//! `ptth status` and `ptth health`: the answers of a gateway's admin listener, in a terminal.
 
 use std::fmt::{Display, Write as _};
 use std::io::{self, IsTerminal};
@@ -150,7 +150,7 @@ pub(crate) fn health(args: &HealthArgs) -> Result<(), Failure> {
     }
 }
 
-/// What an answer says that is none.
+/// The text of a refusal.
 fn told(status: u16, body: &str) -> String {
     let line = body.trim().lines().next().unwrap_or_default();
     format!("{status} {}", shown(&line.chars().take(LINE_CHARS_MAX).collect::<String>()))

@@ -1,5 +1,5 @@
-//! What a supervisor is told (sd_notify(3), without its library): ready, reloading, stopping, a
-//! line of status, and a sign of life.
+//! Notifications for a supervisor (sd_notify(3), without its library): ready, reloading, stopping,
+//! a line of status, and a sign of life.
 //!
 //! One datagram each to the Unix socket that `NOTIFY_SOCKET` names. Nobody is told where it is not
 //! set. A message that cannot be sent is told in the log and is no reason to stop.
@@ -10,7 +10,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long a supervisor may take nothing of what it is told. Then that is lost.
+/// How long a notification may wait for the supervisor. Then it is lost.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The way to the supervisor of this process, if anybody does. Clones share it.
@@ -61,7 +61,7 @@ impl Supervisor {
         self.tell_unless_stopping(&format!("STATUS={status}"));
     }
 
-    /// What [`reloading`](Self::reloading) began is done, and the status is what it was.
+    /// Ends what [`reloading`](Self::reloading) began; the status is the former one.
     pub(crate) fn reloaded(&self) {
         self.tell_unless_stopping("READY=1");
     }

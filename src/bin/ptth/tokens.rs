@@ -8,13 +8,13 @@ use crate::Failure;
 use crate::files::{self, Reading};
 use crate::output::print_line;
 
-/// Longest file that is read, in bytes: some 150,000 tokens. What is longer was not meant.
+/// Longest file that is read, in bytes: some 150,000 tokens. A longer file is a mistake.
 const FILE_MAX: u64 = 16 << 20;
 
 /// The table in a file.
 ///
 /// # Errors
-/// One line: the file, the line in it, what is wrong.
+/// One line: the file, the line in it, the fault.
 pub(crate) fn read(file: &Path, reading: Reading) -> Result<Tokens, String> {
     let bytes = files::read(file, FILE_MAX, reading)
         .map_err(|what| format!("{}: {what}", file.display()))?;

@@ -1,5 +1,5 @@
-//! One connection of `ptth check`, `ptth call` or `ptth status`: plain or secured. Looking the name
-//! up, each read and each write have what is left of its time.
+//! One connection of `ptth check`, `ptth call` or `ptth status`: plain or secured. The look-up of
+//! the name, each read and each write have the rest of one time-out.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -92,7 +92,7 @@ pub(crate) struct Wire {
     unread: Vec<u8>,
 }
 
-/// What came back to an offer or a CONNECT.
+/// The answer to an offer or a CONNECT.
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) reason: String,

@@ -52,8 +52,8 @@ impl Root {
     /// Opens what these names lead to, one in the other; no names are the directory itself.
     ///
     /// # Errors
-    /// `XDEV` where a link leads outside, `NOENT` for what is neither a file nor a directory (it is
-    /// not opened: that could block, or start something), `LOOP` after [`STEPS_MAX`]; else the
+    /// `XDEV` where a link leads outside, `NOENT` for anything but a file or a directory (it is not
+    /// opened: that could block, or start something), `LOOP` after [`STEPS_MAX`]; else the
     /// system's.
     pub(super) fn find(&self, names: &[Vec<u8>]) -> Result<Found, Errno> {
         let mut ahead: Vec<Vec<u8>> = names.iter().rev().cloned().collect();

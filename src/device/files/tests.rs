@@ -37,7 +37,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0); // what is left behind in /tmp harms nobody
+        let _ = fs::remove_dir_all(&self.0); // a directory left behind in /tmp harms nobody
     }
 }
 
@@ -476,7 +476,7 @@ fn a_link_swapped_for_another_is_one_or_the_other() {
     );
 }
 
-#[cfg(target_os = "linux")] // who else exchanges two names at once
+#[cfg(target_os = "linux")] // no other system exchanges two names at once
 #[test]
 fn a_folder_and_a_link_that_change_places_are_one_or_the_other() {
     use rustix::fs::{CWD, RenameFlags, renameat_with};

@@ -8,7 +8,7 @@ use crate::sim::net::{self, Net, Weather};
 use crate::sim::rng::Rng;
 use crate::stream::HandshakeError;
 
-/// Notes who had a step. Streams always want another one.
+/// Records the connections that had a step. Streams always want another one.
 struct Noting {
     steps: Vec<Id>,
 }

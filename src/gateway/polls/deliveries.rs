@@ -29,7 +29,7 @@ pub(crate) struct Handed {
     pub(crate) told: bool,
     /// It was handed out once more after a silence.
     pub(crate) repeated: bool,
-    /// Whoever has it counts as connected.
+    /// Its device counts as connected.
     pub(crate) present: bool,
 }
 

@@ -44,7 +44,7 @@ impl GatewayRole {
         }
     }
 
-    /// Gives held polls to whoever waits longest. True: somebody took one.
+    /// Gives held polls to the callers that have waited longest. Returns true if one was taken.
     pub(super) fn feed(
         &mut self,
         cx: &mut Connections<State>,
@@ -55,7 +55,7 @@ impl GatewayRole {
                 return true;
             }
         }
-        // Whoever cannot be served yet (a body is to be collected first) makes room for the next
+        // A caller that cannot be served yet (its body is collected first) makes room for the next
         // one.
         for _ in 0..self.settings.limits.waiting_per_device_max {
             let waiter = self

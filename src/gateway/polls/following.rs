@@ -149,8 +149,7 @@ impl GatewayRole {
         }
     }
 
-    /// Connections that a stopping gateway kept for the answers to what was in hand, when nothing
-    /// is any more.
+    /// Connections that a stopping gateway kept for answers, when no event is in progress any more.
     pub(in crate::gateway) fn close_idle_devices(&mut self, cx: &mut Connections<State>) {
         if !self.lifecycle.is_draining() || cx.is_listening() || self.events.are_in_hand() {
             return;

@@ -25,7 +25,8 @@ enum EventText {
     Later(Arc<Vec<u8>>),
 }
 
-/// An event for a helper: the whole request, the line that tells who waits, the room in the budget.
+/// An event for a helper: the whole request, the line that names its caller, its share of the
+/// budget.
 struct LaterEvent {
     whole: Arc<Vec<u8>>,
     line: Vec<u8>,
@@ -222,7 +223,7 @@ impl GatewayRole {
         );
     }
 
-    /// An event is in the hand of whoever polled.
+    /// An event was handed to a poll.
     fn note_handed(
         &mut self,
         cx: &mut Connections<State>,

@@ -11,7 +11,7 @@ use crate::gateway::registry::{Gap, Registration};
 use crate::gateway::state::{BETWEEN_POLLS, Device, GatewayRole, Hold, State};
 
 impl GatewayRole {
-    /// Takes a held poll out of line; whoever takes it answers it.
+    /// Takes a held poll out of line; the caller answers it.
     pub(in crate::gateway) fn take_poll(
         &mut self,
         cx: &mut Connections<State>,
@@ -55,8 +55,7 @@ impl GatewayRole {
             }
             Gap::Over(left, 0) => self
                 .gone(&left, &CloseCause::Absent.because("it did not come again within poll_gap")),
-            // All its polls may be at work for longer than anybody waits; whoever reads the log
-            // wants to know.
+            // All its polls may be at work for longer than any caller waits; the log should say so.
             Gap::Over(left, n) => {
                 let text =
                     format!("it did not come again within poll_gap; requests in its hand: {n}");

@@ -88,7 +88,7 @@ impl GatewayRole {
         cx.set_deadline(id, Some(at));
     }
 
-    /// Reads on. What came decides: a whole message, the head of a response, or what is dropped.
+    /// Reads on. The bytes decide: a whole message, the head of a response, or a message to drop.
     pub(in crate::gateway) fn post_ready(&mut self, cx: &mut Connections<State>, id: Id) {
         if let Some(posted) = cx.posted(id) {
             if let Reading::Exchange(key) = posted.reading {
@@ -192,8 +192,8 @@ impl GatewayRole {
         };
         match comet::answer_start(bytes, is_head, &self.settings.link_limits) {
             Ok(Some(start)) => {
-                // What is told by then has to agree, so that nothing of a message that does not is
-                // passed on.
+                // The lengths known by then have to agree, so that no part of an inconsistent
+                // message is passed on.
                 let here = bytes.len() - start;
                 let whole = posted.decoder.remaining().map(|left| here as u64 + left);
                 let stated =
@@ -375,7 +375,7 @@ impl GatewayRole {
         );
     }
 
-    /// Where a field names the event of an answer that is too large to be read, who asked need not
+    /// Where a field names the event of an answer that is too large to be read, its caller need not
     /// wait.
     fn answer_is_too_large(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(posted) = cx.posted(id) else {

@@ -26,7 +26,7 @@ pub(crate) struct PollReply {
     pub(crate) keep: bool,
     /// What the connection had written before.
     pub(crate) written: u64,
-    /// What it had written when its deadline was set; `None` before it was.
+    /// Bytes that were written when its deadline was set; `None` before that.
     seen: Option<u64>,
     /// A helper writes the event's JSON; nothing of the reply is written before.
     pub(crate) later: Option<Box<DeviceHead>>,
@@ -93,7 +93,7 @@ pub(crate) fn with_line<'t>(text: &'t [u8], line: &[u8]) -> Cow<'t, [u8]> {
     [first, line, rest].concat().into()
 }
 
-/// Fields that let a listed page read what it is told (Fetch standard, *CORS protocol*).
+/// Fields that let a listed page read its response (Fetch standard, *CORS protocol*).
 pub(crate) fn cors_fields(origin: Option<&str>) -> Vec<(&'static str, &str)> {
     match origin {
         None => Vec::new(),

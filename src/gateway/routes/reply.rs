@@ -16,7 +16,7 @@ pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
 /// table is.
 const TEXT_BYTES_MAX: usize = 64 * 1024;
 
-/// Where a redirect leads, or what is said.
+/// The target of a redirect, or a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Goal {
     /// `appends`: the rest of the request's path and its query come behind it.
@@ -90,8 +90,8 @@ impl Goal {
         }
     }
 
-    /// Returns true if it is a redirect to the path of its own route, so that who follows it ends
-    /// nowhere. What leads below that path may be another route's.
+    /// Returns true if it is a redirect to the path of its own route, which would be followed for
+    /// ever. A target below that path may be another route's.
     pub(super) fn leads_back(&self, path: &str, keeps_prefix: bool) -> bool {
         let Goal::Redirect { to, appends } = self else { return false };
         let base = to.split(['?', '#']).next().unwrap_or_default();
@@ -174,7 +174,8 @@ impl Offline {
         Ok(())
     }
 
-    /// The page for a visitor who accepts this: JSON where that is accepted by name and HTML is not.
+    /// The page for a visitor with this `Accept`: JSON where that is accepted by name and HTML is
+    /// not.
     pub(in crate::gateway) fn page(&self, fields: &Fields<'_>) -> Option<&Page> {
         let accepts = |is_it: fn(&[u8]) -> bool| {
             fields.list("accept").any(|member| {

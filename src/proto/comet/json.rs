@@ -1,9 +1,9 @@
 //! Events and answers in JSON (RFC 8259; protocol.md §2.1): written by hand in the seed's order,
 //! read strictly.
 //!
-//! What is never taken: a member twice, a wrong type, a lone surrogate, nesting deeper than
-//! serde_json's 128, bytes behind the message, a header that would split a line. Header bytes above
-//! 0x7F travel as the ISO-8859-1 characters of the same number.
+//! Refused: a member twice, a wrong type, a lone surrogate, nesting deeper than serde_json's 128,
+//! bytes behind the message, a header that would split a line. Header bytes above 0x7F travel as
+//! the ISO-8859-1 characters of the same number.
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -279,7 +279,7 @@ pub fn event_from_json(
     let (body, trailers) = (members.body()?, members.trailers(limits)?);
     let mut text = Vec::with_capacity(lines.len() + body.len() + 64);
     write_request(&mut text, &head, &body, &trailers)?;
-    head::request(&text, limits, LineEnds::Crlf)?; // our framing counts too: what is taken here has to be read under the same bounds
+    head::request(&text, limits, LineEnds::Crlf)?; // our framing counts too: an accepted event has to be readable under the same bounds
     Ok(Some(Event {
         id,
         protocol: members.version.unwrap_or_else(|| PROTOCOL.to_owned()),
@@ -311,8 +311,8 @@ pub fn answer_from_json(
     write_status_line(&mut head, status, &reason).map_err(|e| Refusal { status: 400, ..e })?;
     write_lines(&mut head, &members.headers)?;
     let (len, stated) = (head.len(), stated_length(&members.headers));
-    // With the longest line that into_text() adds: what is taken here has to be read under the same
-    // bounds.
+    // With the longest line that into_text() adds: an accepted answer has to be readable under the
+    // same bounds.
     head.extend_from_slice(b"Content-Length: 999999999999999999\r\n\r\n");
     match head::response(&head, limits, LineEnds::Crlf) {
         Ok(Some(read)) if read.len == head.len() => {}
@@ -331,7 +331,7 @@ fn write_lines(out: &mut Vec<u8>, fields: &[(String, String)]) -> Result<(), Ref
     let named = Named::of(options).ok_or_else(|| Refusal::new(400, TOO_MANY_NAMED))?;
     for (name, value) in fields {
         let value = bytes(value)?;
-        // Also what is left out has to be a field: nothing splits, and nothing is let pass unread.
+        // A field that is left out has to be valid, too: nothing splits, and nothing passes unread.
         let start = out.len();
         write_field(out, name, trim(&value))?;
         if !is_carried(name, &named) {
@@ -435,8 +435,8 @@ fn read(bytes: &[u8], id: Option<&str>) -> Result<Option<(String, Members)>, Ref
     Ok(Some((id, members)))
 }
 
-/// An error's text without the string that it quotes: what a message says is nobody's business who
-/// reads a log (T23), and may be long.
+/// An error's text without the string that it quotes: contents of messages do not belong in a log
+/// (T23), and may be long.
 fn without_value(text: &str) -> String {
     let (start, end) = text
         .find('"')

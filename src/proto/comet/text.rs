@@ -116,8 +116,7 @@ pub fn check_id(id: &[u8]) -> Result<&str, Refusal> {
     text.ok_or_else(|| Refusal::new(400, "a message id has 1 to 256 bytes of visible ASCII"))
 }
 
-/// What is sent back as it came: ids and protocol tags have 1 to [`ID_BYTES_MAX`] bytes of visible
-/// ASCII.
+/// Ids and protocol tags are echoed, so they have 1 to [`ID_BYTES_MAX`] bytes of visible ASCII.
 pub(super) fn is_short_and_visible(text: &str) -> bool {
     (1..=ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(|o| o.is_ascii_graphic())
 }

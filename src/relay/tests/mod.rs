@@ -31,11 +31,11 @@ use crate::sim::net::{self, Net, SECOND, Socket, Weather};
 use crate::sim::rng::Rng;
 use crate::stream::{HandshakeError, Stream};
 
-/// The role of the tests: it notes what it is told, and closes what is of no more use.
+/// The role of the tests: it records its calls, and closes connections that are of no more use.
 struct TestRole {
     exchanges: Slab<Box<Exchange>>,
     rules: Arc<Rules>,
-    /// What it was told, in words.
+    /// Its calls, in words.
     told: Vec<String>,
     /// Others want a connection like the upstream one.
     callers_wait: bool,

@@ -122,8 +122,8 @@ fn a_tunnel_to_nobody_ends_at_once() {
     assert!(told.contains("close the client") && told.contains("the link ends"), "{told}");
 }
 
-/// A link has heard the end of what its visitor sent. That the visitor is gone altogether it hears
-/// too, but not before what is on its way there had some time.
+/// A link has heard the end of its visitor's direction. It also hears that the visitor is gone
+/// altogether, but only after the bytes on their way to it had some time.
 #[test]
 fn a_link_hears_that_its_visitor_is_gone_behind_an_end() {
     let mut scene = switched();

@@ -128,8 +128,8 @@ impl World {
         self.running.push((setup, node));
     }
 
-    /// Whoever is neither a plain visitor nor a device: attackers, tunnels, programs, and a gateway
-    /// that breaks the protocol.
+    /// All nodes but plain visitors and devices: attackers, tunnels, programs, and a gateway that
+    /// breaks the protocol.
     fn add_strangers(&mut self, count: usize, names: &[String], nonce: &mut u64) {
         let (fair, devices) = (self.fair, names[..count].to_vec());
         if self.rng.permille(400) {
@@ -229,8 +229,8 @@ impl World {
                     .then(|| rng.skewed(length as u64 + 100) as usize),
                 half_close: rng.permille(60),
             };
-            // Behind what may end the connection nothing is pipelined, and what is chunked is
-            // HTTP/1.1.
+            // Nothing is pipelined behind a request that may end the connection, and a chunked one
+            // is HTTP/1.1.
             let pipelined = request.pipelined
                 && plan
                     .back()

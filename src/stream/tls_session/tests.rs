@@ -49,8 +49,8 @@ fn in_small_records(session: &TlsSession, text: &[u8]) -> Vec<u8> {
     out.text
 }
 
-/// What a session has encrypted goes out: whoever takes it back and writes something else would
-/// have the end of it lost, and the peer would get what was never meant to go.
+/// Encrypted bytes go out: a writer that took them back and wrote others would lose the end of
+/// those, and the peer would get bytes that were never meant for it.
 #[test]
 fn what_was_encrypted_is_owed_until_the_same_bytes_are_written() {
     let (message, other) = (vec![b'a'; 100_000], vec![b'b'; 100_000]);

@@ -1,8 +1,8 @@
 //! The listener of `ptth device --status ADDR`: one short answer for each connection.
 //!
-//! Whoever connects and says nothing keeps nobody out: each connection has a thread and one deadline
-//! for everything, and of more than a few the oldest is closed. A web page that is made to ask here
-//! (DNS rebinding) names a host that is not this machine's, and gets 421.
+//! A silent client locks nobody out: each connection has a thread and one deadline for everything,
+//! and of more than a few the oldest is closed. A web page that is made to ask here (DNS rebinding)
+//! names a host that is not this machine's, and gets 421.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -22,10 +22,10 @@ const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 16;
 
-/// The kind of what is not the state.
+/// The content type of all answers but the state.
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// What is answered: whether the device is connected, and the state in JSON.
+/// The answer: whether the device is connected, and the state in JSON.
 pub(super) type Told = (bool, String);
 
 /// The connections in progress, the oldest in front.
@@ -68,7 +68,7 @@ where
     let (connections, tell) = (connections.clone(), tell.clone());
     let peer = stream.clone();
     let job = move || {
-        let _ = answer(&peer, &*tell); // whoever asked has gone
+        let _ = answer(&peer, &*tell); // the client has gone
         let mut all = connections.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|other| !Arc::ptr_eq(other, &peer));
     };

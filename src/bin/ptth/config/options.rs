@@ -50,7 +50,7 @@ impl Merged {
             places: HashMap::new(),
             said: BTreeMap::new(),
         };
-        // Mistakes in the arguments themselves are told by whoever parses them in earnest.
+        // Mistakes in the arguments themselves are reported when they are parsed in earnest.
         let Ok(matches) = without_demands(command).try_get_matches_from(&typed) else {
             return Ok(plain(typed));
         };
@@ -148,7 +148,7 @@ fn settings_of(file: &File, command: &Command) -> Result<Vec<Setting>, String> {
     let whole = file.table()?;
     for (key, value) in in_order(whole.get_ref()) {
         let Some(table) = TABLES.into_iter().find(|table| key.get_ref() == table) else {
-            continue; // the routes, or a mistake that whoever reads them tells
+            continue; // the routes, or a mistake that is reported when they are read
         };
         let Some(entries) = value.get_ref().as_table() else {
             return Err(file.mistake(key.span(), format_args!("write [{table}], a table")));
