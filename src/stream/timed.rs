@@ -11,7 +11,7 @@ use socket2::SockRef;
 /// What a blocking [`link`](crate::link) needs of a byte stream: `Read`, `Write`, and a deadline
 /// for each.
 ///
-/// Implemented for [`Stream`], `TcpStream` and `UnixStream`; wrap anything else (a serial line, a
+/// Implemented for [`Stream`](crate::stream::Stream), `TcpStream` and `UnixStream`; wrap anything else (a serial line, a
 /// test pipe) in [`Untimed`].
 ///
 /// ```
