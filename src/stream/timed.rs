@@ -11,8 +11,8 @@ use socket2::SockRef;
 /// What a blocking [`link`](crate::link) needs of a byte stream: `Read`, `Write`, and a deadline
 /// for each.
 ///
-/// Implemented for [`Stream`](crate::stream::Stream), `TcpStream` and `UnixStream`; wrap anything else (a serial line, a
-/// test pipe) in [`Untimed`].
+/// Implemented for [`Stream`](crate::stream::Stream), `TcpStream` and `UnixStream`; wrap anything
+/// else (a serial line, a test pipe) in [`Untimed`].
 ///
 /// ```
 /// use std::io::{self, Read, Write};
