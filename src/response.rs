@@ -5,6 +5,7 @@ use std::fs::File;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 
+use crate::error::Error;
 use crate::message::Body;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -22,18 +23,15 @@ const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 /// | [`StatusCode`] | that status, without a body |
 /// | `(StatusCode, T)` | the response of `T`, with that status |
 /// | `Result<T, E>` | that of the value, or that of the error |
+/// | [`Error`] | its [`status_hint`](Error::status_hint), else 500: a body that is too long is 413. The caller reads the text of a 4xx; that of any other is logged |
 ///
 /// ```
-/// use http::{Request, StatusCode};
+/// use http::Request;
 /// use reverse_http::{Body, Device, Gateway, IntoResponse};
 ///
 /// /// A question mark ends a request whose body cannot be read.
-/// fn answer(mut request: Request<Body>) -> Result<String, (StatusCode, String)> {
-///     let text = request
-///         .body_mut()
-///         .read_to_text(1000)
-///         .map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))?;
-///     Ok(text.to_uppercase())
+/// fn answer(mut request: Request<Body>) -> Result<String, reverse_http::Error> {
+///     Ok(request.body_mut().read_to_text(1000)?.to_uppercase())
 /// }
 ///
 /// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
@@ -43,6 +41,8 @@ const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 /// // A test of the handler needs neither.
 /// let response = answer(Request::new(Body::from("on"))).into_response();
 /// assert_eq!(response.into_body().read_to_text(10)?, "ON");
+/// let response = answer(Request::new(Body::from("x".repeat(1001)))).into_response();
+/// assert_eq!(response.status(), 413);
 /// # device.stop();
 /// # Ok::<(), reverse_http::Error>(())
 /// ```
@@ -121,6 +121,18 @@ impl<T: IntoResponse> IntoResponse for (StatusCode, T) {
     }
 }
 
+impl IntoResponse for Error {
+    fn into_response(self) -> Response<Body> {
+        let hint = self.status_hint().and_then(|status| StatusCode::from_u16(status).ok());
+        let status = hint.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status.is_client_error() {
+            return (status, self.to_string()).into_response();
+        }
+        log_names!(Warn, "a handler failed, and its request is answered with {status}: {self}");
+        status.into_response()
+    }
+}
+
 impl<T: IntoResponse, E: IntoResponse> IntoResponse for Result<T, E> {
     fn into_response(self) -> Response<Body> {
         match self {
@@ -134,6 +146,7 @@ impl<T: IntoResponse, E: IntoResponse> IntoResponse for Result<T, E> {
 #[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::error::Fault;
 
     fn read(of: impl IntoResponse) -> (u16, Option<String>, Vec<u8>) {
         let (parts, mut body) = of.into_response().into_parts();
@@ -141,7 +154,7 @@ mod tests {
         (
             parts.status.as_u16(),
             content_type.map(|value| value.to_str().unwrap().to_owned()),
-            body.read_to_vec(100).unwrap(),
+            body.read_to_vec(1000).unwrap(),
         )
     }
 
@@ -161,6 +174,20 @@ mod tests {
         let taken = |is_there: bool| if is_there { Ok("on") } else { Err(missing) };
         assert_eq!(read(taken(true)), (200, text.clone(), b"on".to_vec()));
         assert_eq!(read(taken(false)), (404, text, b"no such lamp".to_vec()));
+    }
+
+    #[test]
+    fn an_error_has_the_status_of_its_hint_and_shows_its_text_where_the_caller_is_at_fault() {
+        let too_long = Body::from("12345").read_to_vec(4).unwrap_err();
+        let text = too_long.to_string();
+        let (status, _, body) = read(too_long);
+        assert_eq!((status, String::from_utf8(body).unwrap()), (413, text));
+        let not_text = Body::from(&b"\xff"[..]).read_to_text(4).unwrap_err();
+        assert_eq!(read(not_text).0, 400);
+        for hidden in [Error::usage("secret"), Error::closed(Fault::Gateway, "secret")] {
+            let expected = hidden.status_hint().unwrap_or(500);
+            assert_eq!(read(hidden), (expected, None, Vec::new()));
+        }
     }
 
     #[test]
