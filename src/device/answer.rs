@@ -92,8 +92,13 @@ impl Work {
         }
     }
 
-    /// An answer that was given before, for its event came again.
-    pub(super) fn again(event: &Event, encoding: Encoding, from: Arc<Url>, text: Vec<u8>) -> Self {
+    /// An answer that was given before, since its event came again.
+    pub(super) fn repeated(
+        event: &Event,
+        encoding: Encoding,
+        from: Arc<Url>,
+        text: Vec<u8>,
+    ) -> Self {
         Work { reading: Reading::Done, text, ..Work::new(event, encoding, from) }
     }
 
@@ -391,7 +396,7 @@ mod tests {
     fn answered(id: &str) -> Work {
         let event =
             comet::event_from_text(id, GET.as_bytes().to_vec(), &Limits::default()).unwrap();
-        Work::again(&event, Encoding::Message, url(), vec![b'x'; 5])
+        Work::repeated(&event, Encoding::Message, url(), vec![b'x'; 5])
     }
 
     #[test]

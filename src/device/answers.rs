@@ -101,7 +101,7 @@ impl DeviceRole {
         let past = self.past.recall(&event.id, &from, encoding);
         let (is_new, is_kept) = (past.is_none(), past.is_some_and(|text| text.is_some()));
         let work = match past.flatten() {
-            Some(text) => Work::again(&event, encoding, from, text.to_vec()),
+            Some(text) => Work::repeated(&event, encoding, from, text.to_vec()),
             None => Work::new(&event, encoding, from),
         };
         let Some(slot) = self.slots.get_mut(key) else { return };
@@ -180,7 +180,7 @@ impl DeviceRole {
         flush(cx, id);
         let link = cx.insert(far, &[], State::Link(Link::new(Some(key), cx.now())))?;
         match &self.service {
-            Service::Listen(_) => self.lend(cx, link, &[]),
+            Service::Listen(_) => self.lease(cx, link, &[]),
             _ => self.link_idle(cx, link),
         }
         Ok(())
@@ -212,7 +212,7 @@ impl DeviceRole {
         match moved {
             Ok(true) => {
                 if let Some(id) = self.slots.get(key).and_then(|slot| slot.bridge) {
-                    cx.again(id); // others first
+                    cx.reschedule(id); // others first
                 }
             }
             Ok(false) => {}

@@ -139,7 +139,7 @@ impl DeviceRole {
             self.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(cx.now()));
         let pause = match retry_after {
             _ if left.is_zero() => self.backoff.fail(random(), retry_after),
-            Some(asked) if asked > left => self.backoff.obey(random(), asked),
+            Some(asked) if asked > left => self.backoff.after_retry_after(random(), asked),
             _ => return left,
         };
         self.dial_later(cx, pause);

@@ -16,7 +16,7 @@ pub(crate) struct Backoff {
     pub(super) failures: u32,
 }
 
-/// Longest `Retry-After` that is obeyed (protocol.md §1.4).
+/// Longest `Retry-After` that is honoured (protocol.md §1.4).
 pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 impl Backoff {
@@ -39,14 +39,14 @@ impl Backoff {
         self.failures = self.failures.saturating_add(1);
         let pause = ceiling.mul_f64(random.clamp(0.0, 1.0));
         match at_least {
-            Some(asked) => self.obey(random, asked).max(pause),
+            Some(asked) => self.after_retry_after(random, asked).max(pause),
             None => pause,
         }
     }
 
     /// The gateway's `Retry-After` and a random surplus: devices that were given the same time
     /// should not all return at once.
-    pub(crate) fn obey(&self, random: f64, asked: Duration) -> Duration {
+    pub(crate) fn after_retry_after(&self, random: f64, asked: Duration) -> Duration {
         asked.min(RETRY_AFTER_MAX) + self.min.mul_f64(random.clamp(0.0, 1.0))
     }
 

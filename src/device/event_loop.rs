@@ -61,7 +61,7 @@ impl DeviceRole {
                     if is_real {
                         self.last_of_link(key);
                     }
-                    cx.again(id); // its deadline may be nearer now
+                    cx.reschedule(id); // its deadline may be nearer now
                 }
                 _ => {}
             }

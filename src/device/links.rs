@@ -91,7 +91,7 @@ impl DeviceRole {
             return self.link_gone(cx, id, STOPS);
         }
         match &self.service {
-            Service::Listen(_) => self.lend(cx, id, &[]),
+            Service::Listen(_) => self.lease(cx, id, &[]),
             _ => {
                 self.link_idle(cx, id);
                 // The request that came with its 101, before another link turns: its number of
@@ -137,7 +137,7 @@ impl DeviceRole {
         };
         cx.set_deadline(id, at);
         if more {
-            cx.again(id);
+            cx.reschedule(id);
         }
     }
 
@@ -458,7 +458,7 @@ impl DeviceRole {
     }
 
     /// Hands a link to program code: a handler on a worker, or a queue that the program reads.
-    pub(super) fn lend(&mut self, cx: &mut Connections<State>, id: Id, bytes: &[u8]) {
+    pub(super) fn lease(&mut self, cx: &mut Connections<State>, id: Id, bytes: &[u8]) {
         let Some((stream, kept, State::Link(mut link))) = cx.remove(id) else { return };
         if !bytes.is_empty() {
             link.used = true;

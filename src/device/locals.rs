@@ -157,7 +157,7 @@ impl DeviceRole {
             while let Some(key) = pool.waiting.front().filter(|_| pool.has_room()) {
                 match self.exchanges.get(*key).and_then(|e| e.downstream()) {
                     Some(downstream) => {
-                        cx.again(downstream);
+                        cx.reschedule(downstream);
                         break;
                     }
                     None => drop(pool.waiting.pop_front()), // its link is gone

@@ -32,7 +32,7 @@ impl DeviceRole {
         }
         self.feed(cx, key);
         if let Some(id) = self.slots.get(key).and_then(|slot| slot.bridge) {
-            cx.again(id); // there may be more
+            cx.reschedule(id); // there may be more
         }
         self.set_post_deadline(cx, key);
     }
@@ -56,7 +56,7 @@ impl DeviceRole {
         work.given(&self.limits);
         if sent.is_err() {
             peer.look_again();
-            cx.again(id);
+            cx.reschedule(id);
         }
         flush(cx, id);
     }

@@ -70,7 +70,7 @@ impl DeviceRole {
         cx.put_scratch(scratch);
         match read {
             Ok(true) => self.replied(cx, id),
-            Ok(false) if cx.get(id).is_some_and(Connection::has_input) => cx.again(id),
+            Ok(false) if cx.get(id).is_some_and(Connection::has_input) => cx.reschedule(id),
             Ok(false) => {}
             Err(why) => {
                 self.end_dial(cx, id, &format!("the gateway's reply cannot be read: {why}"), None)

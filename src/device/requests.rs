@@ -40,7 +40,7 @@ impl DeviceRole {
         let came = self.read_request(cx, id, &mut scratch);
         let step = match came {
             Came::Request(filled) => {
-                self.lend(cx, id, &scratch[..filled]);
+                self.lease(cx, id, &scratch[..filled]);
                 None
             }
             other => Some(other),

@@ -74,5 +74,5 @@ pub(crate) fn failures(device: &Simulated) -> Vec<String> {
 
 /// Entries that are left in a device that was asked to stop, and has; empty if all is well.
 pub(crate) fn leftovers(device: &Simulated) -> Vec<String> {
-    device.event_loop.role.leftovers(device.event_loop.peers.len())
+    device.event_loop.role.leftovers(device.event_loop.connections.len())
 }

@@ -27,7 +27,7 @@ pub(super) fn flush(cx: &mut Connections<State>, id: Id) {
     let Some(peer) = cx.get_mut(id) else { return };
     if peer.flush().is_err() {
         peer.look_again();
-        cx.again(id);
+        cx.reschedule(id);
     }
 }
 

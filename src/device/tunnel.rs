@@ -51,7 +51,7 @@ impl DeviceRole {
             Some(Ok(true)) => {
                 self.reached(cx, id);
                 if cx.get(id).is_some_and(|peer| peer.has_input()) {
-                    cx.again(id); // what came behind the 200 is the gateway's
+                    cx.reschedule(id); // what came behind the 200 is the gateway's
                 }
             }
             Some(Ok(false)) | None => {}

@@ -235,7 +235,7 @@ impl<T> Connections<T> {
     /// Returns true if the loops of the group have nothing any more and get nothing: no connection
     /// here, there, on its way or in other hands, and no listener.
     pub(crate) fn is_group_idle(&self) -> bool {
-        !self.group.is_listening() && self.group.connections() == 0 && self.group.lent() == 0
+        !self.group.is_listening() && self.group.connections() == 0 && self.group.leased() == 0
     }
 
     /// The time of day as an IMF-fixdate.
@@ -289,9 +289,9 @@ impl<T> Connections<T> {
     pub(crate) fn is_full(&self) -> bool {
         self.group.is_full(self.connections_max)
     }
-    /// Connections that the loops of the group have lent.
-    pub(crate) fn lent(&self) -> usize {
-        self.group.lent()
+    /// Connections that the loops of the group have leased out.
+    pub(crate) fn leased(&self) -> usize {
+        self.group.leased()
     }
     /// So many connections are in other hands now. They count in `connections_max`: their
     /// descriptors are open.
@@ -496,7 +496,7 @@ impl<T> Connections<T> {
         }
         let computing = channel.speaks_first() && self.handshakes.compute(id, &channel);
         peer.handshake = Some(Handshake { channel, computing });
-        self.again(id);
+        self.reschedule(id);
         true
     }
 
@@ -560,7 +560,7 @@ impl<T> Connections<T> {
     }
 
     /// Asks for another step of this connection in the next turn of the loop.
-    pub(crate) fn again(&mut self, id: Id) {
+    pub(crate) fn reschedule(&mut self, id: Id) {
         if let Some(peer) = self.slab.get_mut(id).filter(|peer| !peer.queued) {
             peer.queued = true;
             self.again.push_back(id);
@@ -584,7 +584,7 @@ impl<T> Connections<T> {
     /// Where a fetch stopped although there was more, another step goes on.
     pub(crate) fn resume(&mut self, id: Id) {
         if self.slab.get_mut(id).is_some_and(|peer| std::mem::take(&mut peer.paused)) {
-            self.again(id);
+            self.reschedule(id);
         }
     }
 
@@ -652,17 +652,17 @@ mod tests {
         let limits = crate::limits::Limits::default();
         let group = Group::new(1, &limits);
         let handshakes = Handshakes::new(&limits, None, Arc::default(), group.clone());
-        let mut peers = Connections::<()>::new(
+        let mut connections = Connections::<()>::new(
             Watcher::System(poll.registry().try_clone().unwrap()),
             1,
             handshakes,
             (group, 0),
         );
-        let (began, wait) = (peers.now(), Duration::from_millis(25_600));
+        let (began, wait) = (connections.now(), Duration::from_millis(25_600));
         let mut instants = Vec::new();
         for ms in 0..1_000 {
-            peers.set_clock(began + Duration::from_millis(ms), Duration::ZERO);
-            let (exact, about) = (peers.after(wait), peers.after_about(wait));
+            connections.set_clock(began + Duration::from_millis(ms), Duration::ZERO);
+            let (exact, about) = (connections.after(wait), connections.after_about(wait));
             assert!(about >= exact && about < exact + wait / 256, "{:?}", about - exact);
             instants.push(about);
         }
@@ -672,6 +672,6 @@ mod tests {
             11,
             "a thousand waits, begun within a second, end at eleven instants"
         );
-        assert_eq!(peers.after_about(Duration::ZERO), peers.now());
+        assert_eq!(connections.after_about(Duration::ZERO), connections.now());
     }
 }

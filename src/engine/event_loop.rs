@@ -1,4 +1,4 @@
-//! The loop itself: wait, read flags, step connections, accept, obey commands, expire. In that
+//! The loop itself: wait, read flags, step connections, accept, handle commands, expire. In that
 //! order, every turn.
 //!
 //! Never blocks but in `poll`, never runs a user's code. A pause of more than a second (SIGSTOP,
@@ -152,7 +152,7 @@ enum Waiting {
 /// A loop that is not running yet.
 pub(crate) struct EventLoop<R: Role> {
     poll: Poll,
-    peers: Connections<R::State>,
+    connections: Connections<R::State>,
     /// By number; `None`: closed.
     listeners: Vec<Option<Listening>>,
     spinning: Spinning,
@@ -177,7 +177,7 @@ impl<R: Role> EventLoop<R> {
         let (sender, commands) = unbounded();
         let awake = Arc::new(AtomicBool::new(false));
         let handshakes = Handshakes::new(limits, Some(waker.clone()), awake.clone(), group.clone());
-        let peers = Connections::new(
+        let connections = Connections::new(
             Watcher::System(poll.registry().try_clone()?),
             limits.connections_max,
             handshakes,
@@ -187,7 +187,7 @@ impl<R: Role> EventLoop<R> {
         Ok((
             EventLoop {
                 poll,
-                peers,
+                connections,
                 listeners: Vec::new(),
                 spinning: Spinning::new(limits.spin),
                 commands,
@@ -199,13 +199,13 @@ impl<R: Role> EventLoop<R> {
 
     /// Adds a bound listener before the loop runs. Returns false if it has as many as it takes.
     pub(crate) fn listen(&mut self, listener: TcpListener) -> bool {
-        self.peers.listen(listener).is_some()
+        self.connections.listen(listener).is_some()
     }
 
     /// Sets an alarm before the loop runs.
     pub(crate) fn alarm(&mut self, after: Duration, key: u64) {
-        let at = self.peers.after(after);
-        self.peers.alarm(at, key);
+        let at = self.connections.after(after);
+        self.connections.alarm(at, key);
     }
 
     /// Runs until the role is finished.
@@ -215,7 +215,7 @@ impl<R: Role> EventLoop<R> {
     pub(crate) fn run(mut self, mut role: R) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         let mut last = Instant::now();
-        while !role.finished(&self.peers) {
+        while !role.finished(&self.connections) {
             self.change_listeners();
             let mut timeout = self.timeout();
             let before = Instant::now();
@@ -238,14 +238,14 @@ impl<R: Role> EventLoop<R> {
             let now = Instant::now();
             self.set_clock(last, before, now, timeout);
             last = now;
-            step_ready(&mut self.peers, &mut role, events.iter().count());
+            step_ready(&mut self.connections, &mut role, events.iter().count());
             for event in &events {
                 self.note(&mut role, event);
             }
             self.accept(&mut role);
             self.awake.store(false, Ordering::Release);
-            obey(&mut self.peers, &mut role, &self.commands);
-            expire(&mut self.peers, &mut role);
+            handle_commands(&mut self.connections, &mut role, &self.commands);
+            expire(&mut self.connections, &mut role);
         }
         role.ended();
         Ok(())
@@ -253,27 +253,27 @@ impl<R: Role> EventLoop<R> {
 
     /// How long `poll` may wait; `None`: until something happens.
     fn timeout(&self) -> Option<Duration> {
-        if self.peers.is_eager()
+        if self.connections.is_eager()
             || !self.commands.is_empty()
-            || !self.peers.handshakes.computed.is_empty()
+            || !self.connections.handshakes.computed.is_empty()
         {
             return Some(Duration::ZERO);
         }
-        let mut at = self.peers.timers.next();
+        let mut at = self.connections.timers.next();
         for listening in self.listeners.iter().flatten().filter(|l| l.pending) {
             match listening.paused_until {
-                Some(paused) if !self.peers.closed_some => {
+                Some(paused) if !self.connections.closed_some => {
                     at = Some(at.map_or(paused, |at| at.min(paused)))
                 }
                 _ => return Some(Duration::ZERO),
             }
         }
         // `poll` counts in milliseconds, and a deadline in half of one is not due yet.
-        at.map(|at| at.saturating_duration_since(self.peers.now()) + Duration::from_millis(1))
+        at.map(|at| at.saturating_duration_since(self.connections.now()) + Duration::from_millis(1))
     }
 
     fn change_listeners(&mut self) {
-        for (number, change) in std::mem::take(&mut self.peers.listener_changes) {
+        for (number, change) in std::mem::take(&mut self.connections.listener_changes) {
             if self.listeners.len() <= number {
                 self.listeners.resize_with(number + 1, || None);
             }
@@ -298,9 +298,9 @@ impl<R: Role> EventLoop<R> {
                 pause_logged: false,
             });
         }
-        if !self.peers.listening {
+        if !self.connections.listening {
             self.listeners.clear();
-            self.peers.listeners_closed();
+            self.connections.listeners_closed();
         }
     }
 
@@ -328,13 +328,13 @@ impl<R: Role> EventLoop<R> {
                 away.as_secs_f64()
             );
         }
-        self.peers.set_clock(now, away);
+        self.connections.set_clock(now, away);
     }
 
     fn note(&mut self, role: &mut R, event: &mio::event::Event) {
         let token = event.token();
         if token == WAKER {
-            return; // its commands are obeyed below, every turn
+            return; // its commands are handled below, every turn
         }
         if token.0 > LISTENERS - LISTENERS_MAX {
             if let Some(Some(listening)) = self.listeners.get_mut(LISTENERS - token.0) {
@@ -346,13 +346,14 @@ impl<R: Role> EventLoop<R> {
             return;
         }
         let id = Id::from_bits(token.0);
-        if self.peers.note(id, event.into()) {
-            ready(&mut self.peers, role, id);
+        if self.connections.note(id, event.into()) {
+            ready(&mut self.connections, role, id);
         }
     }
 
     fn accept(&mut self, role: &mut R) {
-        let (closed_some, now) = (std::mem::take(&mut self.peers.closed_some), self.peers.now());
+        let (closed_some, now) =
+            (std::mem::take(&mut self.connections.closed_some), self.connections.now());
         for n in 0..self.listeners.len() {
             let Some(listening) = &mut self.listeners[n] else { continue };
             if listening.paused_until.is_some_and(|until| until > now && !closed_some) {
@@ -374,9 +375,9 @@ impl<R: Role> EventLoop<R> {
 
     /// Returns false if there is nothing more to accept here for now.
     fn accept_one(&mut self, role: &mut R, n: usize) -> bool {
-        if let Err(why) = role.admits(&mut self.peers, n) {
+        if let Err(why) = role.admits(&mut self.connections, n) {
             if self.is_kept_waiting(n) {
-                role.crowded(&mut self.peers, n);
+                role.crowded(&mut self.connections, n);
                 self.pause_accepting(n, why);
             }
             return false;
@@ -392,7 +393,7 @@ impl<R: Role> EventLoop<R> {
             });
         match accepted {
             Ok((stream, from)) => {
-                role.accepted(&mut self.peers, n, stream, from);
+                role.accepted(&mut self.connections, n, stream, from);
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 listening.pending = false;
@@ -401,7 +402,7 @@ impl<R: Role> EventLoop<R> {
             // EMFILE, ENFILE, ENOBUFS, ENOMEM: wait until something closes instead of spinning on a
             // listener that stays ready.
             Err(e) if matches!(e.raw_os_error(), Some(23 | 24 | 105 | 12)) => {
-                if !role.spares(&mut self.peers) {
+                if !role.spares(&mut self.connections) {
                     self.pause_accepting(n, &e.to_string());
                 }
             }
@@ -440,42 +441,48 @@ impl<R: Role> EventLoop<R> {
                 listener.local_addr().map_or_else(|_| "a listener".to_owned(), |at| at.to_string());
             log_names!(Warn, "accepting at {at} pauses until a connection closes: {why}");
         }
-        *paused_until = Some(self.peers.now() + ACCEPT_PAUSE);
+        *paused_until = Some(self.connections.now() + ACCEPT_PAUSE);
     }
 }
 
 // The parts of a turn that need no operating system: the simulation drives the roles by them, too.
 
 /// A connection's step: its handshake's, as long as it has one.
-pub(super) fn ready<R: Role>(peers: &mut Connections<R::State>, role: &mut R, id: Id) {
-    if !peers.is_shaking(id) {
-        role.ready(peers, id);
-    } else if let Some(outcome) = peers.shake(id) {
-        role.secured(peers, id, outcome);
+pub(super) fn ready<R: Role>(connections: &mut Connections<R::State>, role: &mut R, id: Id) {
+    if !connections.is_shaking(id) {
+        role.ready(connections, id);
+    } else if let Some(outcome) = connections.shake(id) {
+        role.secured(connections, id, outcome);
     }
-    peers.resume(id);
-    peers.tally(id);
+    connections.resume(id);
+    connections.tally(id);
 }
 
 /// Steps of connections that asked for them: all that moved little, and of streams as many as take
 /// about as long as the turn's `events`. So a stream's share of the loop is bounded by bytes, small
 /// requests wait for a few shares and not for all streams, and a flood of small requests leaves
 /// streams half of the loop.
-pub(super) fn step_ready<R: Role>(peers: &mut Connections<R::State>, role: &mut R, events: usize) {
-    for _ in 0..peers.again.len() {
-        let Some(id) = peers.again.pop_front() else { break };
-        if peers.unqueue(id) {
-            ready(peers, role, id);
+pub(super) fn step_ready<R: Role>(
+    connections: &mut Connections<R::State>,
+    role: &mut R,
+    events: usize,
+) {
+    for _ in 0..connections.again.len() {
+        let Some(id) = connections.again.pop_front() else { break };
+        if connections.unqueue(id) {
+            ready(connections, role, id);
         }
     }
-    let moved = |peers: &Connections<R::State>, id| peers.get(id).map_or(0, Connection::traffic);
+    let moved = |connections: &Connections<R::State>, id| {
+        connections.get(id).map_or(0, Connection::traffic)
+    };
     let mut left = STREAMS_PER_TURN.saturating_add(events.saturating_mul(STREAMS_PER_EVENT));
-    for _ in 0..peers.yielded.len() {
-        let Some(id) = peers.yielded.pop_front() else { break };
-        if peers.unqueue(id) {
-            let before = moved(peers, id);
-            ready(peers, role, id);
-            let moved = moved(peers, id).saturating_sub(before);
+    for _ in 0..connections.yielded.len() {
+        let Some(id) = connections.yielded.pop_front() else { break };
+        if connections.unqueue(id) {
+            let before = moved(connections, id);
+            ready(connections, role, id);
+            let moved = moved(connections, id).saturating_sub(before);
             left = left.saturating_sub(usize::try_from(moved).unwrap_or(left).max(STEP_LEAST));
         }
         if left == 0 {
@@ -484,33 +491,33 @@ pub(super) fn step_ready<R: Role>(peers: &mut Connections<R::State>, role: &mut 
     }
 }
 
-pub(super) fn obey<R: Role>(
-    peers: &mut Connections<R::State>,
+pub(super) fn handle_commands<R: Role>(
+    connections: &mut Connections<R::State>,
     role: &mut R,
     commands: &Receiver<R::Command>,
 ) {
     for _ in 0..COMMANDS_PER_TURN {
-        let Some(id) = peers.next_computed() else { break };
-        ready(peers, role, id);
+        let Some(id) = connections.next_computed() else { break };
+        ready(connections, role, id);
     }
     for command in commands.try_iter().take(COMMANDS_PER_TURN) {
-        role.command(peers, command);
+        role.command(connections, command);
     }
 }
 
-pub(super) fn expire<R: Role>(peers: &mut Connections<R::State>, role: &mut R) {
+pub(super) fn expire<R: Role>(connections: &mut Connections<R::State>, role: &mut R) {
     // A timer that is due again at once has its turn behind everything else.
-    for _ in 0..peers.timers.len() {
-        let Some((at, timer)) = peers.timers.pop_due(peers.now()) else { break };
+    for _ in 0..connections.timers.len() {
+        let Some((at, timer)) = connections.timers.pop_due(connections.now()) else { break };
         match timer {
             Timer::Connection(bits) => {
                 let id = Id::from_bits(bits);
-                if peers.due(id, at) {
-                    role.expired(peers, id);
-                    peers.tally(id);
+                if connections.due(id, at) {
+                    role.expired(connections, id);
+                    connections.tally(id);
                 }
             }
-            Timer::Alarm(key) => role.alarm(peers, key),
+            Timer::Alarm(key) => role.alarm(connections, key),
         }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) struct Group {
     /// Connections of all loops, those on their way between two included.
     connections: AtomicUsize,
     /// Connections in other hands.
-    lent: AtomicUsize,
+    leased: AtomicUsize,
     lingering: AtomicUsize,
     handshakes: AtomicUsize,
     /// Loops that something may still come in by.
@@ -37,7 +37,7 @@ impl Group {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Group {
             connections: AtomicUsize::new(0),
-            lent: AtomicUsize::new(0),
+            leased: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
             listening: AtomicUsize::new(loops.max(1)),
@@ -57,18 +57,18 @@ impl Group {
         self.connections.load(Relaxed)
     }
 
-    /// Connections that all loops have lent.
-    pub(super) fn lent(&self) -> usize {
-        self.lent.load(Relaxed)
+    /// Connections that all loops have leased out.
+    pub(super) fn leased(&self) -> usize {
+        self.leased.load(Relaxed)
     }
 
     pub(super) fn is_full(&self, most: usize) -> bool {
-        self.connections() + self.lent() >= most
+        self.connections() + self.leased() >= most
     }
 
     /// Counts one connection more. Returns false if there are as many as `most`.
     pub(super) fn enter(&self, most: usize) -> bool {
-        let most = most.saturating_sub(self.lent());
+        let most = most.saturating_sub(self.leased());
         let one_more = |count: usize| (count < most).then_some(count + 1);
         self.connections.fetch_update(Relaxed, Relaxed, one_more).is_ok()
     }
@@ -77,10 +77,10 @@ impl Group {
         self.connections.fetch_sub(connections, Relaxed);
     }
 
-    /// A loop that had lent `before` has lent `now`.
+    /// A loop that had leased out `before` connections has `now`.
     pub(super) fn set_lent(&self, before: usize, now: usize) {
-        self.lent.fetch_add(now, Relaxed);
-        self.lent.fetch_sub(before, Relaxed);
+        self.leased.fetch_add(now, Relaxed);
+        self.leased.fetch_sub(before, Relaxed);
     }
 
     /// One connection more is being closed gently. Returns how many there are.

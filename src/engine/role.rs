@@ -45,7 +45,7 @@ pub(crate) trait Role: Sized {
         id: Id,
         outcome: Result<(), HandshakeError>,
     );
-    /// A connection may be read or written, or [`Connections::again`] asked for another step.
+    /// A connection may be read or written, or [`Connections::reschedule`] asked for another step.
     fn ready(&mut self, cx: &mut Connections<Self::State>, id: Id);
     /// A connection's deadline passed; it is unset now.
     fn expired(&mut self, cx: &mut Connections<Self::State>, id: Id);

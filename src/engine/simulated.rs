@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use crate::engine::connections::{Connections, Id, Watcher};
-use crate::engine::event_loop::{Remote, expire, obey, ready, step_ready};
+use crate::engine::event_loop::{Remote, expire, handle_commands, ready, step_ready};
 use crate::engine::group::Group;
 use crate::engine::handshakes::Handshakes;
 use crate::engine::role::Role;
@@ -18,7 +18,7 @@ use crate::stream::Stream;
 /// A loop that takes one turn when it is told to.
 pub(crate) struct Loop<R: Role> {
     pub(crate) role: R,
-    pub(crate) peers: Connections<R::State>,
+    pub(crate) connections: Connections<R::State>,
     pub(crate) remote: Remote<R::Command>,
     commands: Receiver<R::Command>,
     node: usize,
@@ -34,8 +34,8 @@ impl<R: Role> Loop<R> {
         role: impl FnOnce(Remote<R::Command>) -> R,
     ) -> Self {
         let (remote, commands) = Remote::simulated();
-        let peers = Self::table(node, now, limits, (Group::new(1, limits), 0));
-        let mut this = Loop { role: role(remote.clone()), peers, remote, commands, node };
+        let connections = Self::table(node, now, limits, (Group::new(1, limits), 0));
+        let mut this = Loop { role: role(remote.clone()), connections, remote, commands, node };
         this.alarm(alarm);
         this
     }
@@ -54,9 +54,9 @@ impl<R: Role> Loop<R> {
         let loops = nodes.iter().zip(commands).enumerate();
         loops
             .map(|(number, (node, commands))| {
-                let peers = Self::table(*node, now, limits, (group.clone(), number));
+                let connections = Self::table(*node, now, limits, (group.clone(), number));
                 let (role, remote) = (role(&remotes, number), remotes[number].clone());
-                let mut this = Loop { role, peers, remote, commands, node: *node };
+                let mut this = Loop { role, connections, remote, commands, node: *node };
                 this.alarm(Some(alarm));
                 this
             })
@@ -65,8 +65,8 @@ impl<R: Role> Loop<R> {
 
     fn alarm(&mut self, alarm: Option<(Duration, u64)>) {
         if let Some((after, key)) = alarm {
-            let at = self.peers.after(after);
-            self.peers.alarm(at, key);
+            let at = self.connections.after(after);
+            self.connections.alarm(at, key);
         }
     }
 
@@ -76,60 +76,60 @@ impl<R: Role> Loop<R> {
         limits: &Limits,
         (group, number): (Arc<Group>, usize),
     ) -> Connections<R::State> {
-        let mut peers = Connections::new(
+        let mut connections = Connections::new(
             Watcher::Simulated(node),
             limits.connections_max,
             Handshakes::new(limits, None, Arc::default(), group.clone()),
             (group, number),
         );
-        peers.begin_at(now);
-        peers
+        connections.begin_at(now);
+        connections
     }
 
     /// One turn, in the order of the real loop. Returns false if the role is finished.
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
-        if self.role.finished(&self.peers) {
+        if self.role.finished(&self.connections) {
             return false;
         }
-        if !self.peers.listening {
-            self.peers.listeners_closed();
+        if !self.connections.listening {
+            self.connections.listeners_closed();
         }
         let events = net::with(|net| net.take_ready(self.node));
-        self.peers.set_clock(now, Duration::ZERO);
-        step_ready(&mut self.peers, &mut self.role, events.len());
+        self.connections.set_clock(now, Duration::ZERO);
+        step_ready(&mut self.connections, &mut self.role, events.len());
         for (token, news) in events {
             let id = Id::from_bits(token);
-            if self.peers.note(id, news) {
-                ready(&mut self.peers, &mut self.role, id);
+            if self.connections.note(id, news) {
+                ready(&mut self.connections, &mut self.role, id);
             }
         }
         while let Some((listener, socket, from)) =
-            net::with(|net| net.accept(self.node)).filter(|_| self.peers.listening)
+            net::with(|net| net.accept(self.node)).filter(|_| self.connections.listening)
         {
-            self.role.accepted(&mut self.peers, listener, Stream::from(socket), from);
+            self.role.accepted(&mut self.connections, listener, Stream::from(socket), from);
         }
-        obey(&mut self.peers, &mut self.role, &self.commands);
-        expire(&mut self.peers, &mut self.role);
-        !self.role.finished(&self.peers)
+        handle_commands(&mut self.connections, &mut self.role, &self.commands);
+        expire(&mut self.connections, &mut self.role);
+        !self.role.finished(&self.connections)
     }
 
     /// Bytes that its connections hold, read or to be written.
     pub(crate) fn held(&self) -> usize {
-        self.peers
+        self.connections
             .ids()
             .into_iter()
-            .filter_map(|id| self.peers.get(id))
+            .filter_map(|id| self.connections.get(id))
             .map(|peer| peer.pending() + peer.kept())
             .sum()
     }
 
     /// Returns true if it has something to do without an event.
     pub(crate) fn is_eager(&self) -> bool {
-        self.peers.is_eager() || !self.commands.is_empty()
+        self.connections.is_eager() || !self.commands.is_empty()
     }
 
     /// When its next timer is due, as its wait would end for it.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.peers.timers.next().map(|at| at + Duration::from_millis(1))
+        self.connections.timers.next().map(|at| at + Duration::from_millis(1))
     }
 }

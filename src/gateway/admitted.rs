@@ -31,7 +31,7 @@ impl GatewayRole {
         let registration = admitted.registration.clone();
         match switch {
             _ if self.credentials.is_revoked(&registration) => {
-                let left = self.registry.lend_ends(&registration, cx.now());
+                let left = self.registry.lease_ends(&registration, cx.now());
                 self.gone(&left, &CloseCause::Revoked.because(REVOKED));
                 self.deny_credential(
                     cx,
@@ -44,7 +44,7 @@ impl GatewayRole {
             _ if head.last => self.device_leaves(cx, id, &registration, &head),
             // Waiting callers are served first, as by a link.
             _ if self.lifecycle.is_draining() && !self.registry.callers_wait(&registration) => {
-                let left = self.registry.lend_ends(&registration, cx.now());
+                let left = self.registry.lease_ends(&registration, cx.now());
                 self.gone(&left, &CloseCause::Drained.because("this gateway stops"));
                 let origin = head.origin.as_deref();
                 self.deny(
@@ -79,7 +79,7 @@ impl GatewayRole {
         head: &DeviceHead,
     ) {
         let idle = self.registry.idle_links(registration);
-        let left = self.registry.lend_ends(registration, cx.now());
+        let left = self.registry.lease_ends(registration, cx.now());
         self.gone(&left, &CloseCause::Drained.because("the device stops"));
         for link in idle {
             match cx.device(link) {
@@ -143,7 +143,7 @@ impl GatewayRole {
     ) {
         let Some(handler) = self.settings.on_link.clone() else { return };
         let give_up = |role: &mut Self, cx: &mut Connections<State>| {
-            role.lent_ended(
+            role.lease_ended(
                 cx,
                 &registration,
                 &CloseCause::Limit.because("no worker for its link"),
@@ -151,7 +151,7 @@ impl GatewayRole {
         };
         // Its worker is reserved before the 101, and counted for all loops.
         cx.set_leases(self.leases.len() + 1);
-        if cx.lent() > self.settings.limits.on_link_max {
+        if cx.leased() > self.settings.limits.on_link_max {
             cx.set_leases(self.leases.len());
             give_up(self, cx);
             return self.refuse(

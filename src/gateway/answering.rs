@@ -6,7 +6,7 @@ use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::gateway::exchanges::{is_gateway, program_error};
 use crate::gateway::follow_ups::FollowUp;
-use crate::gateway::state::{Asking, GatewayRole, State, States, Visitor, VisitorListener};
+use crate::gateway::state::{Asking, GatewayRole, State, States, Visitor, VisitorSource};
 use crate::relay::LocalAnswer;
 
 impl GatewayRole {
@@ -44,8 +44,8 @@ impl GatewayRole {
         answer: &LocalAnswer<'_>,
     ) {
         if let Some(visitor) = cx.visitor(id) {
-            if let VisitorListener::Program { .. } = visitor.face() {
-                visitor.face().leave_fate(|| program_error(answer));
+            if let VisitorSource::Program { .. } = visitor.source() {
+                visitor.source().leave_error(|| program_error(answer));
                 return cx.close(id);
             }
         }
@@ -66,11 +66,11 @@ impl GatewayRole {
     pub(super) fn visitor_next(&mut self, cx: &mut Connections<State>, id: Id, keep: bool) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Visitor(visitor) = &peer.state else { return };
-        let face = visitor.face().clone();
+        let source = visitor.source().clone();
         if !keep || self.lifecycle.is_draining() {
             return self.linger(cx, id);
         }
-        peer.state = State::Visitor(Visitor::Head { began: false, first: false, moves: 0, face });
+        peer.state = State::Visitor(Visitor::Head { began: false, first: false, moves: 0, source });
         self.await_request(cx, id);
     }
 
@@ -82,7 +82,7 @@ impl GatewayRole {
         let more = peer.has_input();
         cx.set_deadline(id, Some(at));
         if more {
-            cx.again(id);
+            cx.reschedule(id);
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::listeners::Side;
 use crate::gateway::registry::Registration;
 use crate::gateway::state::{
-    Errand, GatewayRole, HEAD, ShownAt, State, States, Visitor, VisitorListener,
+    Errand, GatewayRole, HEAD, ShownAt, State, States, Visitor, VisitorSource,
 };
 use crate::gateway::tokens::Whose;
 use crate::limits::Limits;
@@ -107,20 +107,20 @@ impl GatewayRole {
     }
 
     /// The state of a new connection, by its listener.
-    fn face(&self, listener: usize, from: SocketAddr, secure: bool) -> State {
+    fn initial_state(&self, listener: usize, from: SocketAddr, secure: bool) -> State {
         match self.listeners.side(listener) {
             Some(Whose::Visitors) if self.listeners.is_for_peers(listener) => {
-                State::Visitor(Visitor::fresh(VisitorListener::Peer))
+                State::Visitor(Visitor::fresh(VisitorSource::Peer))
             }
             Some(Whose::Visitors) => {
-                let face = VisitorListener::Visitors {
+                let source = VisitorSource::Visitors {
                     listener,
                     from: from.ip().to_canonical(),
                     trusted: self.settings.is_trusted(from.ip()),
                     secure,
                     pin: None,
                 };
-                State::Visitor(Visitor::fresh(face))
+                State::Visitor(Visitor::fresh(source))
             }
             _ => HEAD,
         }
@@ -182,7 +182,7 @@ impl GatewayRole {
     fn first_state(&self, listener: usize, from: SocketAddr) -> State {
         match self.listeners.tls(listener) {
             Some(_) => State::Securing { listener, from },
-            None => self.face(listener, from, false),
+            None => self.initial_state(listener, from, false),
         }
     }
 
@@ -292,7 +292,7 @@ impl GatewayRole {
         let (listener, from) = (*listener, *from);
         match outcome {
             Ok(()) => {
-                let state = self.face(listener, from, true);
+                let state = self.initial_state(listener, from, true);
                 if let Some(securing) = cx.state_mut(id) {
                     *securing = state;
                 }
@@ -346,7 +346,7 @@ impl GatewayRole {
         cx.resume(id);
         cx.tally(id);
         // What came meanwhile no event tells of again.
-        cx.again(id);
+        cx.reschedule(id);
     }
 }
 

@@ -91,7 +91,7 @@ impl GatewayRole {
                         exchange.last_of_asker();
                         exchange.hurry();
                     }
-                    cx.again(id); // its deadline may be nearer now
+                    cx.reschedule(id); // its deadline may be nearer now
                 }
                 State::Lingering(_) => {
                     relay::hurry_lingering(cx, id, &self.settings.limits, find_lingering)
@@ -113,8 +113,8 @@ impl GatewayRole {
     pub(super) fn stop(&mut self, cx: &mut Connections<State>) {
         self.lifecycle.stop();
         for id in cx.ids() {
-            if let Some(Asking { key, face, .. }) = cx.asking(id) {
-                face.leave_fate(|| Error::stopped(STOPPED));
+            if let Some(Asking { key, source, .. }) = cx.asking(id) {
+                source.leave_error(|| Error::stopped(STOPPED));
                 let key = *key;
                 self.end_exchange(cx, key, CloseCause::Stopped, STOPPED);
             }

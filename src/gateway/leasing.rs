@@ -17,7 +17,7 @@ use crate::gateway::links::{UNTURNED, peer_flush};
 use crate::gateway::loops::UNSETTLED;
 use crate::gateway::registry::{Registration, Waiter};
 use crate::gateway::state::{
-    Borrow, Command, Device, GatewayRole, SHORT_OF_MEMORY, State, States, Visitor, VisitorListener,
+    Borrow, Command, Device, GatewayRole, SHORT_OF_MEMORY, State, States, Visitor, VisitorSource,
 };
 use crate::limits::MOVES_MAX;
 use crate::link::CutError;
@@ -27,19 +27,19 @@ use crate::stream::Stream;
 
 impl GatewayRole {
     /// Hands a busy link to a program's thread. False: that thread has gone, the link is free.
-    pub(super) fn lend(&mut self, cx: &mut Connections<State>, caller: u64, id: Id) -> bool {
+    pub(super) fn lease(&mut self, cx: &mut Connections<State>, caller: u64, id: Id) -> bool {
         let Some((_, reply)) = self.callers.take_for_link(caller) else { return false };
-        self.lend_to(cx, &reply, id)
+        self.lease_to(cx, &reply, id)
     }
 
-    fn lend_to(&mut self, cx: &mut Connections<State>, reply: &LeaseReply, id: Id) -> bool {
+    fn lease_to(&mut self, cx: &mut Connections<State>, reply: &LeaseReply, id: Id) -> bool {
         let Some(registration) = cx.registration(id) else { return true };
         let place = cx.unseat(id);
         let Some((stream, unread, _)) = cx.remove(id) else { return true };
         let stream = Arc::new(stream);
         let airplay = registration.is_airplay();
         let observed = self.observe_lease(&registration);
-        self.registry.lend(&registration, id);
+        self.registry.lease(&registration, id);
         let waiting = self.registry.demand(&registration, 0);
         let cut_error = CutError::default();
         let ticket = self.leases.add(LeasedLink {
@@ -66,9 +66,9 @@ impl GatewayRole {
 
     /// Gives a program's thread, whose device polls or is not here, a socket of which the loop has
     /// the other end: requests over it are handled like a visitor's.
-    pub(super) fn lend_mailbox(&mut self, cx: &mut Connections<State>, caller: u64) {
+    pub(super) fn lease_mailbox(&mut self, cx: &mut Connections<State>, caller: u64) {
         if let Some((name, reply)) = self.callers.take_for_link(caller) {
-            self.lend_mailbox_to(cx, &name, &reply);
+            self.lease_mailbox_to(cx, &name, &reply);
         }
     }
 
@@ -80,17 +80,17 @@ impl GatewayRole {
             let _ = reply.send(Err(stopping)); // the caller may have gone
             return;
         }
-        self.lend_mailbox_to(cx, name, reply);
+        self.lease_mailbox_to(cx, name, reply);
     }
 
-    fn lend_mailbox_to(&mut self, cx: &mut Connections<State>, name: &str, reply: &LeaseReply) {
+    fn lease_mailbox_to(&mut self, cx: &mut Connections<State>, name: &str, reply: &LeaseReply) {
         let cut_error = CutError::default();
         let opened = Stream::pair().and_then(|(ours, theirs)| {
             ours.set_nonblocking(true)?;
             let id = cx.insert(
                 ours,
                 &[],
-                State::Visitor(Visitor::fresh(VisitorListener::program(name, cut_error.clone()))),
+                State::Visitor(Visitor::fresh(VisitorSource::program(name, cut_error.clone()))),
             )?;
             Ok((id, theirs))
         });
@@ -152,18 +152,18 @@ impl GatewayRole {
                 };
                 self.follow_ups.push_back(FollowUp::LinkFree { link: id, reusable: revoked });
             }
-            Err(why) => self.lent_ended(cx, &registration, &why),
+            Err(why) => self.lease_ended(cx, &registration, &why),
         }
     }
 
     /// A link that was leased, or whose place was reserved, is gone.
-    pub(super) fn lent_ended(
+    pub(super) fn lease_ended(
         &mut self,
         cx: &Connections<State>,
         registration: &Registration,
         why: &CloseReason,
     ) {
-        let left = self.registry.lend_ends(registration, cx.now());
+        let left = self.registry.lease_ends(registration, cx.now());
         self.link_ended(registration, &left, why);
     }
 
@@ -200,13 +200,13 @@ impl GatewayRole {
                 self.drop_link(cx, link, UNTURNED);
                 continue;
             }
-            self.lend_to(cx, &reply, link);
+            self.lease_to(cx, &reply, link);
             return;
         }
         // Another gateway may have it: then requests go there, as a visitor's do.
         let is_sought = self.peers.is_some() && !self.registry.is_connected_anywhere(&name);
         if is_sought || self.registry.is_polling(&name) {
-            return self.lend_mailbox_to(cx, &name, &reply);
+            return self.lease_mailbox_to(cx, &name, &reply);
         }
         if !self.is_known(cx, &name) {
             let _ = reply.send(Err(Error::unknown(format!(

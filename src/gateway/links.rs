@@ -103,7 +103,7 @@ impl GatewayRole {
         });
         cx.put_scratch(scratch);
         if quiet.is_ok() && cx.get(id).is_some_and(|p| p.has_input()) {
-            cx.again(id);
+            cx.reschedule(id);
         }
         quiet
     }

@@ -15,7 +15,7 @@ use crate::engine::connections::{Connections, Id};
 use crate::gateway::loops::UNSETTLED;
 use crate::gateway::offer::{Grant, Offer};
 use crate::gateway::state::{
-    Command, Errand, GatewayRole, Journey, State, States, Visitor, VisitorListener,
+    Command, Errand, GatewayRole, Journey, State, States, Visitor, VisitorSource,
 };
 use crate::limits::MOVES_MAX;
 
@@ -23,8 +23,8 @@ impl GatewayRole {
     /// Moves a visitor's connection, whose request lies in it unread.
     pub(super) fn send_visitor(&mut self, cx: &mut Connections<State>, id: Id, to: usize) {
         // The link that was its own is this loop's.
-        if let Some(VisitorListener::Visitors { pin, .. }) =
-            cx.visitor_mut(id).map(Visitor::face_mut)
+        if let Some(VisitorSource::Visitors { pin, .. }) =
+            cx.visitor_mut(id).map(Visitor::source_mut)
         {
             *pin = None;
         }

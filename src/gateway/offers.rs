@@ -301,7 +301,7 @@ impl GatewayRole {
         }; // it was closed meanwhile
         let (turns, transport, answers) = (head.turns, head.transport(), head.has_body());
         let last = head.last;
-        if self.settings.on_link.is_some() && cx.lent() >= self.settings.limits.on_link_max {
+        if self.settings.on_link.is_some() && cx.leased() >= self.settings.limits.on_link_max {
             return self.deny_device(
                 cx,
                 id,
@@ -381,7 +381,7 @@ impl GatewayRole {
                 Ok(())
             }
             Err(e) => {
-                self.lent_ended(
+                self.lease_ended(
                     cx,
                     &registration,
                     &CloseCause::Failed.because("it could not be adopted"),

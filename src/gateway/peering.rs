@@ -21,7 +21,7 @@ use crate::gateway::peer_table::{Heard, PeerId, PeerLink, PeerStage};
 use crate::gateway::peers::Located;
 use crate::gateway::registry::Waiter;
 use crate::gateway::state::{
-    Asking, Command, GatewayRole, Search, Stage, State, States, VisitorListener,
+    Asking, Command, GatewayRole, Search, Stage, State, States, VisitorSource,
 };
 use crate::limits::{PEER_GRACE, PEER_IDLE_MAX, PEER_RECALL};
 use crate::proto::peer::{LINES_MAX, Miss, PeerRequest, PeerWaits};
@@ -47,8 +47,8 @@ impl GatewayRole {
     /// request waits in line.
     pub(super) fn seek(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let Some(peers) = &self.peers else { return self.wait_in_line(cx, id, key) };
-        let Some(Asking { name, face, .. }) = cx.asking(id) else { return };
-        if matches!(face, VisitorListener::Peer) {
+        let Some(Asking { name, source, .. }) = cx.asking(id) else { return };
+        if matches!(source, VisitorSource::Peer) {
             return self.wait_in_line(cx, id, key);
         }
         let is_here = self.registry.is_connected_anywhere(name);

@@ -22,7 +22,7 @@ use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::gateway::alarms::Alarm;
 use crate::gateway::follow_ups::FollowUp;
-use crate::gateway::state::{Asking, GatewayRole, Pin, State, States, VisitorListener};
+use crate::gateway::state::{Asking, GatewayRole, Pin, State, States, VisitorSource};
 use crate::limits::PINNED_GRACE;
 use crate::proto::digits::hex;
 use crate::proto::forward::SAME_VISITOR;
@@ -35,7 +35,7 @@ impl GatewayRole {
     /// The link that is pinned to this visitor's connection.
     fn own_link(&self, cx: &Connections<State>, visitor: Id) -> Option<Id> {
         let at = cx.visitor(visitor)?;
-        let VisitorListener::Visitors { pin: Some(pin), .. } = at.face() else { return None };
+        let VisitorSource::Visitors { pin: Some(pin), .. } = at.source() else { return None };
         (self.pinned_to(cx, pin.link) == Some(visitor)).then_some(pin.link)
     }
 
@@ -132,7 +132,7 @@ impl GatewayRole {
         let Some(at) = cx.visitor_mut(visitor) else {
             return false;
         };
-        let VisitorListener::Visitors { pin: place, .. } = at.face_mut() else { return false };
+        let VisitorSource::Visitors { pin: place, .. } = at.source_mut() else { return false };
         *place = Some(pin); // one that it had goes
         if let Some(link) = cx.link_mut(id) {
             link.pinned = Some(visitor);

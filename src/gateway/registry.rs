@@ -332,7 +332,7 @@ impl Registry {
     }
 
     /// A busy link leaves the loop for program code.
-    pub(crate) fn lend(&mut self, registration: &Registration, id: Id) {
+    pub(crate) fn lease(&mut self, registration: &Registration, id: Id) {
         self.each(registration, |entry| {
             take_out(&mut entry.busy, id);
             entry.leases += 1;
@@ -340,7 +340,7 @@ impl Registry {
     }
 
     /// A leased link, or a reserved place, is gone.
-    pub(crate) fn lend_ends(&mut self, registration: &Registration, now: Instant) -> Left {
+    pub(crate) fn lease_ends(&mut self, registration: &Registration, now: Instant) -> Left {
         self.each(registration, |entry| entry.leases = entry.leases.saturating_sub(1));
         self.departures(registration, now)
     }

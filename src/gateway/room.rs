@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::engine::connections::FULL;
 use crate::engine::connections::{Connections, Id};
 use crate::gateway::admission::Port;
-use crate::gateway::state::{Command, GatewayRole, State, Visitor, VisitorListener};
+use crate::gateway::state::{Command, GatewayRole, State, Visitor, VisitorSource};
 use crate::gateway::tokens::Whose;
 use crate::limits::IDLE_FOUND_MAX;
 use crate::relay::LocalAnswer;
@@ -21,7 +21,7 @@ fn idles(cx: &Connections<State>, id: Id) -> Option<bool> {
         State::Visitor(Visitor::Head {
             began: false,
             first,
-            face: VisitorListener::Visitors { .. } | VisitorListener::Peer,
+            source: VisitorSource::Visitors { .. } | VisitorSource::Peer,
             ..
         }) => Some(*first),
         _ => None,

@@ -38,7 +38,7 @@ impl GatewayRole {
             Waiter::Caller(number) => {
                 if !peer_flush(cx, id) {
                     self.drop_link(cx, id, UNTURNED);
-                } else if !self.lend(cx, number, id) {
+                } else if !self.lease(cx, number, id) {
                     self.link_free(cx, id, Ok(()));
                 }
             }

@@ -83,8 +83,8 @@ pub(crate) fn give_back(loops: &Loops<Command>, of: Leased, stream: Result<Strea
 /// was asked to stop, and has.
 pub(crate) fn leftovers(gateway: &Simulated, drained: bool) -> Vec<String> {
     let mut left = gateway.role.leftovers(drained);
-    if gateway.peers.len() > 0 {
-        left.push(format!("{} connections", gateway.peers.len()));
+    if gateway.connections.len() > 0 {
+        left.push(format!("{} connections", gateway.connections.len()));
     }
     left
 }

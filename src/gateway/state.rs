@@ -86,7 +86,7 @@ pub(super) const BETWEEN_POLLS: State =
 pub(crate) enum Visitor {
     /// A request head is awaited (`began`: some of it is here).
     /// `moves`: how often it was moved to another loop for this request.
-    Head { began: bool, first: bool, moves: u8, face: VisitorListener },
+    Head { began: bool, first: bool, moves: u8, source: VisitorSource },
     /// A request for a device is being served, or waits for a link or a poll.
     Asking(Asking),
 }
@@ -104,7 +104,7 @@ pub(crate) struct Asking {
     pub(crate) visitor: Option<IpAddr>,
     /// How far it has come on its way to a device that is not here.
     pub(crate) search: Search,
-    pub(crate) face: VisitorListener,
+    pub(crate) source: VisitorSource,
 }
 
 /// How far a request has come on its way to a device that is not here, as far as is known.
@@ -131,11 +131,11 @@ pub(crate) enum Stage {
     Connecting,
 }
 
-/// The listener of a visitor's connection.
+/// The source of a visitor's requests: a listener, a program, or another gateway.
 #[derive(Clone)]
-pub(crate) enum VisitorListener {
-    /// A listener, by its number: its routes may be replaced. `trusted`: what the peer says of
-    /// those before it is believed. `secure`: it came over TLS. `pin`: the link that is its own.
+pub(crate) enum VisitorSource {
+    /// A listener, by its number: its routes may be replaced. `trusted`: the peer is a trusted
+    /// proxy. `secure`: it came over TLS. `pin`: the link that is reserved for it.
     Visitors { listener: usize, from: IpAddr, trusted: bool, secure: bool, pin: Option<Arc<Pin>> },
     /// A program of this process, for one device; the error of a cut exchange is left for it.
     Program { name: Arc<str>, cut_error: CutError },
@@ -143,22 +143,22 @@ pub(crate) enum VisitorListener {
     Peer,
 }
 
-impl VisitorListener {
+impl VisitorSource {
     pub(super) fn program(name: &str, cut_error: CutError) -> Self {
-        VisitorListener::Program { name: name.into(), cut_error }
+        VisitorSource::Program { name: name.into(), cut_error }
     }
 
     /// Leaves a program the error of its exchange, unless it has one already.
-    pub(super) fn leave_fate(&self, error: impl FnOnce() -> Error) {
-        if let VisitorListener::Program { cut_error, .. } = self {
+    pub(super) fn leave_error(&self, error: impl FnOnce() -> Error) {
+        if let VisitorSource::Program { cut_error, .. } = self {
             cut_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(error);
         }
     }
 }
 
 impl Visitor {
-    pub(super) fn fresh(face: VisitorListener) -> Self {
-        Visitor::Head { began: false, first: true, moves: 0, face }
+    pub(super) fn fresh(source: VisitorSource) -> Self {
+        Visitor::Head { began: false, first: true, moves: 0, source }
     }
 
     /// The exchange in progress with a token: its key, its device, the token.
@@ -171,15 +171,15 @@ impl Visitor {
         }
     }
 
-    pub(super) fn face(&self) -> &VisitorListener {
+    pub(super) fn source(&self) -> &VisitorSource {
         match self {
-            Visitor::Head { face, .. } | Visitor::Asking(Asking { face, .. }) => face,
+            Visitor::Head { source, .. } | Visitor::Asking(Asking { source, .. }) => source,
         }
     }
 
-    pub(super) fn face_mut(&mut self) -> &mut VisitorListener {
+    pub(super) fn source_mut(&mut self) -> &mut VisitorSource {
         match self {
-            Visitor::Head { face, .. } | Visitor::Asking(Asking { face, .. }) => face,
+            Visitor::Head { source, .. } | Visitor::Asking(Asking { source, .. }) => source,
         }
     }
 }

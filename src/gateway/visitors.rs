@@ -15,7 +15,7 @@ use crate::gateway::routes::{Found, Reply, Terms, ToDevice};
 use crate::gateway::sign_in::{self, FORM_BYTES_MAX, Place};
 use crate::gateway::signing_in::{Asker, FormBody, SignInAnswer, read_form};
 use crate::gateway::state::{
-    Asking, GatewayRole, SHORT_OF_MEMORY, Search, State, Visitor, VisitorListener,
+    Asking, GatewayRole, SHORT_OF_MEMORY, Search, State, Visitor, VisitorSource,
 };
 use crate::gateway::tokens::{CHALLENGES, Digest};
 use crate::limits::MOVES_MAX;
@@ -176,14 +176,14 @@ impl GatewayRole {
     fn read_request(&mut self, cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> Asked {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return Asked::NotYet };
-        let State::Visitor(Visitor::Head { began, first, face, moves }) = &mut peer.state else {
+        let State::Visitor(Visitor::Head { began, first, source, moves }) = &mut peer.state else {
             return Asked::NotYet;
         };
-        let (had_begun, first, face) = (std::mem::replace(began, true), *first, face.clone());
+        let (had_begun, first, source) = (std::mem::replace(began, true), *first, source.clone());
         let may_move = *moves < MOVES_MAX;
         // Another gateway has added fields of its own.
-        let limits = match face {
-            VisitorListener::Peer => &self.settings.link_limits,
+        let limits = match source {
+            VisitorSource::Peer => &self.settings.link_limits,
             _ => &self.settings.limits,
         };
         let most = limits.head_bytes_max + 2 * FORM_BYTES_MAX;
@@ -200,7 +200,7 @@ impl GatewayRole {
         let bytes = &scratch[..filled];
         match head::request(bytes, limits, LineEnds::Crlf) {
             Err(refusal) => {
-                self.observe_malformed(bytes, &face, &refusal);
+                self.observe_malformed(bytes, &source, &refusal);
                 Asked::Refused { refusal, to_head: false, keep: false }
             }
             Ok(None) if peer.is_over() => Asked::Closed,
@@ -217,8 +217,8 @@ impl GatewayRole {
                     Ok(request) => {
                         let behind = &bytes[length..];
                         let (mut asked, mut used);
-                        match self.form(&request, behind, &face, now) {
-                            None => (asked, used) = (self.plan(id, &request, &face, now), length),
+                        match self.form(&request, behind, &source, now) {
+                            None => (asked, used) = (self.plan(id, &request, &source, now), length),
                             Some((form, of_body)) => (asked, used) = (form, length + of_body),
                         }
                         match asked {
@@ -232,12 +232,12 @@ impl GatewayRole {
                         if matches!(asked, Asked::NotYet) && !had_begun && !first {
                             cx.set_deadline(id, Some(cx.after(self.settings.limits.head_timeout)));
                         }
-                        self.observe_unforwarded(&request, &face, &asked);
+                        self.observe_unforwarded(&request, &source, &asked);
                         asked
                     }
                     Err(refusal) => {
                         peer.keep(&bytes[length..]);
-                        self.observe_malformed(bytes, &face, &refusal);
+                        self.observe_malformed(bytes, &source, &refusal);
                         Asked::Refused { refusal, to_head, keep: false }
                     }
                 }
@@ -251,10 +251,10 @@ impl GatewayRole {
         &self,
         request: &FramedRequest<'_>,
         behind: &[u8],
-        face: &VisitorListener,
+        source: &VisitorSource,
         now: Instant,
     ) -> Option<(Asked, usize)> {
-        let VisitorListener::Visitors { listener, from, trusted, secure, .. } = face else {
+        let VisitorSource::Visitors { listener, from, trusted, secure, .. } = source else {
             return None;
         };
         if request.method != "POST" || !self.listeners.sign_in() {
@@ -287,10 +287,10 @@ impl GatewayRole {
     fn observe_unforwarded(
         &self,
         request: &FramedRequest<'_>,
-        face: &VisitorListener,
+        source: &VisitorSource,
         asked: &Asked,
     ) {
-        let VisitorListener::Visitors { from, trusted, .. } = face else { return };
+        let VisitorSource::Visitors { from, trusted, .. } = source else { return };
         let (status, failure) = match asked {
             Asked::Refused { refusal, .. } => (refusal.status, proxy_error(refusal.status)),
             Asked::TooMany { .. } => (429, proxy_error(429)),
@@ -311,8 +311,8 @@ impl GatewayRole {
     }
 
     /// The same for a head that is malformed, or never was whole: nobody's word in it counts.
-    fn observe_malformed(&self, bytes: &[u8], face: &VisitorListener, refusal: &Refusal) {
-        let VisitorListener::Visitors { from, .. } = face else { return };
+    fn observe_malformed(&self, bytes: &[u8], source: &VisitorSource, refusal: &Refusal) {
+        let VisitorSource::Visitors { from, .. } = source else { return };
         if self.observer.is_on() {
             let visit = Visit { from: Some(*from), ..Visit::default() };
             let failure = proxy_error(refusal.status);
@@ -324,20 +324,20 @@ impl GatewayRole {
         &mut self,
         id: Id,
         request: &FramedRequest<'_>,
-        face: &VisitorListener,
+        source: &VisitorSource,
         now: Instant,
     ) -> Asked {
-        let arrival = match face {
-            VisitorListener::Visitors { listener, from, trusted, secure, .. } => {
+        let arrival = match source {
+            VisitorSource::Visitors { listener, from, trusted, secure, .. } => {
                 Arrival { listener: *listener, from: *from, trusted: *trusted, secure: *secure }
             }
-            VisitorListener::Program { name, .. } => {
+            VisitorSource::Program { name, .. } => {
                 return match self.elsewhere(name, now) {
                     Some(to) => Asked::Elsewhere(to),
                     None => self.plan_for_program(id, request, name, now),
                 };
             }
-            VisitorListener::Peer => return self.plan_for_peer(id, request, now),
+            VisitorSource::Peer => return self.plan_for_peer(id, request, now),
         };
         match self.find_device(request, arrival) {
             Ok(planned) => match self.elsewhere(&planned.device.name, now) {
@@ -637,8 +637,8 @@ impl GatewayRole {
             self.ends_by(cx, key, at);
         }
         let Some(peer) = cx.get_mut(id) else { return };
-        if let State::Visitor(Visitor::Head { face, .. }) = &peer.state {
-            let face = face.clone();
+        if let State::Visitor(Visitor::Head { source, .. }) = &peer.state {
+            let source = source.clone();
             peer.state = State::Visitor(Visitor::Asking(Asking {
                 key,
                 name: name.into(),
@@ -646,7 +646,7 @@ impl GatewayRole {
                 token,
                 visitor,
                 search: Search::default(),
-                face,
+                source,
             }));
         }
         self.find_link(cx, id, key);
@@ -658,7 +658,7 @@ impl GatewayRole {
         };
         let refusal = Refusal::new(408, HEAD_LATE);
         if let State::Visitor(visitor) = &peer.state {
-            self.observe_malformed(peer.kept_bytes(), visitor.face(), &refusal);
+            self.observe_malformed(peer.kept_bytes(), visitor.source(), &refusal);
         }
         self.refuse(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
     }

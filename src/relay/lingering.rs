@@ -110,7 +110,7 @@ pub(crate) fn step_lingering<T>(
             let at = cx.after(silence).min(ends);
             cx.set_deadline(id, Some(at));
             if cx.get(id).is_some_and(Connection::has_input) {
-                cx.again(id); // a bounded piece in each turn of the loop
+                cx.reschedule(id); // a bounded piece in each turn of the loop
             }
         }
         Some((Lingered::Waits, _)) | None => {}

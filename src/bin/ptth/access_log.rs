@@ -134,8 +134,8 @@ pub(crate) struct AccessLog {
 }
 
 impl AccessLog {
-    /// The flag that has the file opened anew, before the next line.
-    pub(crate) fn again(&self) -> Arc<AtomicBool> {
+    /// The flag that makes the next line open the file anew.
+    pub(crate) fn reopen_flag(&self) -> Arc<AtomicBool> {
         self.again.clone()
     }
 

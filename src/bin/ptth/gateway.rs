@@ -60,7 +60,7 @@ pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
     let (notice, time) = (args.drain_notice, args.drain_timeout);
     let again = {
         let (gateway, supervisor) = (gateway.clone(), supervisor.clone());
-        let reopen = access_log.as_ref().map(AccessLog::again);
+        let reopen = access_log.as_ref().map(AccessLog::reopen_flag);
         let state = Mutex::new((prepared.last_read, listeners));
         Again::start("ptth-reload", move || {
             supervisor.reloading();

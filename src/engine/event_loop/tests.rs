@@ -45,29 +45,29 @@ fn streams_share_what_a_turn_leaves_them_and_each_has_its_turn() {
     let mut insert = |turning: &mut Loop<Noting>, streams| {
         let (near, far) = net::pair().unwrap();
         ends.push(far);
-        turning.peers.insert(near.into(), &[], streams).unwrap()
+        turning.connections.insert(near.into(), &[], streams).unwrap()
     };
     let streams: Vec<Id> = (0..100).map(|_| insert(&mut turning, true)).collect();
     let small = insert(&mut turning, false);
     for id in &streams {
-        turning.peers.yields(*id);
+        turning.connections.yields(*id);
     }
     let at_once = STREAMS_PER_TURN / STEP_LEAST;
-    let (peers, role) = (&mut turning.peers, &mut turning.role);
-    peers.again(small);
-    step_ready(peers, role, 0);
+    let (connections, role) = (&mut turning.connections, &mut turning.role);
+    connections.reschedule(small);
+    step_ready(connections, role, 0);
     assert_eq!(role.steps[0], small, "what moved little comes first");
     assert_eq!(role.steps[1..], streams[..at_once]);
     // An event is no reason to go on early, for streams alone.
     let news = crate::engine::connection::Readiness { readable: true, ..Default::default() };
-    assert!(!peers.note(streams[0], news) && peers.note(small, news));
+    assert!(!connections.note(streams[0], news) && connections.note(small, news));
     role.steps.clear();
-    step_ready(peers, role, 0);
+    step_ready(connections, role, 0);
     let next: Vec<Id> =
         streams.iter().chain(&streams).skip(at_once).take(at_once).copied().collect();
     assert_eq!(role.steps, next, "the others first, then those that had a step");
     role.steps.clear();
-    step_ready(peers, role, 9);
+    step_ready(connections, role, 9);
     let more = 9 * STREAMS_PER_EVENT / STEP_LEAST;
     assert_eq!(role.steps.len(), at_once + more, "as much more as events take");
     net::install(None);

@@ -52,7 +52,7 @@ impl GatewayRole {
                 }
                 self.await_body(cx, downstream, key);
             }
-            cx.again(downstream);
+            cx.reschedule(downstream);
             return false;
         }
         if self.hand_out(cx, key) {
@@ -75,7 +75,7 @@ impl GatewayRole {
             Collected::NotYet => {
                 self.await_body(cx, id, key);
                 if cx.get(id).is_some_and(|p| p.has_input()) {
-                    cx.again(id);
+                    cx.reschedule(id);
                 }
                 return;
             }

@@ -40,7 +40,7 @@ impl GatewayRole {
         // What came while the answer was parsed, its end above all, was not looked at, and no event
         // tells of it again.
         if cx.get(id).is_some_and(|p| p.has_input()) {
-            cx.again(id);
+            cx.reschedule(id);
         }
     }
 
@@ -65,7 +65,7 @@ impl GatewayRole {
                 .flatten();
             match waiter {
                 None => return false,
-                Some(Waiter::Caller(number)) => self.lend_mailbox(cx, number),
+                Some(Waiter::Caller(number)) => self.lease_mailbox(cx, number),
                 Some(Waiter::Exchange(key)) => {
                     let downstream = self
                         .exchanges

@@ -103,7 +103,7 @@ impl GatewayRole {
             Came::More => {
                 self.await_post(cx, id);
                 if cx.get(id).is_some_and(|p| p.has_input()) {
-                    cx.again(id);
+                    cx.reschedule(id);
                 }
             }
             Came::Closed => self.post_gone(cx, id),
@@ -355,7 +355,7 @@ impl GatewayRole {
         if refusal.status == 413 {
             self.answer_is_too_large(cx, id);
         }
-        let left = self.registry.lend_ends(&registration, cx.now());
+        let left = self.registry.lease_ends(&registration, cx.now());
         let cause = match refusal.status {
             401 => CloseCause::Revoked,
             409 => CloseCause::Replaced,
@@ -401,7 +401,7 @@ impl GatewayRole {
         };
         let registration = posted.admitted.registration.clone();
         cx.close(id);
-        let left = self.registry.lend_ends(&registration, cx.now());
+        let left = self.registry.lease_ends(&registration, cx.now());
         self.gone(&left, &CloseCause::Cut.because("in the middle of an answer"));
     }
 

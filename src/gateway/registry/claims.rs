@@ -80,7 +80,7 @@ impl From<Denied> for Unclaimed {
 impl Registry {
     /// Reserves a place for one link or poll under all `names`, or says what to answer. The place
     /// counts as leased until [`place`](Self::place), [`park`](Self::park) or
-    /// [`lend_ends`](Self::lend_ends).
+    /// [`lease_ends`](Self::lease_ends).
     pub(crate) fn claim(
         &mut self,
         names: &[String],

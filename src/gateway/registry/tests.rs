@@ -30,7 +30,7 @@ fn a_name_that_is_granted_twice_counts_once() {
     let registration = claimed.unwrap().registration;
     assert_eq!(registration.names().map(|name| &**name).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(registry.connected(), 2);
-    registry.lend_ends(&registration, Instant::now());
+    registry.lease_ends(&registration, Instant::now());
     assert_eq!(registry.connected(), 0);
 }
 
@@ -108,7 +108,7 @@ fn a_new_session_takes_the_name_and_the_old_one_does_not_fight() {
     // A link of the old epoch that ends later changes nothing.
     assert_eq!(registry.leave(&old.registration, ids[1], now), Left::default());
     // When the successor is gone, the old session may come back.
-    assert_eq!(registry.lend_ends(&new.registration, now).down.len(), 1);
+    assert_eq!(registry.lease_ends(&new.registration, now).down.len(), 1);
     assert!(registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).is_ok());
 }
 
@@ -347,7 +347,7 @@ fn another_credential_is_refused_while_the_name_is_held() {
     };
     let claimed = registry.claim(&lamp(), &mine, Transport::Turn, now).unwrap();
     assert_eq!(registry.claim(&lamp(), &other, Transport::Turn, now).unwrap_err().status(), 409);
-    registry.lend_ends(&claimed.registration, now);
+    registry.lease_ends(&claimed.registration, now);
     assert!(registry.claim(&lamp(), &other, Transport::Turn, now).is_ok());
 }
 
@@ -388,7 +388,7 @@ fn comes_and_goes(registry: &mut Registry, name: &str, credential: Option<&str>,
         airplay: false,
     };
     let claimed = registry.claim(&[name.to_owned()], &owner, Transport::Turn, now).unwrap();
-    registry.lend_ends(&claimed.registration, now);
+    registry.lease_ends(&claimed.registration, now);
 }
 
 #[test]
@@ -446,7 +446,7 @@ fn sessions_that_replace_each_other_on_one_name_evict_no_other_names() {
 fn a_name_is_known_for_ten_minutes_after_its_last_link() {
     let (mut registry, now) = (registry(|_| ()), Instant::now());
     let claimed = registry.claim(&lamp(), &owner(None), Transport::Turn, now).unwrap();
-    registry.lend_ends(&claimed.registration, now);
+    registry.lease_ends(&claimed.registration, now);
     registry.tick(now + Duration::from_secs(599));
     assert!(registry.knows("lamp"));
     registry.tick(now + Duration::from_secs(600));

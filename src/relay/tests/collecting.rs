@@ -8,20 +8,20 @@ use crate::relay::{Collected, Gathering};
 const HEAD: &str = "POST /a HTTP/1.1\r\nHost: lamp\r\nTransfer-Encoding: chunked\r\n";
 
 fn begin(scene: &mut Scene, budget: &Budget) -> Result<(), Refusal> {
-    let Loop { role, peers, .. } = &mut scene.event_loop;
+    let Loop { role, connections, .. } = &mut scene.event_loop;
     let limits = role.rules.limits.clone();
-    let (exchange, now) = (role.exchanges.get_mut(scene.key).unwrap(), peers.now());
+    let (exchange, now) = (role.exchanges.get_mut(scene.key).unwrap(), connections.now());
     let gathering = Gathering::new(budget.share(), exchange.announced(), now);
-    let downstream = peers.get_mut(scene.downstream).unwrap();
+    let downstream = connections.get_mut(scene.downstream).unwrap();
     exchange.begin_collecting(downstream, gathering, &limits)
 }
 
 fn collect(scene: &mut Scene) -> Collected {
-    let Loop { role, peers, .. } = &mut scene.event_loop;
+    let Loop { role, connections, .. } = &mut scene.event_loop;
     let limits = role.rules.limits.clone();
-    let (mut scratch, now) = (vec![0; 4096], peers.now());
+    let (mut scratch, now) = (vec![0; 4096], connections.now());
     let exchange = role.exchanges.get_mut(scene.key).unwrap();
-    exchange.collect(peers.get_mut(scene.downstream).unwrap(), &mut scratch, now, &limits)
+    exchange.collect(connections.get_mut(scene.downstream).unwrap(), &mut scratch, now, &limits)
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn chunks_become_one_message_with_a_length() {
     assert!(whole.ends_with("\r\n\r\nhello") && !whole.contains("chunked"), "{whole}");
     assert_eq!(whole.as_bytes(), exchange.request());
     assert_eq!(
-        scene.event_loop.peers.get(scene.downstream).unwrap().kept(),
+        scene.event_loop.connections.get(scene.downstream).unwrap().kept(),
         "GET /next".len(),
         "what is pipelined behind it waits"
     );

@@ -159,7 +159,7 @@ impl Scene {
         let text = request.as_bytes()[..length].to_vec();
         // Connection and exchange name one another, and an empty table gives the first of all keys.
         let key = Slab::<()>::new().insert(());
-        let downstream = event_loop.peers.insert(near.into(), &[], key).unwrap();
+        let downstream = event_loop.connections.insert(near.into(), &[], key).unwrap();
         let exchange = Exchange::new(downstream, &framed, framed.framing(), text, &limits, began);
         assert_eq!(event_loop.role.exchanges.insert(Box::new(exchange)), key);
         let mut scene =
@@ -179,7 +179,7 @@ impl Scene {
     fn probe() -> Scene {
         let mut scene = Scene::new("GET /never HTTP/1.1\r\nHost: lamp\r\n\r\n");
         scene.event_loop.role.exchanges.remove(scene.key);
-        scene.event_loop.peers.close(scene.downstream);
+        scene.event_loop.connections.close(scene.downstream);
         let (text, now) = (b"GET / HTTP/1.1\r\nHost: lamp\r\n\r\n".to_vec(), scene.began);
         let limits = scene.event_loop.role.rules.limits.clone();
         let probe = Exchange::heartbeat(text, Duration::from_secs(1), &limits, now);
@@ -197,10 +197,10 @@ impl Scene {
     fn attach_behind(&mut self, first: &str) {
         let (near, far) = net::pair().unwrap();
         self.server = Some(far);
-        let Loop { role, peers, .. } = &mut self.event_loop;
-        let link = peers.insert(near.into(), &[], self.key).unwrap();
-        peers.get_mut(link).unwrap().output().extend_from_slice(first.as_bytes());
-        relay::attach(role, peers, self.key, link);
+        let Loop { role, connections, .. } = &mut self.event_loop;
+        let link = connections.insert(near.into(), &[], self.key).unwrap();
+        connections.get_mut(link).unwrap().output().extend_from_slice(first.as_bytes());
+        relay::attach(role, connections, self.key, link);
         self.settle();
     }
 
@@ -216,11 +216,11 @@ impl Scene {
     fn attach_post(&mut self, length: u64, first: &str) {
         let (near, far) = net::pair().unwrap();
         self.server = Some(far);
-        let Loop { role, peers, .. } = &mut self.event_loop;
-        let link = peers.insert(near.into(), &[], self.key).unwrap();
+        let Loop { role, connections, .. } = &mut self.event_loop;
+        let link = connections.insert(near.into(), &[], self.key).unwrap();
         let mut decoder = Decoder::new(Framing::Length(length), &role.rules.limits);
         decoder.decode(first.as_bytes()).unwrap();
-        relay::attach_enclosed(role, peers, self.key, link, decoder, first.into());
+        relay::attach_enclosed(role, connections, self.key, link, decoder, first.into());
         self.settle();
     }
 

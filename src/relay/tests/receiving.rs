@@ -161,7 +161,7 @@ fn nothing_is_read_ahead_of_a_client_that_does_not_read() {
         scene.settle();
         assert!(taken < 900_000, "somebody reads without end");
     }
-    let waiting = scene.event_loop.peers.get(scene.downstream).unwrap().pending();
+    let waiting = scene.event_loop.connections.get(scene.downstream).unwrap().pending();
     assert!(waiting <= Limits::default().read_ahead_bytes_max + piece.len() * 16, "{waiting}");
     assert!(scene.client_reads().len() > 1000, "and it goes on when it reads");
 }

@@ -6,8 +6,8 @@ use crate::engine::budget::Budget;
 
 fn deliver(scene: &mut Scene, text: &str) {
     let held = Budget::new(1000).one().unwrap();
-    let Loop { role, peers, .. } = &mut scene.event_loop;
-    relay::deliver(role, peers, scene.key, text.as_bytes(), held);
+    let Loop { role, connections, .. } = &mut scene.event_loop;
+    relay::deliver(role, connections, scene.key, text.as_bytes(), held);
     scene.settle();
 }
 
