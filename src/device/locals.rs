@@ -203,13 +203,15 @@ impl DeviceRole {
         // Nobody is logged in on a connection that was asked for a login, but nobody else needs it
         // either.
         let challenged = exchange.is_some_and(|exchange| exchange.is_challenged());
+        // What a server has not read of one visitor's request would be answered to the next visitor.
+        let clean = !exchange.is_some_and(|exchange| exchange.may_leave_body());
         let (time, stops) = (self.limits.local_keep_alive, self.draining() && !has_line);
         if reusable.is_err() || time.is_zero() || stops || is_of_old {
             return self.close_local(cx, id);
         }
         match downstream.filter(|_| bound) {
             Some(link) if self.bind(cx, (id, server), link) => {}
-            None if !bound && !challenged && takes_idle => {
+            None if !bound && !challenged && clean && takes_idle => {
                 let Some(peer) = cx.get_mut(id) else { return };
                 peer.state = State::Local(Local::Idle { server });
                 self.locals.pool(server).idle.push(id);

@@ -12,10 +12,12 @@ use crate::error::Error;
 use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::alias::Alias;
+use crate::proto::body::Framing;
 use crate::proto::forward;
 use crate::proto::forward::RequestRules;
 use crate::proto::forwarded::path_prefix;
 use crate::proto::framed::FramedRequest;
+use crate::proto::head;
 use crate::proto::prefixes::Prefixes;
 use crate::proto::prefixes::path_of;
 use crate::proto::prefixes::without_prefix;
@@ -284,6 +286,12 @@ impl Servers {
         };
         let mut text = Vec::with_capacity(request.len + 64);
         forward::request(&mut text, request, framing, &rules)?;
+        let is_odd = framing != Framing::Empty && !head::expects_content(request.method);
+        let is_shared = !head::has_bound_login(&request.fields)
+            && request.fields.get(forward::SAME_VISITOR).is_none();
+        if is_odd && is_shared {
+            forward::ask_to_close(&mut text);
+        }
         let mut exchange = Exchange::new(downstream, request, framing, text, limits, now);
         exchange.server = Some(server);
         exchange.edits.clone_from(&target.edits.response);

@@ -117,6 +117,14 @@ pub fn request(
     request_lines(out, head, framing, rules).inspect_err(|_| out.truncate(start))
 }
 
+/// Adds `Connection: close` to a head that was just written: a server that does not read the body
+/// then takes it for no other request.
+pub(crate) fn ask_to_close(head: &mut Vec<u8>) {
+    head.truncate(head.len().saturating_sub(2)); // the empty line
+    push_field(head, "Connection", b"close");
+    head.extend_from_slice(b"\r\n");
+}
+
 fn request_lines(
     out: &mut Vec<u8>,
     head: &RequestHead<'_>,

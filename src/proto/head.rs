@@ -784,6 +784,13 @@ pub fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }
 
+/// Returns true if content of a request of this method has a meaning. Servers often leave that of
+/// others unread, and take it for their next request (RFC 9110 §9.3.1).
+#[must_use]
+pub(crate) fn expects_content(method: &str) -> bool {
+    !matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "DELETE")
+}
+
 /// Returns true if every byte is a `tchar` and there is at least one (RFC 9110 §5.6.2).
 #[must_use]
 pub fn is_token(bytes: &[u8]) -> bool {

@@ -49,6 +49,10 @@ pub(crate) struct Exchange {
     /// The upstream side reads each request to its end, whatever it has answered: a device of this
     /// crate. Other servers may take the rest of a body for their next request.
     pub(super) upstream_reads_on: bool,
+    /// The upstream side may not have read the request's body, though it has it whole: one that such
+    /// a request does not usually have, or of a request that it refused. What is left of it would be
+    /// its next request, of whichever visitor comes next.
+    pub(super) may_leave_body: bool,
     /// The state of a hop to another gateway, and the number of vain ones.
     pub(super) hop: Hop,
     /// Reports to the operator of the gateway, when it is dropped.
@@ -117,6 +121,7 @@ impl Exchange {
             own_cookie: None,
             is_challenged: false,
             upstream_reads_on: false,
+            may_leave_body: false,
             hop: Hop::default(),
             observed: Observed::default(),
         }
@@ -287,6 +292,12 @@ impl Exchange {
     /// serves this visitor alone.
     pub(crate) fn is_bound(&self) -> bool {
         self.request.is_bound
+    }
+
+    /// Returns true if the upstream side may have left the request's body unread, so that its
+    /// connection is for nobody else.
+    pub(crate) fn may_leave_body(&self) -> bool {
+        self.may_leave_body
     }
 
     /// Returns true if the response asks for such a login. Nobody is logged in by that.

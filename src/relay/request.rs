@@ -19,6 +19,7 @@ pub(super) struct Request {
     pub(super) passed: usize,
     /// How its body goes on.
     pub(super) framing: Framing,
+    pub(super) content: Content,
     pub(super) upload: Upload,
     pub(super) invitation: Invitation,
     pub(super) retry: Retry,
@@ -45,6 +46,26 @@ pub(super) enum Text {
     Whole { bytes: Arc<Vec<u8>>, held: Held },
     /// It will not be sent again.
     Forgotten,
+}
+
+/// Whether a server expects the body that a request has. One that reads none takes it for its next
+/// request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Absent,
+    Expected,
+    /// Its method gives a body no meaning (RFC 9110 §9.3).
+    Unexpected,
+}
+
+impl Content {
+    fn of(request: &RequestHead<'_>, framing: Framing) -> Self {
+        match framing {
+            Framing::Empty => Content::Absent,
+            _ if head::expects_content(request.method) => Content::Expected,
+            _ => Content::Unexpected,
+        }
+    }
 }
 
 /// What becomes of the body.
@@ -118,6 +139,7 @@ impl Request {
         Request {
             body: Decoder::new(framing, limits),
             framing,
+            content: Content::of(request, framing),
             invitation: if expects { Invitation::Awaited } else { Invitation::NotAwaited },
             retry: if is_idempotent { Retry::Allowed } else { Retry::Unsafe },
             is_head: request.method == "HEAD",
@@ -136,6 +158,7 @@ impl Request {
             body: Decoder::new(Framing::Empty, limits),
             passed: 0,
             framing: Framing::Empty,
+            content: Content::Absent,
             upload: Upload::Forwarded,
             invitation: Invitation::NotAwaited,
             retry: Retry::Forbidden,

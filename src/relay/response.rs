@@ -15,7 +15,7 @@ use crate::proto::peer;
 use crate::relay::exchange::Exchange;
 use crate::relay::failure::{ExchangeError, lost_by, malformed};
 use crate::relay::phase::{Phase, Receiving, Upstream};
-use crate::relay::request::{Invitation, send_piece};
+use crate::relay::request::{Content, Invitation, send_piece};
 use crate::relay::rules::Rules;
 use crate::relay::tunnel::Tunnel;
 
@@ -270,6 +270,11 @@ impl Exchange {
         };
         self.observed.answered(response.status);
         self.is_challenged = head::has_bound_login(&response.fields);
+        self.may_leave_body = match self.request.content {
+            Content::Absent => false,
+            Content::Expected => !(200..300).contains(&response.status),
+            Content::Unexpected => true,
+        };
         let goes_on = outgoing != Framing::UntilClose && self.request.rest_is_short(&rules.limits);
         let keeps = self.asker.client_mut().is_none_or(|client| {
             client.keeps &= goes_on;
@@ -280,7 +285,7 @@ impl Exchange {
             body: Decoder::new(framing, &rules.answer_limits).line_ends(rules.ends),
             framing: outgoing,
             is_told: false,
-            link_ends: self.why_link_ends(response, framing),
+            link_ends: self.why_link_ends(response, framing, rules),
             drained: 0,
             held: None,
         });
@@ -304,10 +309,20 @@ impl Exchange {
     /// Why the upstream connection is not used again behind this response. One of HTTP/1.0 ends the
     /// link, whatever it says (protocol.md §3). So does one before the request was out: a server
     /// that reads no body takes the rest of it for its next request, and its answer to that would
-    /// go to the next visitor.
-    fn why_link_ends(&self, response: &ResponseHead<'_>, framing: Framing) -> Option<&'static str> {
+    /// go to the next visitor. It may do so with a whole body, too, where a request of this method
+    /// has none usually.
+    fn why_link_ends(
+        &self,
+        response: &ResponseHead<'_>,
+        framing: Framing,
+        rules: &Rules,
+    ) -> Option<&'static str> {
         if self.beginning.is_early && !self.upstream_reads_on {
             return Some("it answered before it had the whole request");
+        }
+        let is_unexpected = self.request.content == Content::Unexpected;
+        if is_unexpected && rules.upstream_is_link && !self.upstream_reads_on {
+            return Some("it may have left the body of such a request unread");
         }
         let keeps = response.minor > 0
             && head::keeps_alive(response.minor, &response.fields)

@@ -235,6 +235,11 @@ impl RawPeer {
         RawPeer::adopt(socket.into(), &format!("peer of {to} from {ip:?}"))
     }
 
+    /// The other end's address.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.stream.peer_addr().unwrap()
+    }
+
     pub fn adopt(stream: TcpStream, who: &str) -> RawPeer {
         stream.set_nodelay(true).unwrap();
         stream.set_nonblocking(false).unwrap();
