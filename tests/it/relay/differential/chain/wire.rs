@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::super::{head_of, whole};
 use super::{Plan, lock};
 use crate::support::DEADLINE;
+use crate::support::raw::find;
 
 // ── The tap ──
 
@@ -128,6 +129,15 @@ impl Local {
     }
 }
 
+/// The request without the device's own `Connection: close`, the last line of a head that has it:
+/// the requests of all connections are read as one stream, which does not end there.
+fn going_on(request: &[u8]) -> Vec<u8> {
+    const CLOSE: &[u8] = b"\r\nConnection: close";
+    let head = find(request, b"\r\n\r\n").unwrap_or(request.len());
+    let (head, rest) = request.split_at(head);
+    [head.strip_suffix(CLOSE).unwrap_or(head), rest].concat()
+}
+
 fn serve(mut stream: TcpStream, asked: &Mutex<Asked>) {
     let mut buffer = [0; 1 << 16];
     let (mut unread, mut continued) = (Vec::new(), false);
@@ -137,7 +147,7 @@ fn serve(mut stream: TcpStream, asked: &Mutex<Asked>) {
             let request: Vec<u8> = unread.drain(..len).collect();
             {
                 let mut asked = lock(asked);
-                asked.bytes.extend_from_slice(&request);
+                asked.bytes.extend(going_on(&request));
                 asked.count += 1;
             }
             let plan = Plan::of(&request);
