@@ -278,7 +278,8 @@ fn a_link_without_a_session_ends_behind_an_answer_to_half_a_request() {
             continue;
         }
         let (mut link, mut visitor) = (gateway.link_with(name, fields), gateway.visitor());
-        visitor.write(format!("GET /{name}/p HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"));
+        visitor
+            .write(format!("GET /{name}/p HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"));
         link.read_head();
         assert_eq!(link.read_exact(5), b"hello");
         link.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno");
