@@ -219,6 +219,12 @@ ptth_status ptth_log(int level,
                      void *user);
 
 /**
+ * The same without a callback, for languages whose callbacks may not run on any thread: each line is
+ * written to standard error, behind its level. Something has to read that, or the device waits.
+ */
+ptth_status ptth_log_to_stderr(int level);
+
+/**
  * Options of a device of the gateway at this URL: "http://gw.example:9999/lamp" registers the name
  * "lamp"; https:// needs a library with TLS. NULL: the URL is NULL or no UTF-8. What it says is
  * checked when a device is started.

@@ -1,6 +1,7 @@
 //! The library's log lines, on their way to a callback.
 
 use std::ffi::{CString, c_char, c_int, c_void};
+use std::io::Write;
 
 use crate::outcome::{Failure, ptth_status, status};
 
@@ -59,6 +60,39 @@ impl log::Log for Logger {
     fn flush(&self) {}
 }
 
+/// Lines on standard error.
+struct ToStderr;
+
+impl log::Log for ToStderr {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = format!("{} {}\n", record.level(), record.args());
+        let _ = std::io::stderr().write_all(line.as_bytes()); // there is no other place to say so
+    }
+
+    fn flush(&self) {}
+}
+
+fn filter(level: c_int) -> Result<log::LevelFilter, Failure> {
+    match level {
+        1 => Ok(log::LevelFilter::Error),
+        2 => Ok(log::LevelFilter::Warn),
+        3 => Ok(log::LevelFilter::Info),
+        4 => Ok(log::LevelFilter::Debug),
+        _ => Err(Failure::usage(format!("{level} is no level of the log"))),
+    }
+}
+
+fn log_to(logger: Box<dyn log::Log>, most: log::LevelFilter) -> Result<(), Failure> {
+    log::set_boxed_logger(logger)
+        .map_err(|_| Failure::usage("this process has its log already"))?;
+    log::set_max_level(most);
+    Ok(())
+}
+
 /// Gives the log lines of a level (`ptth_level`) and those above it to a callback, from now until the process
 /// ends. `user` is passed to it as it is. Once for each process: later calls are PTTH_USAGE.
 /// Nothing is logged without it.
@@ -69,17 +103,15 @@ pub unsafe extern "C" fn ptth_log(
     user: *mut c_void,
 ) -> ptth_status {
     status(|| {
-        let most = match level {
-            1 => log::LevelFilter::Error,
-            2 => log::LevelFilter::Warn,
-            3 => log::LevelFilter::Info,
-            4 => log::LevelFilter::Debug,
-            _ => return Err(Failure::usage(format!("{level} is no level of the log"))),
-        };
+        let most = filter(level)?;
         let callback = callback.ok_or_else(|| Failure::usage("the callback is NULL"))?;
-        log::set_boxed_logger(Box::new(Logger { callback, user }))
-            .map_err(|_| Failure::usage("this process has its log callback already"))?;
-        log::set_max_level(most);
-        Ok(())
+        log_to(Box::new(Logger { callback, user }), most)
     })
+}
+
+/// The same without a callback, for languages whose callbacks may not run on any thread: each line is
+/// written to standard error, behind its level. Something has to read that, or the device waits.
+#[unsafe(no_mangle)]
+pub extern "C" fn ptth_log_to_stderr(level: c_int) -> ptth_status {
+    status(|| log_to(Box::new(ToStderr), filter(level)?))
 }

@@ -1,5 +1,5 @@
-//! Programs in C and Python on the library as it is built here, with a gateway in this process.
-//! Without a compiler, valgrind or Python a test is skipped, except under `CI=true`.
+//! Programs in C, Python and Lua on the library as it is built here, with a gateway in this process.
+//! Without a compiler, valgrind, Python or LuaJIT a test is skipped, except under `CI=true`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{BufRead, BufReader, Read};
@@ -267,24 +267,35 @@ fn each_function_can_be_called_rightly_and_wrongly() {
     }
 }
 
-#[test]
-fn python_is_a_device() {
-    if !has(&["python3"]) {
-        return;
-    }
+/// A device in another language, on the installed shared library.
+fn is_a_device(program: &str, example: &str) {
     let (gateway, url) = gateway();
-    let python = || {
-        let mut python = Command::new("python3");
-        python.arg(root().join("examples/device.py"));
-        python.env("PTTH_LIBRARY", installed().join("lib/libptth.so"));
-        python
+    let device = || {
+        let mut device = Command::new(program);
+        device.arg(root().join("examples").join(example));
+        device.env("PTTH_LIBRARY", installed().join("lib/libptth.so"));
+        device
     };
-    plays_the_device(&url, &gateway, python());
+    plays_the_device(&url, &gateway, device());
     // Without a gateway it says why, again and again.
     drop(gateway);
-    let mut alone = Running::start(python().arg(&url));
+    let mut alone = Running::start(device().arg(&url));
     let mut lines = BufReader::new(alone.0.stderr.take().unwrap()).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("next attempt in")), "it is mute");
     alone.terminate();
     assert!(alone.end().status.success());
+}
+
+#[test]
+fn python_is_a_device() {
+    if has(&["python3"]) {
+        is_a_device("python3", "device.py");
+    }
+}
+
+#[test]
+fn lua_is_a_device() {
+    if has(&["luajit"]) {
+        is_a_device("luajit", "device.lua");
+    }
 }

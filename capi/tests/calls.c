@@ -105,7 +105,9 @@ int main(int argc, char **argv) {
     char body[16] = "";
     CHECK(argc == 2 && strlen(ptth_version()) >= 5 && !*ptth_last_error());
     CHECK(ptth_log(9, log_line, &lines) == PTTH_USAGE && ptth_log(PTTH_LOG_INFO, NULL, NULL) == PTTH_USAGE);
+    CHECK(ptth_log_to_stderr(9) == PTTH_USAGE);
     CHECK(ptth_log(PTTH_LOG_INFO, log_line, &lines) == PTTH_OK);
+    CHECK(ptth_log_to_stderr(PTTH_LOG_INFO) == PTTH_USAGE);
     CHECK(ptth_log(PTTH_LOG_INFO, log_line, &lines) == PTTH_USAGE);
     wrong_options(argv[1]);
     wrong_objects();
