@@ -88,13 +88,16 @@ impl GatewayRole {
         at: SocketAddr,
         new: GatewayTls,
     ) -> Result<ShownAt, Error> {
+        let wants_certificates = new.needs_client();
         let number = self.listeners.set_tls(at, new)?;
-        let devices = self.listeners.side(number) == Some(Whose::Devices);
+        let checks = wants_certificates
+            || self.listeners.is_for_peers(number)
+            || self.listeners.side(number) == Some(Whose::Devices);
         let mut shown: HashMap<ShownKey, Arc<Shown>> = HashMap::new();
         for id in cx.ids() {
             let Some(connection) = cx.get(id) else { continue };
             match &connection.state {
-                State::Securing { listener, .. } if devices && *listener == number => cx.close(id),
+                State::Securing { listener, .. } if checks && *listener == number => cx.close(id),
                 _ => {
                     let certificate = connection.stream().certificate();
                     shown.extend(certificate.map(|shown| (shown.key(), shown)));
@@ -296,10 +299,12 @@ impl GatewayRole {
                 if let Some(securing) = cx.state_mut(id) {
                     *securing = state;
                 }
-                let shows_certificate =
-                    cx.get(id).is_some_and(|c| c.stream().certificate().is_some());
-                if shows_certificate && self.listeners.is_for_peers(listener) {
+                let shown = cx.get(id).and_then(|c| c.stream().certificate());
+                if shown.is_some() && self.listeners.is_for_peers(listener) {
                     cx.seen(id);
+                }
+                if let Some(shown) = shown.filter(|_| cx.visitor(id).is_some()) {
+                    self.note_expiry(cx, &shown);
                 }
                 let at = cx.after(self.settings.limits.head_timeout);
                 cx.set_deadline(id, Some(at));

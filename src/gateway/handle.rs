@@ -129,9 +129,10 @@ impl Gateway {
 
     /// Replaces what a listener shows and wants in TLS, devices' or visitors' (feature `tls`), at
     /// the address that it was bound to. It counts from the next handshake on; sessions that began
-    /// before are not resumed. Connections stay as they are, but for those of devices whose
-    /// certificates the new [`client_ca`](GatewayTls::client_ca) does not take: they are ended as
-    /// those of a [token](Self::set_tokens) that is gone.
+    /// before are not resumed. Connections stay as they are, but for those of devices, of other
+    /// gateways and of visitors whose certificates the new
+    /// [`client_ca`](GatewayTls::client_ca) does not take: they are ended as those of a
+    /// [token](Self::set_tokens) that is gone.
     ///
     /// # Errors
     /// The gateway does not speak TLS at this address, or was stopped.

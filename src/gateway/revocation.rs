@@ -19,6 +19,8 @@ use crate::gateway::tokens::{CHALLENGES, Tokens, Whose};
 use crate::relay::LocalAnswer;
 use crate::stream::{Shown, ShownKey};
 
+const VOID: &str = "the certificate that was shown has expired, or its CA was replaced";
+
 impl GatewayRole {
     /// Puts another table in force; the old one comes back.
     ///
@@ -67,15 +69,21 @@ impl GatewayRole {
         }
     }
 
-    /// The grace of visitors' revoked tokens is over.
+    /// The grace of visitors' revoked tokens and certificates is over.
     pub(super) fn evict_visitors(&mut self, cx: &mut Connections<State>, exchanges: Vec<Key>) {
         const WHY: &str =
             "the token that it was asked with was revoked, and take_over_grace is over";
         for key in exchanges {
             let downstream = self.exchanges.get(key).and_then(|exchange| exchange.downstream());
-            let Some(visitor) = downstream.and_then(|id| cx.visitor(id)) else {
+            let Some((id, visitor)) = downstream.and_then(|id| Some((id, cx.visitor(id)?))) else {
                 continue;
             };
+            if self.is_void_visitor(cx, id) {
+                let error = Some("http_request_denied");
+                let answer = LocalAnswer { error, ..LocalAnswer::new(403, VOID) };
+                self.end_exchange_with(cx, key, CloseCause::AskerGone.because(VOID), &answer);
+                continue;
+            }
             if visitor
                 .token()
                 .is_some_and(|(_, name, digest)| !self.credentials.visitor_may(digest, name))
@@ -99,6 +107,41 @@ impl GatewayRole {
     ) {
         self.credentials.refuse(listener, refused);
         self.end_revoked(cx);
+        self.end_void_visitors(cx);
+    }
+
+    /// Returns true if this is another gateway's connection, or a visitor's, and the certificate
+    /// that let it in has expired, or its CA was replaced.
+    pub(super) fn is_void_visitor(&self, cx: &Connections<State>, id: Id) -> bool {
+        let certificate = cx.get(id).and_then(|connection| connection.stream().certificate());
+        certificate.is_some_and(|shown| self.credentials.is_void(&shown))
+            && cx.visitor(id).is_some()
+    }
+
+    /// Ends such connections: at once where nothing is in progress, else after `take_over_grace`.
+    fn end_void_visitors(&mut self, cx: &mut Connections<State>) {
+        let (mut busy, mut idle) = (Vec::new(), Vec::new());
+        for id in cx.ids() {
+            if self.is_void_visitor(cx, id) {
+                match cx.asking(id) {
+                    Some(asking) => busy.push(asking.key),
+                    None => idle.push(id),
+                }
+            }
+        }
+        if busy.is_empty() && idle.is_empty() {
+            return;
+        }
+        log::info!(
+            "{} connections of other gateways or visitors are ended: {VOID}",
+            busy.len() + idle.len()
+        );
+        idle.into_iter().for_each(|id| cx.close(id));
+        for key in &busy {
+            self.exchanges.get_mut(*key).into_iter().for_each(|exchange| exchange.last_of_asker());
+        }
+        let at = cx.after(self.settings.limits.take_over_grace);
+        self.set_alarm(cx, at, Alarm::EvictVisitors(busy));
     }
 
     /// Ends what tokens and certificates let in that have expired meanwhile, and looks when the next
@@ -111,8 +154,10 @@ impl GatewayRole {
         }
         if self.next_expiry.is_some_and(|at| at <= now) {
             self.end_revoked(cx);
+            self.end_void_visitors(cx);
             let connected = cx.ids().into_iter().filter_map(|id| match &cx.get(id)?.state {
                 State::Device(device) => Some(device.registration()?.certificate()?.expires()),
+                State::Visitor(_) => Some(cx.get(id)?.stream().certificate()?.expires()),
                 _ => None,
             });
             let leases = self

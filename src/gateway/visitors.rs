@@ -79,9 +79,7 @@ struct Planned<'r> {
 
 impl GatewayRole {
     pub(super) fn visitor_head(&mut self, cx: &mut Connections<State>, id: Id) {
-        let mut scratch = cx.take_scratch();
-        let asked = self.read_request(cx, id, &mut scratch);
-        cx.put_scratch(scratch);
+        let asked = self.next_request(cx, id);
         if asked.is_admitted() {
             cx.seen(id); // a gateway, at the peers' port
         }
@@ -171,6 +169,17 @@ impl GatewayRole {
             (true, false) => (200, "ok"),
             (true, true) => (503, "this gateway is stopping"),
         }
+    }
+
+    /// A certificate that is void by now lets nothing more in.
+    fn next_request(&mut self, cx: &mut Connections<State>, id: Id) -> Asked {
+        if self.is_void_visitor(cx, id) {
+            return Asked::Closed;
+        }
+        let mut scratch = cx.take_scratch();
+        let asked = self.read_request(cx, id, &mut scratch);
+        cx.put_scratch(scratch);
+        asked
     }
 
     fn read_request(&mut self, cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> Asked {

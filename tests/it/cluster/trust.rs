@@ -8,7 +8,7 @@ use reverse_http::{Gateway, Peers, Routes};
 use crate::cluster::{Cluster, SECRET, at, device, peers_of};
 use crate::support::pki::Authority;
 use crate::support::process::get;
-use crate::support::{LocalServer, Ptth, RawPeer, each_row};
+use crate::support::{LocalServer, Ptth, RawPeer, each_row, eventually};
 
 fn peer_request(device: &str, fields: &str) -> String {
     format!("GET /x HTTP/1.1\r\nHost: a\r\nPTTH-Peer-Device: {device}\r\n{fields}\r\n")
@@ -279,6 +279,54 @@ fn gateways_know_each_other_by_their_certificates() {
     let refused = ["gateway", "--peers", "127.0.0.1:0", "--peers-client-ca", pki.ca(), "--check"];
     let (code, _, told) = Ptth::run(&refused);
     assert!(code == 2 && told.contains("--peers-cert"), "{told}");
+}
+
+/// What another gateway's certificate let in ends with its CA, connections that are kept included.
+#[test]
+fn a_replaced_ca_ends_the_connections_that_it_let_in() {
+    let (pki, new) = (Authority::new(), Authority::new());
+    let (ours, theirs) = (pki.server("first"), pki.server("second"));
+    let cluster = Cluster::new();
+    let ca = cluster.path("ca.pem");
+    std::fs::copy(pki.ca(), &ca).unwrap();
+    let listens = ["--peers", "127.0.0.1:0", "--peers-client-ca", &ca];
+    let shows = ["--peers-cert", theirs.certificate(), "--peers-key", theirs.key()];
+    let second = crate::support::Gateway::start(&[listens, shows].concat());
+    let url = peers_of(&second.process);
+    let local = LocalServer::with(|c| match c.head.target() {
+        "/whole" => c.text("whole"),
+        _ => c.peer.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome"),
+    });
+    let _device = device(&second, "lamp", &local.url());
+    cluster.say("first", &format!("lamp {url}\n"));
+    let directory = format!("file:{}", cluster.path("first"));
+    let knows = ["--peers-ca", pki.ca(), "--directory", &directory, "--wait-for-link", "100ms"];
+    let shows = ["--peers-cert", ours.certificate(), "--peers-key", ours.key()];
+    let first = crate::support::Gateway::start(&[&knows[..], &shows].concat());
+    let mut visitor = first.visitor();
+    for _ in 0..2 {
+        visitor.ask(&get("/lamp/whole")).expect_ok("whole");
+    }
+    let mut streams = first.visitor();
+    streams.write(get("/lamp/endless"));
+    assert_eq!(streams.read_head().status(), 200);
+    let replace = |by: &str| {
+        let read = "certificates for other gateways were read again";
+        let told = second.process.stderr().matches(read).count();
+        std::fs::write(&ca, by).unwrap();
+        second.process.signal("HUP");
+        eventually("it was read", || {
+            (second.process.stderr().matches(read).count() > told).then_some(())
+        });
+    };
+    // A renewal by the same CA changes nothing.
+    replace(&pki.pem);
+    visitor.ask(&get("/lamp/whole")).expect_ok("whole");
+    replace(&new.pem);
+    let answer = visitor.ask(&get("/lamp/whole"));
+    assert!(matches!(answer.status(), 502 | 503), "{}", answer.head.text());
+    streams.read_to_any_end(); // within take_over_grace
+    assert_eq!(local.count(), 4);
 }
 
 /// Strangers of two addresses hold all the places that there are for those who have shown nothing,
