@@ -300,7 +300,7 @@ fn a_replaced_ca_ends_the_connections_that_it_let_in() {
     let _device = device(&second, "lamp", &local.url());
     cluster.say("first", &format!("lamp {url}\n"));
     let directory = format!("file:{}", cluster.path("first"));
-    let knows = ["--peers-ca", pki.ca(), "--directory", &directory, "--wait-for-link", "100ms"];
+    let knows = ["--peers-ca", pki.ca(), "--directory", &directory, "--wait-for-link", "5s"];
     let shows = ["--peers-cert", ours.certificate(), "--peers-key", ours.key()];
     let first = crate::support::Gateway::start(&[&knows[..], &shows].concat());
     let mut visitor = first.visitor();
