@@ -110,15 +110,8 @@ impl GatewayRole {
         self.end_void_visitors(cx);
     }
 
-    /// Returns true if this is another gateway's connection, or a visitor's, and the certificate
-    /// that let it in has expired, or its CA was replaced.
-    pub(super) fn is_void_visitor(&self, cx: &Connections<State>, id: Id) -> bool {
-        let certificate = cx.get(id).and_then(|connection| connection.stream().certificate());
-        certificate.is_some_and(|shown| self.credentials.is_void(&shown))
-            && cx.visitor(id).is_some()
-    }
-
-    /// Ends such connections: at once where nothing is in progress, else after `take_over_grace`.
+    /// Ends connections of other gateways and visitors that a void certificate let in: at once where
+    /// nothing is in progress, else after `take_over_grace`.
     fn end_void_visitors(&mut self, cx: &mut Connections<State>) {
         let (mut busy, mut idle) = (Vec::new(), Vec::new());
         for id in cx.ids() {

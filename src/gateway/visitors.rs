@@ -182,6 +182,14 @@ impl GatewayRole {
         asked
     }
 
+    /// Returns true if this is another gateway's connection, or a visitor's, and the certificate
+    /// that let it in has expired, or its CA was replaced.
+    pub(super) fn is_void_visitor(&self, cx: &Connections<State>, id: Id) -> bool {
+        let certificate = cx.get(id).and_then(|connection| connection.stream().certificate());
+        certificate.is_some_and(|shown| self.credentials.is_void(&shown))
+            && cx.visitor(id).is_some()
+    }
+
     fn read_request(&mut self, cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> Asked {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return Asked::NotYet };
