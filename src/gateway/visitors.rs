@@ -185,9 +185,12 @@ impl GatewayRole {
     /// Returns true if this is another gateway's connection, or a visitor's, and the certificate
     /// that let it in has expired, or its CA was replaced.
     pub(super) fn is_void_visitor(&self, cx: &Connections<State>, id: Id) -> bool {
-        let certificate = cx.get(id).and_then(|connection| connection.stream().certificate());
-        certificate.is_some_and(|shown| self.credentials.is_void(&shown))
-            && cx.visitor(id).is_some()
+        let Some(connection) = cx.get(id) else { return false };
+        matches!(connection.state, State::Visitor(_))
+            && connection
+                .stream()
+                .certificate()
+                .is_some_and(|shown| self.credentials.is_void(&shown))
     }
 
     fn read_request(&mut self, cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> Asked {
