@@ -76,9 +76,12 @@ pub use device::{
     Listener, OnRefusal, upgrade,
 };
 pub use error::{Error, ErrorKind, Fault, Refusal};
+#[cfg(feature = "redis")]
+pub use gateway::RedisDirectory;
 pub use gateway::{
-    DeviceInfo, DeviceRef, Gateway, GatewayBuilder, GatewayEvent, GatewayEventKind, GatewayStats,
-    Grant, LinkCounts, Offer, Peers, Rate, Reject, Route, Routes, Tokens, TurnMode,
+    DeviceInfo, DeviceRef, DirectoryStatus, Gateway, GatewayBuilder, GatewayEvent,
+    GatewayEventKind, GatewayStats, Grant, LinkCounts, Offer, Peers, Rate, Reject, Route, Routes,
+    Tokens, TurnMode,
 };
 pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};

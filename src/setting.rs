@@ -18,6 +18,11 @@ pub(crate) const VISITORS_ALLOW: &str = "GatewayBuilder::visitors_allow, or --vi
 pub(crate) const TOKENS: &str = "GatewayBuilder::tokens, or --tokens";
 pub(crate) const VISITOR_TOKENS: &str = "GatewayBuilder::visitor_tokens, or --visitor-tokens";
 
+#[cfg(feature = "redis")]
+pub(crate) const DIRECTORY_USER: &str = "RedisDirectory::user, or --directory-user";
+#[cfg(feature = "redis")]
+pub(crate) const DIRECTORY_PASSWORD: &str = "RedisDirectory::password, or --directory-password";
+
 #[cfg(feature = "tls")]
 pub(crate) use of_tls::*;
 

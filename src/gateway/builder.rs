@@ -11,6 +11,7 @@ use crate::engine::group::Group;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::alarms::FIRST_ALARM;
 use crate::gateway::handle::{Gateway, Running};
+use crate::gateway::ledger::Told;
 use crate::gateway::listeners::bind;
 use crate::gateway::loops::Loops;
 use crate::gateway::offer::{Grant, Offer, Reject};
@@ -424,6 +425,9 @@ impl GatewayBuilder {
             threads: Mutex::default(),
             tables: Mutex::default(),
         };
+        if let Some(cluster) = &running.cluster {
+            cluster.start(tell_loops(loops.clone()))?;
+        }
         for (number, event_loop) in event_loops.into_iter().enumerate() {
             let place = (loops.clone(), number);
             let role = GatewayRole::new(&common, place, devices.clone());
@@ -436,6 +440,19 @@ impl GatewayBuilder {
             _ => log::info!("the gateway has {number_of_loops} event loops"),
         }
         Ok(Gateway(Arc::new(running)))
+    }
+}
+
+/// How the loops hear of a table that several gateways share.
+fn tell_loops(loops: Loops<Command>) -> impl Fn(Told) {
+    move |told| match told {
+        Told::Changed(names) => {
+            let names: Option<Arc<[Arc<str>]>> = names.map(Into::into);
+            loops.send_others(loops.len(), || Command::ForgetPeers { names: names.clone() });
+        }
+        Told::Lost { name, epoch, to } => {
+            loops.send_others(loops.len(), || Command::LostName { name: name.clone(), epoch, to });
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::error::{Error, Fault};
 use crate::gateway::events;
 use crate::gateway::events::GatewayEvent;
 use crate::gateway::leases::{Lease, Leased};
+use crate::gateway::ledger::DirectoryStatus;
 use crate::gateway::listeners::{Side, bind};
 use crate::gateway::loops::Loops;
 use crate::gateway::offer::{Grant, Offer};
@@ -287,7 +288,15 @@ impl Gateway {
     /// nobody had is asked for again within a second.
     pub fn forget_peers(&self, device: Option<&str>) {
         let all = self.0.loops.len();
-        self.0.loops.send_others(all, || Command::ForgetPeers { name: device.map(Into::into) });
+        let names: Option<Arc<[Arc<str>]>> = device.map(|name| Arc::from([Arc::from(name)]));
+        self.0.loops.send_others(all, || Command::ForgetPeers { names: names.clone() });
+    }
+
+    /// What this gateway has noted in a directory that gateways share, and whether that answers; `None`:
+    /// there is none ([`Peers::shared_in`](crate::Peers), feature `redis`).
+    #[must_use]
+    pub fn directory_status(&self) -> Option<DirectoryStatus> {
+        self.0.cluster.as_ref()?.status()
     }
 
     fn cluster(&self) -> Result<&Arc<Cluster>, Error> {
@@ -597,6 +606,7 @@ impl Running {
                 log::error!("the gateway's event loop had panicked");
             }
         }
+        self.cluster.iter().for_each(|cluster| cluster.stop());
     }
 }
 

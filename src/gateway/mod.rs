@@ -28,6 +28,9 @@
 //! | `offer.rs` | an offer as `authorize` sees it, and its possible answers |
 //! | `certificates.rs` | the names that a device's certificate allows |
 //! | `credentials.rs` | checks tokens by the tables in force; certificates that are no longer accepted |
+//! | `claims.rs` | claims of names in a table that several gateways share |
+//! | `redis.rs` | such a table in Redis (feature `redis`) |
+//! | `ledger.rs` | this gateway's claims, renewed and released on threads of their own |
 //! | `peers.rs` | what a gateway is told of others, and how it asks which of them has a device |
 //! | `settings.rs` | what a gateway is started with |
 //! | `device_head.rs` | the head of a request on the devices' port |
@@ -71,6 +74,7 @@
 //! | `visitors.rs` | a visitor's request: read, planned, begun |
 //! | `revocation.rs` | connections whose credential was revoked or replaced |
 //! | `regrouping.rs` | an offer for names that several loops have |
+//! | `claiming.rs` | names are claimed before a device is let in, and lost to other gateways |
 //! | `offers.rs` | an offer or a poll: read, decided, admitted |
 //! | `arrivals.rs` | new connections, their TLS handshakes, and those that come from another loop |
 //! | `draining.rs` | how a gateway stops |
@@ -93,6 +97,8 @@ mod asked;
 mod builder;
 mod callers;
 mod certificates;
+mod claiming;
+mod claims;
 mod credentials;
 mod device_head;
 mod device_info;
@@ -107,6 +113,7 @@ mod insiders;
 mod known;
 mod leases;
 mod leasing;
+mod ledger;
 mod lifecycle;
 mod links;
 mod listeners;
@@ -125,6 +132,8 @@ mod polls;
 mod publishing;
 pub(crate) mod questions;
 mod rates;
+#[cfg(feature = "redis")]
+mod redis;
 mod refusals;
 mod registry;
 mod regrouping;
@@ -150,9 +159,12 @@ pub use builder::GatewayBuilder;
 pub use device_info::DeviceInfo;
 pub use events::{GatewayEvent, GatewayEventKind};
 pub use handle::{DeviceRef, Gateway};
+pub use ledger::DirectoryStatus;
 pub use offer::{Grant, Offer, Reject};
 pub use peers::Peers;
 pub use rates::Rate;
+#[cfg(feature = "redis")]
+pub use redis::RedisDirectory;
 pub use routes::{Route, Routes};
 pub use settings::TurnMode;
 pub use stats::{GatewayStats, LinkCounts};

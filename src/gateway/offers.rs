@@ -17,13 +17,16 @@ use crate::error::{Error, Refusal};
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::device_head::{Admitted, DeviceHead};
 use crate::gateway::events::GatewayEventKind;
+use crate::gateway::ledger::{Rival, Ticket};
 use crate::gateway::loops::UNSETTLED;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::polls::posted::PostedAnswer;
 use crate::gateway::refusals::EARLY;
 use crate::gateway::refusals::REPLACED;
 use crate::gateway::registry::{Claimed, Denied, Unclaimed};
-use crate::gateway::state::{Command, Device, GatewayRole, HEAD, Journey, State, States};
+use crate::gateway::state::{
+    Claim, Command, Device, GatewayRole, Granted, HEAD, Journey, State, States,
+};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::proto::interim::CONTINUE;
@@ -324,11 +327,14 @@ impl GatewayRole {
         {
             return self.send_away(cx, id);
         }
+        let names = granted_names(&offer, &grant);
+        let granted = Granted { offer, grant, journey };
+        let Some(granted) = self.claim_first(cx, id, granted, &names) else { return };
+        let Granted { offer, grant, mut journey } = granted;
         let admitted = match self.admit(cx, &offer, &grant, transport, last) {
             Ok(admitted) => admitted,
             Err(Unclaimed::Denied(denied)) => return self.deny_offer(cx, id, &offer, &denied),
             Err(Unclaimed::Elsewhere(_)) => {
-                let names = granted_names(&offer, &grant);
                 let again = self.regroup(cx, id, (offer, grant), &names, journey);
                 if let Some((offer, grant, journey)) = again {
                     self.decided(cx, id, offer, Ok(grant), journey);
@@ -336,6 +342,8 @@ impl GatewayRole {
                 return;
             }
         };
+        let claim = std::mem::take(&mut journey.claim);
+        self.hold_names(&admitted.registration, &admitted.owner, claim);
         for (name, session, at) in journey.replaced {
             self.registry.note_replaced(&name, session, at);
         }
@@ -354,6 +362,18 @@ impl GatewayRole {
         }
     }
 
+    /// The names of an offer were claimed, or not.
+    pub(super) fn offer_claimed(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        claimed: Option<Result<Ticket, Rival>>,
+    ) {
+        if let Some(Granted { offer, grant, journey }) = self.claimed(cx, id, claimed) {
+            self.decided(cx, id, offer, Ok(grant), journey);
+        }
+    }
+
     pub(super) fn adopt(
         &mut self,
         cx: &mut Connections<State>,
@@ -365,7 +385,7 @@ impl GatewayRole {
         if self.lifecycle.is_draining() {
             return Err(Error::stopped("this gateway is stopping; the connection is not adopted"));
         }
-        let Admitted { registration, .. } =
+        let Admitted { registration, owner, .. } =
             self.admit(cx, offer, grant, Transport::Turn, false).map_err(|why| {
                 let (status, reason) = match why {
                     Unclaimed::Denied(denied) => (denied.status, denied.reason),
@@ -376,6 +396,7 @@ impl GatewayRole {
             })?;
         match cx.insert(stream, unread, State::Device(Device::link(registration.clone()))) {
             Ok(id) => {
+                self.hold_names(&registration, &owner, Claim::Later);
                 self.registry.place(&registration, id);
                 self.link_free(cx, id, Ok(()));
                 Ok(())

@@ -143,12 +143,14 @@ impl PeerTable {
         self.note(name, Heard::Nowhere(until));
     }
 
-    /// What was heard of a name, or of all, does not count any more.
-    pub(super) fn forget(&mut self, name: Option<&str>) {
-        match name {
-            Some(name) => drop(self.heard.remove(name)),
-            None => self.heard.clear(),
-        }
+    /// What was heard of a name does not count any more.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.heard.remove(name);
+    }
+
+    /// The same of all names.
+    pub(super) fn forget_all(&mut self) {
+        self.heard.clear();
     }
 
     pub(super) fn url(&self, peer: PeerId) -> Option<&PeerUrl> {
@@ -199,7 +201,7 @@ mod tests {
     #[test]
     fn names_that_are_made_up_push_out_no_device() {
         let peers = Peers::found_by(|_| Ok(None));
-        let mut table = PeerTable::new(Arc::new(Cluster::new(peers, &Limits::default())));
+        let mut table = PeerTable::new(Arc::new(Cluster::new(peers, &Limits::default(), false)));
         let now = Instant::now();
         table.note("lamp", Heard::At(0));
         (0..PEER_NAMES_MAX * 2).for_each(|n| table.is_nowhere(&format!("n{n}"), now));

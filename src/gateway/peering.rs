@@ -10,6 +10,7 @@
 //! A link here always counts for more than what was heard. What another gateway asks is never sent
 //! on: it does not come here.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
@@ -581,13 +582,17 @@ impl GatewayRole {
             _ => None,
         };
         log_names!(Warn, "{name}, at {}: {why}", url.map_or("another gateway", |url| &url.text));
-        self.peers.iter_mut().for_each(|peers| peers.forget(Some(name))); // it may be mended soon
+        self.peers.iter_mut().for_each(|peers| peers.forget(name)); // it may be mended soon
         let error = Some("proxy_configuration_error");
         self.give_up(cx, id, key, &LocalAnswer { error, ..LocalAnswer::new(502, why) });
     }
 
     /// What was heard of a name, or of all, may be wrong.
-    pub(super) fn forget_peers(&mut self, name: Option<&str>) {
-        self.peers.iter_mut().for_each(|peers| peers.forget(name));
+    pub(super) fn forget_peers(&mut self, names: Option<&[Arc<str>]>) {
+        let Some(peers) = &mut self.peers else { return };
+        match names {
+            Some(names) => names.iter().for_each(|name| peers.forget(name)),
+            None => peers.forget_all(),
+        }
     }
 }

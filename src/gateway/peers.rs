@@ -10,6 +10,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::engine::workers::Workers;
 use crate::error::Error;
+use crate::gateway::claims::{Claimant, Failed};
+use crate::gateway::ledger::{DirectoryStatus, Ledger, Rival, Ticket, Told};
+#[cfg(feature = "redis")]
+use crate::gateway::redis::RedisDirectory;
 use crate::limits::{Limits, PEER_ADDRESSES_MAX};
 use crate::proto::authority::authority;
 use crate::stream::Connector;
@@ -21,8 +25,15 @@ const SECRETS_MAX: usize = 8;
 
 type Find = Arc<dyn Fn(&str) -> Result<Option<String>, Failed> + Send + Sync>;
 
-/// Whatever keeps a program's directory from answering.
-type Failed = Box<dyn std::error::Error + Send + Sync>;
+/// How it is found which gateway has a device.
+#[derive(Clone)]
+enum Source {
+    /// By a function of the program.
+    Function(Find),
+    /// In a table that gateways share.
+    #[cfg(feature = "redis")]
+    Redis(RedisDirectory),
+}
 
 /// Other gateways, to which this one sends requests for devices that are connected there, and from
 /// which it takes some for its own.
@@ -54,7 +65,7 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Clone)]
 #[must_use = "it is given to GatewayBuilder::peers"]
 pub struct Peers {
-    find: Find,
+    source: Source,
     secrets: Vec<String>,
     advertised: Option<PeerUrl>,
     connector: Option<Arc<Connector>>,
@@ -76,7 +87,20 @@ impl Peers {
         + Sync
         + 'static,
     ) -> Self {
-        Peers { find: Arc::new(find), secrets: Vec::new(), advertised: None, connector: None }
+        Peers::of(Source::Function(Arc::new(find)))
+    }
+
+    /// Other gateways, and a table in Redis that all of them share: this gateway notes there which
+    /// devices it has ([`RedisDirectory`]), and a device's name is one credential's and one session's
+    /// across all of them (feature `redis`). Devices are noted once it is known how others reach this
+    /// gateway: from [`listen_peers`](crate::Gateway::listen_peers) on.
+    #[cfg(feature = "redis")]
+    pub fn shared_in(directory: RedisDirectory) -> Self {
+        Peers::of(Source::Redis(directory))
+    }
+
+    fn of(source: Source) -> Self {
+        Peers { source, secrets: Vec::new(), advertised: None, connector: None }
     }
 
     /// The secret that gateways of one cluster share: the first one is shown to others, each of
@@ -191,13 +215,22 @@ pub(crate) struct Location {
 /// `Ok(None)`: no other gateway has it.
 pub(crate) type Located = Result<Option<Location>, String>;
 
+/// Says which gateways have a device, by their URLs.
+trait FindAll: Fn(&str) -> Result<Vec<String>, Failed> + Send + Sync {}
+
+impl<F: Fn(&str) -> Result<Vec<String>, Failed> + Send + Sync> FindAll for F {}
+
 /// What all loops of a gateway have of others in common.
 pub(crate) struct Cluster {
-    find: Find,
+    find: Box<dyn FindAll>,
+    /// What it has claimed in a table that gateways share.
+    ledger: Option<Arc<Ledger>>,
     secrets: RwLock<Arc<[Secret]>>,
     own: RwLock<Option<PeerUrl>>,
     pub(super) connector: Option<Arc<Connector>>,
     threads: Workers,
+    /// Of their own, so that no device waits for visitors' look-ups.
+    claimers: Workers,
 }
 
 /// A secret, and what others are compared with.
@@ -214,15 +247,33 @@ impl Secret {
 }
 
 impl Cluster {
-    pub(super) fn new(peers: Peers, limits: &Limits) -> Self {
+    /// `shares_names`: sessions of one credential share a name.
+    pub(super) fn new(peers: Peers, limits: &Limits, shares_names: bool) -> Self {
         let (threads, queue) = (limits.helpers_max, limits.authorize_queue_max);
-        Cluster {
-            find: peers.find,
+        let mut cluster = Cluster {
+            find: Box::new(|_| Ok(Vec::new())),
+            ledger: None,
             secrets: RwLock::new(Secret::all(peers.secrets)),
             own: RwLock::new(peers.advertised),
             connector: peers.connector,
             threads: Workers::new("ptth-directory", threads, queue, limits.worker_idle_timeout),
+            claimers: Workers::new("ptth-claim", threads, queue, limits.worker_idle_timeout),
+        };
+        match peers.source {
+            Source::Function(find) => {
+                cluster.find =
+                    Box::new(move |name| find(name).map(|url| url.into_iter().collect()));
+            }
+            #[cfg(feature = "redis")]
+            Source::Redis(directory) => {
+                let table = directory.into_table(limits, shares_names);
+                let ledger = Arc::new(Ledger::new(Arc::new(table)));
+                cluster.ledger = Some(ledger.clone());
+                cluster.find = Box::new(move |name| ledger.find(name));
+            }
         }
+        let _ = shares_names; // without a table nobody asks
+        cluster
     }
 
     fn secrets(&self) -> Arc<[Secret]> {
@@ -291,18 +342,68 @@ impl Cluster {
         })
     }
 
+    /// Starts what a shared table needs. `tell` is called on threads of its own.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        tell: impl Fn(Told) + Send + Sync + 'static,
+    ) -> Result<(), Error> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        let cluster = Arc::downgrade(self);
+        let own = move || Some(cluster.upgrade()?.own()?.text);
+        ledger
+            .start(own, tell)
+            .map_err(|e| Error::io(crate::Fault::Gateway, "starting threads for the directory", e))
+    }
+
+    /// Releases what was claimed. May take as long as the table does to answer.
+    pub(super) fn stop(&self) {
+        self.ledger.iter().for_each(|ledger| ledger.stop());
+    }
+
+    pub(super) fn ledger(&self) -> Option<&Arc<Ledger>> {
+        self.ledger.as_ref()
+    }
+
+    /// Claims names on another thread, where there is a table; `tell` is called there, with `None`
+    /// where the table does not answer. Returns false if as many claims wait as may, or if there is
+    /// nothing to claim them by.
+    pub(super) fn claim(
+        &self,
+        names: Vec<String>,
+        claimant: Claimant,
+        tell: impl FnOnce(Option<Result<Ticket, Rival>>) + Send + 'static,
+    ) -> bool {
+        let (Some(ledger), Some(own)) = (self.ledger.clone(), self.own()) else { return false };
+        self.claimers.submit(move || tell(ledger.claim(&own.text, &names, &claimant)))
+    }
+
+    /// How the shared table does; `None`: there is none.
+    pub(super) fn status(&self) -> Option<DirectoryStatus> {
+        self.ledger.as_ref().map(|ledger| ledger.status())
+    }
+
     fn find(&self, name: &str) -> Located {
-        let Some(url) = (self.find)(name).map_err(|e| e.to_string())? else { return Ok(None) };
-        let url = PeerUrl::parse(&url).map_err(|e| e.to_string())?;
-        if self.own().is_some_and(|own| own == url) {
-            return Ok(None);
+        let found = (self.find)(name).map_err(|e| e.to_string())?;
+        let parsed = found.iter().map(|url| PeerUrl::parse(url).map_err(|e| e.to_string()));
+        let mut others = parsed.collect::<Result<Vec<PeerUrl>, String>>()?;
+        if let Some(own) = self.own() {
+            others.retain(|url| *url != own);
         }
+        let Some(place) = by_chance(others.len()) else { return Ok(None) };
+        let url = others.swap_remove(place);
         if url.is_secure && self.connector.is_none() {
             return Err(format!("{} needs TLS, and it is not said how it is known", url.text));
         }
         let addresses = url.addresses().map_err(|why| format!("{}: {why}", url.text))?;
         Ok(Some(Location { url, addresses }))
     }
+}
+
+/// One of so many places; `None`: there is none.
+fn by_chance(places: usize) -> Option<usize> {
+    let mut byte = [0];
+    let chance = if places > 1 { crate::engine::random::fill(&mut byte).ok() } else { None };
+    chance.map_or(0, |()| usize::from(byte[0])).checked_rem(places)
 }
 
 #[cfg(test)]
@@ -331,7 +432,7 @@ mod tests {
     fn a_secret_that_is_known_is_taken_and_the_first_is_shown() {
         let peers = || Peers::found_by(|_| Ok(None));
         let secrets = ["0123456789abcdef", "fedcba9876543210"];
-        let cluster = Cluster::new(peers().secrets(secrets).unwrap(), &Limits::default());
+        let cluster = Cluster::new(peers().secrets(secrets).unwrap(), &Limits::default(), false);
         assert!(cluster.has_secret());
         for secret in secrets {
             assert!(cluster.admits(Some(secret.as_bytes())));
@@ -348,14 +449,14 @@ mod tests {
         assert!(
             peers().secrets::<&str>([]).is_err() && !format!("{:?}", peers()).contains("secret")
         );
-        let open = Cluster::new(peers(), &Limits::default());
+        let open = Cluster::new(peers(), &Limits::default(), false);
         assert!(open.admits(None) && !open.has_secret());
     }
 
     #[test]
     fn a_gateway_does_not_find_itself() {
         let peers = Peers::found_by(|name| Ok(Some(format!("http://127.0.0.1:{name}"))));
-        let cluster = Cluster::new(peers, &Limits::default());
+        let cluster = Cluster::new(peers, &Limits::default(), false);
         cluster.listens_at("127.0.0.1:7000".parse().unwrap(), false);
         assert!(cluster.find("7000").unwrap().is_none());
         assert_eq!(cluster.find("7001").unwrap().unwrap().addresses.len(), 1);

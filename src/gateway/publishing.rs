@@ -71,6 +71,9 @@ impl GatewayRole {
     pub(super) fn tell_down(&mut self, name: &str, why: &CloseReason) {
         log_names!(Info of [name], "{name}: {}: {why}", GatewayEventKind::Down);
         self.publish(GatewayEventKind::Down, name, &why.text, None, Some(why.cause));
+        if let Some(ledger) = self.peers.as_ref().and_then(|peers| peers.cluster.ledger()) {
+            ledger.let_go(name);
+        }
     }
 
     pub(super) fn gone(&mut self, left: &Left, why: &CloseReason) {

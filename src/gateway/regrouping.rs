@@ -53,7 +53,7 @@ impl GatewayRole {
                         journey.replaced.extend(
                             replaced.map(|(session, at)| (name.as_str().into(), *session, *at)),
                         );
-                        self.surrendered(cx, name, surrendered);
+                        self.surrendered(cx, name, surrendered, REGROUPED);
                     }
                     Err(denied) => {
                         self.deny_offer(cx, id, &offer, &denied);
@@ -70,13 +70,18 @@ impl GatewayRole {
         None
     }
 
-    /// A name is this loop's no longer: what there was of it ends as in a take-over.
-    fn surrendered(&mut self, cx: &mut Connections<State>, name: &str, was: Surrendered) {
-        let why = CloseCause::Replaced.because(REGROUPED);
+    /// A name is no longer this loop's: what there was of it ends as in a take-over.
+    pub(super) fn surrendered(
+        &mut self,
+        cx: &mut Connections<State>,
+        name: &str,
+        was: Surrendered,
+        why: &'static str,
+    ) {
         if was.was_connected {
-            self.tell_down(name, &why);
+            self.tell_down(name, &CloseCause::Replaced.because(why));
         }
-        self.fail_events_of_name(cx, name, CloseCause::Replaced, REGROUPED);
+        self.fail_events_of_name(cx, name, CloseCause::Replaced, why);
         for id in was.free {
             let registration = cx.registration(id);
             if registration.is_some_and(|registration| !self.registry.in_force(&registration)) {

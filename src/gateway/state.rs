@@ -1,7 +1,7 @@
 //! The state of the gateway's loop: of each connection, with typed access to it, what other threads
 //! may ask, and the components that own the rest.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +28,7 @@ use crate::gateway::events::{Subscriber, Subscribers};
 use crate::gateway::exchange_deadlines::ExchangeDeadlines;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::leases::{Leases, Ticket};
+use crate::gateway::ledger::{Rival, Ticket as ClaimTicket};
 use crate::gateway::lifecycle::Lifecycle;
 use crate::gateway::listeners::{Listeners, Side};
 use crate::gateway::loops::Loops;
@@ -404,8 +405,13 @@ pub(crate) enum Command {
     Observe(Question),
     /// The directory of gateways has said where a device is, or why it cannot say.
     Located { name: Box<str>, found: Located },
-    /// The known locations of devices may be wrong: of this one, or of all.
-    ForgetPeers { name: Option<Box<str>> },
+    /// What is known of where devices are may be wrong: of these, or of all.
+    ForgetPeers { names: Option<Arc<[Arc<str>]>> },
+    /// Whether the names of this offer are its own in the table of several gateways; `None`: that
+    /// did not answer.
+    Claimed { id: Id, claimed: Option<Result<ClaimTicket, Rival>> },
+    /// Another gateway has a name that was claimed with this epoch.
+    LostName { name: Arc<str>, epoch: u64, to: Rival },
     /// Whether the loop turns.
     Ping { reply: Sender<()> },
 }
@@ -428,6 +434,24 @@ pub(crate) enum Errand {
     Register { offer: Box<Offer>, grant: Grant, journey: Journey },
 }
 
+/// An offer that was granted, on its way to being admitted.
+pub(crate) struct Granted {
+    pub(super) offer: Offer,
+    pub(super) grant: Grant,
+    pub(super) journey: Journey,
+}
+
+/// Whether the names of an offer were claimed in a table of several gateways.
+#[derive(Default)]
+pub(crate) enum Claim {
+    /// It has not been tried, or they need none.
+    #[default]
+    None,
+    /// The table did not answer.
+    Later,
+    Made(ClaimTicket),
+}
+
 /// An offer's way through the loops.
 #[derive(Default)]
 pub(crate) struct Journey {
@@ -435,6 +459,7 @@ pub(crate) struct Journey {
     pub(super) moves: u8,
     /// Sessions that it has replaced under names which loops have given up for it.
     pub(super) replaced: Vec<(Box<str>, Session, Instant)>,
+    pub(super) claim: Claim,
 }
 
 /// A listener's number, and the certificates of connections through it, each once.
@@ -485,6 +510,8 @@ pub(crate) struct GatewayRole {
     pub(super) upgrades: Arc<Upgrades>,
     /// Other gateways, where it has any to do with.
     pub(super) peers: Option<Box<PeerTable>>,
+    /// Offers whose names are being claimed.
+    pub(super) claiming: HashMap<Id, Box<Granted>>,
     pub(super) lifecycle: Lifecycle,
 }
 
@@ -554,7 +581,10 @@ impl Common {
             origins: Arc::default(),
             subscribers: Arc::default(),
             upgrades: Arc::default(),
-            peers: settings.peers.take().map(|peers| Arc::new(Cluster::new(peers, &limits))),
+            peers: settings
+                .peers
+                .take()
+                .map(|peers| Arc::new(Cluster::new(peers, &limits, settings.shared_names))),
             tokens: [settings.tokens.take(), settings.visitor_tokens.take()],
             settings,
         }
@@ -639,6 +669,7 @@ impl GatewayRole {
             subscribers: common.subscribers.clone(),
             upgrades: common.upgrades.clone(),
             peers: common.peers.clone().map(|cluster| Box::new(PeerTable::new(cluster))),
+            claiming: HashMap::new(),
             lifecycle: Lifecycle::default(),
             settings,
         }

@@ -5,14 +5,16 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use clap::Args;
 use reverse_http::proto::turn::Name;
 use reverse_http::tls::{ClientCertificates, DeviceTls, GatewayTls};
-use reverse_http::{Gateway, Peers};
+use reverse_http::{Gateway, Peers, RedisDirectory};
 
 use crate::addresses::is_loopback;
 use crate::certificates;
+use crate::config::duration;
 use crate::files::{self, Reading};
 use crate::pairs::Pairs;
 use crate::reload::{reload_tls, wrong};
@@ -35,11 +37,29 @@ pub(crate) struct PeersArgs {
     /// --directory (default: the address of --peers)
     #[arg(long, value_name = "URL", env = "PTTH_ADVERTISE")]
     advertise: Option<String>,
-    /// Which other gateway has a device that is not connected here: file:PATH, a line for each
-    /// device with its name and the URL of that gateway's --peers (`*`: any other device); read
-    /// again on SIGHUP
-    #[arg(long, value_name = "file:PATH", value_parser = directory, env = "PTTH_DIRECTORY")]
-    directory: Option<PathBuf>,
+    /// Which other gateway has a device that is not connected here. A table in Redis that all
+    /// gateways share: redis://HOST[:PORT][,…][/DATABASE], redis+sentinel://HOST[:PORT][,…]/MASTER,
+    /// redis+unix:///PATH, with TLS rediss:// and rediss+sentinel://. Or file:PATH, a line for each
+    /// device with its name and the URL of that gateway's --peers (`*`: any other device); the file
+    /// is read again on SIGHUP
+    #[arg(long, value_name = "URL", value_parser = directory, env = "PTTH_DIRECTORY")]
+    directory: Option<Directory>,
+    /// The user (ACL) that Redis is asked as (default: its default user)
+    #[arg(long, value_name = "NAME", env = "PTTH_DIRECTORY_USER")]
+    directory_user: Option<String>,
+    /// A file with the password for Redis in its first line
+    #[arg(long, value_name = "FILE", env = "PTTH_DIRECTORY_PASSWORD")]
+    directory_password: Option<PathBuf>,
+    /// With rediss://: trust the CA certificates in this file (PEM), and not the system's
+    #[arg(long, value_name = "FILE", env = "PTTH_DIRECTORY_CA")]
+    directory_ca: Option<PathBuf>,
+    /// What keys and the channel in Redis begin with, for several clusters in one (default: ptth)
+    #[arg(long, value_name = "TEXT", env = "PTTH_DIRECTORY_PREFIX")]
+    directory_prefix: Option<String>,
+    /// How long what a gateway notes in Redis lasts that it does not renew, between 3 s and 1 h; the
+    /// same at all gateways (default: 30s)
+    #[arg(long, value_name = "DURATION", value_parser = duration, env = "PTTH_DIRECTORY_CLAIM_TIME")]
+    directory_claim_time: Option<Duration>,
     /// A file with the secret that gateways share, in its first line; more lines are secrets that
     /// others may show, too; read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_PEER_SECRET")]
@@ -59,10 +79,20 @@ pub(crate) struct PeersArgs {
     peers_ca: Option<PathBuf>,
 }
 
-fn directory(text: &str) -> Result<PathBuf, String> {
-    match text.strip_prefix("file:") {
-        Some(path) if !path.is_empty() => Ok(path.into()),
-        _ => Err("write file:PATH".to_owned()),
+/// Where it is found which gateway has a device.
+#[derive(Clone)]
+enum Directory {
+    File(PathBuf),
+    Redis(Box<RedisDirectory>),
+}
+
+fn directory(text: &str) -> Result<Directory, String> {
+    match text.split_once(':') {
+        Some(("file", path)) if !path.is_empty() => Ok(Directory::File(path.into())),
+        Some((scheme, _)) if scheme.starts_with("redis") => RedisDirectory::new(text)
+            .map(|at| Directory::Redis(Box::new(at)))
+            .map_err(|e| e.to_string()),
+        _ => Err("write file:PATH, or redis://HOST:PORT".to_owned()),
     }
 }
 
@@ -84,8 +114,8 @@ impl PeersArgs {
 
     /// Returns true if files are given that SIGHUP reads again.
     pub(crate) fn reads_files(&self) -> bool {
-        let files = [&self.directory, &self.peer_secret, &self.peers_cert];
-        files.into_iter().any(Option::is_some)
+        let files = [&self.peer_secret, &self.peers_cert];
+        self.table_file().is_some() || files.into_iter().any(Option::is_some)
     }
 
     /// Reads the files. `None`: this gateway is to know no others.
@@ -102,10 +132,13 @@ impl PeersArgs {
             || read.values().any(|url| url.starts_with("https://"));
         let table = Arc::new(RwLock::new(read));
         let answers = table.clone();
-        let mut peers = Peers::found_by(move |name| {
-            let table = answers.read().unwrap_or_else(PoisonError::into_inner);
-            Ok(table.get(name).or_else(|| table.get(OTHERS)).cloned())
-        });
+        let mut peers = match &self.directory {
+            Some(Directory::Redis(redis)) => Peers::shared_in(self.redis(redis).map_err(usage)?),
+            _ => Peers::found_by(move |name| {
+                let table = answers.read().unwrap_or_else(PoisonError::into_inner);
+                Ok(table.get(name).or_else(|| table.get(OTHERS)).cloned())
+            }),
+        };
         if let Some(secrets) = self.secrets(first).map_err(usage)? {
             let option = |e| usage(format!("--peer-secret: {e}"));
             peers = peers.secrets(secrets).map_err(option)?;
@@ -120,8 +153,63 @@ impl PeersArgs {
         Ok(Some(Cluster { peers, table, tls }))
     }
 
+    fn table_file(&self) -> Option<&Path> {
+        match &self.directory {
+            Some(Directory::File(file)) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The table in Redis, with all that the options say of it.
+    fn redis(&self, at: &RedisDirectory) -> Result<RedisDirectory, String> {
+        let first = Reading::First;
+        let mut at = at.clone();
+        if let Some(user) = &self.directory_user {
+            at = at.user(user);
+        }
+        if let Some(file) = &self.directory_password {
+            let text = text(("--directory-password", file), SECRETS_MAX, first)?;
+            certificates::warn_of_readers("--directory-password", file);
+            let password = text.lines().next().map(str::trim).filter(|line| !line.is_empty());
+            let none =
+                || format!("--directory-password {}: its first line is empty", file.display());
+            at = at.password(password.ok_or_else(none)?);
+        }
+        if let Some(file) = &self.directory_ca {
+            let pem = certificates::read("--directory-ca", file, first)?;
+            at = at.ca(pem).map_err(|e| format!("--directory-ca {}: {e}", file.display()))?;
+        }
+        if let Some(prefix) = &self.directory_prefix {
+            at = at.prefix(prefix).map_err(|e| format!("--directory-prefix {prefix}: {e}"))?;
+        }
+        if let Some(time) = self.directory_claim_time {
+            at = at.claim_time(time).map_err(|e| format!("--directory-claim-time: {e}"))?;
+        }
+        Ok(at)
+    }
+
+    /// # Errors
+    /// An option concerns Redis, and the directory is not there.
+    fn check_directory(&self) -> Result<(), Failure> {
+        if let Some(Directory::Redis(_)) = &self.directory {
+            return Ok(());
+        }
+        let only_there = [
+            (self.directory_user.is_some(), "--directory-user"),
+            (self.directory_password.is_some(), "--directory-password"),
+            (self.directory_ca.is_some(), "--directory-ca"),
+            (self.directory_prefix.is_some(), "--directory-prefix"),
+            (self.directory_claim_time.is_some(), "--directory-claim-time"),
+        ];
+        match only_there.iter().find(|(given, _)| *given) {
+            Some((_, option)) => Err(usage(format!("{option} goes with --directory redis://…"))),
+            None => Ok(()),
+        }
+    }
+
     /// What is wrong whatever the files say.
     fn check(&self) -> Result<(), Failure> {
+        self.check_directory()?;
         let Some(address) = &self.peers else {
             let only_there = [
                 (self.advertise.is_some(), "--advertise"),
@@ -198,7 +286,7 @@ impl PeersArgs {
     }
 
     fn table(&self, reading: Reading) -> Result<Table, String> {
-        let Some(file) = &self.directory else { return Ok(Table::new()) };
+        let Some(file) = self.table_file() else { return Ok(Table::new()) };
         let text = text(("--directory", file), TABLE_MAX, reading)?;
         let mut table = Table::new();
         for (number, line) in text.lines().enumerate() {
@@ -276,7 +364,7 @@ impl PeersInForce {
         if let Some((at, _)) = self.listening {
             reload_tls(gateway, "other gateways", at, args.listener_tls(again));
         }
-        if let Some(file) = &args.directory {
+        if let Some(file) = args.table_file() {
             match args.table(again) {
                 Ok(table) => {
                     let lines = table.len();

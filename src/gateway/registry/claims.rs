@@ -141,6 +141,16 @@ impl Registry {
         })
     }
 
+    /// Returns true if an offer of this owner needs no claim in a table of several gateways: it has
+    /// all of these names already, or gets none of them.
+    pub(crate) fn needs_no_claim(&self, names: &[String], owner: &Owner, now: Instant) -> bool {
+        let has = |name: &String| {
+            let entry = self.entries.get(name.as_str()).filter(|entry| entry.is_connected());
+            entry.is_some_and(|entry| entry.owner == *owner && !entry.revoked)
+        };
+        names.iter().all(has) || names.iter().any(|name| self.may_claim(name, owner, now).is_err())
+    }
+
     /// Makes this loop the owner of names that it may have, and counts those that are not connected
     /// yet: all of them, or none.
     fn reserve(&self, names: &[&String]) -> Result<Vec<Arc<str>>, Unclaimed> {
@@ -324,7 +334,18 @@ impl Registry {
         now: Instant,
     ) -> Result<Option<Surrendered>, Denied> {
         self.may_claim(name, to, now)?;
-        let Some(mut entry) = self.entries.remove(name) else { return Ok(None) };
+        Ok(self.give_up(name, Some(to), now))
+    }
+
+    /// Gives up a name that another owner has elsewhere (`to`, where that is known), with what there
+    /// is of it; `None`: it is not here.
+    pub(crate) fn give_up(
+        &mut self,
+        name: &str,
+        to: Option<&Owner>,
+        now: Instant,
+    ) -> Option<Surrendered> {
+        let mut entry = self.entries.remove(name)?;
         self.home.directory.disown(name);
         let was_connected = entry.is_connected();
         if was_connected {
@@ -333,13 +354,14 @@ impl Registry {
         if entry.departed.and_then(|stamp| self.departed.remove(stamp)).is_some() {
             self.home.directory.forget();
         }
-        if let Some(session) = entry.owner.session.filter(|_| was_connected && entry.owner != *to) {
+        let is_replaced = was_connected && to.is_none_or(|to| entry.owner != *to);
+        if let Some(session) = entry.owner.session.filter(|_| is_replaced) {
             entry.note_replaced(session, now);
         }
         let Entry { idle, pinned, busy, waiting, mailbox, replaced, .. } = entry;
         let polls = mailbox.into_iter().flat_map(|mailbox| mailbox.polls.ids());
         let free = idle.ids().chain(pinned).chain(polls).collect();
-        Ok(Some(Surrendered { was_connected, free, busy, waiting, replaced }))
+        Some(Surrendered { was_connected, free, busy, waiting, replaced })
     }
 
     /// Another loop had this name, and there this session was replaced.

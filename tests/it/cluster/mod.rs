@@ -5,6 +5,8 @@ mod directory;
 mod hops;
 mod options;
 mod programs;
+#[cfg(feature = "redis")]
+mod shared;
 mod trust;
 
 use crate::support::{Gateway, Process, Ptth, TempDir};

@@ -1,0 +1,127 @@
+//! What is claimed in a table that several gateways share: before a device is let in, and when
+//! another gateway has taken a name over.
+
+use std::sync::Arc;
+
+use crate::engine::connections::{Connections, Id};
+use crate::gateway::claims::Claimant;
+use crate::gateway::follow_ups::FollowUp;
+use crate::gateway::ledger::{Ledger, Rival, Ticket};
+use crate::gateway::refusals::REPLACED;
+use crate::gateway::registry::{Denied, Owner, Registration, Waiter};
+use crate::gateway::state::{Claim, Command, GatewayRole, Granted, State, States};
+
+const HELD_ELSEWHERE: &str = "another credential holds this name, at another gateway";
+const TAKEN_OVER: &str = "a newer session of the device took the name over, at another gateway";
+
+impl GatewayRole {
+    fn ledger(&self) -> Option<&Arc<Ledger>> {
+        self.peers.as_ref()?.cluster.ledger()
+    }
+
+    /// Has the names of an offer claimed before it is decided further. `None`: it comes back as
+    /// `Command::Claimed`.
+    pub(super) fn claim_first(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        mut granted: Granted,
+        names: &[String],
+    ) -> Option<Granted> {
+        let Granted { offer, grant, journey } = &mut granted;
+        let is_last = cx.deciding(id).is_some_and(|head| head.last);
+        if self.ledger().is_none() || is_last || !matches!(journey.claim, Claim::None) {
+            return Some(granted);
+        }
+        // What is wrong with it is said behind this.
+        let Ok(owner) = self.holder(offer, grant, names) else { return Some(granted) };
+        if names.is_empty() || self.registry.needs_no_claim(names, &owner, cx.now()) {
+            return Some(granted);
+        }
+        journey.claim = Claim::Later;
+        let remote = self.remote.clone();
+        let tell = move |claimed| {
+            remote.send(Command::Claimed { id, claimed });
+        };
+        let cluster = self.peers.as_ref().map(|peers| peers.cluster.clone());
+        let begun = cluster
+            .is_some_and(|cluster| cluster.claim(names.to_vec(), Claimant::of(&owner), tell));
+        if !begun {
+            return Some(granted);
+        }
+        let at = cx.after(self.settings.limits.head_timeout);
+        cx.set_deadline(id, Some(at));
+        self.claiming.insert(id, Box::new(granted));
+        None
+    }
+
+    /// The table has said whether an offer may have its names; `None`: it did not answer, so that
+    /// they are claimed later.
+    pub(super) fn claimed(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        claimed: Option<Result<Ticket, Rival>>,
+    ) -> Option<Granted> {
+        let mut granted = *self.claiming.remove(&id)?;
+        match claimed {
+            None => {}
+            Some(Ok(ticket)) => granted.journey.claim = Claim::Made(ticket),
+            Some(Err(rival)) => {
+                let reason = match rival {
+                    Rival::Session => REPLACED,
+                    Rival::Credential => HELD_ELSEWHERE,
+                };
+                let denied = Denied { status: 409, reason, retry_after: Some(60) };
+                if cx.deciding(id).is_some() {
+                    self.deny_offer(cx, id, &granted.offer, &denied);
+                }
+                return None;
+            }
+        }
+        Some(granted)
+    }
+
+    /// A device was let in: its names are this gateway's, as far as was claimed.
+    pub(super) fn hold_names(&self, registration: &Registration, owner: &Owner, claim: Claim) {
+        let Some(ledger) = self.ledger() else { return };
+        let epoch = match claim {
+            Claim::None => return,
+            Claim::Later => 0,
+            Claim::Made(ticket) => ticket.epoch(),
+        };
+        let claimant = Claimant::of(owner);
+        registration.names().for_each(|name| ledger.hold(name, epoch, &claimant));
+    }
+
+    /// Another gateway has a name: what there is of it here ends, as in a take-over. Requests in line
+    /// look for the device anew.
+    pub(super) fn lost_name(
+        &mut self,
+        cx: &mut Connections<State>,
+        name: &str,
+        epoch: u64,
+        to: Rival,
+    ) {
+        if !self.registry.knows(name) || !self.ledger().is_some_and(|l| l.is_lost(name, epoch)) {
+            return; // another loop has it, or the device came again meanwhile
+        }
+        let Some(mut was) = self.registry.give_up(name, None, cx.now()) else { return };
+        for waiter in std::mem::take(&mut was.waiting) {
+            match waiter {
+                Waiter::Caller(number) => self.caller_unsettled(number),
+                Waiter::Exchange(key) => {
+                    let visitor =
+                        self.exchanges.get(key).and_then(|exchange| exchange.downstream());
+                    self.follow_ups
+                        .extend(visitor.map(|visitor| FollowUp::FindLink { visitor, key }));
+                }
+            }
+        }
+        let why = match to {
+            Rival::Session => TAKEN_OVER,
+            Rival::Credential => HELD_ELSEWHERE,
+        };
+        self.surrendered(cx, name, was, why);
+    }
+}

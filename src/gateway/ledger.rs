@@ -1,0 +1,502 @@
+//! The claims of this gateway in a table that it shares with others: made before a device is let in,
+//! renewed while it is connected, released when it is gone. A thread renews and releases them in
+//! batches; another one hears of changes.
+//!
+//! Where the table does not answer, devices are let in all the same, and their names are claimed when
+//! it answers again.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::engine::random;
+use crate::gateway::claims::{Change, Claimant, Failed, Renewal, Renewed, SharedTable, Verdict};
+
+/// Claims that are renewed, or released, at once.
+const BATCH: usize = 256;
+/// A new claim is looked at again after this time: it may have been replaced before it was noted here.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// How often a table that does not answer is tried.
+const RETRY: Duration = Duration::from_millis(500);
+/// Of a third of the time for which a claim lasts, how much at most is left out by chance.
+const JITTER_PARTS: u32 = 4;
+
+/// What the loops are told.
+pub(crate) enum Told {
+    /// What was heard of these names does not count any more; `None`: of all.
+    Changed(Option<Vec<Arc<str>>>),
+    /// A claim with this epoch is lost.
+    Lost { name: Arc<str>, epoch: u64, to: Rival },
+}
+
+/// What has taken a name away from a device of this gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rival {
+    /// A newer session of the same device, at another gateway.
+    Session,
+    /// A device with another credential, which had it first.
+    Credential,
+}
+
+type Tell = Arc<dyn Fn(Told) + Send + Sync>;
+/// How others reach this gateway, once that is known.
+type Own = Arc<dyn Fn() -> Option<Arc<str>> + Send + Sync>;
+
+/// A name that a device of this gateway has.
+#[derive(Clone, Debug)]
+struct Held {
+    /// 0: it is not claimed yet.
+    epoch: u64,
+    claimant: Claimant,
+    /// The number of the renewal that is due; an older one counts no more.
+    turn: u64,
+}
+
+#[derive(Default)]
+struct State {
+    held: HashMap<Arc<str>, Held>,
+    due: BinaryHeap<Reverse<(Instant, u64, Arc<str>)>>,
+    releases: Vec<(Arc<str>, u64)>,
+    turns: u64,
+    /// Why the table does not answer, and since when.
+    away: Option<(String, Instant)>,
+    is_stopped: bool,
+}
+
+/// What a gateway has noted in the directory that it shares with others, and whether that answers
+/// ([`Gateway::directory_status`](crate::Gateway::directory_status)).
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct DirectoryStatus {
+    /// Names of devices that are connected to this gateway, and that the directory knows.
+    pub claimed: usize,
+    /// Names of devices that are connected to this gateway, and that the directory does not know yet.
+    pub unclaimed: usize,
+    /// Names that other gateways have taken over, or had already, since this gateway was started.
+    pub lost: usize,
+    /// Why the directory does not answer, and for how long it has not; `None`: it does.
+    pub away: Option<(String, Duration)>,
+}
+
+/// The claims of this gateway.
+pub(crate) struct Ledger {
+    table: Arc<dyn SharedTable>,
+    state: Mutex<State>,
+    wake: Condvar,
+    lost: AtomicUsize,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Ledger {
+    pub(crate) fn new(table: Arc<dyn SharedTable>) -> Self {
+        Ledger {
+            table,
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            lost: AtomicUsize::new(0),
+            threads: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the threads. `own` is how others reach this gateway, once that is known: until then
+    /// nothing is claimed.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        own: impl Fn() -> Option<Arc<str>> + Send + Sync + 'static,
+        tell: impl Fn(Told) + Send + Sync + 'static,
+    ) -> std::io::Result<()> {
+        let (own, tell): (Own, Tell) = (Arc::new(own), Arc::new(tell));
+        let (keeper, keeper_own, keeper_tell) = (self.clone(), own.clone(), tell.clone());
+        let listener = self.clone();
+        let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let threads = [
+            named("ptth-claims").spawn(move || keeper.keep(&*keeper_own, &keeper_tell))?,
+            named("ptth-changes").spawn(move || listener.hear(&*own, &tell))?,
+        ];
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).extend(threads);
+        Ok(())
+    }
+
+    /// Releases what is left, and waits for the threads.
+    pub(crate) fn stop(&self) {
+        self.lock().is_stopped = true;
+        self.wake.notify_all();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                log::error!("a thread of the directory of gateways had panicked");
+            }
+        }
+    }
+
+    /// Which gateways have a name.
+    pub(crate) fn find(&self, name: &str) -> Result<Vec<String>, Failed> {
+        if let Some((why, _)) = &self.lock().away {
+            return Err(why.clone().into());
+        }
+        self.noted(self.table.find(name))
+    }
+
+    /// Claims names for a device that is about to be let in; `None`: the table does not answer.
+    pub(crate) fn claim(
+        self: &Arc<Self>,
+        by: &str,
+        names: &[String],
+        claimant: &Claimant,
+    ) -> Option<Result<Ticket, Rival>> {
+        if self.lock().away.is_some() {
+            return None;
+        }
+        let claimed = self.noted(self.table.claim(by, names, claimant)).ok()?;
+        Some(match claimed {
+            Verdict::Granted { epoch } => {
+                let names = names.iter().map(|name| name.as_str().into()).collect();
+                Ok(Ticket { ledger: self.clone(), names, epoch })
+            }
+            Verdict::Held => Err(Rival::Credential),
+            Verdict::Newer => Err(Rival::Session),
+        })
+    }
+
+    /// Notes whether the table answers.
+    fn noted<T>(&self, answer: Result<T, Failed>) -> Result<T, Failed> {
+        let why = answer.as_ref().err().map(ToString::to_string);
+        let mut state = self.lock();
+        match (why, &state.away) {
+            (Some(why), None) => {
+                log::warn!(
+                    "the directory of gateways does not answer: {why}; devices of this gateway are served, those of others are not found"
+                );
+                state.away = Some((why, Instant::now()));
+                self.wake.notify_all();
+            }
+            (None, Some((_, since))) => {
+                log::info!(
+                    "the directory of gateways answers again, after {:.1} s",
+                    since.elapsed().as_secs_f64()
+                );
+                state.away = None;
+            }
+            _ => {}
+        }
+        answer
+    }
+
+    /// A device with this name was let in.
+    pub(crate) fn hold(&self, name: &Arc<str>, epoch: u64, claimant: &Claimant) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.turns += 1;
+        let turn = state.turns;
+        let held = state.held.entry(name.clone()).or_insert_with(|| Held {
+            epoch,
+            claimant: claimant.clone(),
+            turn,
+        });
+        held.epoch = if held.claimant == *claimant { held.epoch.max(epoch) } else { epoch };
+        (held.claimant, held.turn) = (claimant.clone(), turn);
+        let at = if epoch == 0 { now } else { now + SECOND_LOOK };
+        state.due.push(Reverse((at, turn, name.clone())));
+        if epoch == 0 && state.away.is_none() {
+            self.wake.notify_all();
+        }
+    }
+
+    /// No device with this name is connected any more.
+    pub(crate) fn let_go(&self, name: &str) {
+        let mut state = self.lock();
+        let Some((name, held)) = state.held.remove_entry(name) else { return };
+        if held.epoch > 0 {
+            state.releases.push((name, held.epoch));
+            self.wake.notify_all();
+        }
+    }
+
+    /// A device was not let in for which names were claimed. Another one of this gateway may have
+    /// them still; its claim is renewed.
+    fn release(&self, names: &[Arc<str>], epoch: u64) {
+        let mut state = self.lock();
+        state.releases.extend(names.iter().map(|name| (name.clone(), epoch)));
+        names.iter().for_each(|name| state.put_off(name, Instant::now()));
+        self.wake.notify_all();
+    }
+
+    /// Returns true if this claim, or an older one, is what this gateway has.
+    pub(crate) fn is_lost(&self, name: &str, epoch: u64) -> bool {
+        self.lock().held.get(name).is_some_and(|held| held.epoch <= epoch)
+    }
+
+    pub(crate) fn status(&self) -> DirectoryStatus {
+        let state = self.lock();
+        let claimed = state.held.values().filter(|held| held.epoch > 0).count();
+        DirectoryStatus {
+            claimed,
+            unclaimed: state.held.len() - claimed,
+            away: state.away.as_ref().map(|(why, since)| (why.clone(), since.elapsed())),
+            lost: self.lost.load(Relaxed),
+        }
+    }
+
+    /// The thread that renews and releases.
+    fn keep(&self, own: &dyn Fn() -> Option<Arc<str>>, tell: &Tell) {
+        let mut announced = None;
+        let mut failed_at = None;
+        loop {
+            let is_stopped = self.wait(failed_at);
+            let Some(by) = own() else {
+                if is_stopped {
+                    return;
+                }
+                failed_at = Some(Instant::now()); // later
+                continue;
+            };
+            let step = self.step(&by, &mut announced, tell);
+            failed_at = self.noted(step).err().map(|_| Instant::now());
+            if is_stopped {
+                // What cannot be released now expires by itself.
+                let last = || -> Result<(), Failed> {
+                    while self.release_some(&by)? {}
+                    self.table.announce(&by, false)
+                };
+                if failed_at.is_none() {
+                    let _ = self.noted(last());
+                }
+                return;
+            }
+        }
+    }
+
+    /// Waits until there is something to do; returns true if that is to stop.
+    fn wait(&self, failed_at: Option<Instant>) -> bool {
+        let latest = Instant::now() + SECOND_LOOK;
+        let mut state = self.lock();
+        loop {
+            if state.is_stopped {
+                return true;
+            }
+            let now = Instant::now();
+            let due = state.due.peek().map(|Reverse((at, ..))| *at);
+            let next = match failed_at.map(|at| at + RETRY) {
+                Some(retry) => retry,
+                None if !state.releases.is_empty() => now,
+                None => due.unwrap_or(latest).min(latest),
+            };
+            let left = next.saturating_duration_since(now);
+            if left.is_zero() {
+                return false;
+            }
+            state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Renews and releases what is due.
+    fn step(
+        &self,
+        by: &Arc<str>,
+        announced: &mut Option<Instant>,
+        tell: &Tell,
+    ) -> Result<(), Failed> {
+        let interval = self.table.claim_time() / 3;
+        let is_away = self.lock().away.is_some();
+        if is_away || announced.is_none_or(|at| at.elapsed() >= interval) {
+            self.table.announce(by, true)?;
+            *announced = Some(Instant::now());
+        }
+        while self.release_some(by)? {}
+        while self.renew_some(by, tell)? {}
+        Ok(())
+    }
+
+    /// Returns true if there may be more.
+    fn release_some(&self, by: &str) -> Result<bool, Failed> {
+        let batch: Vec<_> = {
+            let mut state = self.lock();
+            let most = state.releases.len().min(BATCH);
+            state.releases.drain(..most).collect()
+        };
+        if batch.is_empty() {
+            return Ok(false);
+        }
+        // One that fails is not tried again: the claim expires.
+        self.table.release(by, &batch).map(|()| batch.len() == BATCH)
+    }
+
+    /// Returns true if there may be more.
+    fn renew_some(&self, by: &str, tell: &Tell) -> Result<bool, Failed> {
+        let batch = self.lock().take_due(Instant::now());
+        if batch.is_empty() {
+            return Ok(false);
+        }
+        match self.table.renew(by, &batch) {
+            Ok(renewed) => {
+                self.renewed(&batch, &renewed, tell);
+                Ok(batch.len() == BATCH)
+            }
+            Err(e) => {
+                let at = Instant::now();
+                let mut state = self.lock();
+                batch.iter().for_each(|renewal| state.put_off(&renewal.name, at));
+                Err(e)
+            }
+        }
+    }
+
+    fn renewed(&self, batch: &[Renewal], renewed: &[Renewed], tell: &Tell) {
+        let interval = self.table.claim_time() / 3;
+        for (renewal, renewed) in batch.iter().zip(renewed) {
+            let to = match renewed {
+                Renewed::Kept { epoch } => {
+                    let at = Instant::now() + interval - by_chance(interval / JITTER_PARTS);
+                    let mut state = self.lock();
+                    match state.held.get_mut(&renewal.name) {
+                        Some(held) => {
+                            let is_same = held.claimant == renewal.claimant;
+                            held.epoch = if is_same { held.epoch.max(*epoch) } else { held.epoch };
+                            state.put_off(&renewal.name, at);
+                        }
+                        // It went while it was renewed.
+                        None => state.releases.push((renewal.name.clone(), *epoch)),
+                    }
+                    continue;
+                }
+                Renewed::Newer => Rival::Session,
+                Renewed::Held => Rival::Credential,
+            };
+            self.lose(&renewal.name, renewal.epoch, to, tell);
+        }
+    }
+
+    fn lose(&self, name: &Arc<str>, epoch: u64, to: Rival, tell: &Tell) {
+        if self.is_lost(name, epoch) {
+            self.lost.fetch_add(1, Relaxed);
+            tell(Told::Lost { name: name.clone(), epoch, to });
+        }
+    }
+
+    /// Has every claim renewed soon, and not all at once.
+    fn renew_all(&self) {
+        let mut state = self.lock();
+        let names: Vec<Arc<str>> = state.held.keys().cloned().collect();
+        let now = Instant::now();
+        names.iter().for_each(|name| state.put_off(name, now + by_chance(RETRY)));
+        self.wake.notify_all();
+    }
+
+    /// The thread that hears of changes.
+    fn hear(&self, own: &dyn Fn() -> Option<Arc<str>>, tell: &Tell) {
+        loop {
+            let mut has_begun = false;
+            let ended = self.table.listen(&mut |changes| {
+                if !std::mem::replace(&mut has_begun, true) {
+                    // What has changed is not known, nor whether the table lost what it knew.
+                    tell(Told::Changed(None));
+                    self.renew_all();
+                }
+                if !changes.is_empty() {
+                    self.heard(changes, own().as_deref(), tell);
+                }
+                !self.lock().is_stopped
+            });
+            let mut state = self.lock();
+            if let Err(e) = ended {
+                log::debug!("changes of the directory of gateways are not heard of: {e}");
+                let until = Instant::now() + RETRY + by_chance(RETRY);
+                while !state.is_stopped && Instant::now() < until {
+                    let left = until.saturating_duration_since(Instant::now());
+                    let waited = self.wake.wait_timeout(state, left);
+                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+            if state.is_stopped {
+                return;
+            }
+        }
+    }
+
+    fn heard(&self, changes: &[Change], own: Option<&str>, tell: &Tell) {
+        tell(Told::Changed(Some(changes.iter().map(|change| change.name.clone()).collect())));
+        for change in changes {
+            if own == Some(&*change.gateway) {
+                continue;
+            }
+            // Whether it is lost the table says: the device may be connected to both gateways.
+            let mut state = self.lock();
+            let is_older = |held: &&mut Held| {
+                held.epoch < change.epoch && *held.claimant.session != *change.session
+            };
+            if state.held.get_mut(&change.name).filter(is_older).is_some() {
+                state.put_off(&change.name, Instant::now());
+                self.wake.notify_all();
+            }
+        }
+    }
+}
+
+impl State {
+    /// What is due now, up to a batch.
+    fn take_due(&mut self, now: Instant) -> Vec<Renewal> {
+        let mut batch = Vec::new();
+        while batch.len() < BATCH {
+            let Some(Reverse((at, ..))) = self.due.peek() else { break };
+            if *at > now {
+                break;
+            }
+            let Some(Reverse((_, turn, name))) = self.due.pop() else { break };
+            if let Some(held) = self.held.get(&name).filter(|held| held.turn == turn) {
+                let (epoch, claimant) = (held.epoch, held.claimant.clone());
+                batch.push(Renewal { name, epoch, claimant });
+            }
+        }
+        batch
+    }
+
+    /// Has a claim renewed then, and not when it was due before.
+    fn put_off(&mut self, name: &Arc<str>, at: Instant) {
+        self.turns += 1;
+        let turn = self.turns;
+        if let Some(held) = self.held.get_mut(name) {
+            held.turn = turn;
+            self.due.push(Reverse((at, turn, name.clone())));
+        }
+    }
+}
+
+/// A time up to this one.
+fn by_chance(most: Duration) -> Duration {
+    let mut bytes = [0; 2];
+    match random::fill(&mut bytes) {
+        Ok(()) => most * u32::from(u16::from_ne_bytes(bytes)) / u32::from(u16::MAX),
+        Err(_) => Duration::ZERO,
+    }
+}
+
+/// Names that were claimed for a device that is not let in yet. They are released where it is not.
+pub(crate) struct Ticket {
+    ledger: Arc<Ledger>,
+    names: Vec<Arc<str>>,
+    epoch: u64,
+}
+
+impl Ticket {
+    /// The device was let in.
+    pub(crate) fn epoch(mut self) -> u64 {
+        self.names.clear();
+        self.epoch
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.names.is_empty() {
+            self.ledger.release(&self.names, self.epoch);
+        }
+    }
+}

@@ -1,0 +1,640 @@
+//! The table that gateways share, in Redis or Valkey: where its server is, and what is asked of it.
+//! Each rule of [`claims`](super::claims) is one script, which the server runs as a whole.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use redis::{
+    Client, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
+    RedisError, Script,
+};
+
+use crate::error::Error;
+use crate::gateway::claims::{Change, Claimant, Failed, Renewal, Renewed, SharedTable, Verdict};
+use crate::limits::Limits;
+use crate::proto::authority::authority;
+use crate::setting::{DIRECTORY_PASSWORD, DIRECTORY_USER};
+
+const DEFAULT_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+/// Most servers in one URL.
+const SERVERS_MAX: usize = 16;
+/// Idle connections that are kept.
+const IDLE_MAX: usize = 8;
+/// How long it is waited for a change before it is asked whether to go on.
+const LISTEN: Duration = Duration::from_secs(1);
+/// A connection for changes on which nothing came for this time is tried.
+const QUIET: Duration = Duration::from_secs(10);
+
+const RULES: &str = include_str!("redis/rules.lua");
+const FIND: &str = include_str!("redis/find.lua");
+const CLAIM: &str = include_str!("redis/claim.lua");
+const RENEW: &str = include_str!("redis/renew.lua");
+const RELEASE: &str = include_str!("redis/release.lua");
+
+/// A table in Redis (or Valkey) that gateways share: each notes there which devices are connected to
+/// it, and finds there which gateway has the others (feature `redis`). For
+/// [`Peers::shared_in`](crate::Peers::shared_in).
+///
+/// A gateway claims the names of a device before it lets it in, by the rules that hold within one
+/// gateway: a name is one credential's, and the newest session has it. A claim expires after
+/// [`claim_time`](Self::claim_time) unless the gateway renews it, which it does after about a third of
+/// that. Where the server does not answer, devices are let in all the same and claimed later, and only
+/// devices of other gateways are not found (503).
+///
+/// The server needs version 5 or later; its users need the commands `EVALSHA`, `SCRIPT`, `HGETALL`,
+/// `ZADD` and others of hashes and sorted sets, `PUBLISH` and `SUBSCRIBE`, on keys and the channel that
+/// begin with the [prefix](Self::prefix). Redis Cluster does not work, as one script concerns several
+/// keys.
+///
+/// ```no_run
+/// use reverse_http::{Gateway, Peers, RedisDirectory, Routes};
+///
+/// let directory = RedisDirectory::new("redis://10.0.0.5:6379,10.0.0.6:6379")?.password("secret");
+/// let peers = Peers::shared_in(directory).secrets(["a-secret-of-16-bytes"])?;
+/// let gateway = Gateway::builder().listen("0.0.0.0:9999").peers(peers).start()?;
+/// gateway.listen_visitors("0.0.0.0:8080", Routes::path())?;
+/// gateway.listen_peers("10.0.0.1:7000")?;
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+#[derive(Clone)]
+#[must_use = "it is given to Peers::shared_in"]
+pub struct RedisDirectory {
+    servers: Servers,
+    is_secure: bool,
+    database: i64,
+    user: Option<String>,
+    password: Option<String>,
+    prefix: String,
+    claim_time: Duration,
+    #[cfg(feature = "tls")]
+    roots: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for RedisDirectory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisDirectory").field("servers", &self.servers).finish_non_exhaustive()
+    }
+}
+
+/// Where the server is.
+#[derive(Clone, Debug)]
+enum Servers {
+    /// The first one that answers and takes writes.
+    Listed(Vec<(String, u16)>),
+    Socket(PathBuf),
+    /// Whichever the sentinels call the master of this name.
+    Sentinels {
+        at: Vec<(String, u16)>,
+        master: String,
+    },
+}
+
+impl RedisDirectory {
+    /// The table at this URL:
+    ///
+    /// - `redis://HOST[:PORT][,HOST[:PORT]…][/DATABASE]`: the first of these servers (16 at most) that
+    ///   answers and takes writes; port 6379, database 0
+    /// - `redis+unix:///PATH`: a Unix socket
+    /// - `redis+sentinel://HOST[:PORT][,…]/MASTER[/DATABASE]`: the server that these sentinels call the
+    ///   master of that name; port 26379, asked without a password
+    ///
+    /// With `rediss` in place of `redis` over TLS (feature `tls`), but for a Unix socket.
+    ///
+    /// # Errors
+    /// It is no such URL, or has a user or password in it: secrets in URLs end up in logs.
+    pub fn new(url: &str) -> Result<Self, Error> {
+        let wrong = |why: &str| {
+            let shown: String = url.chars().filter(|c| c.is_ascii_graphic()).take(200).collect();
+            Error::usage(format!(
+                "directory URL {shown}: {why}; write it like redis://10.0.0.5:6379, or redis+sentinel://10.0.0.5:26379/MASTER"
+            ))
+        };
+        if url.contains('@') {
+            return Err(Error::usage(format!(
+                "the directory's URL has a user or a password in it; give them apart ({DIRECTORY_USER}; {DIRECTORY_PASSWORD})"
+            )));
+        }
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("there is no scheme"))?;
+        let (kind, is_secure) = match scheme {
+            "redis" | "redis+sentinel" => (scheme, false),
+            "rediss" => ("redis", true),
+            "rediss+sentinel" => ("redis+sentinel", true),
+            "redis+unix" => (scheme, false),
+            _ => return Err(wrong("the scheme is not redis or rediss")),
+        };
+        if is_secure && cfg!(not(feature = "tls")) {
+            return Err(wrong("this build has no TLS"));
+        }
+        let mut parts = rest.split('/');
+        let hosts = parts.next().unwrap_or_default();
+        let (servers, database) = match kind {
+            "redis+unix" if rest.starts_with('/') && rest.len() > 1 => {
+                (Servers::Socket(rest.into()), None)
+            }
+            "redis+unix" => return Err(wrong("there is no path")),
+            "redis" => {
+                let at = hosts_of(hosts, DEFAULT_PORT).map_err(|e| wrong(&e))?;
+                let database = parts.next();
+                if parts.next().is_some() {
+                    return Err(wrong("there is something behind the database"));
+                }
+                (Servers::Listed(at), database)
+            }
+            _ => {
+                let at = hosts_of(hosts, SENTINEL_PORT).map_err(|e| wrong(&e))?;
+                let master = parts.next().filter(|master| !master.is_empty());
+                let master =
+                    master.ok_or_else(|| wrong("there is no name of a master"))?.to_owned();
+                let database = parts.next();
+                if parts.next().is_some() {
+                    return Err(wrong("there is something behind the database"));
+                }
+                (Servers::Sentinels { at, master }, database)
+            }
+        };
+        let database = match database.filter(|text| !text.is_empty()) {
+            None => 0,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|n| (0..=65_535).contains(n))
+                .ok_or_else(|| wrong("the database is no number"))?,
+        };
+        Ok(RedisDirectory {
+            servers,
+            is_secure,
+            database,
+            user: None,
+            password: None,
+            prefix: "ptth".to_owned(),
+            claim_time: Duration::from_secs(30),
+            #[cfg(feature = "tls")]
+            roots: None,
+        })
+    }
+
+    /// The user (ACL) that it is asked as. Default: the server's default user.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// The password that the server wants. Default: none.
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.password = Some(password.into());
+        self
+    }
+
+    /// What the names of keys and of the channel begin with, so that clusters can share a server.
+    /// Default `ptth`.
+    ///
+    /// # Errors
+    /// It is not 1 to 64 letters, digits, `-`, `_`, `.` or `:`.
+    pub fn prefix(mut self, prefix: &str) -> Result<Self, Error> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+        if !(1..=64).contains(&prefix.len()) || !prefix.bytes().all(fits) {
+            return Err(Error::usage(
+                "the prefix of a directory's keys has 1 to 64 letters, digits, `-`, `_`, `.` or `:`",
+            ));
+        }
+        prefix.clone_into(&mut self.prefix);
+        Ok(self)
+    }
+
+    /// How long a claim lasts that is not renewed: for so long a gateway that was killed is still
+    /// asked for the devices that it had. Default 30 s. Give all gateways the same.
+    ///
+    /// # Errors
+    /// It is not between 3 s and one hour.
+    pub fn claim_time(mut self, time: Duration) -> Result<Self, Error> {
+        if !(Duration::from_secs(3)..=Duration::from_secs(3600)).contains(&time) {
+            return Err(Error::usage("a claim in the directory lasts between 3 s and one hour"));
+        }
+        self.claim_time = time;
+        Ok(self)
+    }
+
+    /// The CA certificates (PEM) that the server's certificate has to come from, instead of the
+    /// system's (feature `tls`).
+    ///
+    /// # Errors
+    /// The URL is not one with TLS; there is no certificate in it.
+    #[cfg(feature = "tls")]
+    pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Result<Self, Error> {
+        let pem = pem.into();
+        if !self.is_secure {
+            return Err(Error::usage("a CA for the directory goes with rediss:// in its URL"));
+        }
+        crate::tls::DeviceTls::new().ca(&pem)?; // that it has certificates
+        self.roots = Some(pem);
+        Ok(self)
+    }
+
+    /// `shares`: sessions of one credential share names.
+    pub(crate) fn into_table(self, limits: &Limits, shares: bool) -> RedisTable {
+        let script = |text: &str| Script::new(&format!("{RULES}{text}"));
+        RedisTable {
+            // A connection and an answer are waited for, one behind the other.
+            wait: (limits.directory_timeout / 2).max(Duration::from_millis(1)),
+            remember: limits.remember,
+            shares,
+            find: script(FIND),
+            claim: script(CLAIM),
+            renew: script(RENEW),
+            release: Script::new(RELEASE),
+            counter: format!("{}:epoch", self.prefix),
+            names: format!("{}:n:", self.prefix),
+            gateways: format!("{}:gateways", self.prefix),
+            channel: format!("{}:changes", self.prefix),
+            directory: self,
+            idle: Mutex::default(),
+        }
+    }
+}
+
+fn hosts_of(text: &str, port: u16) -> Result<Vec<(String, u16)>, String> {
+    let hosts: Vec<&str> = text.split(',').collect();
+    if hosts.len() > SERVERS_MAX {
+        return Err(format!("there are more than {SERVERS_MAX} servers"));
+    }
+    let host = |text: &str| {
+        let named = authority(text.as_bytes()).map_err(|refusal| refusal.reason.to_string())?;
+        let host = named.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok((host, named.port.unwrap_or(port)))
+    };
+    hosts.into_iter().map(host).collect()
+}
+
+/// The table.
+pub(crate) struct RedisTable {
+    directory: RedisDirectory,
+    wait: Duration,
+    remember: Duration,
+    shares: bool,
+    find: Script,
+    claim: Script,
+    renew: Script,
+    release: Script,
+    /// Names of keys; of a device's name what it begins with.
+    counter: String,
+    names: String,
+    gateways: String,
+    channel: String,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl RedisTable {
+    /// A connection to the server that takes writes.
+    fn connect(&self) -> Result<Connection, Failed> {
+        match &self.directory.servers {
+            Servers::Socket(path) => {
+                self.open(ConnectionAddr::Unix(path.clone()), &path.display().to_string(), true)
+            }
+            Servers::Listed(at) => self.first_of(at),
+            Servers::Sentinels { at, master } => {
+                let mut why: Failed = "there is no sentinel".into();
+                for server in at {
+                    match self.ask_sentinel(server, master) {
+                        Ok(at) => return self.first_of(&[at]),
+                        Err(e) => why = e,
+                    }
+                }
+                Err(why)
+            }
+        }
+    }
+
+    fn first_of(&self, at: &[(String, u16)]) -> Result<Connection, Failed> {
+        let until = Instant::now() + self.wait;
+        let mut why: Failed = "there is no server".into();
+        for (n, (host, port)) in at.iter().enumerate() {
+            let text = format!("{host}:{port}");
+            if n > 0 && Instant::now() >= until {
+                return Err(why);
+            }
+            let opened = self.open(self.address(host, *port), &text, true).and_then(|mut open| {
+                // Of several, one may be a replica.
+                if at.len() > 1 || matches!(self.directory.servers, Servers::Sentinels { .. }) {
+                    let role: Vec<redis::Value> = self.ask(&mut open, &redis::cmd("ROLE"))?;
+                    match role.first() {
+                        Some(redis::Value::BulkString(role)) if role == b"master" => {}
+                        _ => return Err(format!("Redis at {text} is a replica").into()),
+                    }
+                }
+                Ok(open)
+            });
+            match opened {
+                Ok(connection) => return Ok(connection),
+                Err(e) => why = e,
+            }
+        }
+        Err(why)
+    }
+
+    fn address(&self, host: &str, port: u16) -> ConnectionAddr {
+        match self.directory.is_secure {
+            true => ConnectionAddr::TcpTls {
+                host: host.to_owned(),
+                port,
+                insecure: false,
+                tls_params: None,
+            },
+            false => ConnectionAddr::Tcp(host.to_owned(), port),
+        }
+    }
+
+    /// `knows_us`: it is a server with the table, and no sentinel.
+    fn open(&self, at: ConnectionAddr, text: &str, knows_us: bool) -> Result<Connection, Failed> {
+        let failed = |e: RedisError| -> Failed { format!("Redis at {text}: {}", told(&e)).into() };
+        let mut settings = RedisConnectionInfo::default();
+        if knows_us {
+            settings = settings.set_db(self.directory.database);
+            if let Some(user) = &self.directory.user {
+                settings = settings.set_username(user);
+            }
+            if let Some(password) = &self.directory.password {
+                settings = settings.set_password(password);
+            }
+        }
+        let info: ConnectionInfo = at.into_connection_info().map_err(failed)?;
+        let client = self.client(info.set_redis_settings(settings)).map_err(failed)?;
+        let connection = client.get_connection_with_timeout(self.wait).map_err(failed)?;
+        connection.set_read_timeout(Some(self.wait)).map_err(failed)?;
+        connection.set_write_timeout(Some(self.wait)).map_err(failed)?;
+        Ok(connection)
+    }
+
+    #[cfg(feature = "tls")]
+    fn client(&self, info: ConnectionInfo) -> Result<Client, RedisError> {
+        match &self.directory.roots {
+            Some(pem) if self.directory.is_secure => {
+                let root_cert = Some(pem.clone());
+                let certificates = redis::TlsCertificates { client_tls: None, root_cert };
+                Client::build_with_tls(info, certificates)
+            }
+            _ => Client::open(info),
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn client(&self, info: ConnectionInfo) -> Result<Client, RedisError> {
+        Client::open(info)
+    }
+
+    fn ask_sentinel(&self, at: &(String, u16), master: &str) -> Result<(String, u16), Failed> {
+        let (host, port) = at;
+        let text = format!("{host}:{port}");
+        let mut sentinel = self.open(self.address(host, *port), &text, false)?;
+        let mut asked = redis::cmd("SENTINEL");
+        asked.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+        let found: Option<(String, u16)> = self.ask(&mut sentinel, &asked)?;
+        found.ok_or_else(|| format!("the sentinel at {text} knows no master {master}").into())
+    }
+
+    fn ask<T: redis::FromRedisValue>(
+        &self,
+        connection: &mut Connection,
+        command: &redis::Cmd,
+    ) -> Result<T, Failed> {
+        command.query(connection).map_err(|e| format!("Redis: {}", told(&e)).into())
+    }
+
+    fn take_idle(&self) -> Option<Connection> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Asks on an idle connection, or on a new one. What the server does not carry out because an
+    /// idle connection was closed meanwhile is asked again.
+    fn with<T>(&self, ask: impl Fn(&mut Connection) -> Result<T, RedisError>) -> Result<T, Failed> {
+        let (mut connection, was_idle) = match self.take_idle() {
+            Some(idle) => (idle, true),
+            None => (self.connect()?, false),
+        };
+        let mut answer = ask(&mut connection);
+        if was_idle && answer.as_ref().is_err_and(|e| e.is_connection_dropped() || is_of_replica(e))
+        {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            connection = self.connect()?;
+            answer = ask(&mut connection);
+        }
+        match answer {
+            Ok(answer) => {
+                let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+                if idle.len() < IDLE_MAX {
+                    idle.push(connection);
+                }
+                Ok(answer)
+            }
+            Err(e) => Err(format!("Redis: {}", told(&e)).into()),
+        }
+    }
+
+    fn name_key(&self, name: &str) -> String {
+        format!("{}{name}", self.names)
+    }
+
+    fn time(&self, time: Duration) -> String {
+        time.as_millis().to_string()
+    }
+}
+
+/// What a failure says. The crate repeats what was asked, which may be long.
+fn told(e: &RedisError) -> String {
+    let text = match (e.is_timeout(), e.detail()) {
+        (true, _) => "it did not answer in time".to_owned(),
+        (_, Some(detail)) => match e.code() {
+            Some(code) => format!("{code} {detail}"),
+            None => detail.to_owned(),
+        },
+        _ => e.to_string(),
+    };
+    text.chars().take(200).collect()
+}
+
+/// The master has changed.
+fn is_of_replica(e: &RedisError) -> bool {
+    matches!(e.code(), Some("READONLY" | "MASTERDOWN" | "LOADING"))
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+impl SharedTable for RedisTable {
+    fn find(&self, name: &str) -> Result<Vec<String>, Failed> {
+        let mut asked = self.find.prepare_invoke();
+        asked.key(self.name_key(name));
+        self.with(|connection| asked.invoke(connection))
+    }
+
+    fn claim(&self, by: &str, names: &[String], claimant: &Claimant) -> Result<Verdict, Failed> {
+        let mut asked = self.claim.prepare_invoke();
+        asked.key(&self.counter);
+        for name in names {
+            asked.key(self.name_key(name));
+        }
+        asked.arg(by).arg(or_none(&claimant.credential)).arg(or_none(&claimant.session));
+        asked.arg(u8::from(self.shares)).arg(self.time(self.directory.claim_time));
+        asked.arg(self.time(self.remember)).arg(&self.channel).arg(names);
+        let answer: Vec<String> = self.with(|connection| asked.invoke(connection))?;
+        match (answer.first().map(String::as_str), answer.get(1)) {
+            (Some("held"), _) => Ok(Verdict::Held),
+            (Some("newer"), _) => Ok(Verdict::Newer),
+            (Some("granted"), Some(epoch)) => Ok(Verdict::Granted { epoch: epoch.parse()? }),
+            _ => Err("Redis: its answer to a claim is none of ours".into()),
+        }
+    }
+
+    fn renew(&self, by: &str, claims: &[Renewal]) -> Result<Vec<Renewed>, Failed> {
+        let mut asked = self.renew.prepare_invoke();
+        asked.key(&self.counter);
+        for claim in claims {
+            asked.key(self.name_key(&claim.name));
+        }
+        asked.arg(by).arg(u8::from(self.shares)).arg(self.time(self.directory.claim_time));
+        asked.arg(self.time(self.remember)).arg(&self.channel);
+        for Renewal { name, epoch, claimant } in claims {
+            asked.arg(epoch).arg(or_none(&claimant.credential)).arg(or_none(&claimant.session));
+            asked.arg(&**name);
+        }
+        let answer: Vec<String> = self.with(|connection| asked.invoke(connection))?;
+        let renewed = answer.iter().map(|verdict| match verdict.as_str() {
+            "held" => Ok(Renewed::Held),
+            "newer" => Ok(Renewed::Newer),
+            epoch => Ok(Renewed::Kept { epoch: epoch.parse()? }),
+        });
+        let renewed: Vec<Renewed> = renewed.collect::<Result<_, Failed>>()?;
+        match renewed.len() == claims.len() {
+            true => Ok(renewed),
+            false => Err("Redis: its answer to a renewal is none of ours".into()),
+        }
+    }
+
+    fn release(&self, by: &str, claims: &[(Arc<str>, u64)]) -> Result<(), Failed> {
+        let mut asked = self.release.prepare_invoke();
+        for (name, _) in claims {
+            asked.key(self.name_key(name));
+        }
+        asked.arg(by);
+        for (_, epoch) in claims {
+            asked.arg(epoch);
+        }
+        self.with(|connection| asked.invoke(connection))
+    }
+
+    fn announce(&self, by: &str, is_there: bool) -> Result<(), Failed> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut asked = redis::pipe();
+        match is_there {
+            true => asked.cmd("ZADD").arg(&self.gateways).arg(now.as_millis() as u64).arg(by),
+            false => asked.cmd("ZREM").arg(&self.gateways).arg(by),
+        };
+        asked.ignore();
+        // One that was killed is forgotten after a day.
+        let old = now.saturating_sub(Duration::from_secs(86_400)).as_millis() as u64;
+        asked.cmd("ZREMRANGEBYSCORE").arg(&self.gateways).arg("-inf").arg(old).ignore();
+        self.with(|connection| asked.query(connection))
+    }
+
+    fn listen(&self, tell: &mut dyn FnMut(&[Change]) -> bool) -> Result<(), Failed> {
+        let failed = |e: RedisError| -> Failed { format!("Redis: {}", told(&e)).into() };
+        let mut connection = self.connect()?;
+        let mut channel = connection.as_pubsub();
+        channel.subscribe(&self.channel).map_err(failed)?;
+        channel.set_read_timeout(Some(LISTEN)).map_err(failed)?;
+        let mut heard = Instant::now();
+        let mut goes_on = tell(&[]);
+        while goes_on {
+            let mut changes = Vec::new();
+            match channel.get_message() {
+                Ok(message) => {
+                    heard = Instant::now();
+                    changes.extend(change(message.get_payload_bytes()));
+                }
+                Err(e) if e.is_timeout() => {}
+                Err(e) => return Err(failed(e)),
+            }
+            if heard.elapsed() >= QUIET {
+                channel.set_read_timeout(Some(self.wait)).map_err(failed)?;
+                let _: redis::Value = channel.ping().map_err(failed)?;
+                channel.set_read_timeout(Some(LISTEN)).map_err(failed)?;
+                heard = Instant::now();
+            }
+            goes_on = tell(&changes);
+        }
+        Ok(())
+    }
+
+    fn claim_time(&self) -> Duration {
+        self.directory.claim_time
+    }
+}
+
+/// What a message on the channel says; nothing where it is none of ours.
+fn change(message: &[u8]) -> Option<Change> {
+    let mut words = std::str::from_utf8(message).ok()?.split(' ');
+    let (epoch, gateway) = (words.next()?.parse().ok()?, words.next()?.into());
+    let session = match words.next()? {
+        "-" => "",
+        session => session,
+    };
+    let (name, None) = (words.next()?, words.next()) else { return None };
+    Some(Change { name: name.into(), epoch, gateway, session: session.into() })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_says_where_the_servers_are() {
+        let shown = |url: &str| format!("{:?}", RedisDirectory::new(url).unwrap().servers);
+        assert_eq!(shown("redis://a"), r#"Listed([("a", 6379)])"#);
+        assert_eq!(shown("redis://a:1,[::1]:2/3"), r#"Listed([("a", 1), ("::1", 2)])"#);
+        assert_eq!(shown("redis+unix:///run/redis"), r#"Socket("/run/redis")"#);
+        assert_eq!(
+            shown("redis+sentinel://a,b:7/main/2"),
+            r#"Sentinels { at: [("a", 26379), ("b", 7)], master: "main" }"#
+        );
+        assert_eq!(RedisDirectory::new("redis://a/7").unwrap().database, 7);
+        for wrong in [
+            "a:6379",
+            "http://a",
+            "redis://",
+            "redis://a/x",
+            "redis://a/1/2",
+            "redis://a b",
+            "redis://user:secret@a",
+            "redis+unix://",
+            "redis+sentinel://a",
+            "redis://a,,b",
+            "redis://a/-1",
+        ] {
+            let error = RedisDirectory::new(wrong).unwrap_err();
+            assert!(error.is_usage() && !error.to_string().contains("secret@"), "{wrong}: {error}");
+        }
+        let directory = RedisDirectory::new("redis://a").unwrap().password("hush");
+        assert!(!format!("{directory:?}").contains("hush"));
+        let directory = directory.prefix("one.two:x-y_z").unwrap();
+        assert!(directory.clone().prefix("").is_err() && directory.clone().prefix("a b").is_err());
+        assert!(directory.clone().claim_time(Duration::from_secs(2)).is_err());
+        assert!(directory.claim_time(Duration::from_secs(3)).is_ok());
+    }
+
+    #[test]
+    fn a_change_is_read_whole_or_not_at_all() {
+        let whole = "7 http://a:1 0f lamp";
+        let read = change(whole.as_bytes()).unwrap();
+        assert_eq!(
+            (&*read.name, read.epoch, &*read.gateway, &*read.session),
+            ("lamp", 7, "http://a:1", "0f")
+        );
+        assert_eq!(&*change(b"7 http://a:1 - lamp").unwrap().session, "");
+        let names = ["x http://a:1 0f lamp", "7 http://a:1 0f lamp more", "", "7", "7 a 0f"];
+        assert!(names.iter().all(|wrong| change(wrong.as_bytes()).is_none()));
+    }
+}

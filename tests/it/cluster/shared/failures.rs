@@ -1,0 +1,146 @@
+//! The table does not answer, refuses, or has lost what it knew: devices of the gateway itself are
+//! served as ever, and what was missed is made up for.
+
+use std::time::{Duration, Instant};
+
+use reverse_http::{Limits, RedisDirectory};
+
+use super::{One, Redis, dial};
+use crate::support::process::get;
+use crate::support::{eventually, free_port};
+
+/// The status, and why.
+fn away(of: &One) -> Option<String> {
+    of.gateway.directory_status().unwrap().away.map(|(why, _)| why)
+}
+
+#[test]
+fn a_server_that_hangs_keeps_nobody_waiting() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let mut limits = Limits::default();
+    limits.directory_timeout = Duration::from_secs(1);
+    let with = || One::with(limits.clone(), RedisDirectory::new(&redis.url()).unwrap());
+    let (first, second) = (with(), with());
+    let _lamp = first.device("lamp", "a lamp");
+    second.ask(get("/lamp/x")).expect_ok("a lamp");
+    redis.process.signal("STOP");
+    // What was known is known still; what was not cannot be found, which is said in time.
+    first.ask(get("/lamp/x")).expect_ok("a lamp");
+    second.ask(get("/lamp/x")).expect_ok("a lamp");
+    let began = Instant::now();
+    let refused = second.ask(get("/door/x"));
+    refused.expect_refusal(503);
+    assert!(refused.text().contains("directory"), "{}", refused.text());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(refused.head.get("retry-after"), Some("1"));
+    // A device is let in all the same, and served here.
+    let _door = first.device("door", "a door");
+    first.ask(get("/door/x")).expect_ok("a door");
+    assert_eq!(first.gateway.directory_status().unwrap().unclaimed, 1);
+    eventually("the state is told", || away(&first).filter(|why| why.contains("in time")));
+    redis.process.signal("CONT");
+    first.is_noted(2);
+    eventually("the door is found", || {
+        (second.ask(get("/door/x")).text() == "a door").then_some(())
+    });
+}
+
+#[test]
+fn a_server_that_was_restarted_empty_learns_everything_again() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    let (first, second) = (One::of(&redis), One::of(&redis));
+    let (_lamp, _door) = (first.device("lamp", "a lamp"), second.device("door", "a door"));
+    first.is_noted(1);
+    let epoch = |redis: &Redis| redis.ask(&["GET", "ptth:epoch"]).parse::<u64>().unwrap();
+    let before = epoch(&redis);
+    redis.restart();
+    eventually("all names are there", || {
+        let found = (redis.owners("lamp"), redis.owners("door"));
+        (found == (vec![first.url.clone()], vec![second.url.clone()])).then_some(())
+    });
+    eventually("they are found", || {
+        let texts = (first.ask(get("/door/x")).text(), second.ask(get("/lamp/x")).text());
+        (texts == ("a door".to_owned(), "a lamp".to_owned())).then_some(())
+    });
+    // Epochs go on where they were, so that a newer session is newer.
+    let _new = second.device("lamp", "a new lamp");
+    assert!(epoch(&redis) > before);
+    eventually("it has the name", || {
+        (first.ask(get("/lamp/x")).text() == "a new lamp").then_some(())
+    });
+    assert_eq!(redis.owners("lamp"), std::slice::from_ref(&second.url));
+}
+
+#[test]
+fn a_gateway_starts_without_the_server_and_finds_it_later() {
+    let Some(other) = Redis::start(&[]) else { return };
+    let port = free_port();
+    let first = One::with(
+        Limits::default(),
+        RedisDirectory::new(&format!("redis://127.0.0.1:{port}")).unwrap(),
+    );
+    let _lamp = first.device("lamp", "a lamp");
+    first.ask(get("/lamp/x")).expect_ok("a lamp");
+    first.ask(get("/door/x")).expect_refusal(503);
+    eventually("the state is told", || away(&first).filter(|why| why.contains("refused")));
+    drop(other);
+    let folder = crate::support::TempDir::new("redis-late");
+    let _late = super::run(port, &folder, &[]);
+    first.is_noted(1);
+    first.ask(get("/door/x")).expect_refusal(404);
+}
+
+#[test]
+fn a_server_that_takes_no_writes_is_said_so() {
+    for (options, refuse, back, said) in [
+        // It has become a replica of one that is not there.
+        (&[][..], ["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"], "replica"),
+        (&[], ["CONFIG SET", "maxmemory", "1"], ["CONFIG SET", "maxmemory", "0"], "memory"),
+    ] {
+        let Some(redis) = Redis::start(options) else { return };
+        let ask = |words: [&str; 3]| {
+            let words: Vec<&str> = words.iter().flat_map(|word| word.split(' ')).collect();
+            assert_eq!(redis.ask(&words), "OK");
+        };
+        let (first, second) = (One::of(&redis), One::of(&redis));
+        let _lamp = first.device("lamp", "a lamp");
+        second.ask(get("/lamp/x")).expect_ok("a lamp");
+        ask(refuse);
+        let _door = first.device("door", "a door");
+        first.ask(get("/door/x")).expect_ok("a door");
+        eventually("why is told", || away(&first).filter(|why| why.to_lowercase().contains(said)));
+        assert_eq!(first.gateway.directory_status().unwrap().unclaimed, 1);
+        ask(back);
+        first.is_noted(2);
+        eventually("the door is found", || {
+            (second.ask(get("/door/x")).text() == "a door").then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_claim_that_nobody_renews_expires() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let short = || {
+        let directory = RedisDirectory::new(&redis.url()).unwrap();
+        directory.claim_time(Duration::from_secs(3)).unwrap()
+    };
+    let first = One::with(Limits::default(), short());
+    let _lamp = first.device("lamp", "a lamp");
+    let left = redis.ask(&["PTTL", "ptth:n:lamp"]).parse::<i64>().unwrap();
+    assert!((1..=3_000).contains(&left), "{left}");
+    // It is renewed while the device is there.
+    let value = || redis.ask(&["HGET", "ptth:n:lamp", &first.url]);
+    let before = value();
+    eventually("it is renewed", || (value() != before).then_some(()));
+    // Of one that was killed nothing is left behind that time.
+    let claim = "1 1 - - ";
+    redis.ask(&["HSET", "ptth:n:ghost", "http://127.0.0.1:1", claim.trim_end()]);
+    first.ask(get("/ghost/x")).expect_refusal(404);
+    let refused = dial(&first.device_url("ghost"), "here");
+    first.gateway.device("ghost").wait_connected(Duration::from_secs(20)).unwrap();
+    eventually("it has gone", || {
+        (redis.owners("ghost") == std::slice::from_ref(&first.url)).then_some(())
+    });
+    refused.stop();
+}
