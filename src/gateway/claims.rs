@@ -7,6 +7,8 @@
 //! a session that was replaced does not come back while a newer one is connected (409); gateways
 //! with the same session, or with shared names, have the name together.
 
+#![cfg_attr(not(feature = "redis"), allow(dead_code, reason = "no table is shared"))]
+
 use std::sync::Arc;
 use std::time::Duration;
 

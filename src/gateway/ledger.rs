@@ -5,6 +5,8 @@
 //! Where the table does not answer, devices are let in all the same, and their names are claimed when
 //! it answers again.
 
+#![cfg_attr(not(feature = "redis"), allow(dead_code, reason = "no table is shared"))]
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
