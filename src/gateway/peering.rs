@@ -263,9 +263,13 @@ impl GatewayRole {
     /// Gives an exchange a connection to the gateway that has its device.
     fn ask_peer(&mut self, cx: &mut Connections<State>, (id, key): (Id, Key), peer: PeerId) {
         let Some(exchange) = self.exchanges.get(key) else { return };
-        // What is unsafe to repeat must not go on a connection that was closed.
-        let look = !exchange.is_idempotent() || exchange.is_retried();
-        while let Some(idle) = self.peers.as_mut().and_then(|peers| peers.take_idle(peer)) {
+        // What is unsafe to repeat must not go on a connection that was closed. A second attempt gets a
+        // new one: where a gateway was killed, all its connections are dead, and not all show it yet.
+        let (look, is_retried) = (!exchange.is_idempotent(), exchange.is_retried());
+        while !is_retried {
+            let Some(idle) = self.peers.as_mut().and_then(|peers| peers.take_idle(peer)) else {
+                break;
+            };
             if cx.is_quiet(idle, look) {
                 return self.use_peer(cx, idle, key);
             }
