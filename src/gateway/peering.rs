@@ -18,7 +18,7 @@ use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::gateway::follow_ups::FollowUp;
-use crate::gateway::peer_table::{Heard, PeerId, PeerLink, PeerStage};
+use crate::gateway::peer_table::{Heard, PeerId, PeerLink, PeerStage, PeerTable};
 use crate::gateway::peers::Located;
 use crate::gateway::registry::Waiter;
 use crate::gateway::state::{
@@ -265,15 +265,10 @@ impl GatewayRole {
         let Some(exchange) = self.exchanges.get(key) else { return };
         // What is unsafe to repeat must not go on a connection that was closed. A second attempt gets a
         // new one: where a gateway was killed, all its connections are dead, and not all show it yet.
-        let (look, is_retried) = (!exchange.is_idempotent(), exchange.is_retried());
-        while !is_retried {
-            let Some(idle) = self.peers.as_mut().and_then(|peers| peers.take_idle(peer)) else {
-                break;
-            };
-            if cx.is_quiet(idle, look) {
-                return self.use_peer(cx, idle, key);
-            }
-            cx.close(idle);
+        let (look, may_idle) = (!exchange.is_idempotent(), !exchange.is_retried());
+        let peers = self.peers.as_mut().filter(|_| may_idle);
+        if let Some(idle) = peers.and_then(|peers| quiet_link(peers, cx, peer, look)) {
+            return self.use_peer(cx, idle, key);
         }
         self.set_stage(cx, id, Stage::Connecting);
         cx.set_deadline(id, None); // the connection has one
@@ -598,5 +593,21 @@ impl GatewayRole {
             Some(names) => names.iter().for_each(|name| peers.forget(name)),
             None => peers.forget_all(),
         }
+    }
+}
+
+/// The newest idle connection to a gateway; those behind it that were closed are gone then.
+fn quiet_link(
+    peers: &mut PeerTable,
+    cx: &mut Connections<State>,
+    peer: PeerId,
+    look: bool,
+) -> Option<Id> {
+    loop {
+        let idle = peers.take_idle(peer)?;
+        if cx.is_quiet(idle, look) {
+            return Some(idle);
+        }
+        cx.close(idle);
     }
 }

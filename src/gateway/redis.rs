@@ -24,7 +24,7 @@ const SERVERS_MAX: usize = 16;
 /// Idle connections that are kept.
 const IDLE_MAX: usize = 8;
 /// How long it is waited for a change before it is asked whether to go on.
-const LISTEN: Duration = Duration::from_secs(1);
+const LISTEN: Duration = Duration::from_millis(200);
 /// A connection for changes on which nothing came for this time is tried.
 const QUIET: Duration = Duration::from_secs(10);
 
