@@ -548,6 +548,10 @@ pub(crate) const LOG_NAMES_MAX: usize = 16_384;
 /// others are told in one line.
 pub(crate) const LOG_COUNTS_MAX: usize = 20;
 
+/// Lines per second about requests that browsers say come from pages of other hosts: one tells what
+/// is wrong, and everybody's browser may send many.
+pub(crate) const LOG_OTHER_SITES_PER_SECOND: u32 = 1;
+
 /// Longest such line, in characters.
 pub(crate) const LOG_LINE_CHARS_MAX: usize = 1_000;
 

@@ -12,9 +12,11 @@ pub(crate) const POLLS: &str = "DeviceBuilder::polls, or --polls";
 
 pub(crate) const CLOCK_FLOOR: &str = "DeviceTls::clock_floor, or --clock-floor";
 
+pub(crate) const DEVICES: &str = "GatewayBuilder::listen, or --devices";
 pub(crate) const CORS_ORIGIN: &str = "GatewayBuilder::cors_origin, or --cors-origin";
 pub(crate) const DEVICES_ALLOW: &str = "GatewayBuilder::devices_allow, or --devices-allow";
 pub(crate) const VISITORS_ALLOW: &str = "GatewayBuilder::visitors_allow, or --visitors-allow";
+pub(crate) const TRUSTED_PROXIES: &str = "GatewayBuilder::trusted_proxies, or --trusted-proxies";
 pub(crate) const TOKENS: &str = "GatewayBuilder::tokens, or --tokens";
 pub(crate) const VISITOR_TOKENS: &str = "GatewayBuilder::visitor_tokens, or --visitor-tokens";
 

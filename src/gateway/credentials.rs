@@ -11,7 +11,7 @@ use crate::gateway::registry::{Denied, Owner, Registration};
 use crate::gateway::tokens::{self, Digest, Tokens, Whose};
 use crate::proto::forward::GATEWAY_AUTHORIZATION;
 use crate::proto::head::Fields;
-use crate::setting::TOKENS;
+use crate::setting::{TOKENS, VISITOR_TOKENS};
 use crate::stream::{Shown, ShownKey};
 
 pub(super) const REVOKED: &str = "the token or certificate that it came in with is no longer valid";
@@ -96,12 +96,29 @@ impl Shower {
         }
     }
 
-    fn digest(self, fields: &Fields<'_>, token_bytes_max: usize) -> Option<Digest> {
-        let name = match self {
+    fn name(self) -> &'static str {
+        match self {
             Shower::Authorization => "Authorization",
             Shower::Own => GATEWAY_AUTHORIZATION,
-        };
-        tokens::shown(fields.all(name), token_bytes_max)
+        }
+    }
+
+    fn digest(self, fields: &Fields<'_>, token_bytes_max: usize) -> Option<Digest> {
+        tokens::shown(fields.all(self.name()), token_bytes_max)
+    }
+}
+
+/// A token that a table does not know may be in a line of it all the same, written wrongly.
+fn log_mistake<'a>(
+    table: &Tokens,
+    fields: impl Iterator<Item = &'a [u8]>,
+    (token_bytes_max, setting): (usize, &str),
+) {
+    if let Some((line, what)) = tokens::mistake(table, fields, token_bytes_max) {
+        log_names!(
+            Warn,
+            "a token that was refused has line {line} ({setting}), which is wrong: {what}; ptth token NAME makes a right one"
+        );
     }
 }
 
@@ -119,7 +136,15 @@ impl Credentials {
         let shown = tokens::shown(offer.authorization(), token_bytes_max);
         let Some(digest) = shown.filter(|digest| tokens.knows(digest)) else {
             let is_shown = offer.authorization().next().is_some();
-            return Err(Reject::new(401, TO_DEVICES.of(is_shown, shown.as_ref())));
+            let why = TO_DEVICES.of(is_shown, shown.as_ref());
+            if shown.is_none() {
+                return Err(Reject::new(401, why));
+            }
+            log_mistake(tokens, offer.authorization(), (token_bytes_max, TOKENS));
+            return Err(Reject::new(
+                401,
+                format!("{why}; at the gateway, see its lines ({TOKENS})"),
+            ));
         };
         if let Some(day) = tokens.expired(&digest) {
             let label = tokens.label(&digest).unwrap_or_default();
@@ -212,6 +237,13 @@ impl Credentials {
             },
             None => {
                 let is_shown = shower == Shower::Own || fields.get("Authorization").is_some();
+                if shown.is_some() {
+                    log_mistake(
+                        tokens,
+                        fields.all(shower.name()),
+                        (token_bytes_max, VISITOR_TOKENS),
+                    );
+                }
                 VisitorToken::Unknown(TO_VISITORS.of(is_shown, shown.as_ref()))
             }
         }
@@ -248,7 +280,12 @@ impl Credentials {
         self.visitors.as_ref()?.label(digest)
     }
 
-    /// The same of the token that a request shows.
+    /// The comment of its line, where it has one.
+    pub(super) fn visitor_comment(&self, digest: &Digest) -> Option<Box<str>> {
+        self.visitors.as_ref()?.comment(digest)
+    }
+
+    /// What an operator calls the token that a request shows.
     pub(super) fn label_shown(
         &self,
         fields: &Fields<'_>,

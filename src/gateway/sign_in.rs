@@ -286,8 +286,9 @@ pub(super) fn page(place: &Place, to: &str, message: Option<&str>) -> String {
 pub(super) fn signed_in(place: &Place, label: Option<&str>) -> String {
     let label = label.map(|label| format!(" as {}", escaped(label))).unwrap_or_default();
     let form = format!(
-        "<p>You are signed in{label}. <a href=\"{}\">Go on</a></p>\
+        "<p>You are signed in to {}{label}. <a href=\"{}\">Go on</a></p>\
          <form method=\"post\" action=\"{}\"><button>Sign out</button></form>",
+        escaped(&place.host),
         escaped(&place.path("/")),
         escaped(&place.path(SIGN_OUT))
     );
@@ -510,6 +511,6 @@ mod tests {
         assert!(page.contains("value=\"/a&#39;&quot;&lt;b&gt;/?&lt;script&gt;&amp;\""), "{page}");
         assert!(page.contains("action=\"/a&#39;&quot;&lt;b&gt;/.ptth/sign-in\""), "{page}");
         assert!(!page.contains("<b>") && !page.contains("<script") && !page.contains("http"));
-        assert!(signed_in(&odd, Some("<i>me")).contains("signed in as &lt;i&gt;me."));
+        assert!(signed_in(&odd, Some("<i>me")).contains("signed in to gw.example as &lt;i&gt;me."));
     }
 }

@@ -9,7 +9,8 @@ use crate::gateway::routes::SignInAt;
 use crate::gateway::sign_in::{self, FORM_BYTES_MAX, Form, Place, SIGN_IN, SIGN_OUT};
 use crate::gateway::state::{GatewayRole, State};
 use crate::gateway::tokens::{Digest, digest};
-use crate::limits::Limits;
+use crate::limits::{LOG_OTHER_SITES_PER_SECOND, Limits};
+use crate::logs::Gate;
 use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::forward::{Destination, GATEWAY_AUTHORIZATION};
 use crate::proto::forwarded::ProxyClaims;
@@ -17,6 +18,7 @@ use crate::proto::framed::FramedRequest;
 use crate::proto::head::Fields;
 use crate::proto::prefixes::path_of;
 use crate::relay::{LocalAnswer, Page};
+use crate::setting::TRUSTED_PROXIES;
 
 const WRONG_TOKEN: &str = "This token is not known.";
 const OTHER_DEVICE: &str = "This token is not for this device.";
@@ -227,7 +229,7 @@ impl GatewayRole {
         }
         match token {
             Some(digest) => {
-                let label = self.credentials.visitor_label(digest);
+                let label = self.credentials.visitor_comment(digest);
                 let html = sign_in::signed_in(place, label.as_deref());
                 Some(SignInAnswer::page(200, &html))
             }
@@ -256,7 +258,8 @@ impl GatewayRole {
         now: Instant,
     ) -> SignInAnswer {
         if !self.is_same_origin(&request.fields, to, asker.said) {
-            return SignInAnswer::text(403, OTHER_SITE);
+            log_other_site(&request.fields, to, asker.said);
+            return SignInAnswer::of_another_site();
         }
         if which(place, to) == Some(true) {
             let cookie = place.set_cookie(None, asker.is_secure());
@@ -313,6 +316,32 @@ impl GatewayRole {
         log_names!(Info, "a visitor from {from} has signed in ({label})");
         SignInAnswer::see_other(goal, place.set_cookie(Some(&value), secure))
     }
+}
+
+/// Browsers say that a form, or a WebSocket, is of a page of another host: of an attacker's, or the
+/// same one, and a proxy has changed what it is called.
+pub(super) fn log_other_site(
+    fields: &Fields<'_>,
+    to: &Destination<'_>,
+    said: Option<&ProxyClaims<'_>>,
+) {
+    static GATE: Gate = Gate::new(module_path!(), LOG_OTHER_SITES_PER_SECOND);
+    let value = |name| {
+        let value = fields.get(name).unwrap_or(b"nothing");
+        String::from_utf8_lossy(value).into_owned()
+    };
+    let believed =
+        said.and_then(ProxyClaims::host).map(|host| format!(", X-Forwarded-Host: {host}"));
+    GATE.log(
+        log::Level::Warn,
+        format_args!(
+            "a request of somebody who signs in, or has, got 403: it is for Host: {}{}, and its page is of Origin: {} (Sec-Fetch-Site: {}). If that is one host, a proxy before this gateway changes Host: have it pass Host on as it comes, or send X-Forwarded-Host and be trusted ({TRUSTED_PROXIES})",
+            to.authority,
+            believed.unwrap_or_default(),
+            value("origin"),
+            value("sec-fetch-site"),
+        ),
+    );
 }
 
 /// Which of the gateway's own paths a request is for: signing out, or in.

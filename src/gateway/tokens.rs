@@ -255,6 +255,12 @@ impl Tokens {
         }
     }
 
+    /// Its comment alone: what its owner may read, who does not know the file.
+    pub(super) fn comment(&self, digest: &Digest) -> Option<Box<str>> {
+        let label = &self.lines.get(digest)?.label;
+        (!label.is_empty()).then(|| label.clone())
+    }
+
     /// Returns true if the table has this token and its last day is not over.
     pub(crate) fn is_valid(&self, digest: &Digest) -> bool {
         self.lines.get(digest).is_some_and(|line| !line.is_over(SystemTime::now()))
@@ -377,6 +383,23 @@ fn digest_of_hex(digits: &str) -> Result<Digest, String> {
     from_hex(digits.as_bytes())
         .map(Digest)
         .ok_or_else(|| format!("there are {} hex digits; a SHA-256 has 64", digits.len()))
+}
+
+/// What was done wrong when the line of a token was written that the table does not know: the line's
+/// number, and the mistake. Nobody but the operator learns it.
+pub(super) fn mistake<'a>(
+    tokens: &Tokens,
+    fields: impl Iterator<Item = &'a [u8]>,
+    most: usize,
+) -> Option<(usize, &'static str)> {
+    let shown = Credential::of(fields, most)?;
+    let secret = shown.secret();
+    let line = |digest: &Digest| tokens.lines.get(digest).map(|line| line.number);
+    let bare = from_hex(secret).map(Digest).and_then(|digest| line(&digest));
+    let with_end = || line(&digest(&[secret, b"\n"].concat()));
+    bare.map(|line| (line, "the token itself stands there, and not its SHA-256")).or_else(|| {
+        with_end().map(|line| (line, "its SHA-256 is that of the token with a line end behind it"))
+    })
 }
 
 /// The digest of the token that `Authorization` fields show, as `Bearer` or as the password of

@@ -13,7 +13,7 @@ use crate::gateway::credentials::VisitorToken;
 use crate::gateway::insiders::TOO_LONG_WITH_OURS;
 use crate::gateway::routes::{Found, Reply, Terms, ToDevice};
 use crate::gateway::sign_in::{self, FORM_BYTES_MAX, Place};
-use crate::gateway::signing_in::{Asker, FormBody, SignInAnswer, read_form};
+use crate::gateway::signing_in::{Asker, FormBody, SignInAnswer, log_other_site, read_form};
 use crate::gateway::state::{
     Asking, GatewayRole, SHORT_OF_MEMORY, Search, State, Visitor, VisitorSource,
 };
@@ -29,7 +29,9 @@ use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::proto::peer::{MISS, Miss};
 use crate::proto::prefixes::path_of;
+use crate::proto::turn;
 use crate::relay::{self, Exchange, LocalAnswer};
+use crate::setting::DEVICES;
 
 const SEVERAL_TOKENS: &str = "there are several PTTH-Authorization fields; send one";
 const HEAD_LATE: &str = "the request head was not whole within head_timeout";
@@ -324,10 +326,29 @@ impl GatewayRole {
             let mut visit = self.visit(&request.fields, *from, said.as_ref());
             if self.observer.records() {
                 let most = self.settings.limits.token_bytes_max;
-                visit.token = self.credentials.label_shown(&request.fields, most);
+                let shown = self.credentials.label_shown(&request.fields, most);
+                visit.token = shown.or_else(|| self.label_of_cookie(request, face));
             }
             self.observer.answered(&Seen::from(&**request), &visit, status, failure);
         }
+    }
+
+    /// What an operator calls the token that somebody has signed in with.
+    fn label_of_cookie(
+        &self,
+        request: &FramedRequest<'_>,
+        face: &VisitorListener,
+    ) -> Option<Box<str>> {
+        let VisitorListener::Visitors { listener, from, trusted, secure, .. } = face else {
+            return None;
+        };
+        let arrival =
+            Arrival { listener: *listener, from: *from, trusted: *trusted, secure: *secure };
+        let to = forward::destination(request).ok()?;
+        let said = trusted.then(|| ProxyClaims::read(&request.fields));
+        let place = self.place_of(&to, arrival, said.as_ref())?;
+        let digest = self.cookie_token(&place, &request.fields)?;
+        self.credentials.visitor_label(&digest)
     }
 
     /// The same for a head that is malformed, or never was whole: nobody's word in it counts.
@@ -367,7 +388,27 @@ impl GatewayRole {
                     None => self.forward(id, request, arrival, planned, now),
                 },
             },
-            Err(asked) => asked,
+            Err(asked) => self.hint_at_devices_port(request, asked),
+        }
+    }
+
+    fn is_of_device(&self, request: &FramedRequest<'_>) -> bool {
+        turn::is_of_device(request, &self.settings.offer_rules.dialects)
+    }
+
+    /// What a device is told that took this port for its own.
+    fn hint_at_devices_port(&self, request: &FramedRequest<'_>, asked: Asked) -> Asked {
+        let why = match &asked {
+            Asked::Refused { refusal, .. } if refusal.status == 401 => "who show a token",
+            Asked::Refused { refusal, .. } if refusal.status == 404 => "and has no such route",
+            _ => return asked,
+        };
+        match asked {
+            Asked::Refused { refusal, to_head, keep } if self.is_of_device(request) => {
+                let refusal = Refusal::new(refusal.status, for_visitors(why));
+                Asked::Refused { refusal, to_head, keep }
+            }
+            asked => asked,
         }
     }
 
@@ -495,6 +536,7 @@ impl GatewayRole {
         }
         let is_offer = relay::wants_upgrade(request, request.framing());
         if by_cookie.is_some() && is_offer && !self.is_same_origin(&request.fields, to, said) {
+            log_other_site(&request.fields, to, said);
             return Err(SignInAnswer::of_another_site().into());
         }
         match shown {
@@ -597,6 +639,7 @@ impl GatewayRole {
         let mut exchange = Box::new(Exchange::new(id, request, framing, head, limits, now));
         exchange.observed = self.observer.request(&name, request, &visit);
         exchange.own_cookie = own_cookie;
+        exchange.is_of_device = self.is_of_device(request);
         exchange.edit_trailers(edits);
         if let Some(prefix) = prefix.as_deref().filter(|_| rewrites) {
             let is_bare = path_of(to.target).len() == prefix.len();
@@ -682,6 +725,11 @@ impl GatewayRole {
         }
         self.refuse(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
     }
+}
+
+/// What is said to a device at a port of visitors.
+pub(super) fn for_visitors(why: &str) -> String {
+    format!("this port is for visitors, {why}; devices connect to the devices' port ({DEVICES})")
 }
 
 /// Returns true if a browser asks for a page.

@@ -6,6 +6,7 @@ use crate::gateway::loops::UNSETTLED;
 use crate::gateway::polls::deliveries::MessageId;
 use crate::gateway::registry::Waiter;
 use crate::gateway::state::{Asking, GatewayRole, State, States};
+use crate::gateway::visitors::for_visitors;
 use crate::relay::LocalAnswer;
 
 impl GatewayRole {
@@ -46,8 +47,16 @@ impl GatewayRole {
         }
     }
 
+    /// Returns true if a device has sent this request, which took the port of visitors for its own.
+    fn has_come_from_device(&self, key: Key) -> bool {
+        self.exchanges.get(key).is_some_and(|exchange| exchange.is_of_device)
+    }
+
     /// That nobody knows this device, and who was asked.
     fn unknown_everywhere(&self, key: Key, name: &str) -> String {
+        if self.has_come_from_device(key) {
+            return for_visitors(&format!("and no device {name} is connected"));
+        }
         let asked = self.exchanges.get(key).is_some_and(|exchange| exchange.misses() > 0);
         let elsewhere = match asked {
             true => ", nor to the one that the directory of gateways names",
@@ -62,7 +71,11 @@ impl GatewayRole {
         };
         let name = name.clone();
         self.registry.cancel_wait(&name, Waiter::Exchange(key));
-        let reason = self.waited_in_vain(&name, self.waits(key).link, cx.now());
+        let reason =
+            match self.has_come_from_device(key) && !self.registry.is_connected_anywhere(&name) {
+                true => for_visitors(&format!("and no device {name} is connected")),
+                false => self.waited_in_vain(&name, self.waits(key).link, cx.now()),
+            };
         let error = if self.registry.transport(&name).is_some() {
             "connection_limit_reached"
         } else {

@@ -429,6 +429,13 @@ pub fn decide(head: &FramedRequest<'_>, rules: &OfferRules) -> Result<Decision, 
     Ok(Decision::Turn(Box::new(registration(head, names, token, row)?)))
 }
 
+/// Returns true if a request looks like a device's: an offer of one of these dialects, or a poll with
+/// a session. So a port that is not for devices can say so; a decision is [`decide`]'s.
+pub(crate) fn is_of_device(head: &FramedRequest<'_>, dialects: &[Dialect]) -> bool {
+    (head.minor > 0 && offered(&head.fields, dialects).is_some())
+        || (head.method == "POST" && head.fields.get("PTTH-Session").is_some())
+}
+
 fn registration(
     head: &RequestHead<'_>,
     names: Vec<Name>,

@@ -7,6 +7,7 @@ use crate::proto::dialect::name_and_version;
 use crate::proto::digits::decimal;
 use crate::proto::head::{Fields, ResponseHead, trim};
 use crate::proto::turn::{Encoding, MESSAGE_ID, is_http_1_1};
+use crate::text::spelled_out;
 
 /// What a device makes of one response to its offer (protocol.md §1.4).
 ///
@@ -101,7 +102,7 @@ fn check_switch(head: &ResponseHead<'_>, token: &str) -> Verdict {
         return Verdict::Wrong(match fields.get("upgrade") {
             None => "the gateway answered 101 without Upgrade: something on the way removed it, or this is no PTTH gateway".to_owned(),
             Some(other) => {
-                format!("the gateway answered 101 for {} where {token} was offered", String::from_utf8_lossy(other).escape_debug())
+                format!("the gateway answered 101 for {} where {token} was offered", spelled_out(&String::from_utf8_lossy(other)))
             }
         });
     };

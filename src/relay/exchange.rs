@@ -43,6 +43,8 @@ pub(crate) struct Exchange {
     pub(crate) edits: Option<Arc<FieldEdits>>,
     /// The name of a cookie that its role alone sets.
     pub(crate) own_cookie: Option<&'static str>,
+    /// It looks like a device's offer or poll, at a port of visitors.
+    pub(crate) is_of_device: bool,
     /// Its response asks for a login that belongs to the connection ([`head::is_bound_login`]).
     /// Nobody is logged in by that.
     pub(super) is_challenged: bool,
@@ -119,6 +121,7 @@ impl Exchange {
             alias: None,
             edits: None,
             own_cookie: None,
+            is_of_device: false,
             is_challenged: false,
             upstream_reads_on: false,
             may_leave_body: false,

@@ -20,6 +20,7 @@ use reverse_http::proto::head_writer::reason_phrase;
 use reverse_http::proto::interim::InterimCount;
 use reverse_http::proto::tcp;
 use reverse_http::stream::{Stream, TimedStream};
+use reverse_http::text::spelled_out;
 
 use crate::arguments::some_time;
 use crate::certificates::DeviceFiles;
@@ -199,7 +200,7 @@ fn refusal(status: u16, text: &str) -> Failure {
         }
         _ => "",
     };
-    let text = text.trim().escape_debug().to_string();
+    let text = spelled_out(text.trim());
     let text = if text.is_empty() { text } else { format!(": {text}") };
     let text = format!("{status} {}{text}{remedy}", reason_phrase(status));
     Failure { text, code: if matches!(status, 401 | 403 | 404) { 3 } else { 1 } }

@@ -15,6 +15,7 @@ use reverse_http::proto::interim::InterimCount;
 use reverse_http::proto::turn::{self};
 use reverse_http::proto::verdict;
 use reverse_http::proto::verdict::Verdict;
+use reverse_http::text::spelled_out;
 use reverse_http::tls::DeviceTls;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -352,7 +353,7 @@ impl Wire {
             }
             while self.unread.len() < length && self.fill().is_ok_and(|more| more) {}
             let text = &self.unread[..length.min(self.unread.len())];
-            reply.text = String::from_utf8_lossy(text).trim().escape_debug().to_string();
+            reply.text = spelled_out(String::from_utf8_lossy(text).trim());
             return Ok(reply);
         }
     }
@@ -381,7 +382,7 @@ impl Reply {
     fn of(head: &ResponseHead<'_>) -> Self {
         Reply {
             status: head.status,
-            reason: String::from_utf8_lossy(head.reason).escape_debug().to_string(),
+            reason: spelled_out(&String::from_utf8_lossy(head.reason)),
             verdict: verdict::check(head, TOKEN),
             marked: turn::is_marked(&head.fields),
             text: String::new(),

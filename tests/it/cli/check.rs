@@ -103,6 +103,57 @@ fn what_is_no_gateway_is_named() {
     says(&told, 3, &["404", "URL"]);
 }
 
+/// A device that takes the visitors' port for its own learns which port is its, whatever that port
+/// would tell a visitor; and an offer for a device that is there goes to it as any upgrade does.
+#[test]
+fn at_the_visitors_port_a_device_is_told_of_the_devices_port() {
+    let folder = TempDir::new("check-visitors-port");
+    let (_, made, _) = Ptth::run(&["token", "lamp"]);
+    let (token, line) = made.split_once('\n').unwrap();
+    let tokens = folder.0.join("tokens");
+    std::fs::write(&tokens, line).unwrap();
+    let tokens = tokens.to_str().unwrap();
+    const REMEDY: &str =
+        "devices connect to the devices' port (GatewayBuilder::listen, or --devices)";
+    let gateway = Gateway::start(&["--wait-for-link", "100ms", "--tokens", tokens]);
+    let at_visitors = |gateway: &Gateway| format!("http://{}/lamp", gateway.visitors);
+    let told = check(&format!("http://{}/x/", gateway.visitors), &[]);
+    says(&told, 3, &["404", "this port is for visitors, and no device check-", REMEDY]);
+    // One that a token's line names is waited for.
+    let offer = "POST /lamp/ HTTP/1.1\r\nHost: a\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n";
+    let poll = "POST /nobody/ HTTP/1.1\r\nHost: a\r\nPTTH-Session: 00112233445566778899aabbccddeeff\r\nContent-Length: 0\r\n\r\n";
+    for (request, status, why) in [(offer, 503, "no device lamp"), (poll, 404, "no device nobody")]
+    {
+        let answer = gateway.visitor().ask(request);
+        answer.expect_refusal(status);
+        assert!(answer.text().contains(REMEDY) && answer.text().contains(why), "{}", answer.text());
+    }
+    // A visitor's request reads what it has ever read.
+    let post = "POST /nobody/ HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n";
+    for request in [post, "GET /nobody/ HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        let answer = gateway.visitor().ask(request);
+        answer.expect_refusal(404);
+        assert!(answer.text().contains("no device nobody is or was lately"), "{}", answer.text());
+    }
+    // The device itself says so, too.
+    let url = at_visitors(&gateway);
+    let device = Ptth::start(&["device", &url, "--to", "http://127.0.0.1:1"]);
+    device.expect_stderr(REMEDY);
+    // Where visitors show a token, and where no route is the device's.
+    let with_tokens = Gateway::start(&["--visitor-tokens", tokens]);
+    says(&check(&at_visitors(&with_tokens), &[]), 3, &["401", "who show a token", REMEDY]);
+    let with_route = Gateway::start(&["--route", "host=devices.example"]);
+    says(&check(&at_visitors(&with_route), &[]), 3, &["404", "has no such route", REMEDY]);
+    // The offer of a device that is there: its local server gets it, and answers.
+    let mut link = gateway.link_with("lamp", &format!("Authorization: Bearer {token}\r\n"));
+    let mut visitor = gateway.visitor();
+    visitor.write(offer);
+    let head = link.read_head();
+    assert_eq!((head.get("upgrade"), head.target()), (Some("PTTH/1.0"), "/"));
+    link.write(SWITCH);
+    assert_eq!(visitor.read_head().status(), 101);
+}
+
 #[test]
 fn an_idle_link_that_is_cut_is_told() {
     let cut = |raw: &RawGateway| offer_of(raw).write(SWITCH);

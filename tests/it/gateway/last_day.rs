@@ -36,7 +36,10 @@ fn a_token_has_a_label_and_a_last_day() {
     // A device repeats the gateway's own reason, and adds what it knows itself.
     for (token, said) in [
         (Some(over.as_str()), "401: the token has expired; ask for a new one; check the token"),
-        (Some("wrong"), "this gateway does not know the token that was sent; check the token"),
+        (
+            Some("wrong"),
+            "this gateway does not know the token that was sent; at the gateway, see its lines (GatewayBuilder::tokens, or --tokens); check the token",
+        ),
         (None, "no token was given (DeviceBuilder::bearer_token, or --token-file and PTTH_TOKEN)"),
         (
             Some("elsewhere"),

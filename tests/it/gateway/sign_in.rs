@@ -122,16 +122,21 @@ fn a_browser_signs_in_once_and_no_device_sees_its_cookie() {
         let line = gateway.process.line();
         assert!(line.contains("\"token\":\"line 1\"") && !line.contains(&own[15..40]), "{line}");
     }
+    // What is refused to somebody who is signed in has the label, too.
+    let upgrade = format!("Upgrade: websocket\r\nConnection: Upgrade\r\n{cookie}");
+    assert_eq!(gateway.visitor().ask(&with(&get("/lamp/ws"), &upgrade)).status(), 403);
+    let line = gateway.process.line();
+    assert!(line.contains("403") && line.contains("\"token\":\"line 1\""), "{line}");
     // The token still comes by field, and both together leave nothing of the gateway's.
     let heard = heard(&gateway, &mut link, &format!("{cookie}{}", bearer("right")));
     assert_eq!((heard.get("cookie"), heard.get("authorization")), (None, None));
     // The page says who is signed in, and signs out.
     let asked = with(&get("/lamp/.ptth/sign-in"), &format!("{HTML}{cookie}"));
     let page = expect_page(&visitor.ask(&asked), 200);
-    assert!(
-        page.contains("signed in as line 1") && page.contains("/lamp/.ptth/sign-out"),
-        "{page}"
-    );
+    // A line's number is the operator's business.
+    let host = get("/").split("Host: ").nth(1).unwrap().split("\r\n").next().unwrap().to_owned();
+    assert!(page.contains(&format!("You are signed in to {host}. <a")), "{page}");
+    assert!(page.contains("/lamp/.ptth/sign-out"), "{page}");
     let answer = visitor.ask(&post("/lamp/.ptth/sign-out", &format!("{OURS}{cookie}"), ""));
     assert_eq!((answer.status(), answer.head.get("location")), (303, Some("/lamp/.ptth/sign-in")));
     let gone = "ptth-sign-in=; Path=/lamp; Max-Age=0; HttpOnly; SameSite=Lax";
@@ -422,6 +427,9 @@ fn web_sockets_of_other_hosts_and_cookies_of_devices_do_not_count() {
             gateway.visitor().ask(&with(&get("/lamp/ws"), &format!("{upgrade}{cookie}{fields}")));
         assert_eq!(answer.status(), 403, "{fields}");
     }
+    // An operator whose proxy changes Host learns it from both values.
+    gateway.process.expect_stderr(&format!("got 403: it is for Host: {host}, and its page is of Origin: nothing (Sec-Fetch-Site: nothing)"));
+    gateway.process.expect_stderr("(GatewayBuilder::trusted_proxies, or --trusted-proxies)");
     for fields in [
         format!("{cookie}Origin: http://{host}\r\n"),
         format!("{cookie}Origin: https://public.example\r\nX-Forwarded-Host: public.example\r\n"),

@@ -194,6 +194,33 @@ fn ptth_token_prints_a_token_and_the_line_for_it() {
     assert_eq!(status(&gateway, &ietf("https://porch.example", &bearer(token))), 101);
 }
 
+/// A line may be right by its form, and be the wrong one for its token. The log says which line it is.
+#[test]
+fn a_token_whose_line_was_written_wrongly_leads_to_that_line() {
+    let bare = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    let file = TokenFile::new(&[]);
+    // The token in the place of its digest, as openssl rand -hex 32 makes one; echo without -n.
+    let with_end = Tokens::line("echoed\n", "lamp").unwrap();
+    file.write(format!("# devices\n{bare} lamp\n{with_end}\n"));
+    let gateway = Gateway::start(&["--tokens", file.path(), "--visitor-tokens", file.path()]);
+    let told = |text: &str| gateway.process.expect_stderr(text);
+    let refused = |token: &str| {
+        let answer = gateway.dial().ask(&offer("lamp", &bearer(token)));
+        answer.expect_refusal(401);
+        assert!(answer.text().contains("see its lines (GatewayBuilder::tokens, or --tokens)"));
+    };
+    refused("guessed");
+    assert!(!gateway.process.stderr().contains("which is wrong"), "of a guess nothing is known");
+    refused(bare);
+    told("has line 2 (GatewayBuilder::tokens, or --tokens), which is wrong: the token itself");
+    refused("echoed");
+    told("has line 3 (GatewayBuilder::tokens, or --tokens), which is wrong: its SHA-256");
+    let visit = format!("GET /lamp/ HTTP/1.1\r\nHost: a\r\n{}\r\n", bearer(bare));
+    gateway.visitor().ask(&visit).expect_refusal(401);
+    told("has line 2 (GatewayBuilder::visitor_tokens, or --visitor-tokens), which is wrong");
+    assert!(!gateway.process.stderr().contains(bare), "no log has a token");
+}
+
 #[test]
 fn a_wrong_file_ends_the_start_with_its_line_and_its_mistake() {
     let hash = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";

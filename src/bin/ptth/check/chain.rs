@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use reverse_http::text::spelled_out;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -150,7 +151,7 @@ fn name(mut der: &[u8]) -> String {
         }
     }
     match found[0].or(found[1]) {
-        Some(text) => format!("\"{}\"", String::from_utf8_lossy(text).escape_debug()),
+        Some(text) => format!("\"{}\"", spelled_out(&String::from_utf8_lossy(text))),
         None => "a name of its own kind".to_owned(),
     }
 }
