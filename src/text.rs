@@ -31,6 +31,18 @@ pub fn misleads(c: char) -> bool {
         )
 }
 
+/// A count with its noun: `1 link`, `2 links`.
+///
+/// ```
+/// use reverse_http::text::counted;
+/// assert_eq!((counted(1, "link"), counted(0, "link")), ("1 link".to_owned(), "0 links".to_owned()));
+/// ```
+#[must_use]
+pub fn counted(count: u64, noun: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{ending}")
+}
+
 /// The text with such characters spelled out (`\u{1b}`, `\n`).
 ///
 /// ```

@@ -205,7 +205,7 @@ fn act(asked: &Asked<'_>, context: &Context) -> Result<Reply, Silent> {
         _ => return Ok(Reply::missing("a device can be asked to disconnect or to drain")),
     };
     let by = by(asked, context);
-    log_names!(Info, "an operator{by} asked for {action} of {name}: {connections} connections");
+    log_names!(Info, "an operator{by} asked for {action} of {name} (connections: {connections})");
     Ok(Reply::json(&json!({ "device": name, "action": action, "connections": connections })))
 }
 

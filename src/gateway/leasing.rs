@@ -305,8 +305,12 @@ impl GatewayRole {
     pub(super) fn waited_in_vain(&self, name: &str, wait: Wait, now: Instant) -> String {
         let (links, _) = self.registry.links(name);
         if links > 0 {
+            let which = match links {
+                1 => "the one link".to_owned(),
+                _ => format!("all {links} links"),
+            };
             return format!(
-                "all {links} links of device {name} stayed busy for {wait}; let the device dial more ({LINKS}), or ask later"
+                "{which} of device {name} stayed busy for {wait}; let the device dial more ({LINKS}), or ask later"
             );
         }
         if self.registry.is_polling(name) {

@@ -149,6 +149,7 @@ fn checked<S: AsRef<str>>(secrets: impl IntoIterator<Item = S>) -> Result<Vec<St
         1..=SECRETS_MAX => Err(Error::usage(
             "a secret of gateways has 16 to 256 characters, visible ASCII without blanks",
         )),
+        0 => Err(Error::usage(format!("there is no secret; 1 to {SECRETS_MAX} work"))),
         n => Err(Error::usage(format!("there are {n} secrets; 1 to {SECRETS_MAX} work"))),
     }
 }

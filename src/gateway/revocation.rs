@@ -61,7 +61,7 @@ impl GatewayRole {
         }
         if !ended.is_empty() {
             log::info!(
-                "{} requests and tunnels are ended: the visitor's token is no longer valid",
+                "requests and tunnels are ended, for the visitor's token is no longer valid: {}",
                 ended.len()
             );
             let at = cx.after(self.settings.limits.take_over_grace);
@@ -209,7 +209,7 @@ impl GatewayRole {
         });
         let ended = busy.len() + idle.len() + leases.len();
         if ended > 0 {
-            log::info!("{ended} links and polls are ended: {REVOKED}");
+            log::info!("links and polls are ended, {ended} in all: {REVOKED}");
         }
         for id in idle {
             self.end_idle_revoked(cx, id);

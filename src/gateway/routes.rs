@@ -426,7 +426,10 @@ impl Route {
         let times = [self.wait_for_link, self.first_byte, self.body_silence, self.exchange];
         let is_text = matches!(goal, Goal::Text(_));
         match self.status {
-            _ if self.device.is_some() => wrong("a device and an answer of its own; leave one out"),
+            _ if self.device.is_some() && is_text => {
+                wrong("a device and an answer of its own; leave one out")
+            }
+            _ if self.device.is_some() => wrong("a device and a redirect; leave one out"),
             _ if times.iter().any(Option::is_some) || self.in_flight.is_some() => {
                 wrong("times or in_flight, which go with a device")
             }

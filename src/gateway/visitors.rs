@@ -18,6 +18,7 @@ use crate::gateway::state::{
     Asking, GatewayRole, SHORT_OF_MEMORY, Search, State, Visitor, VisitorSource,
 };
 use crate::gateway::tokens::{CHALLENGES, Digest};
+use crate::gateway::waiting::for_visitors;
 use crate::limits::MOVES_MAX;
 use crate::observe::Visit;
 use crate::observe::records::Seen;
@@ -31,7 +32,6 @@ use crate::proto::peer::{MISS, Miss};
 use crate::proto::prefixes::path_of;
 use crate::proto::turn;
 use crate::relay::{self, Exchange, LocalAnswer};
-use crate::setting::DEVICES;
 
 const SEVERAL_TOKENS: &str = "there are several PTTH-Authorization fields; send one";
 const HEAD_LATE: &str = "the request head was not whole within head_timeout";
@@ -725,11 +725,6 @@ impl GatewayRole {
         }
         self.refuse(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
     }
-}
-
-/// What is said to a device at a port of visitors.
-pub(super) fn for_visitors(why: &str) -> String {
-    format!("this port is for visitors, {why}; devices connect to the devices' port ({DEVICES})")
 }
 
 /// Returns true if a browser asks for a page.

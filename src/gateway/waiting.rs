@@ -6,8 +6,8 @@ use crate::gateway::loops::UNSETTLED;
 use crate::gateway::polls::deliveries::MessageId;
 use crate::gateway::registry::Waiter;
 use crate::gateway::state::{Asking, GatewayRole, State, States};
-use crate::gateway::visitors::for_visitors;
 use crate::relay::LocalAnswer;
+use crate::setting::DEVICES;
 
 impl GatewayRole {
     /// Lines a request up for a link or a poll of its device, where it may.
@@ -134,4 +134,9 @@ impl GatewayRole {
             &LocalAnswer { error: Some(error), retry_after, ..LocalAnswer::new(status, &reason) },
         );
     }
+}
+
+/// What is said to a device at a port of visitors.
+pub(super) fn for_visitors(why: &str) -> String {
+    format!("this port is for visitors, {why}; devices connect to the devices' port ({DEVICES})")
 }

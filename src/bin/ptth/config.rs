@@ -109,7 +109,7 @@ impl File {
                 return Err(self.mistake(
                     key.span(),
                     format_args!(
-                        "there is no {}; the file has the tables [gateway] and [device], and [[route]] tables",
+                        "the file has no table {}; it has [gateway] and [device], and [[route]] tables",
                         key.get_ref()
                     ),
                 ));
@@ -239,15 +239,18 @@ fn unknown(table: &str, given: &str, names: &[String]) -> String {
     let nearest = names.iter().map(|name| (distance(given, name), name)).min();
     match nearest.filter(|(distance, name)| *distance <= name.len() / 3) {
         Some((_, nearest)) if names.len() > LISTED_MAX => {
-            format!("{table} has no {given}; did you mean {nearest}?")
+            format!("{table} has no setting {given}; did you mean {nearest}?")
         }
         Some((_, nearest)) => {
-            format!("{table} has no {given}; did you mean {nearest}? It has {}", names.join(", "))
+            format!(
+                "{table} has no setting {given}; did you mean {nearest}? It has {}",
+                names.join(", ")
+            )
         }
         None if names.len() > LISTED_MAX => {
-            format!("{table} has no {given}; --help of the command of this name lists all")
+            format!("{table} has no setting {given}; --help of the command of this name lists all")
         }
-        None => format!("{table} has no {given}; it has {}", names.join(", ")),
+        None => format!("{table} has no setting {given}; it has {}", names.join(", ")),
     }
 }
 

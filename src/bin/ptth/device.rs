@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use reverse_http::device::{DeviceBuilder, LocalServer};
+use reverse_http::text::counted;
 use reverse_http::{
     Body, Device, DeviceEvent, DeviceEventKind, DeviceHandle, Encoding, Limits, OnRefusal,
 };
@@ -274,13 +275,13 @@ fn log_device_state(device: &DeviceHandle) {
         |transport| format!("connected by {transport}"),
     );
     log::info!(
-        "state: {transport}, {} links ({} busy), {} polls, {} dials; since the start {} exchanges, {} links ended ({})",
-        stats.links,
+        "state: {transport}, {} ({} busy), {}, {}; since the start {}, {} ended ({})",
+        counted(stats.links as u64, "link"),
         stats.busy,
-        stats.polls,
-        stats.dialing,
-        stats.exchanges,
-        stats.closed.total(),
+        counted(stats.polls as u64, "poll"),
+        counted(stats.dialing as u64, "dial"),
+        counted(stats.exchanges, "exchange"),
+        counted(stats.closed.total(), "link"),
         ends_of(&stats.closed)
     );
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use reverse_http::gateway::GatewayBuilder;
 use reverse_http::proto::dialect::Dialect;
+use reverse_http::text::counted;
 use reverse_http::tls::GatewayTls;
 use reverse_http::{Gateway, Limits, Routes};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -403,14 +404,14 @@ fn until_stopped(
 fn log_state(gateway: &Gateway) {
     let stats = gateway.stats();
     log::info!(
-        "state: {} devices connected, {} polls held; since the start {} turns, {} events, {} exchanges, {} refusals, {} links ended ({})",
-        stats.devices,
-        stats.polls,
-        stats.turns,
-        stats.events,
-        stats.exchanges,
-        stats.refused,
-        stats.closed.total(),
+        "state: {} connected, {} held; since the start {}, {}, {}, {}, {} ended ({})",
+        counted(stats.devices as u64, "device"),
+        counted(stats.polls as u64, "poll"),
+        counted(stats.turns, "turn"),
+        counted(stats.events, "event"),
+        counted(stats.exchanges, "exchange"),
+        counted(stats.refused, "refusal"),
+        counted(stats.closed.total(), "link"),
         ends_of(&stats.closed)
     );
 }

@@ -119,7 +119,7 @@ impl LastRead {
         }
         let by_key = file.routes_by_key();
         let (length, what) = (routes.table_len(), changes(&self.routes, &by_key));
-        log::info!("{length} routes were read from {}: {what}", path.display());
+        log::info!("{} from {}: {what}", were_read(length, "route"), path.display());
         self.routes = by_key;
         let part = |all| of_these(all, |name| ROUTES.contains(&name));
         let (before, now) = (part(&self.options), part(&options));
@@ -235,6 +235,15 @@ pub(crate) fn read_tokens(option: &str, file: &Path, reading: Reading) -> Result
     tokens::read(file, reading).map_err(|e| format!("{option} {e}"))
 }
 
+/// `1 route was read`, `no routes were read`.
+fn were_read(count: usize, noun: &str) -> String {
+    match count {
+        0 => format!("no {noun}s were read"),
+        1 => format!("1 {noun} was read"),
+        _ => format!("{count} {noun}s were read"),
+    }
+}
+
 /// Reads the file of an option again; a mistake in it changes nothing. `before` is the table that
 /// was in force, where the caller keeps it.
 pub(crate) fn reload_tokens(
@@ -250,7 +259,7 @@ pub(crate) fn reload_tokens(
         Ok(tokens) => {
             let what = before.as_ref().map(|before| tokens.changes_since(before));
             let what = what.map(|what| format!(": {what}")).unwrap_or_default();
-            log::info!("{} tokens were read from {}{what}", tokens.len(), file.display());
+            log::info!("{} from {}{what}", were_read(tokens.len(), "token"), file.display());
             before.into_iter().for_each(|before| *before = tokens.clone());
         }
         Err(e) => wrong!("{e}; the tokens stay as they were"),

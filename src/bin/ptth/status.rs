@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use reverse_http::text::misleads;
+use reverse_http::text::{counted, misleads};
 use serde_json::Value;
 
 use crate::arguments::some_time;
@@ -215,12 +215,12 @@ fn summary(totals: &Value, list: &Value) -> String {
     let number = |path: &str| totals.pointer(path).and_then(Value::as_u64).unwrap_or(0);
     let stopping = if totals["stopping"] == true { "stopping; " } else { "" };
     format!(
-        "{stopping}{} devices connected, {} known, {} shown; {} requests ({} errors), {} in progress, {} waiting",
-        number("/devices/connected"),
+        "{stopping}{} connected, {} known, {} shown; {} ({}), {} in progress, {} waiting",
+        counted(number("/devices/connected"), "device"),
         number("/devices/known"),
         list["devices"].as_array().map_or(0, Vec::len),
-        number("/requests"),
-        number("/errors"),
+        counted(number("/requests"), "request"),
+        counted(number("/errors"), "error"),
         number("/in_progress"),
         number("/waiting"),
     )

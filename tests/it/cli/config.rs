@@ -205,7 +205,10 @@ fn what_operators_stumbled_over_is_told_in_words() {
     let twice = "[[route]]\npath = \"/a\"\ndevice = \"x\"\n".repeat(2);
     let (file, odd) = (File::new(&twice), File::new("[gateway]\n\"\\u001b[2J\" = 1\n"));
     for (arguments, words) in [
-        (&["gateway", "--config", odd.path()][..], &["line 2, column 1", "has no ?[2J"][..]),
+        (
+            &["gateway", "--config", odd.path()][..],
+            &["line 2, column 1", "has no setting ?[2J"][..],
+        ),
         (
             &["gateway", "--heartbeat", "-1s"][..],
             &["'-1s'", "--heartbeat", "write a whole number"][..],
@@ -238,9 +241,9 @@ fn a_reading_again_says_what_changed() {
     let file = File::new(one);
     let gateway = Gateway::start(&["--config", file.path(), "--tokens", tokens.path()]);
     gateway.process.signal("HUP");
-    gateway.process.expect_stderr("1 routes were read from");
+    gateway.process.expect_stderr("1 route was read from");
     gateway.process.expect_stderr(&format!("{}: nothing changed", file.path()));
-    gateway.process.expect_stderr(&format!("1 tokens were read from {}: nothing", tokens.path()));
+    gateway.process.expect_stderr(&format!("1 token was read from {}: nothing", tokens.path()));
     // In the file the new route stands before the other, by host and path behind it.
     let more = "[[route]]\nhost = \"b.example\"\ndevice = \"door\"\n";
     let text = one.replace("one", "two").replace("\"lamp\"", "\"desk\"");
@@ -256,9 +259,9 @@ fn a_reading_again_says_what_changed() {
     // A mistake in an option changes nothing, routes included.
     std::fs::write(&file.path, "[gateway]\nfallbak = \"x\"\n").unwrap();
     gateway.process.signal("HUP");
-    gateway
-        .process
-        .expect_stderr("line 2, column 1: [gateway] has no fallbak; did you mean fallback?");
+    gateway.process.expect_stderr(
+        "line 2, column 1: [gateway] has no setting fallbak; did you mean fallback?",
+    );
     gateway.process.expect_stderr("the routes stay as they were");
 }
 

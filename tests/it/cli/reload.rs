@@ -376,7 +376,7 @@ fn a_storm_of_sighups_is_few_readings() {
     let mut gateway = Gateway::start(&["--tokens", tokens.path()]);
     let storm = format!("for i in $(seq 500); do kill -HUP {}; done", gateway.process.id());
     assert!(Command::new("sh").args(["-c", &storm]).status().unwrap().success());
-    says(&gateway.process, "HUP", "1 tokens were read");
+    says(&gateway.process, "HUP", "1 token was read");
     gateway.get("/nobody/").expect_refusal(404);
     gateway.process.signal("TERM");
     assert_eq!(gateway.process.exit_code(), 0);
@@ -390,12 +390,12 @@ fn sigusr1_is_a_line_about_what_goes_on() {
     says(
         &gateway.process,
         "USR1",
-        "state: 1 devices connected, 0 polls held; since the start 1 turns, 0 events, 1 exchanges",
+        "state: 1 device connected, 0 polls held; since the start 1 turn, 0 events, 1 exchange",
     );
     says(
         &device,
         "USR1",
-        "state: connected by turn, 1 links (0 busy), 0 polls, 0 dials; since the start 1 exchanges",
+        "state: connected by turn, 1 link (0 busy), 0 polls, 0 dials; since the start 1 exchange",
     );
     gateway.get("/lamp/").expect_ok("hi");
 }

@@ -256,7 +256,7 @@ fn no_log_and_no_list_of_processes_has_a_token() {
     }
     refused_on_every_face(&gateway);
     gateway.process.signal("HUP");
-    gateway.process.expect_stderr("tokens were read");
+    gateway.process.expect_stderr(" read from ");
     devices.write(format!("{SECRET} lamp\n"));
     gateway.process.signal("HUP");
     gateway.process.expect_stderr("stay as they were");

@@ -231,7 +231,7 @@ fn a_cookie_ends_with_its_token_and_its_gateway_and_is_of_one_place() {
 
 #[track_caller]
 fn hang_up(gateway: &Gateway) {
-    let lines = || gateway.process.stderr().matches("tokens were read from").count();
+    let lines = || gateway.process.stderr().matches(" read from ").count();
     let before = lines();
     gateway.process.signal("HUP");
     eventually("the tokens were read again", || (lines() > before).then_some(()));

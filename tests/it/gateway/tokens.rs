@@ -560,7 +560,7 @@ fn a_reload_is_in_force_at_once_and_a_bad_file_changes_nothing() {
     visitor.read_answer("GET").expect_ok("ok");
     // A name less is a token less for what came in under it.
     file.set(&[("stays", "window")]);
-    reload("1 tokens were read");
+    reload("1 token was read");
     assert_eq!(door.read_head().start, "OPTIONS * HTTP/1.1");
     assert_eq!(status(&gateway, &offer("door", &bearer("stays"))), 403);
     // An empty file is an accident and changes nothing; one that lets nobody in says so.
@@ -568,7 +568,7 @@ fn a_reload_is_in_force_at_once_and_a_bad_file_changes_nothing() {
     reload("the file is empty");
     assert_eq!(status(&gateway, &offer("window", &bearer("stays"))), 101);
     file.write("# nobody\n");
-    reload("0 tokens were read");
+    reload("no tokens were read");
     assert_eq!(status(&gateway, &offer("window", &bearer("stays"))), 401);
 }
 
@@ -757,7 +757,7 @@ fn visitors_tokens_are_read_again() {
     link.read_head();
     file.set(&[("new", "lamp")]);
     gateway.process.signal("HUP");
-    gateway.process.expect_stderr("1 tokens were read");
+    gateway.process.expect_stderr("1 token was read");
     link.write(OK);
     visitor.read_answer("GET").expect_ok("ok"); // what is in progress goes on
     visitor.ask(&ask("/lamp/x", &bearer("old"))).expect_refusal(401);

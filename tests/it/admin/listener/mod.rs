@@ -708,7 +708,7 @@ fn status_and_health_say_in_a_terminal_what_the_listener_says() {
     let (code, out, _) = eventually("a fresh list", || {
         let run = run(&["status", "--sort=-requests"]);
         run.1
-            .starts_with("2 devices connected, 2 known, 2 shown; 1 requests (0 errors)")
+            .starts_with("2 devices connected, 2 known, 2 shown; 1 request (0 errors)")
             .then_some(run)
     });
     let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();

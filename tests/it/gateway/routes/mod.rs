@@ -61,7 +61,7 @@ impl Config {
 #[track_caller]
 fn hang_up(gateway: &Gateway) {
     let lines = || {
-        let said = ["were read from", "the routes stay as they were", "nothing to read again"];
+        let said = [" read from ", "the routes stay as they were", "nothing to read again"];
         gateway
             .process
             .stderr()

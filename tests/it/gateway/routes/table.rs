@@ -166,7 +166,7 @@ fn a_route_has_its_own_waits_and_errors_say_so() {
     let text = reason(&answer, 503, "connection_limit_reached");
     assert_eq!(
         text,
-        "all 1 links of device lamp stayed busy for 0.1 s (wait_for_link of its route); let the device dial more (DeviceBuilder::links, or --links), or ask later"
+        "the one link of device lamp stayed busy for 0.1 s (wait_for_link of its route); let the device dial more (DeviceBuilder::links, or --links), or ask later"
     );
     usual.expect_quiet(Duration::from_millis(300)); // longer than any wait of the other route
     device.write(vector("draft-4-response"));
