@@ -327,7 +327,7 @@ impl GatewayRole {
             if self.observer.records() {
                 let most = self.settings.limits.token_bytes_max;
                 let shown = self.credentials.label_shown(&request.fields, most);
-                visit.token = shown.or_else(|| self.label_of_cookie(request, face));
+                visit.token = shown.or_else(|| self.label_of_cookie(request, source));
             }
             self.observer.answered(&Seen::from(&**request), &visit, status, failure);
         }
@@ -337,9 +337,9 @@ impl GatewayRole {
     fn label_of_cookie(
         &self,
         request: &FramedRequest<'_>,
-        face: &VisitorListener,
+        source: &VisitorSource,
     ) -> Option<Box<str>> {
-        let VisitorListener::Visitors { listener, from, trusted, secure, .. } = face else {
+        let VisitorSource::Visitors { listener, from, trusted, secure, .. } = source else {
             return None;
         };
         let arrival =
