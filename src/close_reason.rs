@@ -57,7 +57,7 @@ causes! {
     /// An exchange on it took longer than one of its waits.
     Late = "late",
     /// The caller gave up in the middle of an exchange that could not be brought to its end.
-    AskerGone = "asker-gone",
+    CallerGone = "caller-gone",
     /// The caller read slower than [`min_rate_bytes_per_s`](crate::Limits::min_rate_bytes_per_s)
     /// while others waited.
     SlowReader = "slow-reader",

@@ -18,8 +18,8 @@ use crate::error::{Error, Fault, Refusal};
 use crate::proto::body::{Framing, may_trail};
 use crate::proto::digits::decimal;
 use crate::proto::forward;
-use crate::proto::head::is_of_connection;
 use crate::proto::head_writer;
+use crate::proto::hop_by_hop::is_of_connection;
 
 /// The body of a request or a response: a [`Read`] that may know its length and may end with
 /// trailers.

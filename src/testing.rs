@@ -48,6 +48,16 @@ const PIPE_BYTES_MAX: usize = 64 * 1024;
 ///
 /// A handler's panic is answered with 500. Upgrades need a socket, and are answered with 501: test
 /// them with a gateway and a device on loopback.
+///
+/// ```
+/// use http::Request;
+/// use reverse_http::{Body, testing::TestDevice};
+///
+/// let device = TestDevice::new(|request: Request<Body>| format!("you asked for {}", request.uri()));
+/// let response = device.send(Request::get("/status").body(Body::empty())?)?;
+/// assert_eq!(response.into_body().read_to_text(100)?, "you asked for /status");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct TestDevice {
     handler: Handler,
@@ -141,6 +151,19 @@ fn links_within(limits: &Arc<Limits>) -> (GatewayLink<Pipe>, DeviceLink<Pipe>) {
 }
 
 /// Two ends of a connection in memory. Each direction holds up to 64 KiB.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use reverse_http::testing::pipe;
+///
+/// let (mut one, mut other) = pipe();
+/// one.write_all(b"on")?;
+/// drop(one);
+/// let mut text = String::new();
+/// other.read_to_string(&mut text)?;
+/// assert_eq!(text, "on");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[must_use]
 pub fn pipe() -> (Pipe, Pipe) {
     let (there, back) = (Arc::<Direction>::default(), Arc::<Direction>::default());

@@ -133,7 +133,7 @@ impl Operators {
                 };
                 REFUSED.log(
                     log::Level::Warn,
-                    format_args!("whoever asked the admin listener from {from} showed {why}"),
+                    format_args!("a client of the admin listener at {from} showed {why}"),
                 );
             }
         }

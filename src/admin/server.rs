@@ -164,7 +164,7 @@ fn bind_tcp(address: &str, has_tokens: bool) -> Result<(Listener, String), Error
     let beyond = candidates.iter().find(|at| !at.ip().to_canonical().is_loopback());
     if let Some(at) = beyond.filter(|_| !has_tokens) {
         return Err(Error::usage(format!(
-            "the admin listener at {at} is beyond loopback: whoever reached it could disconnect devices; listen on 127.0.0.1 or a Unix socket, or say who may with tokens"
+            "the admin listener at {at} is beyond loopback: any client that reaches it could disconnect devices; listen on 127.0.0.1 or a Unix socket, or set tokens"
         )));
     }
     let listener = TcpListener::bind(&candidates[..]).map_err(doing)?;

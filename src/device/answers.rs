@@ -14,7 +14,7 @@ use crate::device::plan::Service;
 use crate::device::reply::ReplyHead;
 use crate::device::role::DeviceRole;
 use crate::device::slots::Conn;
-use crate::device::state::{State, flush};
+use crate::device::state::{State, States, flush};
 use crate::engine::budget::Held;
 use crate::engine::connection::{Connection, Fetched};
 use crate::engine::connections::{Connections, Id};
@@ -318,7 +318,7 @@ impl DeviceRole {
             Conn::Resolving | Conn::Racing(_) => {}
             Conn::None => self.dial_at_once(cx, key),
             Conn::Open(id) => {
-                let resting = matches!(cx.get(id).map(|p| &p.state), Some(State::Dial(dial)) if matches!(dial.stage, Stage::Resting));
+                let resting = cx.dial(id).is_some_and(|dial| matches!(dial.stage, Stage::Resting));
                 if !resting {
                     return; // still connecting
                 }
@@ -342,7 +342,7 @@ impl DeviceRole {
         verdict: Verdict,
         reply: &ReplyHead,
     ) -> Option<Verdict> {
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return None };
+        let dial = cx.dial(id)?;
         let Some(key) = dial.slot else { return Some(verdict) };
         let Some(work) = self.slots.get(key).and_then(|slot| slot.work.as_ref()) else {
             return Some(verdict);

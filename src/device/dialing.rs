@@ -12,7 +12,7 @@ use crate::device::follow_ups::FollowUp;
 use crate::device::gateways::GatewayTarget;
 use crate::device::lookups::{Found, Waiter};
 use crate::device::role::DeviceRole;
-use crate::device::state::State;
+use crate::device::state::{State, States};
 use crate::device::url::Reach;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
@@ -145,7 +145,7 @@ impl DeviceRole {
         why: &str,
         retry_after: Option<Duration>,
     ) {
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        let Some(dial) = cx.dial(id) else { return };
         let (url, home, slot) = (dial.url.clone(), dial.home.clone(), dial.slot);
         cx.close(id);
         self.dial_failed(cx, &home, slot, &format!("{}: {why}", url.text), retry_after);

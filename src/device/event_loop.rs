@@ -17,7 +17,7 @@ use crate::device::lookups::{Found, Waiter};
 use crate::device::parting::is_offered;
 use crate::device::pool::Local;
 use crate::device::role::DeviceRole;
-use crate::device::state::{State, find_lingering, flush};
+use crate::device::state::{State, States, find_lingering, flush};
 use crate::device::target::Unreached;
 use crate::engine::Role;
 use crate::engine::connections::{Connections, Id};
@@ -38,7 +38,7 @@ impl DeviceRole {
         let dials = self.call_off_dials(cx);
         self.shared.dialing.fetch_sub(dials, Relaxed);
         for id in cx.ids() {
-            match cx.get(id).map(|p| &p.state) {
+            match cx.state(id) {
                 // The gateway may have turned it, and sent a request.
                 Some(State::Dial(_)) if parts && is_offered(cx, id) => {}
                 Some(State::Dial(dial)) if dial.slot.is_none() => {
@@ -222,7 +222,7 @@ impl DeviceRole {
         id: Id,
         outcome: Result<(), HandshakeError>,
     ) {
-        if let Some(State::Local(Local::Securing { key, .. })) = cx.get(id).map(|p| &p.state) {
+        if let Some(State::Local(Local::Securing { key, .. })) = cx.state(id) {
             return self.local_secured(cx, (*key, id), outcome);
         }
         match outcome {
@@ -282,7 +282,7 @@ impl DeviceRole {
                 let in_line = self
                     .exchanges
                     .get(key)
-                    .is_some_and(|exchange| exchange.is_waiting() && !exchange.has_lost_asker());
+                    .is_some_and(|exchange| exchange.is_waiting() && !exchange.has_lost_caller());
                 match in_line {
                     true => self.local_queue_waited(cx, key), // a race for its connection keeps the time itself
                     false => relay::expired(self, cx, key),
@@ -417,13 +417,11 @@ impl Relaying for DeviceRole {
         why: &CloseReason,
         reset: bool,
     ) {
-        if let Some(State::Link(Link { exchange: Some(key), .. })) =
-            cx.get(downstream).map(|p| &p.state)
-        {
+        if let Some(State::Link(Link { exchange: Some(key), .. })) = cx.state(downstream) {
             self.stop_connecting(cx, *key);
         }
         self.relayed(cx, downstream);
-        let Some(State::Link(link)) = cx.get(downstream).map(|p| &p.state) else { return };
+        let Some(link) = cx.link(downstream) else { return };
         let link = *link;
         match reset {
             true => cx.reset(downstream),

@@ -8,7 +8,7 @@ use crate::device::plan::Service;
 use crate::device::pool::{Local, Made, ServerId};
 use crate::device::role::DeviceRole;
 use crate::device::servers::NO_SERVER;
-use crate::device::state::State;
+use crate::device::state::{State, States};
 use crate::device::target::Unreached;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
@@ -89,7 +89,7 @@ impl DeviceRole {
             pool.known = pool.known.wrapping_add(1);
         }
         for id in cx.ids() {
-            match cx.get(id).map(|p| &p.state) {
+            match cx.state(id) {
                 Some(State::Local(Local::Idle { server } | Local::Bound { server, .. }))
                     if known.contains(server) =>
                 {
@@ -102,7 +102,7 @@ impl DeviceRole {
 
     /// The link of an exchange that has just begun may have ended behind its request, and no event
     /// tells of it again.
-    pub(super) fn look_for_asker(&mut self, cx: &mut Connections<State>, key: Key) {
+    pub(super) fn look_for_caller(&mut self, cx: &mut Connections<State>, key: Key) {
         if self.exchanges.get(key).is_some_and(|exchange| exchange.is_waiting()) {
             relay::advance(self, cx, key);
         }
@@ -114,8 +114,7 @@ impl DeviceRole {
         let place = self.locals.opened(key);
         if place.is_some() {
             for id in cx.ids() {
-                if matches!(cx.get(id).map(|p| &p.state), Some(State::Local(Local::Securing { key: own, .. })) if *own == key)
-                {
+                if cx.is_securing(id, key) {
                     cx.close(id);
                 }
             }
@@ -156,7 +155,7 @@ impl DeviceRole {
     ) {
         let Some(exchange) = self.exchanges.remove(key) else { return };
         let Some(downstream) = exchange.downstream() else { return };
-        let (to_head, keep) = (exchange.is_head(), exchange.may_keep_asker());
+        let (to_head, keep) = (exchange.is_head(), exchange.may_keep_caller());
         self.answer_link(cx, downstream, &LocalAnswer { to_head, keep, ..answer.clone() });
     }
 
@@ -184,8 +183,7 @@ impl DeviceRole {
         id: Id,
         mut exchange: Box<Exchange>,
     ) {
-        let polled =
-            matches!(cx.get(id).map(|p| &p.state), Some(State::Link(link)) if link.slot.is_some());
+        let polled = cx.link(id).is_some_and(|link| link.slot.is_some());
         exchange.waits = if polled {
             Waits::of_polling_forwarder(&self.limits)
         } else {
@@ -197,7 +195,7 @@ impl DeviceRole {
         match server {
             Some(_) => {
                 self.find_local(cx, key);
-                self.look_for_asker(cx, key);
+                self.look_for_caller(cx, key);
             }
             None => self.answer_waiting(cx, key, &NO_SERVER),
         }

@@ -20,7 +20,7 @@ use crate::device::link::Link;
 use crate::device::plan::Service;
 use crate::device::role::DeviceRole;
 use crate::device::signs::Parting;
-use crate::device::state::{State, find_lingering};
+use crate::device::state::{State, States, find_lingering};
 use crate::device::transport::BRIEF_MAX;
 use crate::device::worker::answer_with;
 use crate::engine::connections::{Connections, Id};
@@ -298,7 +298,7 @@ impl DeviceRole {
     /// Whether this idle link is more than the last minute needed. While dials are in progress none
     /// is: they were wanted just now.
     fn is_surplus(&mut self, cx: &Connections<State>, id: Id) -> bool {
-        let Some(State::Link(link)) = cx.get(id).map(|p| &p.state) else { return false };
+        let Some(link) = cx.link(id) else { return false };
         // One that a visitor is logged in on is that visitor's.
         let may_go = link.slot.is_none() && link.bound.is_none();
         self.note_busy(cx.now());
@@ -348,7 +348,7 @@ impl DeviceRole {
     /// asked anything, is not dialled in a circle.
     fn goaway(&mut self, cx: &mut Connections<State>, id: Id) {
         let date = cx.date().to_owned();
-        let Some(State::Link(link)) = cx.get(id).map(|p| &p.state) else { return };
+        let Some(link) = cx.link(id) else { return };
         self.replace(cx, *link);
         let Some(peer) = cx.get_mut(id) else { return };
         heartbeat::write_answer(peer.output(), &date, true);
@@ -360,7 +360,7 @@ impl DeviceRole {
     /// gateway sent behind it would be lost.
     pub(super) fn last_of_link(&mut self, key: Key) {
         if let Some(exchange) = self.exchanges.get_mut(key).filter(|_| self.draining) {
-            exchange.last_of_asker();
+            exchange.last_of_caller();
         }
     }
 
@@ -433,7 +433,7 @@ impl DeviceRole {
 
     /// An exchange that this loop relayed is over.
     pub(super) fn relayed(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
+        let Some(link) = cx.link_mut(id) else { return };
         if link.exchange.take().is_some() && link.slot.is_none() {
             self.shared.busy.fetch_sub(1, Relaxed);
             self.note_busy(cx.now());
@@ -441,7 +441,7 @@ impl DeviceRole {
     }
 
     pub(super) fn relaying(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
-        if let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) {
+        if let Some(link) = cx.link_mut(id) {
             (link.exchange, link.used) = (Some(key), true);
             let is_real = link.slot.is_none();
             self.succeeded();
@@ -568,7 +568,7 @@ impl DeviceRole {
             url.text
         );
         for id in cx.ids() {
-            match cx.get_mut(id).map(|p| &mut p.state) {
+            match cx.state_mut(id) {
                 Some(State::Link(link)) if link.slot.is_none() && link.exchange.is_none() => {
                     link.used = true; // that it ends is no failure to dial
                     self.link_gone(cx, id, WHY);

@@ -22,7 +22,7 @@ use crate::device::link::Link;
 use crate::device::lookups::Waiter;
 use crate::device::pool::{BOUND_GRACE, Local, Made, POOL_MAX, ServerId};
 use crate::device::role::DeviceRole;
-use crate::device::state::State;
+use crate::device::state::{State, States};
 use crate::device::target::Place;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::permits::Permit;
@@ -131,7 +131,7 @@ impl DeviceRole {
             let mut bound: Vec<_> = cx
                 .ids()
                 .into_iter()
-                .filter_map(|id| match cx.get(id).map(|p| &p.state) {
+                .filter_map(|id| match cx.state(id) {
                     Some(State::Local(Local::Bound { server: of, since, .. })) if *of == server => {
                         Some((*since, id))
                     }
@@ -189,8 +189,7 @@ impl DeviceRole {
         id: Id,
         reusable: Result<(), CloseReason>,
     ) {
-        let Some(State::Local(Local::Busy { key, bound, made })) = cx.get(id).map(|p| &p.state)
-        else {
+        let Some(State::Local(Local::Busy { key, bound, made })) = cx.state(id) else {
             return self.close_local(cx, id);
         };
         let Made { server, known } = *made;
@@ -228,7 +227,7 @@ impl DeviceRole {
 
     /// Closes one, whatever it was.
     pub(super) fn close_local(&mut self, cx: &mut Connections<State>, id: Id) {
-        match cx.get(id).map(|p| &p.state) {
+        match cx.state(id) {
             Some(State::Local(Local::Bound { link, .. })) => drop(self.unbind(cx, *link)),
             Some(State::Local(Local::Idle { server })) => {
                 self.locals.pool(*server).idle.retain(|idle| *idle != id);
@@ -248,9 +247,7 @@ impl DeviceRole {
         (id, server): (Id, ServerId),
         link: Id,
     ) -> bool {
-        let Some(State::Link(Link { slot: None, bound, .. })) =
-            cx.get_mut(link).map(|p| &mut p.state)
-        else {
+        let Some(State::Link(Link { slot: None, bound, .. })) = cx.state_mut(link) else {
             return false;
         };
         *bound = Some(id);
@@ -264,12 +261,12 @@ impl DeviceRole {
 
     /// Takes a link's own connection from it, and says which server it is to.
     fn unbind(&mut self, cx: &mut Connections<State>, link: Id) -> Option<(Id, ServerId)> {
-        let Some(State::Link(Link { bound, .. })) = cx.get_mut(link).map(|p| &mut p.state) else {
+        let Some(State::Link(Link { bound, .. })) = cx.state_mut(link) else {
             return None;
         };
         let id = bound.take()?;
         self.shared.busy.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-        match cx.get(id).map(|p| &p.state) {
+        match cx.state(id) {
             Some(State::Local(Local::Bound { server, .. })) => Some((id, *server)),
             _ => None,
         }
@@ -286,7 +283,7 @@ impl DeviceRole {
 
     /// Opens a connection to its local server for an exchange.
     pub(super) fn open_local(&mut self, cx: &mut Connections<State>, key: Key, server: ServerId) {
-        let exchange = self.exchanges.get(key).filter(|e| !e.has_lost_asker());
+        let exchange = self.exchanges.get(key).filter(|e| !e.has_lost_caller());
         if let Some(downstream) = exchange.and_then(|e| e.downstream()) {
             cx.set_deadline(downstream, None); // look-up and race have their own
         }

@@ -4,7 +4,7 @@ use crate::close_reason::{CloseCause, CloseReason};
 use crate::device::dial::Stage;
 use crate::device::follow_ups::FollowUp;
 use crate::device::role::DeviceRole;
-use crate::device::state::{State, dial_stage, flush};
+use crate::device::state::{State, States, dial_stage, flush};
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::proto::interim::InterimCount;
@@ -14,7 +14,7 @@ use crate::stream::TlsSession;
 impl DeviceRole {
     /// The way to the gateway stands: its TLS handshake begins, or the offer is written.
     pub(super) fn reached(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        let Some(dial) = cx.dial(id) else { return };
         if !dial.url.secure {
             return self.offer(cx, id);
         }
@@ -44,7 +44,7 @@ impl DeviceRole {
     /// go to configured origins only; any other has a session of its own.
     pub(super) fn offer(&mut self, cx: &mut Connections<State>, id: Id) {
         let now = cx.now();
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        let Some(dial) = cx.dial(id) else { return };
         let (url, mut slot) = (dial.url.clone(), dial.slot);
         let through = self.polls_through_proxy(&url, now).then(|| self.through_proxy(&url));
         let last = self.draining();
@@ -98,7 +98,7 @@ impl DeviceRole {
         id: Id,
         force: bool,
     ) -> Option<Key> {
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return None };
+        let dial = cx.dial(id)?;
         if dial.slot.is_some() {
             return dial.slot;
         }
@@ -111,7 +111,7 @@ impl DeviceRole {
         }
         let key = self.new_slot(url, home, false);
         self.has_connection(Some(key), id);
-        if let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) {
+        if let Some(dial) = cx.dial_mut(id) {
             dial.slot = Some(key);
         }
         Some(key)

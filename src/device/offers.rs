@@ -9,7 +9,7 @@ use crate::device::group::Standing;
 use crate::device::plan::OnRefusal;
 use crate::device::reply::ReplyHead;
 use crate::device::role::DeviceRole;
-use crate::device::state::{State, dial_stage, printable};
+use crate::device::state::{State, States, dial_stage, printable};
 use crate::device::url::Reach;
 use crate::engine::connection::Fetched;
 use crate::engine::connections::{Connections, Id};
@@ -78,7 +78,7 @@ impl DeviceRole {
     /// The gateway speaks or ends although nothing was asked: either way this connection is of no
     /// use.
     pub(super) fn spoke_unasked(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        let Some(dial) = cx.dial(id) else { return };
         match dial.slot {
             Some(key) => self.lost_between(cx, key),
             None => dial_stage(cx, id, Stage::Pausing { keep: false }), // its pause goes on
@@ -189,7 +189,7 @@ impl DeviceRole {
         reply: ReplyHead,
     ) {
         let now = cx.now();
-        let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
+        let Some(dial) = cx.dial_mut(id) else { return };
         let Stage::Offered { at, upgrade, .. } = dial.stage else { return };
         dial.fresh = false;
         let (slot, took) = (dial.slot, now.saturating_duration_since(at));
@@ -400,7 +400,7 @@ impl DeviceRole {
         reply: &ReplyHead,
     ) {
         let marked = reply.marked;
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        let Some(dial) = cx.dial(id) else { return };
         let (slot, home) = (dial.slot, dial.home.clone());
         let text = self.refusal(&dial.url.text, status, reply);
         cx.close(id);

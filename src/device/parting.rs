@@ -11,12 +11,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::device::dial::{PART, Stage};
-use crate::device::link::Link;
 use crate::device::links::STOPS;
 use crate::device::plan::Service;
 use crate::device::role::DeviceRole;
 use crate::device::signs::Parting;
-use crate::device::state::State;
+use crate::device::state::{State, States};
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::proto::turn::Fallback;
@@ -64,7 +63,7 @@ impl DeviceRole {
     pub(super) fn close_idle(&mut self, cx: &mut Connections<State>) {
         self.parting = Parting::No;
         for id in cx.ids() {
-            match cx.get(id).map(|p| &p.state) {
+            match cx.state(id) {
                 Some(State::Dial(dial)) if dial.slot.is_none() => {
                     cx.close(id);
                     self.shared.dialing.fetch_sub(1, Relaxed);
@@ -79,11 +78,10 @@ impl DeviceRole {
 
 /// Whether an offer is out that its gateway may have turned already.
 pub(super) fn is_offered(cx: &Connections<State>, id: Id) -> bool {
-    let state = cx.get(id).map(|p| &p.state);
-    matches!(state, Some(State::Dial(dial)) if dial.slot.is_none() && matches!(dial.stage, Stage::Offered { .. }))
+    cx.dial(id)
+        .is_some_and(|dial| dial.slot.is_none() && matches!(dial.stage, Stage::Offered { .. }))
 }
 
 fn is_idle_link(cx: &Connections<State>, id: Id) -> bool {
-    let state = cx.get(id).map(|p| &p.state);
-    matches!(state, Some(State::Link(Link { exchange: None, slot: None, .. })))
+    cx.link(id).is_some_and(|link| link.exchange.is_none() && link.slot.is_none())
 }

@@ -10,7 +10,7 @@ use crate::device::gateways::GatewayTarget;
 use crate::device::proxy::Proxy;
 use crate::device::role::DeviceRole;
 use crate::device::slots::{Conn, Slot};
-use crate::device::state::State;
+use crate::device::state::{State, States};
 use crate::device::url::Url;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
@@ -202,7 +202,7 @@ impl DeviceRole {
     /// carried replies: something on it that waits less long than the gateway cuts such polls, one
     /// after the other.
     pub(super) fn was_held(&self, cx: &Connections<State>, id: Id) -> bool {
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return false };
+        let Some(dial) = cx.dial(id) else { return false };
         let Stage::Offered { at, .. } = dial.stage else { return false };
         let waits = dial
             .slot

@@ -18,7 +18,7 @@ use crate::device::follow_ups::FollowUp;
 use crate::device::role::DeviceRole;
 use crate::device::signs::Parting;
 use crate::device::slots::Conn;
-use crate::device::state::{State, dial_stage};
+use crate::device::state::{State, States, dial_stage};
 use crate::device::url::Url;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
@@ -147,7 +147,7 @@ impl DeviceRole {
 
     /// Whether this was a poll of a device that stops, with nothing in hand; it is over then.
     pub(super) fn was_let_go(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return false };
+        let Some(dial) = cx.dial(id) else { return false };
         let idle = dial.slot.filter(|key| self.draining() && !self.works(Some(*key)));
         idle.into_iter().for_each(|key| self.drop_slot(cx, key, "the device stops"));
         idle.is_some()

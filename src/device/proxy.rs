@@ -207,7 +207,7 @@ pub(super) fn proxy_answer(
     let (bytes, mut used) = (&scratch[..filled], 0);
     loop {
         let parsed = head::response(&bytes[used..], limits, LineEnds::CrlfOrLf).map_err(|e| {
-            format!("proxy {} answered CONNECT with what is no answer: {}", proxy.text, e.reason)
+            format!("proxy {} gave an invalid answer to CONNECT: {}", proxy.text, e.reason)
         })?;
         let over = peer.is_over();
         let State::Dial(dial) = &mut peer.state else { return Ok(false) };

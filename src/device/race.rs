@@ -17,7 +17,7 @@ use crate::device::follow_ups::FollowUp;
 use crate::device::lookups::Waiter;
 use crate::device::races::{RUNNING_MAX, Race, Racer, in_order};
 use crate::device::role::DeviceRole;
-use crate::device::state::State;
+use crate::device::state::{State, States};
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::stream::Stream;
@@ -124,7 +124,7 @@ impl DeviceRole {
 
     /// It has not stood for `address_delay`, and the next is tried beside it; or it is too late.
     pub(super) fn racer_expired(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(State::Racing(racer)) = cx.get(id).map(|p| &p.state) else { return };
+        let Some(racer) = cx.racer(id) else { return };
         let racer = *racer;
         if cx.now() >= racer.until {
             let late = io::Error::new(
@@ -146,7 +146,7 @@ impl DeviceRole {
     }
 
     fn race_won(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(State::Racing(racer)) = cx.get(id).map(|p| &p.state) else { return };
+        let Some(racer) = cx.racer(id) else { return };
         let racer = *racer;
         let Some(Race { waiter, host, running, .. }) = self.races.running.remove(racer.race) else {
             return cx.close(id);

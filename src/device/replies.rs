@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::device::dial::{STEPS_MAX, Stage};
 use crate::device::reply::{Reply, ReplyHead};
 use crate::device::role::DeviceRole;
-use crate::device::state::{State, dial_stage};
+use crate::device::state::{State, States, dial_stage};
 use crate::engine::connection::{Connection, Fetched};
 use crate::engine::connections::{Connections, Id};
 use crate::proto::body::Decoder;
@@ -41,7 +41,7 @@ impl DeviceRole {
             }
         };
         let decoder = Decoder::new(framing, &self.limits).line_ends(LineEnds::CrlfOrLf);
-        let is_last = matches!(cx.get(id).map(|p| &p.state), Some(State::Dial(dial)) if dial.last);
+        let is_last = cx.dial(id).is_some_and(|dial| dial.last);
         let reply = Reply {
             decoder,
             body: Vec::new(),
@@ -114,7 +114,7 @@ impl DeviceRole {
     /// A reply of the fallback is whole.
     fn replied(&mut self, cx: &mut Connections<State>, id: Id) {
         let now = cx.now();
-        let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
+        let Some(dial) = cx.dial_mut(id) else { return };
         let (url, home, slot) = (dial.url.clone(), dial.home.clone(), dial.slot);
         let Stage::Reading(reply) = std::mem::replace(&mut dial.stage, Stage::Resting) else {
             return;
@@ -131,7 +131,7 @@ impl DeviceRole {
                 return self.end_dial(
                     cx,
                     id,
-                    &format!("the gateway sent what is no event: {}", refusal.reason),
+                    &format!("the gateway sent an invalid event: {}", refusal.reason),
                     None,
                 );
             }
@@ -182,7 +182,7 @@ impl DeviceRole {
 
     /// No reply within its time; or the gateway took nothing of an answer.
     pub(super) fn reply_is_late(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(State::Dial(dial)) = cx.get(id).map(|peer| &peer.state) else { return };
+        let Some(dial) = cx.dial(id) else { return };
         let Some(key) = dial.slot.filter(|key| self.works(Some(*key))) else {
             if self.was_let_go(cx, id) {
                 return;

@@ -1,4 +1,4 @@
-//! What a device keeps for a connection.
+//! The state of a device's connection, with typed access to it.
 
 use crate::device::dial::Dial;
 use crate::device::dial::Stage;
@@ -10,7 +10,7 @@ use crate::engine::connections::Id;
 use crate::engine::slab::Key;
 use crate::relay::Lingering;
 
-/// What the device keeps for a connection.
+/// The state of a connection.
 pub(crate) enum State {
     /// It connects to one of the addresses of a gateway, a proxy or the local server.
     Racing(Racer),
@@ -22,7 +22,42 @@ pub(crate) enum State {
     Lingering(Lingering),
 }
 
-/// Writes what waits. Where that fails the next read says why.
+/// The state of a connection, if it is of that kind.
+pub(super) trait States {
+    fn state(&self, id: Id) -> Option<&State>;
+    fn state_mut(&mut self, id: Id) -> Option<&mut State>;
+
+    fn racer(&self, id: Id) -> Option<&Racer> {
+        if let State::Racing(racer) = self.state(id)? { Some(racer) } else { None }
+    }
+    /// Returns true if TLS begins on this connection to a local server, for this exchange.
+    fn is_securing(&self, id: Id, exchange: Key) -> bool {
+        matches!(self.state(id), Some(State::Local(Local::Securing { key, .. })) if *key == exchange)
+    }
+    fn dial(&self, id: Id) -> Option<&Dial> {
+        if let State::Dial(dial) = self.state(id)? { Some(dial) } else { None }
+    }
+    fn dial_mut(&mut self, id: Id) -> Option<&mut Dial> {
+        if let State::Dial(dial) = self.state_mut(id)? { Some(dial) } else { None }
+    }
+    fn link(&self, id: Id) -> Option<&Link> {
+        if let State::Link(link) = self.state(id)? { Some(link) } else { None }
+    }
+    fn link_mut(&mut self, id: Id) -> Option<&mut Link> {
+        if let State::Link(link) = self.state_mut(id)? { Some(link) } else { None }
+    }
+}
+
+impl States for Connections<State> {
+    fn state(&self, id: Id) -> Option<&State> {
+        Some(&self.get(id)?.state)
+    }
+    fn state_mut(&mut self, id: Id) -> Option<&mut State> {
+        Some(&mut self.get_mut(id)?.state)
+    }
+}
+
+/// Writes the pending output. If that fails, the next read tells why.
 pub(super) fn flush(cx: &mut Connections<State>, id: Id) {
     let Some(peer) = cx.get_mut(id) else { return };
     if peer.flush().is_err() {
@@ -31,7 +66,7 @@ pub(super) fn flush(cx: &mut Connections<State>, id: Id) {
     }
 }
 
-/// What a peer said, for a log line.
+/// A text of a peer, for a log line.
 pub(super) fn printable(text: &[u8]) -> String {
     text.iter()
         .map(|&byte| if matches!(byte, b' '..=b'~') { char::from(byte) } else { ' ' })
@@ -39,7 +74,7 @@ pub(super) fn printable(text: &[u8]) -> String {
 }
 
 pub(super) fn dial_stage(cx: &mut Connections<State>, id: Id, stage: Stage) {
-    if let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) {
+    if let Some(dial) = cx.dial_mut(id) {
         dial.stage = stage;
     }
 }

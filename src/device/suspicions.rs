@@ -3,7 +3,7 @@
 use crate::device::dial::Stage;
 use crate::device::reply::ReplyHead;
 use crate::device::role::DeviceRole;
-use crate::device::state::State;
+use crate::device::state::{State, States};
 use crate::engine::connections::Connections;
 use crate::engine::connections::Id;
 use crate::engine::slab::Key;
@@ -14,7 +14,7 @@ impl DeviceRole {
     /// later one's connection begun after the earlier one had ended.
     pub(super) fn dislikes_upgrade(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
         let now = cx.now();
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return false };
+        let Some(dial) = cx.dial(id) else { return false };
         let (Stage::Offered { upgrade: true, .. }, Some(begun)) = (&dial.stage, dial.begun) else {
             return false;
         };

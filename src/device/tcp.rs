@@ -9,7 +9,7 @@ use crate::device::lookups::Found;
 use crate::device::lookups::Waiter;
 use crate::device::pool::Local;
 use crate::device::role::DeviceRole;
-use crate::device::state::State;
+use crate::device::state::{State, States};
 use crate::device::target::Unreached;
 use crate::device::tcp_target;
 use crate::engine::connections::Connections;
@@ -51,8 +51,7 @@ impl DeviceRole {
 
     pub(super) fn begin_tcp(&mut self, cx: &mut Connections<State>, id: Id, asked: AskedTcp) {
         let AskedTcp { mut exchange, target } = asked;
-        let polled =
-            matches!(cx.get(id).map(|p| &p.state), Some(State::Link(link)) if link.slot.is_some());
+        let polled = cx.link(id).is_some_and(|link| link.slot.is_some());
         exchange.waits = Waits::of_forwarder(&self.limits);
         let key = self.exchanges.insert(Box::new(exchange));
         self.relaying(cx, id, key);
@@ -62,7 +61,7 @@ impl DeviceRole {
             _ if polled => self.answer_waiting(cx, key, &tcp_target::POLLED),
             (Some(place), Some(target)) => {
                 self.connect_to(cx, place, Waiter::Tcp { key, target });
-                self.look_for_asker(cx, key);
+                self.look_for_caller(cx, key);
             }
             _ => self.answer_waiting(cx, key, &tcp_target::NO_TARGET),
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::device::dial::Stage;
 use crate::device::proxy::{Refused, proxy_answer};
 use crate::device::role::DeviceRole;
-use crate::device::state::{State, dial_stage, flush};
+use crate::device::state::{State, States, dial_stage, flush};
 use crate::engine::connections::{Connections, Id};
 use crate::proto::interim::InterimCount;
 use crate::proto::turn::Fallback;
@@ -19,7 +19,7 @@ impl DeviceRole {
     /// The connection stands: to the gateway, which gets its offer, or to a proxy, which is asked
     /// for a tunnel first.
     pub(super) fn connected(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        let Some(dial) = cx.dial(id) else { return };
         let url = dial.url.clone();
         let Some(proxy) = self.proxy_to(&url).filter(|_| !self.polls_through_proxy(&url, cx.now()))
         else {
@@ -65,7 +65,7 @@ impl DeviceRole {
     }
 
     fn may_poll_through_proxy(&self, cx: &Connections<State>, id: Id) -> bool {
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return false };
+        let Some(dial) = cx.dial(id) else { return false };
         !dial.url.secure
             && self.plan.fallback != Fallback::Never
             && !(self.draining() && dial.slot.is_none())

@@ -13,7 +13,7 @@ use crate::limits::Limits;
 use crate::proto::forwarded::Network;
 use crate::setting::DEVICES_ALLOW;
 
-/// A port at which clients have to show who they are.
+/// A port whose clients have to authenticate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Port {
     Devices,
@@ -21,7 +21,7 @@ pub(crate) enum Port {
     Peers,
 }
 
-/// Connections of all loops to one port that have not shown who they are.
+/// Unauthenticated connections of all loops to one port.
 #[derive(Clone, Default)]
 pub(super) struct Unseen {
     /// Counts them.
@@ -42,7 +42,7 @@ impl Unseen {
     }
 }
 
-/// What all loops have in common: the places, and the connections that have shown nothing yet.
+/// The part that all loops share: permits, and unauthenticated connections.
 #[derive(Clone)]
 pub(super) struct Places {
     permits: Permits,
@@ -57,7 +57,7 @@ impl Places {
     }
 }
 
-/// One loop's part in a queue of connections that have shown nothing.
+/// One loop's part in a queue of unauthenticated connections.
 struct Newcomers {
     all: Unseen,
     /// Entries of this loop there, at most.
@@ -124,7 +124,7 @@ pub(super) struct Sources {
     pub(super) balancers: Vec<Network>,
 }
 
-/// Both sides, and what is counted of them.
+/// The rules and counters of both sides.
 pub(crate) struct Admission {
     devices: Sources,
     visitors: Sources,

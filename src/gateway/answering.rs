@@ -29,7 +29,7 @@ impl GatewayRole {
         let answer = LocalAnswer {
             page: page.as_ref(),
             to_head: exchange.is_head(),
-            keep: exchange.may_keep_asker() && !self.lifecycle.is_ending(),
+            keep: exchange.may_keep_caller() && !self.lifecycle.is_ending(),
             ..answer.clone()
         };
         self.answer_visitor(cx, id, &answer);

@@ -6,7 +6,7 @@ use crate::error::Refusal;
 use crate::gateway::loops::UNSETTLED;
 use crate::gateway::rates::TooMany;
 use crate::gateway::routes::Reply;
-use crate::gateway::signing_in::SignInAnswer;
+use crate::gateway::sign_in_requests::SignInAnswer;
 use crate::gateway::tokens::Digest;
 use crate::proto::peer::Miss;
 use crate::relay::Exchange;

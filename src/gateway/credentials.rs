@@ -18,8 +18,8 @@ pub(super) const REVOKED: &str = "the token or certificate that it came in with 
 const EXPIRED: &str = "the token has expired; ask for a new one";
 const OTHER_NAME: &str = "the credential is not for this name";
 
-/// What is said of a request without a token that counts. Nobody learns from it but what they sent
-/// themselves: a token is known, or it is not.
+/// The answer to a request without a valid token. It reveals only whether the token that was sent
+/// is known.
 struct Words {
     none: &'static str,
     unreadable: &'static str,
@@ -52,7 +52,7 @@ pub(crate) struct Credentials {
     devices: Option<Arc<Tokens>>,
     /// `None`: visitors need none.
     visitors: Option<Arc<Tokens>>,
-    /// Certificates of those who are connected whose CA was replaced.
+    /// Certificates of connected devices whose CA was replaced.
     refused: HashSet<ShownKey>,
     /// When the next token of a table no longer counts.
     next_expiry: Option<SystemTime>,
@@ -259,8 +259,8 @@ impl Credentials {
         self.visitors.as_ref().is_some_and(|tokens| tokens.is_valid(digest))
     }
 
-    /// The token that a sign-in stands for. `Authorization` is the application's then, unless what it
-    /// shows is a token of ours, one that has expired, say.
+    /// The token that a sign-in stands for. `Authorization` is the application's then, unless it
+    /// shows a token of ours, an expired one, say.
     pub(super) fn signed_in(
         &self,
         digest: Digest,
@@ -304,8 +304,8 @@ impl Credentials {
     /// Puts another table in force; the old one comes back.
     ///
     /// # Errors
-    /// The gateway was started without one: those who are connected have shown nothing that could
-    /// be checked now.
+    /// The gateway was started without one: connected devices have shown nothing that could be
+    /// checked now.
     pub(super) fn replace(&mut self, whose: Whose, new: Arc<Tokens>) -> Result<Arc<Tokens>, Error> {
         let table = match whose {
             Whose::Devices => &mut self.devices,

@@ -32,7 +32,7 @@ impl GatewayRole {
             if let Some(Asking { key, .. }) = cx.asking(id) {
                 let key = *key;
                 if let Some(exchange) = self.exchanges.get_mut(key) {
-                    exchange.last_of_asker();
+                    exchange.last_of_caller();
                 }
             }
         }
@@ -88,7 +88,7 @@ impl GatewayRole {
                 State::Visitor(Visitor::Asking(Asking { key, .. })) => {
                     let key = *key;
                     if let Some(exchange) = self.exchanges.get_mut(key) {
-                        exchange.last_of_asker();
+                        exchange.last_of_caller();
                         exchange.hurry();
                     }
                     cx.reschedule(id); // its deadline may be nearer now

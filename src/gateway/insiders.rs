@@ -122,7 +122,7 @@ impl GatewayRole {
         self.forward_for_peer(id, request, head, told, now)
     }
 
-    /// Somebody who is no gateway of this cluster has asked.
+    /// A client that is no gateway of this cluster has asked.
     pub(super) fn log_stranger(&self, cx: &Connections<State>, id: Id) {
         let Some(connection) = cx.get(id) else { return };
         let from = connection.stream().peer_label();
@@ -161,7 +161,7 @@ impl GatewayRole {
         let visit = Visit { from: told.visitor, request_id, token: None };
         exchange.observed = self.observer.request(told.device, request, &visit);
         if self.lifecycle.is_ending() {
-            exchange.last_of_asker();
+            exchange.last_of_caller();
         }
         self.stats.hops_served.fetch_add(1, Relaxed);
         let (name, token, visitor) = (told.device.to_owned(), None, told.visitor);

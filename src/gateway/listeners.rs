@@ -1,5 +1,5 @@
-//! What is listened on: for each address whether devices or visitors come in there, with what
-//! certificates, and where a visitor's request goes.
+//! The listeners: for each address its clients (devices, visitors, other gateways), its
+//! certificates, and the routes of its visitors.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -11,7 +11,7 @@ use crate::gateway::routes::Table;
 use crate::gateway::tokens::Whose;
 use crate::stream::GatewayTls;
 
-/// Who comes in at a listener.
+/// The clients of a listener.
 #[derive(Clone)]
 pub(crate) enum Side {
     Devices,
@@ -44,7 +44,7 @@ struct Listening {
     /// TLS is spoken here.
     tls: Option<GatewayTls>,
     side: Side,
-    /// Nothing new comes in; who came in before still finds its routes here.
+    /// No new connection is accepted; older ones still find their routes here.
     closed: bool,
 }
 

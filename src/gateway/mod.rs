@@ -17,7 +17,7 @@
 //! | `directory.rs` | which loop holds a name; counters of all loops |
 //! | `registry.rs` | the connected devices: names, sessions, idle links, held polls, waiting callers |
 //! | `rates.rs` | how many requests somebody may send in a time |
-//! | `sign_in.rs` | a visitor's sign-in: its cookie, form and pages |
+//! | `sign_in.rs` | cookies and pages of the sign-in |
 //! | `routes.rs` | which device a visitor's request is for |
 //! | `lifecycle.rs` | serving, notice, draining, stopped |
 //! | `events.rs` | what happens to names, for subscribers |
@@ -68,7 +68,7 @@
 //! | `admitted.rs` | what an admitted connection becomes: a link, a held offer or poll |
 //! | `polls/reading.rs` | reads a POST's answer |
 //! | `moves.rs` | connections that leave for another loop |
-//! | `signing_in.rs` | sign-in of visitors: forms and cookies |
+//! | `sign_in_requests.rs` | requests of the sign-in form |
 //! | `asked.rs` | the outcome of reading a visitor's request |
 //! | `insiders.rs` | requests of programs and of other gateways |
 //! | `visitors.rs` | a visitor's request: read, planned, begun |
@@ -144,7 +144,7 @@ mod routes;
 mod serving;
 pub(crate) mod settings;
 mod sign_in;
-mod signing_in;
+mod sign_in_requests;
 #[cfg(test)]
 pub(crate) mod simulated;
 pub(crate) mod state;

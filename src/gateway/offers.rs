@@ -77,7 +77,7 @@ impl GatewayRole {
         let Some(peer) = cx.get_mut(id) else { return Arrived::NotYet };
         match peer.flush() {
             Ok(true) => {}
-            Ok(false) => return Arrived::NotYet, // who does not take the 204 to its last offer makes no other
+            Ok(false) => return Arrived::NotYet, // a device that has not read the 204 to its last offer makes no other
             Err(_) => return Arrived::Closed,
         }
         let filled = match peer.fetch(scratch, self.settings.limits.head_bytes_max + 1024) {
@@ -255,8 +255,8 @@ impl GatewayRole {
         peer.state = State::Device(Device::Deciding(head));
         let mut offer = Offer::new(wire, peer_ip, certificate);
         offer.secure = secure;
-        // A certificate says who the device is as well as a token does; whoever shows one needs no
-        // other.
+        // A certificate identifies the device as well as a token does; a device that shows one
+        // needs no other.
         let checked = match &offer.certificate {
             Some(shown) if self.credentials.is_void(shown) => Err(Reject::new(401, REVOKED)),
             Some(_) => offer.check_certificate(),
@@ -317,8 +317,8 @@ impl GatewayRole {
             Ok(grant) => offer.identified(grant),
             Err(reject) => return self.rejected(cx, id, &offer, &reject),
         };
-        // What is in hand may still be answered; nobody new is taken. A device that polls here does
-        // so as long as links serve.
+        // Events in progress may still be answered; no other device is accepted. A device that
+        // polls here does so as long as links serve.
         let polls_here = || {
             !turns
                 && granted_names(&offer, &grant).iter().all(|name| self.registry.is_polling(name))
@@ -432,8 +432,8 @@ impl GatewayRole {
         self.deny_credential(cx, id, origin.as_deref(), &answer);
     }
 
-    /// Reserves the place in the registry, tells who was replaced, and closes their links. A device
-    /// that says its `last` takes no name over: it leaves.
+    /// Reserves the place in the registry, reports replaced devices, and closes their links. A
+    /// device that says its `last` takes no name over: it leaves.
     fn admit(
         &mut self,
         cx: &mut Connections<State>,
@@ -482,7 +482,7 @@ impl GatewayRole {
         Ok(Admitted { registration: claimed.registration, owner, fresh: claimed.fresh })
     }
 
-    /// Tells who was replaced, who is connected, and who in another way.
+    /// Reports devices that were replaced, connected, or changed their transport.
     fn tell_claimed(&mut self, offer: &Offer, claimed: &Claimed, transport: Transport) {
         let by = match transport {
             Transport::Turn => offer.upgrade_token().to_owned(),

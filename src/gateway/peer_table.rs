@@ -1,5 +1,5 @@
-//! Other gateways as one loop knows them: which has a device, as far as was heard, who waits to hear
-//! of it, and the connections to each of them. Pure data, no socket.
+//! Other gateways as one loop knows them: the devices that each has, as far as was heard, the
+//! exchanges that wait to hear of one, and the connections to each gateway. Pure data, no socket.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -68,7 +68,7 @@ impl PeerTable {
         PeerTable { cluster, heard: HashMap::new(), asked: HashMap::new(), peers: Vec::new() }
     }
 
-    /// What is known of a name without asking.
+    /// The location of a name, as far as it is known without asking.
     pub(super) fn heard(&self, name: &str, now: Instant) -> Option<Heard> {
         let heard = self.heard.get(name).copied()?;
         (!matches!(heard, Heard::Nowhere(until) if until <= now)).then_some(heard)
@@ -88,7 +88,7 @@ impl PeerTable {
         Some(true)
     }
 
-    /// Those who waited for a name.
+    /// Takes the exchanges that waited for a name.
     pub(super) fn told(&mut self, name: &str) -> Vec<(Id, Key)> {
         self.asked.remove(name).unwrap_or_default()
     }

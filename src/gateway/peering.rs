@@ -7,8 +7,8 @@
 //!        │                     └─ no ─► the directory, on a thread of its own
 //!        └── that gateway does not have it (any more), or cannot be reached ◄──┘
 //! ```
-//! A link here always counts for more than what was heard. What another gateway asks is never sent
-//! on: it does not come here.
+//! A link here takes precedence over a location that was heard. Requests of another gateway are
+//! never sent on: they do not come here.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -325,7 +325,7 @@ impl GatewayRole {
         self.follow_ups.push_back(FollowUp::FindLink { visitor: id, key });
     }
 
-    /// Whoever had the device has it no more: it is on its way somewhere.
+    /// The gateway that had the device has lost it: the device is dialling somewhere.
     fn expect_back(&mut self, cx: &Connections<State>, name: &str, until: Instant) {
         if let Some(peers) = &mut self.peers {
             peers.is_nowhere(name, until);
@@ -337,7 +337,7 @@ impl GatewayRole {
 
     /// A connection attempt has failed; the next address is tried.
     fn peer_failed(&mut self, cx: &mut Connections<State>, connection: Id, why: &str) {
-        let Some(State::Peer(PeerLink { peer, stage })) = cx.state(connection) else { return };
+        let Some(PeerLink { peer, stage }) = cx.peer_link(connection) else { return };
         let (peer, stage) = (*peer, *stage);
         cx.close(connection);
         self.log_unreached(peer, why);
@@ -355,7 +355,7 @@ impl GatewayRole {
 
     /// Something happened on a connection to another gateway.
     pub(super) fn peer_ready(&mut self, cx: &mut Connections<State>, connection: Id) {
-        let Some(State::Peer(PeerLink { peer, stage })) = cx.state(connection) else { return };
+        let Some(PeerLink { peer, stage }) = cx.peer_link(connection) else { return };
         let (peer, stage) = (*peer, *stage);
         match stage {
             PeerStage::Connecting { key, .. } => {
@@ -378,7 +378,7 @@ impl GatewayRole {
 
     /// A connection's deadline has passed.
     pub(super) fn peer_expired(&mut self, cx: &mut Connections<State>, connection: Id) {
-        let Some(State::Peer(PeerLink { peer, stage })) = cx.state(connection) else { return };
+        let Some(PeerLink { peer, stage }) = cx.peer_link(connection) else { return };
         let (peer, stage) = (*peer, *stage);
         match stage {
             PeerStage::Connecting { .. } => {
@@ -404,7 +404,7 @@ impl GatewayRole {
             return self.peer_opened(cx, connection, (peer, key));
         };
         let channel = TlsSession::to_server(connector, url.host());
-        if let Some(State::Peer(link)) = cx.state_mut(connection) {
+        if let Some(link) = cx.peer_link_mut(connection) {
             link.stage = PeerStage::Securing { key };
         }
         let at = cx.after(self.settings.limits.handshake_timeout);
@@ -425,7 +425,7 @@ impl GatewayRole {
         connection: Id,
         outcome: Result<(), HandshakeError>,
     ) {
-        let Some(State::Peer(PeerLink { peer, stage })) = cx.state(connection) else { return };
+        let Some(PeerLink { peer, stage }) = cx.peer_link(connection) else { return };
         let (peer, PeerStage::Securing { key }) = (*peer, *stage) else { return };
         match outcome {
             Ok(()) => self.peer_opened(cx, connection, (peer, key)),
@@ -461,7 +461,7 @@ impl GatewayRole {
         self.stats.hops.fetch_add(1, Relaxed);
         self.set_stage(cx, id, Stage::Here);
         cx.set_deadline(connection, None); // the exchange keeps the time
-        if let Some(State::Peer(link)) = cx.state_mut(connection) {
+        if let Some(link) = cx.peer_link_mut(connection) {
             link.stage = PeerStage::Busy { key };
         }
         relay::attach_with(self, cx, key, connection, &lines);
@@ -499,7 +499,7 @@ impl GatewayRole {
         connection: Id,
         reusable: Result<(), CloseReason>,
     ) {
-        let Some(State::Peer(PeerLink { peer, .. })) = cx.state(connection) else { return };
+        let Some(PeerLink { peer, .. }) = cx.peer_link(connection) else { return };
         let peer = *peer;
         match reusable.map_err(|why| why.cause) {
             Ok(()) => self.keep_peer(cx, connection, peer),
@@ -567,7 +567,7 @@ impl GatewayRole {
         self.follow_ups.push_back(FollowUp::FindLink { visitor: id, key });
     }
 
-    /// What the directory says leads to nobody who may be asked: an operator has to mend that.
+    /// The directory names no gateway that may be asked: an operator has to mend that.
     fn refuse_hop(
         &mut self,
         cx: &mut Connections<State>,

@@ -1,5 +1,5 @@
-//! Who is connected: names, the sessions that hold them, their idle links and held polls, and who
-//! waits for one. Pure data, no socket.
+//! The connected devices: names, the sessions that hold them, their idle links and held polls, and
+//! the callers that wait for one. Pure data, no socket.
 //!
 //! The rules of protocol.md §1.2 (*who belongs together*), §1.5 (*take-over*) and §2.1
 //! (*connected*) are here and nowhere else.
@@ -31,7 +31,8 @@ use crate::stream::Shown;
 /// 16 bytes that name one run of a device.
 pub(crate) type Session = [u8; 16];
 
-/// Who holds a name. Two are the same by credential and session, by whichever token they came in.
+/// The owner of a name. Two are the same by credential and session, by whichever token they came
+/// in.
 #[derive(Clone, Debug)]
 pub(crate) struct Owner {
     /// Identity that the operator's `authorize` gave; `None`: nobody asked for one.
@@ -103,7 +104,7 @@ pub(crate) struct Load {
     pub(crate) waiting: usize,
 }
 
-/// Who waits for a link.
+/// A caller that waits for a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiter {
     /// A visitor's exchange.
@@ -471,8 +472,8 @@ impl Registry {
         part
     }
 
-    /// Whoever waits longest under one of the names for what has just become free: a link, which
-    /// still counts as busy, or (`poll`) a poll, which does not.
+    /// The caller that has waited longest under one of the names, for a link that has just become
+    /// free and still counts as busy, or (`poll`) a poll, which does not.
     pub(crate) fn next_waiter(
         &mut self,
         registration: &Registration,
@@ -518,8 +519,8 @@ impl Registry {
         }
     }
 
-    /// Drops what is older than `remember`, and what is beyond `remembered_max`. Names that
-    /// somebody waits for are looked at again later.
+    /// Drops entries older than `remember`, and those beyond `remembered_max`. Names with waiting
+    /// callers are checked again later.
     fn forget(&mut self, now: Instant) {
         let mut awaited = Vec::new();
         loop {

@@ -81,7 +81,7 @@ impl GatewayRole {
             if self.is_void_visitor(cx, id) {
                 let error = Some("http_request_denied");
                 let answer = LocalAnswer { error, ..LocalAnswer::new(403, VOID) };
-                self.end_exchange_with(cx, key, CloseCause::AskerGone.because(VOID), &answer);
+                self.end_exchange_with(cx, key, CloseCause::CallerGone.because(VOID), &answer);
                 continue;
             }
             if visitor
@@ -93,7 +93,7 @@ impl GatewayRole {
                     fields: &CHALLENGES,
                     ..LocalAnswer::new(401, WHY)
                 };
-                self.end_exchange_with(cx, key, CloseCause::AskerGone.because(WHY), &answer);
+                self.end_exchange_with(cx, key, CloseCause::CallerGone.because(WHY), &answer);
             }
         }
     }
@@ -131,7 +131,7 @@ impl GatewayRole {
         );
         idle.into_iter().for_each(|id| cx.close(id));
         for key in &busy {
-            self.exchanges.get_mut(*key).into_iter().for_each(|exchange| exchange.last_of_asker());
+            self.exchanges.get_mut(*key).into_iter().for_each(|exchange| exchange.last_of_caller());
         }
         let at = cx.after(self.settings.limits.take_over_grace);
         self.set_alarm(cx, at, Alarm::EvictVisitors(busy));

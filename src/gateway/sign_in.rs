@@ -121,7 +121,7 @@ impl SignIns {
             match random::fill(&mut key) {
                 Ok(()) => Some(key),
                 Err(e) => {
-                    log::error!("nobody can sign in: no random key ({e})");
+                    log::error!("sign-in does not work: no random key ({e})");
                     None
                 }
             }

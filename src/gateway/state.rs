@@ -308,6 +308,13 @@ pub(super) trait States {
         if let Device::PollReply(reply) = self.device_mut(id)? { Some(reply) } else { None }
     }
 
+    fn peer_link(&self, id: Id) -> Option<&PeerLink> {
+        if let State::Peer(link) = self.state(id)? { Some(link) } else { None }
+    }
+    fn peer_link_mut(&mut self, id: Id) -> Option<&mut PeerLink> {
+        if let State::Peer(link) = self.state_mut(id)? { Some(link) } else { None }
+    }
+
     /// The registration of a link, or of an offer or poll that is held.
     fn registration(&self, id: Id) -> Option<Arc<Registration>> {
         match self.device(id)? {

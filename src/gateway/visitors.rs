@@ -13,7 +13,9 @@ use crate::gateway::credentials::VisitorToken;
 use crate::gateway::insiders::TOO_LONG_WITH_OURS;
 use crate::gateway::routes::{Found, Reply, Terms, ToDevice};
 use crate::gateway::sign_in::{self, FORM_BYTES_MAX, Place};
-use crate::gateway::signing_in::{Asker, FormBody, SignInAnswer, log_other_site, read_form};
+use crate::gateway::sign_in_requests::{
+    FormBody, SignInAnswer, VisitorContext, log_other_site, read_form,
+};
 use crate::gateway::state::{
     Asking, GatewayRole, SHORT_OF_MEMORY, Search, State, Visitor, VisitorSource,
 };
@@ -62,8 +64,8 @@ struct Arrival {
 }
 
 impl Arrival {
-    fn asker<'a>(self, said: Option<&'a ProxyClaims<'a>>) -> Asker<'a> {
-        Asker { from: self.from, said, secure: self.secure }
+    fn context<'a>(self, said: Option<&'a ProxyClaims<'a>>) -> VisitorContext<'a> {
+        VisitorContext { from: self.from, said, secure: self.secure }
     }
 }
 
@@ -153,7 +155,7 @@ impl GatewayRole {
 
     fn refuse_for_memory(&mut self, cx: &mut Connections<State>, id: Id, mut exchange: Exchange) {
         exchange.observed.failed("short-of-memory", 503);
-        let (to_head, keep) = (exchange.is_head(), exchange.may_keep_asker());
+        let (to_head, keep) = (exchange.is_head(), exchange.may_keep_caller());
         let answer = LocalAnswer {
             error: Some("connection_limit_reached"),
             retry_after: Some(1),
@@ -284,8 +286,8 @@ impl GatewayRole {
         }
         let to = forward::destination(request).ok()?;
         let said = trusted.then(|| ProxyClaims::read(&request.fields));
-        let asker = Asker { from: *from, said: said.as_ref(), secure: *secure };
-        let place = self.sign_in_place(&to, *listener, asker)?;
+        let context = VisitorContext { from: *from, said: said.as_ref(), secure: *secure };
+        let place = self.sign_in_place(&to, *listener, context)?;
         if !self.is_form(&place, request, &to) {
             return None;
         }
@@ -298,7 +300,7 @@ impl GatewayRole {
                 let keep = head::keeps_alive(request.minor, &request.fields)
                     && request.minor > 0
                     && !self.lifecycle.is_ending();
-                let answer = self.take_form((request, &to), &place, &body, asker, now);
+                let answer = self.take_form((request, &to), &place, &body, context, now);
                 (Asked::SignIn { answer: answer.into(), to_head: false, keep }, used)
             }
         })
@@ -502,7 +504,7 @@ impl GatewayRole {
         if !self.listeners.sign_in() {
             return None;
         }
-        self.sign_in_place(to, arrival.listener, arrival.asker(said)).map(Box::new)
+        self.sign_in_place(to, arrival.listener, arrival.context(said)).map(Box::new)
     }
 
     /// What a request shows where visitors sign in, the cookie of that included.
@@ -564,7 +566,7 @@ impl GatewayRole {
             && count("Access-Control-Request-Method") == 1
             && NEVER_IN_A_PREFLIGHT.iter().all(|name| count(name) == 0);
         let Some((table, port)) = self.listeners.visitors(arrival.listener) else { return false };
-        let scheme = arrival.asker(said).scheme();
+        let scheme = arrival.context(said).scheme();
         is_preflight && table.frees_preflights(to) && self.origin(to, port, scheme).is_none()
     }
 
@@ -654,7 +656,7 @@ impl GatewayRole {
             exchange.offline = offline.and_then(|offline| offline.page(&request.fields).cloned());
         }
         if self.lifecycle.is_ending() {
-            exchange.last_of_asker();
+            exchange.last_of_caller();
         }
         if self.lifecycle.is_draining() {
             exchange.hurry();
@@ -676,7 +678,7 @@ impl GatewayRole {
         if table.is_health(to) {
             return Ok(Found::Health);
         }
-        let scheme = arrival.asker(said).scheme();
+        let scheme = arrival.context(said).scheme();
         if let Some(name) = self.origin(to, port, scheme) {
             return Ok(Found::Device(table.whole(name, to)));
         }

@@ -21,7 +21,7 @@ use crate::proto::absolute::absolute_form;
 use crate::proto::alias::Alias;
 use crate::proto::edits::FieldEdits;
 use crate::proto::framed::FramedRequest;
-use crate::proto::named::{Named, TOO_MANY_NAMED};
+use crate::proto::hop_by_hop::{Named, TOO_MANY_NAMED};
 use crate::proto::peer;
 
 pub use crate::proto::forwarded::Forwarded;

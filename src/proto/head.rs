@@ -191,14 +191,6 @@ pub(crate) fn are_line_ends(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }
 
-/// Returns true if a field of this name is of one connection alone (RFC 9110 §7.6.1), whatever
-/// `Connection` lists.
-pub(crate) fn is_of_connection(name: &str) -> bool {
-    ["connection", "keep-alive", "proxy-connection", "te", "upgrade"]
-        .iter()
-        .any(|own| same_name(name, own))
-}
-
 /// Names of fields are compared without case (RFC 9110 §5.1).
 pub(crate) fn same_name(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.eq_ignore_ascii_case(b)

@@ -14,7 +14,7 @@
 // | `authority.rs` | host and port |
 // | `interim.rs` | a count of 1xx responses |
 // | `authorization.rs` | `Authorization: Bearer` |
-// | `named.rs` | fields that `Connection` names: they stay on one hop |
+// | `hop_by_hop.rs` | hop-by-hop fields, which are stripped |
 // | `rebinding.rs` | local hosts, against DNS rebinding |
 // | `body.rs` | framing, the decoder of bodies, chunks |
 // | `framed.rs` | a request whose framing is settled |
@@ -52,8 +52,8 @@ pub mod framed;
 pub mod head;
 pub mod head_writer;
 pub mod heartbeat;
+pub(crate) mod hop_by_hop;
 pub mod interim;
-pub(crate) mod named;
 pub(crate) mod peer;
 pub(crate) mod prefixes;
 pub mod proxy_header;

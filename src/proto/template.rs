@@ -64,9 +64,7 @@ fn expanded(expression: &str, origins: &[String]) -> Result<String, String> {
             return Err("takes a part of a list, which cannot be".to_owned()); // RFC 6570 §2.4.1
         }
         if name != VARIABLE {
-            return Err(format!(
-                "names a variable that nobody gives a value; {VARIABLE} is the one"
-            ));
+            return Err(format!("names an unknown variable; {VARIABLE} is the only one"));
         }
         let first = if n == 0 { operator } else { operator.map(|_| '&') };
         match operator {

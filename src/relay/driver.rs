@@ -229,7 +229,7 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, rul
     if let Some(id) = downstream.filter(|_| exchange.is_waiting()) {
         // It waits for a connection. The role has set that deadline, unless the client is gone.
         exchange.note_progress(cx);
-        if let Some(left) = exchange.time_without_asker(cx.get_mut(id), now, rules) {
+        if let Some(left) = exchange.time_without_caller(cx.get_mut(id), now, rules) {
             let at = cx.after(left);
             cx.set_deadline(id, Some(at));
         }
@@ -239,7 +239,7 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, rul
     let awaits_rest = exchange.awaits_rest();
     if awaits_rest && upstream.is_some_and(|link| role.callers_wait(cx, link)) {
         if let Some(exchange) = role.exchanges().get_mut(key) {
-            exchange.asker.client_mut().into_iter().for_each(|client| client.keeps = false);
+            exchange.caller.client_mut().into_iter().for_each(|client| client.keeps = false);
         }
         return advance(role, cx, key);
     }

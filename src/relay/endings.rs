@@ -7,7 +7,7 @@ use crate::engine::slab::Key;
 use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::peer::Miss;
-use crate::relay::asker::Asker;
+use crate::relay::caller::Caller;
 use crate::relay::exchange::Exchange;
 use crate::relay::failure::ExchangeError;
 use crate::relay::local_answer::LocalAnswer;
@@ -28,7 +28,7 @@ pub(crate) fn answer_instead<R: Relaying>(
 ) {
     let Some(mut exchange) = role.exchanges().remove(key) else { return };
     exchange.observed.failed(why.cause.as_str(), answer.status);
-    let (to_head, keep) = (exchange.is_head(), answer.keep && exchange.may_keep_asker());
+    let (to_head, keep) = (exchange.is_head(), answer.keep && exchange.may_keep_caller());
     let_go(role, cx, &exchange, why);
     if let Some(downstream) = exchange.downstream() {
         role.answer(cx, downstream, &LocalAnswer { to_head, keep, ..answer.clone() });
@@ -85,7 +85,7 @@ fn let_go<R: Relaying>(
     why: CloseReason,
 ) {
     let Some(link) = exchange.upstream() else { return };
-    let is_clients_fault = matches!(why.cause, CloseCause::AskerGone | CloseCause::SlowSender);
+    let is_clients_fault = matches!(why.cause, CloseCause::CallerGone | CloseCause::SlowSender);
     let is_untouched = match exchange.phase.upstream() {
         Some(Upstream::Link { mark, .. }) if is_clients_fault && !exchange.request.is_cut() => {
             cx.get_mut(link).is_some_and(|connection| {
@@ -100,7 +100,7 @@ fn let_go<R: Relaying>(
 /// Ends an exchange whose downstream side has everything.
 pub(super) fn finish<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key) {
     let Some(exchange) = role.exchanges().remove(key) else { return };
-    if let Some(client) = exchange.asker.client() {
+    if let Some(client) = exchange.caller.client() {
         cx.set_deadline(client.id, None);
         role.next(cx, client.id, client.keeps && exchange.request.body.is_done());
     }
@@ -150,7 +150,7 @@ pub(super) fn fail<R: Relaying>(
 
 /// The client's bytes are malformed.
 fn refuse<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, refusal: &Refusal) {
-    let why = CloseCause::AskerGone.because("its request broke the protocol half-way");
+    let why = CloseCause::CallerGone.because("its request broke the protocol half-way");
     match role.exchanges().get(key).is_some_and(|exchange| exchange.is_answered()) {
         true => abort(role, cx, key, why),
         false => {
@@ -183,7 +183,7 @@ fn retry<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, wh
 fn missed<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, miss: Miss) {
     let why = CloseCause::LastMessage.because("it does not have the device any more");
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
-    if exchange.asker.client().is_none() {
+    if exchange.caller.client().is_none() {
         return abort(role, cx, key, why);
     }
     exchange.hop.misses = exchange.hop.misses.saturating_add(1);
@@ -204,15 +204,15 @@ fn client_left<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: K
     let Some(exchange) = role.exchanges().get_mut(key) else { return false };
     let drains = is_worth_draining(exchange, cx, &rules.limits);
     let looked = (!rules.limits.half_close_timeout.is_zero()).then_some(now);
-    let left = std::mem::replace(&mut exchange.asker, Asker::Gone { looked });
+    let left = std::mem::replace(&mut exchange.caller, Caller::Gone { looked });
     if drains {
-        exchange.observed.failed(CloseCause::AskerGone.as_str(), 0);
+        exchange.observed.failed(CloseCause::CallerGone.as_str(), 0);
         // A stream that trickles on must not hold the link for nobody.
         exchange.clocks.restart_within(Wait::abandoned(&rules.limits), now);
         (exchange.clocks.taking, exchange.clocks.sending) = (None, None);
     }
-    let why = CloseCause::AskerGone.because("its caller gave up half-way");
-    if let Asker::Client(client) = left {
+    let why = CloseCause::CallerGone.because("its caller gave up half-way");
+    if let Caller::Client(client) = left {
         role.downstream_gone(cx, client.id, &why, false);
     }
     if !drains {

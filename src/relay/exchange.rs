@@ -12,7 +12,7 @@ use crate::proto::body::Framing;
 use crate::proto::edits::FieldEdits;
 use crate::proto::head::{self, RequestHead};
 use crate::proto::peer::Miss;
-use crate::relay::asker::{Asker, Client};
+use crate::relay::caller::{Caller, Client};
 use crate::relay::clocks::Clocks;
 use crate::relay::gathering::Gathering;
 use crate::relay::local_answer::Page;
@@ -23,7 +23,7 @@ use crate::relay::timeouts::{Wait, Waits};
 
 /// One exchange in progress.
 pub(crate) struct Exchange {
-    pub(super) asker: Asker,
+    pub(super) caller: Caller,
     pub(super) request: Request,
     pub(super) phase: Phase,
     pub(super) beginning: Beginning,
@@ -87,7 +87,7 @@ impl Exchange {
     ) -> Self {
         let keeps = head::keeps_alive(request.minor, &request.fields);
         Exchange {
-            asker: Asker::Client(Client::new(downstream, request.minor, keeps)),
+            caller: Caller::Client(Client::new(downstream, request.minor, keeps)),
             request: Request::new(request, framing, head, limits),
             clocks: Clocks::new(now, None),
             ..Self::heartbeat(Vec::new(), Duration::ZERO, limits, now)
@@ -109,7 +109,7 @@ impl Exchange {
     ) -> Self {
         let within = Wait { time: deadline, name: "heartbeat_timeout" };
         Exchange {
-            asker: Asker::Probe,
+            caller: Caller::Probe,
             request: Request::bare(head, limits),
             phase: Phase::Waiting,
             beginning: Beginning::default(),
@@ -132,7 +132,7 @@ impl Exchange {
 
     /// The connection that its request came on, while somebody there wants the response.
     pub(crate) fn downstream(&self) -> Option<Id> {
-        self.asker.client().map(|client| client.id)
+        self.caller.client().map(|client| client.id)
     }
 
     /// The connection that its response comes on.
@@ -247,23 +247,23 @@ impl Exchange {
 
     /// Returns true if the downstream connection can be used again if the exchange ends here,
     /// before its response. Not in HTTP/1.0, which would have to be told `keep-alive`.
-    pub(crate) fn may_keep_asker(&self) -> bool {
-        self.asker.client().is_some_and(|client| client.keeps && client.minor > 0)
+    pub(crate) fn may_keep_caller(&self) -> bool {
+        self.caller.client().is_some_and(|client| client.keeps && client.minor > 0)
             && self.request.body.is_done()
     }
 
     /// No other request follows on the downstream connection; its response says so where it has
     /// not begun.
-    pub(crate) fn last_of_asker(&mut self) {
+    pub(crate) fn last_of_caller(&mut self) {
         let answered = self.is_answered();
-        if let Some(client) = self.asker.client_mut() {
+        if let Some(client) = self.caller.client_mut() {
             client.keeps &= answered;
         }
     }
 
     /// Returns true if the downstream side has ended its direction, and is most likely gone.
-    pub(crate) fn has_lost_asker(&self) -> bool {
-        self.asker.has_ended()
+    pub(crate) fn has_lost_caller(&self) -> bool {
+        self.caller.has_ended()
     }
 
     /// Its gateway or device stops: a half-ended exchange is not waited for any longer.
@@ -324,13 +324,13 @@ impl Exchange {
     pub(super) fn may_retry(&self) -> bool {
         self.request.retry == Retry::Allowed
             && !self.beginning.has_begun
-            && self.asker.client().is_some()
+            && self.caller.client().is_some()
     }
 
     /// Returns true while a short rest of a request is read whose response is whole: its response
     /// did not say that its connection ends.
     pub(super) fn awaits_rest(&self) -> bool {
-        self.asker.client().is_some_and(|client| client.keeps)
+        self.caller.client().is_some_and(|client| client.keeps)
             && !self.request.body.is_done()
             && self.phase.is_whole()
     }

@@ -4,7 +4,7 @@ use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::budget::Held;
 use crate::engine::connections::Connections;
 use crate::engine::slab::Key;
-use crate::relay::asker::Asker;
+use crate::relay::caller::Caller;
 use crate::relay::driver::advance;
 use crate::relay::endings::{abort, answer_instead};
 use crate::relay::local_answer::LocalAnswer;
@@ -57,21 +57,21 @@ fn silent_for<R: Relaying>(
 ) {
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
     if exchange.awaits_rest() {
-        exchange.asker.client_mut().into_iter().for_each(|client| client.keeps = false);
+        exchange.caller.client_mut().into_iter().for_each(|client| client.keeps = false);
         return advance(role, cx, key); // the answer stands; its connection ends gently
     }
     let not_whole =
         |cause| CloseReason::new(cause, format!("the answer was not whole within {patience}"));
-    let why = match exchange.asker {
-        Asker::Probe => not_whole(CloseCause::HeartbeatMissed),
-        Asker::Gone { .. } => not_whole(CloseCause::AskerGone),
-        Asker::Client(_) if exchange.asker.has_ended() => {
-            CloseCause::AskerGone.because("who asked has gone")
+    let why = match exchange.caller {
+        Caller::Probe => not_whole(CloseCause::HeartbeatMissed),
+        Caller::Gone { .. } => not_whole(CloseCause::CallerGone),
+        Caller::Client(_) if exchange.caller.has_ended() => {
+            CloseCause::CallerGone.because("the client has gone")
         }
-        Asker::Client(_) if exchange.phase.tunnel().is_some_and(Tunnel::is_given_up) => {
+        Caller::Client(_) if exchange.phase.tunnel().is_some_and(Tunnel::is_given_up) => {
             CloseCause::Reset.because("its tunnel broke")
         }
-        Asker::Client(_) if exchange.is_answered() => {
+        Caller::Client(_) if exchange.is_answered() => {
             let what = match exchange.is_tunnel() {
                 true => "nothing moved on its tunnel for",
                 false => "nothing moved for",
@@ -79,7 +79,7 @@ fn silent_for<R: Relaying>(
             log_names!(Info, "an exchange was cut: {what} {patience}");
             CloseReason::new(CloseCause::Late, format!("{what} {patience}"))
         }
-        Asker::Client(_) => return answer_late(role, cx, key, patience, backlog),
+        Caller::Client(_) => return answer_late(role, cx, key, patience, backlog),
     };
     abort(role, cx, key, why);
 }
@@ -110,7 +110,7 @@ fn answer_late<R: Relaying>(
     } else {
         (408, "http_request_error", format!("nothing of the request's body arrived for {patience}"))
     };
-    let cause = if status == 408 { CloseCause::AskerGone } else { CloseCause::Late };
+    let cause = if status == 408 { CloseCause::CallerGone } else { CloseCause::Late };
     let answer =
         LocalAnswer { error: Some(error), keep: true, ..LocalAnswer::new(status, &reason) };
     answer_instead(role, cx, key, CloseReason::new(cause, reason.clone()), &answer);
@@ -184,7 +184,7 @@ fn end_for_others<R: Relaying>(
         Unfair::HasLeft => {
             let reason = "others waited for the device, and the visitor had ended its direction of the connection (half_close_timeout)";
             (
-                CloseCause::AskerGone
+                CloseCause::CallerGone
                     .because("its visitor had ended its direction, and callers waited"),
                 503,
                 reason,

@@ -33,7 +33,7 @@
 //! | `rules.rs` | differences between a gateway's relay and a device's |
 //! | `failure.rs` | why an exchange fails, by the side whose fault it is |
 //! | `clocks.rs` | the starting points of its waits |
-//! | `asker.rs` | the downstream side: a client, the loop, or nobody any more |
+//! | `caller.rs` | the downstream side: a client, the loop, or nobody any more |
 //! | `request.rs` | the request: downstream to upstream, and the part kept for a retry |
 //! | `tunnel.rs` | both directions behind a 101 |
 //! | `phase.rs` | the phases of an exchange, with their data |
@@ -47,7 +47,7 @@
 //! | `driver.rs` | the entry points: `attach`, `deliver`, `advance` |
 //! | `expiry.rs` | consequences of a deadline that passed |
 
-mod asker;
+mod caller;
 mod clocks;
 mod collecting;
 mod driver;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::engine::connection::Connection;
 use crate::engine::connections::{Connections, Id};
 use crate::limits::Limits;
-use crate::relay::asker::Sending;
+use crate::relay::caller::Sending;
 use crate::relay::clocks::{Window, left};
 use crate::relay::exchange::Exchange;
 use crate::relay::phase::Phase;
@@ -58,7 +58,7 @@ impl Exchange {
         let silent = patience.is_bounded().then(|| left(progress, patience.time, now));
         let head = self.half_head_since().map(|from| left(from, self.head_wait(limits).time, now));
         let look = self
-            .asker
+            .caller
             .absent_since()
             .map(|looked| left((*looked).max(progress), limits.half_close_timeout, now));
         let windows = [self.clocks.taking, self.clocks.sending]
@@ -119,7 +119,7 @@ impl Exchange {
 
     /// How long an exchange without an upstream connection has still, where its downstream side has
     /// ended its direction, and is most likely gone.
-    pub(super) fn time_without_asker<T>(
+    pub(super) fn time_without_caller<T>(
         &mut self,
         downstream: Option<&mut Connection<T>>,
         now: Instant,
@@ -139,7 +139,7 @@ impl Exchange {
     /// The client has ended its direction.
     fn note_end(&mut self, now: Instant, rules: &Rules) {
         let (is_tunnel, patience) = (self.is_tunnel(), rules.limits.half_close_timeout);
-        let Some(client) = self.asker.client_mut().filter(|c| c.sending == Sending::Open) else {
+        let Some(client) = self.caller.client_mut().filter(|c| c.sending == Sending::Open) else {
             return;
         };
         if !rules.downstream_may_half_close {
@@ -156,7 +156,7 @@ impl Exchange {
             && !self.hop.is_ended
             && !self.is_tunnel()
             && self.request.body.is_done()
-            && self.asker.absent_since().is_some();
+            && self.caller.absent_since().is_some();
         let Some(upstream) = upstream.filter(|upstream| has_ended && upstream.pending() == 0)
         else {
             return;
@@ -225,7 +225,7 @@ impl Exchange {
     /// later.
     pub(super) fn has_left(&mut self, now: Instant, limits: &Limits) -> bool {
         let progress = self.clocks.progress;
-        let Some(looked) = self.asker.absent_since() else { return false };
+        let Some(looked) = self.caller.absent_since() else { return false };
         let is_due = left((*looked).max(progress), limits.half_close_timeout, now).is_zero();
         if is_due {
             *looked = now;
@@ -253,6 +253,6 @@ impl Exchange {
             None => self.waits.body_silence,
         };
         let is_shorter = !wait.is_bounded() || limits.abandoned_timeout < wait.time;
-        if self.asker.has_ended() && is_shorter { abandoned } else { wait }
+        if self.caller.has_ended() && is_shorter { abandoned } else { wait }
     }
 }

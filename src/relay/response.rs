@@ -249,7 +249,7 @@ impl Exchange {
             self.request.invitation = Invitation::Over;
         }
         // RFC 9110 §15.2: an HTTP/1.0 client is never sent a 1xx.
-        let Some(downstream) = downstream.filter(|_| !self.asker.is_old()) else { return Ok(()) };
+        let Some(downstream) = downstream.filter(|_| !self.caller.is_old()) else { return Ok(()) };
         let head_rules = ResponseRules { own_cookie: self.own_cookie, ..interim_rules(rules) };
         self.write_head(downstream, response, framing, &head_rules)
     }
@@ -262,7 +262,7 @@ impl Exchange {
     ) -> Result<(), ExchangeError> {
         let rules = context.rules;
         let framing = body::of_response(response, self.request.method()).map_err(malformed)?;
-        let is_old = self.asker.is_old();
+        let is_old = self.caller.is_old();
         let outgoing = match framing {
             Framing::Chunked | Framing::UntilClose if is_old => Framing::UntilClose,
             Framing::UntilClose => Framing::Chunked,
@@ -276,7 +276,7 @@ impl Exchange {
             Content::Unexpected => true,
         };
         let goes_on = outgoing != Framing::UntilClose && self.request.rest_is_short(&rules.limits);
-        let keeps = self.asker.client_mut().is_none_or(|client| {
+        let keeps = self.caller.client_mut().is_none_or(|client| {
             client.keeps &= goes_on;
             client.keeps
         });
@@ -400,7 +400,7 @@ impl Receiving {
                     self.drained += data.len();
                     if self.drained > drain_most {
                         return Err(ExchangeError::Upstream(
-                            CloseCause::AskerGone
+                            CloseCause::CallerGone
                                 .because("had more of an abandoned response than is drained"),
                         ));
                     }

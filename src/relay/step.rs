@@ -107,7 +107,7 @@ impl Exchange {
         context: &Context<'_>,
     ) -> Result<bool, ExchangeError> {
         let mut moved = false;
-        let is_deaf = self.asker.client().is_some_and(|client| client.is_deaf);
+        let is_deaf = self.caller.client().is_some_and(|client| client.is_deaf);
         if let Some(link) = ends.upstream.as_deref_mut() {
             match ends.downstream.as_deref_mut() {
                 Some(downstream) => {
@@ -195,7 +195,7 @@ impl Exchange {
             Ok(Fetched::Bytes(n)) => n,
             Ok(Fetched::Nothing) => return false,
             Ok(Fetched::End) | Err(_) => {
-                self.asker.client_mut().into_iter().for_each(|client| client.keeps = false);
+                self.caller.client_mut().into_iter().for_each(|client| client.keeps = false);
                 return true;
             }
         };
@@ -211,7 +211,7 @@ impl Exchange {
         downstream.drop_output();
         let has_link = self.upstream().is_some();
         let is_over = self.request.body.is_done() || self.request.is_cut() || downstream.is_over();
-        let Some(client) = self.asker.client_mut().filter(|_| has_link && !is_over) else {
+        let Some(client) = self.caller.client_mut().filter(|_| has_link && !is_over) else {
             return Err(ExchangeError::ClientGone);
         };
         if !std::mem::replace(&mut client.is_deaf, true) {

@@ -39,7 +39,7 @@ impl Identity {
             Ok(key) => key,
             Err(_) if contains(key, b"ENCRYPTED") => {
                 return Err(Error::usage(
-                    "the key is encrypted, and nobody is there to type its password; decrypt it: openssl pkey -in KEY -out PLAIN",
+                    "the key is encrypted, and there is no prompt for its password; decrypt it: openssl pkey -in KEY -out PLAIN",
                 ));
             }
             Err(_) if contains(key, b"-----BEGIN CERTIFICATE") => {

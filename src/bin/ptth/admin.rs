@@ -14,15 +14,15 @@ use crate::{Failure, levels, usage};
 
 #[derive(Args, Clone)]
 pub(crate) struct AdminArgs {
-    /// Where operators look: a status page, JSON, /metrics and actions; on loopback or a Unix
-    /// socket, unless --admin-tokens says who may (default: nowhere)
+    /// The address for operators: a status page, JSON, /metrics and actions; on loopback or a Unix
+    /// socket, elsewhere with --admin-tokens (default: none)
     #[arg(long, value_name = "ADDR|unix:PATH", env = "PTTH_ADMIN")]
     admin: Option<String>,
-    /// A file like that of --tokens with the tokens of operators, who show one to --admin, whatever
-    /// names it is for; read again on SIGHUP
+    /// A file like that of --tokens with tokens for --admin; their names do not matter; read again
+    /// on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_ADMIN_TOKENS")]
     admin_tokens: Option<PathBuf>,
-    /// Give so many devices series of their own in /metrics of --admin
+    /// Devices with series of their own in /metrics of --admin
     #[arg(long, value_name = "N", default_value_t = 0, env = "PTTH_METRICS_PER_DEVICE")]
     metrics_per_device: usize,
 }

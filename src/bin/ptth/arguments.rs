@@ -23,7 +23,7 @@ pub(crate) struct LeniencyArgs {
     /// Let --devices listen beyond loopback although every peer can register any name
     #[arg(long, env = "PTTH_INSECURE_ANYONE_MAY_REGISTER", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     pub(crate) insecure_anyone_may_register: bool,
-    /// Take offers without a Host field (AirPlay senders)
+    /// Accept offers without a Host field (AirPlay senders)
     #[arg(long, env = "PTTH_MISSING_HOST", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     pub(crate) missing_host: bool,
     /// Refuse offers whose Connection field does not list `upgrade`
@@ -37,38 +37,38 @@ pub(crate) struct LeniencyArgs {
 /// What holds for requests that find their device by --route.
 #[derive(Args)]
 pub(crate) struct EdgeArgs {
-    /// With --route path: put what devices say of paths (Location, Content-Location, Refresh,
-    /// cookies) below /NAME, where they do not know of that
+    /// With --route path: put /NAME in front of paths in devices' responses (Location,
+    /// Content-Location, Refresh, cookies), for devices that do not know of it
     #[arg(long, env = "PTTH_REWRITE_PATHS", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     pub(crate) rewrite_paths: bool,
-    /// With --visitor-tokens: show browsers a page that asks for the token, for requests that no route
-    /// of --config takes; a cookie stands for it then
+    /// With --visitor-tokens: show browsers a form for the token, on requests that no route of
+    /// --config matches; a cookie replaces it from then on
     #[arg(long, env = "PTTH_SIGN_IN", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     pub(crate) sign_in: bool,
-    /// How many requests one visitor's address (IPv6: one /64) may send, of those that no route of
-    /// --config takes; then 429 with Retry-After: 20/s, 100/m or 1000/h [default: any]
+    /// Requests that one visitor's address (IPv6: one /64) may send, counting those that no route
+    /// of --config matches: 20/s, 100/m or 1000/h; beyond: 429 with Retry-After [default: any]
     #[arg(long, value_name = "N/s|m|h", value_parser = rate, env = "PTTH_RATE")]
     pub(crate) rate: Option<Rate>,
-    /// The same for one visitor's token, beside --rate or alone [default: any]
+    /// The same for each visitor's token, beside --rate or alone [default: any]
     #[arg(long, value_name = "N/s|m|h", value_parser = rate, env = "PTTH_RATE_PER_TOKEN")]
     pub(crate) rate_per_token: Option<Rate>,
-    /// With --rate and --rate-per-token: how many requests at once [default: the number of the rate]
+    /// With --rate and --rate-per-token: requests at once [default: the number of the rate]
     #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_BURST")]
     pub(crate) burst: Option<usize>,
 }
 
 #[derive(Args)]
 pub(crate) struct GatewayArgs {
-    /// Where devices connect (port 0: any free one)
+    /// The address for devices (port 0: any free one)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999", env = "PTTH_DEVICES")]
     pub(crate) devices: String,
-    /// Where visitors come in
+    /// The address for visitors
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "PTTH_VISITORS")]
     pub(crate) visitors: String,
     #[command(flatten)]
     pub(crate) tls: GatewayFiles,
-    /// How a visitor names a device, behind the table of --config: `path` (/NAME/rest),
-    /// `host=SUFFIX` (NAME.SUFFIX) or `none`; may be given several times
+    /// How a visitor's request names a device, if no route of --config matches: `path`
+    /// (/NAME/rest), `host=SUFFIX` (NAME.SUFFIX) or `none`; may be given several times
     #[arg(
         long,
         value_name = "path|host=SUFFIX|none",
@@ -80,15 +80,15 @@ pub(crate) struct GatewayArgs {
     #[command(flatten)]
     pub(crate) edge: EdgeArgs,
     /// A file (TOML) with options in its table `gateway` (and those of devices in `device`), and
-    /// `route` tables, from host and path to device; command line and environment win; routes,
-    /// listeners and limits are read again on SIGHUP
+    /// `route` tables that map host and path to a device; the command line and the environment take
+    /// precedence; routes, listeners and limits are read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
     pub(crate) config: Option<PathBuf>,
     /// Validate the options, the files, certificates, tokens and routes that they name, and the
-    /// addresses, then exit: 0 right, 2 wrong; nothing is bound
+    /// addresses, then exit: 0 if valid, else 2; nothing is bound
     #[arg(long)]
     pub(crate) check: bool,
-    /// Proxies before this gateway whose X-Forwarded-* and Forwarded fields are believed: addresses
+    /// Proxies before this gateway whose X-Forwarded-* and Forwarded fields are trusted: addresses
     /// or networks, like 10.0.0.0/8
     #[arg(
         long,
@@ -97,45 +97,44 @@ pub(crate) struct GatewayArgs {
         env = "PTTH_TRUSTED_PROXIES"
     )]
     pub(crate) trusted_proxies: Vec<String>,
-    /// Tell devices in Forwarded (RFC 7239), too, who asked
+    /// Also name the visitor to devices in Forwarded (RFC 7239)
     #[arg(long, env = "PTTH_FORWARDED", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     pub(crate) forwarded: bool,
-    /// When an offer is answered: `now`, or `on-demand` (when somebody asks for the device);
-    /// NAME=now or NAME=on-demand says it for one device, whatever holds for the others; may be
-    /// given several times
+    /// When an offer is answered: `now`, or `on-demand` (when a request for the device comes);
+    /// NAME=now or NAME=on-demand sets it for one device; may be given several times
     #[arg(long, value_name = "[NAME=]now|on-demand", default_value = "now", value_delimiter = ',', value_parser = turn, env = "PTTH_TURN")]
     pub(crate) turn: Vec<(Option<String>, TurnMode)>,
-    /// Take offers of this protocol, too: `h2o` (its reverse tunnel, Upgrade: reverse), or an
+    /// Also accept offers of this protocol: `h2o` (its reverse tunnel, Upgrade: reverse), or an
     /// upgrade token of your own, offered as PTTH/1.0 is; may be given several times
     #[arg(long, value_name = "h2o|TOKEN", value_delimiter = ',', env = "PTTH_DIALECT")]
     pub(crate) dialect: Vec<String>,
-    /// Whether devices may poll: where no upgrade gets through, never, or always and nothing is
-    /// turned
+    /// Whether devices may poll: if no upgrade gets through (auto), never, or always and without
+    /// upgrades (only)
     #[arg(long, value_name = "WHEN", value_enum, default_value = "auto", env = "PTTH_FALLBACK")]
     pub(crate) fallback: Polling,
     /// Let web pages of this origin use --devices, so that a browser tab can be a device; may be
     /// given several times
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "PTTH_CORS_ORIGIN")]
     pub(crate) cors_origin: Vec<String>,
-    /// A file with the devices' tokens, a line each: SHA-256 in hex, then the names it is for (see
+    /// A file with the devices' tokens, one a line: SHA-256 in hex, then the names it is for (see
     /// ptth token); read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_TOKENS")]
     pub(crate) tokens: Option<PathBuf>,
-    /// A file like that of --tokens with the visitors' tokens, and which devices each may ask; read
-    /// again on SIGHUP
+    /// A file like that of --tokens with the visitors' tokens, and the devices that each may reach;
+    /// read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_VISITOR_TOKENS")]
     pub(crate) visitor_tokens: Option<PathBuf>,
-    /// Take devices' connections only from these addresses or networks, like 10.0.0.0/8 (a proxy's
-    /// own address counts, but where it sends a PROXY header)
+    /// Accept devices' connections only from these addresses or networks, like 10.0.0.0/8 (of a
+    /// proxy, its own address counts unless it sends a PROXY header)
     #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_DEVICES_ALLOW")]
     pub(crate) devices_allow: Vec<String>,
-    /// Take visitors' connections only from these addresses or networks; others get 403 (a proxy's
-    /// own address counts, but where it sends a PROXY header)
+    /// Accept visitors' requests only from these addresses or networks; others get 403 (of a proxy,
+    /// its own address counts unless it sends a PROXY header)
     #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_VISITORS_ALLOW")]
     pub(crate) visitors_allow: Vec<String>,
     /// TCP balancers (addresses or networks) whose connections to --devices begin with a PROXY
     /// header, of version 1 or 2 and before TLS; the peer that it names counts instead of the
-    /// balancer, and nobody else's header is looked for
+    /// balancer; from other addresses no header is accepted
     #[arg(
         long,
         value_name = "CIDR[,CIDR...]",
@@ -155,32 +154,32 @@ pub(crate) struct GatewayArgs {
     /// one of them [default: 1]
     #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_LOOPS")]
     pub(crate) loops: Option<usize>,
-    /// Connections in all; then visitors' idle ones give way, else accepting pauses; lowered to
-    /// what the limit of open files allows
+    /// Connections in all; beyond, idle visitors' connections are closed, or accepting pauses;
+    /// lowered to the limit of open files
     #[arg(long, value_name = "N", default_value = "65000", value_parser = some_number, env = "PTTH_CONNECTIONS")]
     pub(crate) connections: usize,
     /// Connections from one peer address (IPv6: one /64) to --devices, and as many to --visitors,
     /// trusted proxies aside; more are closed at once [default: a quarter of --connections]
     #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_CONNECTIONS_PER_ADDRESS")]
     pub(crate) connections_per_address: Option<usize>,
-    /// Connections to --devices of which no offer or poll was let in yet; of more the oldest is
-    /// closed [default: a quarter of --connections]
+    /// Connections to --devices without an accepted offer or poll; of more the oldest is closed
+    /// [default: a quarter of --connections]
     #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_UNAUTHENTICATED")]
     pub(crate) unauthenticated: Option<usize>,
     #[command(flatten)]
     pub(crate) leniency: LeniencyArgs,
-    /// This gateway's name in Via; a request that has it already came round in a circle, and gets
-    /// 508 (default: ptth- and a random number)
+    /// This gateway's name in Via; a request that has it already came round in a loop, and gets 508
+    /// (default: ptth- and a random number)
     #[arg(long, value_name = "NAME", env = "PTTH_VIA")]
     pub(crate) via: Option<String>,
-    /// Silence on an idle link before the device is asked for a sign of life (0s: never)
+    /// Silence on an idle link before a heartbeat is sent to the device (0s: never)
     #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, env = "PTTH_HEARTBEAT")]
     pub(crate) heartbeat: Duration,
-    /// How long that sign of life may take
+    /// How long the answer to a heartbeat may take
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_HEARTBEAT_TIMEOUT")]
     pub(crate) heartbeat_timeout: Duration,
-    /// How long a poll (and, with --turn on-demand, an offer) is held before it is answered that
-    /// there is nothing
+    /// How long a poll (and, with --turn on-demand, an offer) is held before it gets an empty
+    /// answer
     #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, env = "PTTH_POLL_HOLD")]
     pub(crate) poll_hold: Duration,
     /// How long a request waits for a link of a known device, then 503
@@ -199,14 +198,14 @@ pub(crate) struct GatewayArgs {
     /// How long a kept-alive visitor may stay silent between requests
     #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = some_time, env = "PTTH_IDLE_VISITOR")]
     pub(crate) idle_visitor: Duration,
-    /// How long a device may take nothing of a request that is written to it, then 504
+    /// How long a device may not read from a request that is written to it, then 504
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_time, env = "PTTH_REQUEST_WRITE")]
     pub(crate) request_write: Duration,
-    /// Longest silence within a request's or an answer's body, then 408 or an abort
+    /// Longest silence within the body of a request or response, then 408 or an abort
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_time, env = "PTTH_BODY_SILENCE")]
     pub(crate) body_silence: Duration,
-    /// Whole exchange, from the visitor's head to the answer's last byte, then 504 or an abort (0s:
-    /// no bound)
+    /// Longest exchange, from the visitor's head to the response's last byte, then 504 or an abort
+    /// (0s: no bound)
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, env = "PTTH_EXCHANGE")]
     pub(crate) exchange: Duration,
     /// Longest silence on a tunnel (a WebSocket, say) before it is closed (0s: no bound)
@@ -218,28 +217,27 @@ pub(crate) struct GatewayArgs {
     /// Requests that wait in line for one device, then 503
     #[arg(long, value_name = "N", default_value = "1024", value_parser = some_number, env = "PTTH_WAITING")]
     pub(crate) waiting: usize,
-    /// Bytes of memory for connections and what was read and not passed on yet; from nine tenths on
-    /// new requests get 503
+    /// Bytes of memory for connections and their buffers; from nine tenths on new requests get 503
     #[arg(long, value_name = "BYTES", default_value = "1Gi", value_parser = memory, env = "PTTH_MEMORY")]
     pub(crate) memory: u64,
     /// Let several devices with the same credential have one name; requests go to them in turn
     #[arg(long, env = "PTTH_SHARED_NAMES", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     pub(crate) shared_names: bool,
-    /// Bytes per second that a visitor has to take while others wait for its link, or for the room
-    /// that its answer takes; and that an upload has to bring while others wait for its link, or
-    /// for the room that it takes (0: any)
+    /// Bytes per second that a visitor has to read while others wait for its link, or for the
+    /// memory of its response; and that an upload has to send while others wait for its link or its
+    /// memory (0: no minimum)
     #[arg(long, value_name = "BYTES", default_value = "1Ki", value_parser = size, env = "PTTH_MIN_RATE")]
     pub(crate) min_rate: u64,
     /// Serve visitors that have ended their direction of the connection (half-close) even while
-    /// others wait for the link; else they count as gone a second after anything moved
+    /// others wait for the link; else they count as gone after one second without progress
     #[arg(long, env = "PTTH_HALF_CLOSE", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     pub(crate) half_close: bool,
     /// A path on --visitors that this gateway answers itself: 200 while it serves, 503 from SIGTERM
     /// on (for load balancers; default: none)
     #[arg(long, value_name = "PATH", env = "PTTH_HEALTH_PATH")]
     pub(crate) health_path: Option<String>,
-    /// On SIGTERM: how long to serve on, so that load balancers see it coming, before
-    /// --drain-timeout begins (0s: not; a second signal ends it)
+    /// On SIGTERM: how long to keep serving while the health path reports 503, so that load
+    /// balancers notice, before --drain-timeout begins (0s: no notice; a second signal ends it)
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "PTTH_DRAIN_NOTICE")]
     pub(crate) drain_notice: Duration,
     /// On SIGTERM: the gateway that devices are sent to, like http://b.example:9999
@@ -264,8 +262,8 @@ pub(crate) struct GatewayArgs {
 #[command(group(ArgGroup::new("answers").args(["to", "text", "dir", "tcp"]).required(true).multiple(true)))]
 pub(crate) struct DeviceArgs {
     /// The gateway, and this device's name as first path segment: https://gw.example/lamp or
-    /// http://gw.example:9999/lamp. More of a path, and a query, go into the offer as they are, for
-    /// gateways that want them; with --dialect ptth it is a template, like
+    /// http://gw.example:9999/lamp. Further path segments and a query go into the offer unchanged,
+    /// for gateways that want them; with --dialect ptth it is a template, like
     /// https://gw.example/ptth{?serialized_origin}
     pub(crate) url: String,
     #[command(flatten)]
@@ -274,16 +272,16 @@ pub(crate) struct DeviceArgs {
     pub(crate) service: ServiceArgs,
     #[command(flatten)]
     pub(crate) local: LocalFiles,
-    /// Let visitors connect to this TCP server by this name, and to no other (ptth connect), beside
-    /// what else answers or alone; may be given several times
+    /// Let visitors connect to this TCP server by this name, and to no other (ptth connect); alone,
+    /// or beside --to, --dir or --text; may be given several times
     #[arg(long, value_name = "NAME=HOST:PORT|unix:PATH", value_delimiter = ',', value_parser = tcp_target, env = "PTTH_TCP")]
     pub(crate) tcp: Vec<(String, String)>,
     /// A file (TOML) with options in its table `device`, the URL as `url`; it may be the gateway's,
-    /// too; command line and environment win
+    /// too; the command line and the environment take precedence
     #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// Validate the options, the files, certificates and token that they name, then exit: 0 right,
-    /// 2 wrong
+    /// Validate the options, the files, certificates and token that they name, then exit: 0 if
+    /// valid, else 2
     #[arg(long)]
     pub(crate) check: bool,
     /// Another gateway to be connected to at the same time, with this device's name there; may be
@@ -291,14 +289,14 @@ pub(crate) struct DeviceArgs {
     #[arg(long, value_name = "URL", value_delimiter = ',', env = "PTTH_GATEWAY")]
     pub(crate) gateway: Vec<String>,
     /// With --gateway: one gateway at a time in their order, the next when an attempt fails, the
-    /// first again when the way in is lost
+    /// first again when the connection is lost
     #[arg(long, env = "PTTH_FAILOVER", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     pub(crate) failover: bool,
-    /// Dial through this proxy, by CONNECT: http://HOST:PORT; or none. Else the environment counts,
-    /// as for curl: http_proxy, all_proxy, no_proxy
+    /// Dial through this proxy, by CONNECT: http://HOST:PORT; or none. Default: the environment, as
+    /// for curl: http_proxy, all_proxy, no_proxy
     #[arg(long, value_name = "URL|none", env = "PTTH_PROXY", hide_env_values = true)]
     pub(crate) proxy: Option<String>,
-    /// End with exit code 1 after so many failed attempts in a row without a way in (default:
+    /// End with exit code 1 after this many failed attempts in a row while unconnected (default:
     /// never)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), env = "PTTH_MAX_RETRIES")]
     pub(crate) max_retries: Option<u32>,
@@ -308,8 +306,8 @@ pub(crate) struct DeviceArgs {
     #[arg(long, value_name = "HOST[,HOST...]", value_delimiter = ',', env = "PTTH_REDIRECT_HOSTS")]
     pub(crate) redirect_hosts: Vec<String>,
     /// When the very first offer is refused (401, 403, 404 or 410): exit with code 3, or retry.
-    /// Else it depends: exit where the gateway itself refuses, retry where it may be something on
-    /// the way (an ingress that is not ready)
+    /// Default: exit if the gateway itself refuses, retry if it may be an intermediary (an ingress
+    /// that is not ready)
     #[arg(long, value_enum, env = "PTTH_ON_REFUSAL")]
     pub(crate) on_refusal: Option<Refused>,
     /// Idle links wanted, and links in all: more are dialled while callers wait
@@ -322,15 +320,15 @@ pub(crate) struct DeviceArgs {
     /// times
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "PTTH_ORIGIN")]
     pub(crate) origin: Vec<String>,
-    /// With --to: take this path off requests for its server, /cam of --to /cam=URL, and put it back
-    /// into what that says of paths; may be given several times
+    /// With --to: remove this path from requests to its server, /cam of --to /cam=URL, and put it
+    /// back into paths in its responses; may be given several times
     #[arg(long, value_name = "PATH", value_delimiter = ',', value_parser = path, env = "PTTH_STRIP_PREFIX")]
     pub(crate) strip_prefix: Vec<String>,
     /// With --to: send this Host instead of the visitor's, to all servers or to that of PATH
     #[arg(long, value_name = "[PATH=]HOST", value_delimiter = ',', value_parser = host_for_path, env = "PTTH_HOST_HEADER")]
     pub(crate) host_header: Vec<ForPath<String>>,
-    /// With --host-header: visitors' Origin and Referer name the local server by that host, too, for
-    /// one that compares them
+    /// With --host-header: write that host into visitors' Origin and Referer, too, for a server
+    /// that compares them
     #[arg(long, env = "PTTH_MAP_ORIGIN", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     pub(crate) map_origin: bool,
     /// With --to: set this field in requests to the local server, instead of those of its name; may
@@ -348,36 +346,37 @@ pub(crate) struct DeviceArgs {
     /// times
     #[arg(long, value_name = "NAME", value_delimiter = ',', env = "PTTH_REMOVE_RESPONSE_FIELD")]
     pub(crate) remove_response_field: Vec<String>,
-    /// With --to: connections at once to each local server, or to that of PATH, for one that serves
-    /// few (1: one after the other); more requests wait (default: as many as there are requests)
+    /// With --to: connections at once to each local server, or to that of PATH, for a server that
+    /// can serve few (1: one after the other); further requests wait (default: one for each
+    /// request)
     #[arg(long, value_name = "[PATH=]N", value_delimiter = ',', value_parser = number_for_path, env = "PTTH_TO_CONNECTIONS")]
     pub(crate) to_connections: Vec<ForPath<usize>>,
-    /// With --to: how long a connection to the local server idles for the next request (0s: it is
-    /// closed behind each answer)
+    /// With --to: how long a connection to the local server is kept idle for the next request (0s:
+    /// closed after each response)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "PTTH_TO_KEEP_ALIVE")]
     pub(crate) to_keep_alive: Duration,
     /// A file with the bearer token for the gateway (`-`: standard input); or set PTTH_TOKEN
     #[arg(long, value_name = "FILE|-", env = "PTTH_TOKEN_FILE")]
     pub(crate) token_file: Option<String>,
-    /// Polls instead of connections that turn, where one or the other does not get through: auto
-    /// finds out
+    /// Whether to poll: if upgrades do not get through (auto), never, or always (only)
     #[arg(long, value_enum, default_value_t = Polling::Auto, env = "PTTH_FALLBACK")]
     pub(crate) fallback: Polling,
-    /// Polls in parallel, where they are needed, and polls in all where each has a request or
-    /// callers wait; each carries one request at a time. N alone: always so many
+    /// Polls in parallel when the device polls, and the most while all carry requests or callers
+    /// wait; each carries one request at a time. N alone: a fixed number
     #[arg(long, value_name = "N|MIN..MAX", default_value = "2..64", value_parser = polls, env = "PTTH_POLLS")]
     pub(crate) polls: RangeInclusive<usize>,
-    /// The one encoding of polls to ask for, instead of both
+    /// The encoding of polls to accept (default: both)
     #[arg(long, value_enum, env = "PTTH_COMET")]
     pub(crate) comet: Option<Comet>,
     /// When an intermediary rejects Upgrade: how long to poll without it (0s: one poll)
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, env = "PTTH_TURN_RETRY")]
     pub(crate) turn_retry: Duration,
-    /// Pauses between attempts: the first, and the longest; each is random up to its bound
+    /// Pauses between attempts: bounds of the first and of the longest; each pause is random up to
+    /// its bound
     #[arg(long, value_name = "MIN..MAX", default_value = "1s..60s", value_parser = pauses, env = "PTTH_BACKOFF")]
     pub(crate) backoff: (Duration, Duration),
-    /// How long the look-up of a name may take, the gateway's, the proxy's or the local server's,
-    /// before the attempt counts as failed
+    /// How long the look-up of a host name (of gateway, proxy or local server) may take before the
+    /// attempt fails
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_RESOLVE_TIMEOUT")]
     pub(crate) resolve_timeout: Duration,
     /// How long each address may take to accept a connection, before the next one is tried
@@ -390,17 +389,17 @@ pub(crate) struct DeviceArgs {
     /// as the gateway waits; with polls 60 s)
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, env = "PTTH_FIRST_BYTE")]
     pub(crate) first_byte: Duration,
-    /// With --to: how long the local server may be silent in the middle of a response, or take
-    /// nothing of a request, then the response is cut, or 504 (0s: as long as the gateway waits; with
-    /// polls 60 s)
+    /// With --to: how long the local server may be silent within a response, or not read from a
+    /// request, then the response is cut, or 504 (0s: as long as the gateway waits; with polls 60
+    /// s)
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, env = "PTTH_TO_SILENCE")]
     pub(crate) to_silence: Duration,
-    /// Silence after which a link is given up, once the gateway has sent a heartbeat on any (0s:
-    /// never)
+    /// Silence after which a link is given up, once the gateway has sent a heartbeat on any link
+    /// (0s: never)
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration, env = "PTTH_SILENCE")]
     pub(crate) silence: Duration,
-    /// How long links over which nothing ever came are trusted before the device polls beside them,
-    /// in case something on the way swallows it (0s: for ever)
+    /// How long links without any request or heartbeat are trusted before the device also polls, in
+    /// case an intermediary swallows their data (0s: for ever)
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, env = "PTTH_DOUBT_AFTER")]
     pub(crate) doubt_after: Duration,
     /// On SIGTERM: how long requests in progress may take to finish
@@ -409,8 +408,8 @@ pub(crate) struct DeviceArgs {
     /// The form of the log's lines on standard error
     #[arg(long, value_name = "FORM", value_enum, default_value = "text", env = "PTTH_LOG_FORMAT")]
     pub(crate) log_format: LogFormat,
-    /// Tell how the device is connected, in JSON: a file that is replaced at each change, or an
-    /// address on loopback that answers HTTP with 200 while it is connected, else 503
+    /// Report the state of the connection, in JSON: to a file that is replaced at each change, or
+    /// at an address on loopback that answers HTTP with 200 while the device is connected, else 503
     #[arg(long, value_name = "PATH|ADDR", env = "PTTH_STATUS")]
     pub(crate) status: Option<String>,
 }
@@ -458,8 +457,8 @@ pub(crate) enum Comet {
 pub(crate) struct ServiceArgs {
     /// Forward requests to this local HTTP server: http://127.0.0.1:3000, https://nas.internal or
     /// unix:/run/app.sock. May be given several times, for paths that begin with PATH, and once
-    /// without for all others: /api=http://127.0.0.1:8080. The longest path wins; what is for none is
-    /// answered 404
+    /// without for all others: /api=http://127.0.0.1:8080. The longest path wins; requests for none
+    /// get 404
     #[arg(long, value_name = "[PATH=]URL", value_delimiter = ',', env = "PTTH_TO", value_parser = local_server)]
     pub(crate) to: Vec<ForPath<String>>,
     /// Answer every request with this text
@@ -539,7 +538,7 @@ fn for_path<'t>(text: &'t str, example: &str) -> Result<(Option<String>, &'t str
         true => text
             .split_once('=')
             .map(|(path, value)| (Some(path.to_owned()), value))
-            .ok_or_else(|| format!("write PATH=, and what is for it, like {example}")),
+            .ok_or_else(|| format!("write PATH= and a value, like {example}")),
         false => match text.split_once('=') {
             Some((name, _)) if is_segment(name) => {
                 Err(format!("a path begins with a slash: write /{text}"))

@@ -26,7 +26,7 @@ pub(crate) struct CallArgs {
     name: String,
     /// The method: GET, POST, ...
     method: String,
-    /// What the device is asked for: /status?all=1
+    /// The path, and a query: /status?all=1
     target: String,
     /// The gateway's address for visitors, which serves devices below /NAME (--route path)
     #[arg(

@@ -17,21 +17,21 @@ use crate::pairs::Pairs;
 #[derive(Args)]
 pub(crate) struct GatewayFiles {
     /// Speak TLS with devices: the certificate (PEM), followed by those between it and its root;
-    /// read again on SIGHUP, as all files of TLS are; may be given several times, then a client is
-    /// shown the one that has the name that it asks for (SNI), or the first
+    /// read again on SIGHUP, as all files of TLS are; may be given several times, then the client's
+    /// SNI selects one, else the first is used
     #[arg(long, value_name = "FILE", value_delimiter = ',', env = "PTTH_DEVICES_CERT")]
     devices_cert: Vec<PathBuf>,
-    /// Its private key (PEM, not encrypted); as often, and in the same order
+    /// Its private key (PEM, not encrypted); given as often as the certificate, in the same order
     #[arg(long, value_name = "FILE", value_delimiter = ',', env = "PTTH_DEVICES_KEY")]
     devices_key: Vec<PathBuf>,
     /// Speak TLS with devices with every certificate of this folder, too: NAME.crt with NAME.key,
     /// NAME/fullchain.pem with NAME/privkey.pem
     #[arg(long, value_name = "DIR", env = "PTTH_DEVICES_CERTS")]
     devices_certs: Option<PathBuf>,
-    /// Devices show a certificate of this CA, whose DNS names are the names that they may register
+    /// Require devices to show a certificate of this CA; they may register the DNS names in it
     #[arg(long, value_name = "FILE", env = "PTTH_DEVICES_CLIENT_CA")]
     devices_client_ca: Option<PathBuf>,
-    /// With --devices-client-ca: whether a device may also show none
+    /// With --devices-client-ca: whether devices have to show one
     #[arg(
         long,
         value_name = "WHETHER",
@@ -44,7 +44,7 @@ pub(crate) struct GatewayFiles {
     /// may be given several times
     #[arg(long, value_name = "FILE", value_delimiter = ',', env = "PTTH_VISITORS_CERT")]
     visitors_cert: Vec<PathBuf>,
-    /// Its private key (PEM, not encrypted); as often, and in the same order
+    /// Its private key (PEM, not encrypted); given as often as the certificate, in the same order
     #[arg(long, value_name = "FILE", value_delimiter = ',', env = "PTTH_VISITORS_KEY")]
     visitors_key: Vec<PathBuf>,
     /// Speak TLS with visitors with every certificate of such a folder, too
@@ -309,12 +309,12 @@ pub(crate) struct LocalFiles {
     /// or with --to-ca beside it; may be given several times
     #[arg(long, value_name = "PIN", value_delimiter = ',', env = "PTTH_TO_PIN")]
     to_pin: Vec<String>,
-    /// With --to https://: the name that the local server is asked for and its certificate has to be
-    /// for, instead of the URL's host
+    /// With --to https://: the host name for SNI and for the check of the local server's
+    /// certificate, instead of the URL's host
     #[arg(long, value_name = "HOST", env = "PTTH_TO_SERVER_NAME")]
     to_server_name: Option<String>,
-    /// With --to https://: take every certificate of the local server; for one on the same machine
-    /// or cable (else pin its key: --to-pin)
+    /// With --to https://: accept every certificate of the local server; for one on the same
+    /// machine or cable (else pin its key: --to-pin)
     #[arg(long, env = "PTTH_TO_INSECURE", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     to_insecure: bool,
 }

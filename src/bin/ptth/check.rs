@@ -461,7 +461,7 @@ fn explained(error: &std::io::Error) -> String {
     use std::io::ErrorKind as Kind;
     let remedy = match error.kind() {
         Kind::ConnectionRefused => "nothing listens at this port",
-        Kind::TimedOut => "no answer; a firewall may drop what is sent there",
+        Kind::TimedOut => "no answer; a firewall may drop the packets",
         Kind::NetworkUnreachable | Kind::HostUnreachable => "this machine has no route there",
         _ => return error.to_string(),
     };

@@ -265,7 +265,7 @@ fn serve(at: &str, target: Target) -> Result<(), Failure> {
     let listener = TcpListener::bind(at).map_err(|e| failed(format_args!("-L {at}: {e}")))?;
     let address = listener.local_addr().map_err(failed)?;
     if !address.ip().is_loopback() {
-        log::warn!("-L {address}: whoever reaches this port reaches the target");
+        log::warn!("-L {address}: every client that reaches this port reaches the target");
     }
     say(format_args!("listening {address}"));
     let target = Arc::new(target);

@@ -50,7 +50,7 @@ pub(crate) fn run(args: DeviceArgs) -> Result<(), Failure> {
             supervisor.reloading();
             files.read_again();
             running.retry_now();
-            log::info!("SIGHUP: what is wanted is dialled now");
+            log::info!("SIGHUP: dialling now");
             supervisor.reloaded();
         })
     };
@@ -153,7 +153,7 @@ fn secured(
     }
     if args.local.are_insecure() {
         log::warn!(
-            "--to-insecure: the local server's certificate is not checked, so whoever stands between can read and change everything; --to-pin is as short and safe"
+            "--to-insecure: the local server's certificate is not checked, so an attacker between can read and change everything; --to-pin is as short and safe"
         );
     }
     let floor = args.tls.clock_floor().filter(|_| local_is_secure);

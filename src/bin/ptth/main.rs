@@ -70,30 +70,30 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Take devices' connections and let visitors reach them over HTTP
+    /// Accept devices' connections, and let visitors reach the devices over HTTP
     Gateway(Box<GatewayArgs>),
-    /// Connect to a gateway and answer what comes
+    /// Connect to a gateway and answer its requests
     Device(Box<DeviceArgs>),
     /// Make a token for devices or visitors: prints it, then the line for the gateway's file of
     /// tokens
     Token {
-        /// What it is for: device names, origins, `*` (any device), https://*.example (any host one
-        /// label below)
+        /// The names it is for: device names, origins, `*` (any device), https://*.example (any
+        /// host one label below)
         names: String,
-        /// What operators call it, in logs and lists
+        /// Its name in logs and lists
         #[arg(long, value_name = "TEXT")]
         label: Option<String>,
-        /// The last day on which it counts, in UTC, like 2026-12-31 (default: it does not expire)
+        /// Its last valid day, in UTC, like 2026-12-31 (default: it does not expire)
         #[arg(long, value_name = "DATE")]
         expires: Option<String>,
     },
-    /// What a gateway's --admin says of its devices, or of one: a table, or JSON
+    /// Show a gateway's devices, or one of them, by its --admin: a table, or JSON
     Status(StatusArgs),
-    /// Whether a gateway serves, by its --admin: exit code 0, else 1 (for containers)
+    /// Check by its --admin whether a gateway serves: exit code 0, else 1 (for containers)
     Health(HealthArgs),
-    /// Go the way of a device to its gateway, step by step, and say what is wrong
+    /// Connect to a gateway as a device would, step by step, and report faults
     Check(Box<CheckArgs>),
-    /// Ask a device once, as a visitor: ptth call lamp GET /status
+    /// Send one request to a device, as a visitor: ptth call lamp GET /status
     Call(Box<CallArgs>),
     /// Connect to a TCP target of a device: as ProxyCommand of ssh, or with -L from a port of this
     /// machine
@@ -105,7 +105,7 @@ enum Command {
     },
     /// Print a manual page, or write all: ptth man gateway | man -l -
     Man(pages::ManArgs),
-    /// Gateway, device and one request in this process: the transcript, live; then exit
+    /// Run a gateway, a device and one request in this process, print their bytes, and exit
     Demo,
 }
 

@@ -29,12 +29,12 @@ const OTHERS: &str = "*";
 
 #[derive(Args)]
 pub(crate) struct PeersArgs {
-    /// Where other gateways come in, with their visitors' requests for devices of this one; beyond
-    /// loopback with --peer-secret or --peers-client-ca (default: nowhere)
+    /// The address for other gateways, which send their visitors' requests for devices of this one;
+    /// beyond loopback with --peer-secret or --peers-client-ca (default: none)
     #[arg(long, value_name = "ADDR", env = "PTTH_PEERS")]
     peers: Option<String>,
-    /// How others reach --peers, like http://10.0.0.1:7000: by that this gateway knows itself in
-    /// --directory (default: the address of --peers)
+    /// The URL of --peers for other gateways, like http://10.0.0.1:7000, by which this gateway
+    /// recognises itself in --directory (default: the address of --peers)
     #[arg(long, value_name = "URL", env = "PTTH_ADVERTISE")]
     advertise: Option<String>,
     /// Which other gateway has a device that is not connected here. A table in Redis that all
@@ -71,7 +71,7 @@ pub(crate) struct PeersArgs {
     /// Its private key (PEM, not encrypted)
     #[arg(long, value_name = "FILE", env = "PTTH_PEERS_KEY")]
     peers_key: Option<PathBuf>,
-    /// Other gateways show a certificate of this CA, whatever its names
+    /// Require other gateways to show a certificate of this CA, with any names
     #[arg(long, value_name = "FILE", env = "PTTH_PEERS_CLIENT_CA")]
     peers_client_ca: Option<PathBuf>,
     /// With gateways at https://: trust the CA certificates in this file (PEM), and not the system's

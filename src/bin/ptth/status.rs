@@ -42,24 +42,25 @@ pub(crate) struct AdminAt {
 
 #[derive(Args)]
 pub(crate) struct StatusArgs {
-    /// One device, with its last requests, ups and downs; without: a table of devices
+    /// One device, with its latest requests and connection changes (default: a table of all
+    /// devices)
     name: Option<String>,
     #[command(flatten)]
     at: AdminAt,
-    /// What the listener says, in JSON (docs/admin.md)
+    /// Print the listener's JSON (docs/admin.md)
     #[arg(long)]
     json: bool,
-    /// Look again every two seconds, until interrupted
+    /// Repeat every two seconds, until interrupted
     #[arg(long)]
     watch: bool,
-    /// Only devices of which nothing was heard for so long
+    /// Only devices that were silent for this time
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     silent_for: Option<Duration>,
     /// The order: name, state, links, idle, busy, waiting, silent, since, ups, requests, errors, p50, p99,
     /// bytes or address, falling with - before it
     #[arg(long, value_name = "KEY", default_value = "name", allow_hyphen_values = true)]
     sort: String,
-    /// Most devices of the table
+    /// Devices in the table, at most
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     limit: u64,
 }
@@ -68,7 +69,7 @@ pub(crate) struct StatusArgs {
 pub(crate) struct HealthArgs {
     #[command(flatten)]
     at: AdminAt,
-    /// Ask whether the gateway lives (/healthz), not whether it serves (/readyz)
+    /// Check whether the gateway is alive (/healthz), not whether it serves (/readyz)
     #[arg(long)]
     live: bool,
 }

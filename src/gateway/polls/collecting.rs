@@ -84,7 +84,7 @@ impl GatewayRole {
             }
             Collected::Gone => {
                 if let Some(mut exchange) = self.exchanges.remove(key) {
-                    exchange.observed.failed(CloseCause::AskerGone.as_str(), 0);
+                    exchange.observed.failed(CloseCause::CallerGone.as_str(), 0);
                 }
                 return cx.close(id);
             }

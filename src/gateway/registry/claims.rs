@@ -1,4 +1,5 @@
-//! Who gets a name: a claim reserves it, takes it over, or is denied; and how a name is given up.
+//! Claims of names: a claim reserves a name, takes it over, or is denied; and how a name is given
+//! up.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Weak};

@@ -88,8 +88,8 @@ pub(super) struct Entry {
     /// A held offer was answered that there is nothing, then, and the device is to offer again: it
     /// counts as connected for `poll_gap`, too.
     pub(super) lapsed: Option<Instant>,
-    /// The role's alarm for the mailbox's end is set. Of the name, not of the mailbox: whoever
-    /// takes the name over again and again gets no second one.
+    /// The role's alarm for the mailbox's end is set. Of the name, not of the mailbox: repeated
+    /// take-overs of the name add no second one.
     pub(super) gap_alarm: bool,
     pub(super) waiting: VecDeque<Waiter>,
     /// Exchanges whose event goes to the next poll of the session that was given it before, and to

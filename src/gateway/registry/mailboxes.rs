@@ -11,7 +11,7 @@ use crate::gateway::registry::entry::Pool;
 use crate::gateway::registry::{Left, Registration, Registry, Session};
 use crate::proto::turn::Encoding;
 
-/// What is to be done about a mailbox that may have ended.
+/// The next step for a mailbox that may have ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Gap {
     /// Look again after so long.

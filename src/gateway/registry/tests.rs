@@ -529,7 +529,7 @@ fn pinned_links_are_nobody_elses_and_go_when_others_wait_or_they_are_too_many() 
     assert_eq!(t.next_idle("lamp"), None);
     let (_, longest) = t.surplus_pins("lamp");
     assert_eq!(longest, Some(ids[7]), "the first that was pinned has idled longest");
-    // Whoever waits counts more than the share.
+    // A waiting caller counts more than the share.
     assert!(t.wants_pin_alarm("lamp") && !t.wants_pin_alarm("lamp"), "one alarm at a time");
     for _ in 0..3 {
         assert!(t.enqueue("lamp", Waiter::Caller(1)));

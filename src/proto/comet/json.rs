@@ -20,10 +20,10 @@ use crate::proto::comet::text::{
     write_request,
 };
 use crate::proto::digits::decimal;
-use crate::proto::head::{self, Fields, LineEnds, RequestHead, is_of_connection, same_name, trim};
+use crate::proto::head::{self, Fields, LineEnds, RequestHead, same_name, trim};
 use crate::proto::head_writer;
 use crate::proto::head_writer::{reason_phrase, write_field, write_status_line};
-use crate::proto::named::{Named, TOO_MANY_NAMED};
+use crate::proto::hop_by_hop::{Named, TOO_MANY_NAMED, is_of_connection};
 
 /// Appends an event: the request that `text` is.
 ///

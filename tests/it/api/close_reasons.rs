@@ -105,7 +105,7 @@ const GATEWAY: &[(&str, CloseCause, Play)] = &[
         assert!(head(&mut visitor).starts_with("HTTP/1.1 504 "));
         Some(device)
     }),
-    ("a caller that gives up", CloseCause::AskerGone, |_, visitors, mut device| {
+    ("a caller that gives up", CloseCause::CallerGone, |_, visitors, mut device| {
         let visitor = asked(&mut device, visitors);
         device.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nab").unwrap();
         reset(visitor);

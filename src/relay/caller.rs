@@ -1,10 +1,10 @@
-//! The asker of an exchange: a client, the loop itself, or nobody any more.
+//! The caller of an exchange: a client, the loop itself, or nobody any more.
 
 use std::time::Instant;
 
 use crate::engine::connections::Id;
 
-pub(super) enum Asker {
+pub(super) enum Caller {
     /// The client on the downstream connection.
     Client(Client),
     /// The loop itself: any response is a sign of life.
@@ -44,18 +44,18 @@ impl Client {
     }
 }
 
-impl Asker {
+impl Caller {
     pub(super) fn client(&self) -> Option<&Client> {
         match self {
-            Asker::Client(client) => Some(client),
-            Asker::Probe | Asker::Gone { .. } => None,
+            Caller::Client(client) => Some(client),
+            Caller::Probe | Caller::Gone { .. } => None,
         }
     }
 
     pub(super) fn client_mut(&mut self) -> Option<&mut Client> {
         match self {
-            Asker::Client(client) => Some(client),
-            Asker::Probe | Asker::Gone { .. } => None,
+            Caller::Client(client) => Some(client),
+            Caller::Probe | Caller::Gone { .. } => None,
         }
     }
 
@@ -64,12 +64,12 @@ impl Asker {
         self.client().is_some_and(|client| client.sending == Sending::Ended)
     }
 
-    /// Since when callers count for more than the caller.
+    /// Since when waiting callers take precedence over this client.
     pub(super) fn absent_since(&mut self) -> Option<&mut Instant> {
         match self {
-            Asker::Client(Client { sending: Sending::HalfClosed(looked), .. }) => Some(looked),
-            Asker::Gone { looked } => looked.as_mut(),
-            Asker::Client(_) | Asker::Probe => None,
+            Caller::Client(Client { sending: Sending::HalfClosed(looked), .. }) => Some(looked),
+            Caller::Gone { looked } => looked.as_mut(),
+            Caller::Client(_) | Caller::Probe => None,
         }
     }
 

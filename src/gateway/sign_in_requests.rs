@@ -73,13 +73,13 @@ impl SignInAnswer {
 
 /// The visitor of a request, and how it came.
 #[derive(Clone, Copy)]
-pub(super) struct Asker<'a> {
+pub(super) struct VisitorContext<'a> {
     pub(super) from: IpAddr,
     pub(super) said: Option<&'a ProxyClaims<'a>>,
     pub(super) secure: bool,
 }
 
-impl Asker<'_> {
+impl VisitorContext<'_> {
     /// The scheme that the visitor used, where that is known.
     pub(super) fn scheme(&self) -> Option<&'static str> {
         self.said.and_then(ProxyClaims::scheme).or(self.secure.then_some("https"))
@@ -162,17 +162,17 @@ impl GatewayRole {
         &self,
         to: &Destination<'_>,
         listener: usize,
-        asker: Asker<'_>,
+        context: VisitorContext<'_>,
     ) -> Option<Place> {
         let (table, port) = self.listeners.visitors(listener)?;
         if !table.signs_in_anywhere() || !self.credentials.know_visitors() || to.target == "*" {
             return None;
         }
-        let SignInAt { prefix, device } = match self.origin(to, port, asker.scheme()) {
+        let SignInAt { prefix, device } = match self.origin(to, port, context.scheme()) {
             Some(origin) => table.sign_in_of_others(origin)?,
             None => table.sign_in(to)?,
         };
-        let outer = asker.said.map_or("", ProxyClaims::prefix);
+        let outer = context.said.map_or("", ProxyClaims::prefix);
         // In the path of a cookie it would end that.
         let place = Place {
             host: to.host.clone(),
@@ -254,15 +254,15 @@ impl GatewayRole {
         (request, to): (&FramedRequest<'_>, &Destination<'_>),
         place: &Place,
         body: &[u8],
-        asker: Asker<'_>,
+        context: VisitorContext<'_>,
         now: Instant,
     ) -> SignInAnswer {
-        if !self.is_same_origin(&request.fields, to, asker.said) {
-            log_other_site(&request.fields, to, asker.said);
+        if !self.is_same_origin(&request.fields, to, context.said) {
+            log_other_site(&request.fields, to, context.said);
             return SignInAnswer::of_another_site();
         }
         if which(place, to) == Some(true) {
-            let cookie = place.set_cookie(None, asker.is_secure());
+            let cookie = place.set_cookie(None, context.is_secure());
             return SignInAnswer::see_other(place.path(SIGN_IN), cookie);
         }
         let kind = request.fields.get("content-type").unwrap_or_default();
@@ -272,13 +272,13 @@ impl GatewayRole {
         }
         let Some(form) = Form::read(body) else { return SignInAnswer::text(400, NO_FORM) };
         let goal = place.goal(&form.to);
-        let from = self.address_of(asker.from, asker.said);
+        let from = self.address_of(context.from, context.said);
         if let Err(too_many) = self.rates.take(now, self.sign_ins.attempts(), from, None) {
             let html = sign_in::page(place, &goal, Some("Too many attempts; try again later."));
             let retry_after = Some(too_many.seconds);
             return SignInAnswer { retry_after, ..SignInAnswer::page(429, &html) };
         }
-        self.sign_in(place, &form.token, goal, asker.is_secure(), from)
+        self.sign_in(place, &form.token, goal, context.is_secure(), from)
     }
 
     fn sign_in(

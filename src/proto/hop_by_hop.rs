@@ -1,6 +1,15 @@
-//! Fields that `Connection` names: they are of one connection, and stay behind at each hop.
+//! Hop-by-hop fields: they are of one connection, by their name or since `Connection` names them,
+//! and are stripped at each hop (RFC 9110 §7.6.1).
 
 use crate::proto::head::{Fields, begins, same_name};
+
+/// Returns true if a field of this name is of one connection alone (RFC 9110 §7.6.1), whatever
+/// `Connection` lists.
+pub(crate) fn is_of_connection(name: &str) -> bool {
+    ["connection", "keep-alive", "proxy-connection", "te", "upgrade"]
+        .iter()
+        .any(|own| same_name(name, own))
+}
 
 /// Most fields that `Connection` may name besides the usual options. Kept small: every field is
 /// compared with each.
