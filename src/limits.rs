@@ -582,6 +582,13 @@ pub(crate) const PEER_IDLE_MAX: usize = 256;
 /// request waits.
 pub(crate) const PEER_RECALL: Duration = Duration::from_secs(1);
 
+/// For how long a gateway that could not be reached, or did not have a device, is asked for it only
+/// where no other one has it.
+pub(crate) const PEER_SETBACK: Duration = Duration::from_secs(10);
+
+/// How many of these are remembered. Beyond: the expired ones are forgotten, or else all.
+pub(crate) const PEER_SETBACKS_MAX: usize = 1024;
+
 /// How much longer than its device another gateway may take to begin an answer: its own timeout comes
 /// first, and says more.
 pub(crate) const PEER_GRACE: Duration = Duration::from_secs(2);

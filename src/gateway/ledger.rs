@@ -196,17 +196,14 @@ impl Ledger {
     pub(crate) fn hold(&self, name: &Arc<str>, epoch: u64, claimant: &Claimant) {
         let now = Instant::now();
         let mut state = self.lock();
-        state.turns += 1;
-        let turn = state.turns;
         let held = state.held.entry(name.clone()).or_insert_with(|| Held {
             epoch,
             claimant: claimant.clone(),
-            turn,
+            turn: 0,
         });
         held.epoch = if held.claimant == *claimant { held.epoch.max(epoch) } else { epoch };
-        (held.claimant, held.turn) = (claimant.clone(), turn);
-        let at = if epoch == 0 { now } else { now + SECOND_LOOK };
-        state.due.push(Reverse((at, turn, name.clone())));
+        held.claimant = claimant.clone();
+        state.put_off(name, if epoch == 0 { now } else { now + SECOND_LOOK });
         if epoch == 0 && state.away.is_none() {
             self.wake.notify_all();
         }
@@ -260,8 +257,12 @@ impl Ledger {
                 failed_at = Some(Instant::now()); // later
                 continue;
             };
+            let was_away = self.lock().away.is_some();
             let step = self.step(&by, &mut announced, tell);
             failed_at = self.noted(step).err().map(|_| Instant::now());
+            if was_away && failed_at.is_none() {
+                self.renew_all(); // what has changed meanwhile is not known
+            }
             if is_stopped {
                 // What cannot be released now expires by itself.
                 let last = || -> Result<(), Failed> {
@@ -356,12 +357,19 @@ impl Ledger {
         for (renewal, renewed) in batch.iter().zip(renewed) {
             let to = match renewed {
                 Renewed::Kept { epoch } => {
-                    let at = Instant::now() + interval - by_chance(interval / JITTER_PARTS);
                     let mut state = self.lock();
                     match state.held.get_mut(&renewal.name) {
                         Some(held) => {
                             let is_same = held.claimant == renewal.claimant;
                             held.epoch = if is_same { held.epoch.max(*epoch) } else { held.epoch };
+                            // Where another device of this gateway has come meanwhile, or came in
+                            // another order, the table has that one still, or an older one.
+                            let is_noted = is_same && [0, *epoch].contains(&renewal.epoch);
+                            let at = Instant::now()
+                                + match is_noted {
+                                    true => interval - by_chance(interval / JITTER_PARTS),
+                                    false => SECOND_LOOK,
+                                };
                             state.put_off(&renewal.name, at);
                         }
                         // It went while it was renewed.
@@ -464,9 +472,15 @@ impl State {
     fn put_off(&mut self, name: &Arc<str>, at: Instant) {
         self.turns += 1;
         let turn = self.turns;
-        if let Some(held) = self.held.get_mut(name) {
-            held.turn = turn;
-            self.due.push(Reverse((at, turn, name.clone())));
+        let Some(held) = self.held.get_mut(name) else { return };
+        held.turn = turn;
+        self.due.push(Reverse((at, turn, name.clone())));
+        // While nothing can be renewed, devices may come and go for hours.
+        if self.due.len() > 2 * self.held.len() + BATCH {
+            let held = &self.held;
+            self.due.retain(|Reverse((_, turn, name))| {
+                held.get(name).is_some_and(|held| held.turn == *turn)
+            });
         }
     }
 }
@@ -499,6 +513,80 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.names.is_empty() {
             self.ledger.release(&self.names, self.epoch);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    /// A table that nobody asks.
+    struct Nowhere;
+
+    impl SharedTable for Nowhere {
+        fn find(&self, _: &str) -> Result<Vec<String>, Failed> {
+            Err("away".into())
+        }
+        fn claim(&self, _: &str, _: &[String], _: &Claimant) -> Result<Verdict, Failed> {
+            Err("away".into())
+        }
+        fn renew(&self, _: &str, _: &[Renewal]) -> Result<Vec<Renewed>, Failed> {
+            Err("away".into())
+        }
+        fn release(&self, _: &str, _: &[(Arc<str>, u64)]) -> Result<(), Failed> {
+            Err("away".into())
+        }
+        fn announce(&self, _: &str, _: bool) -> Result<(), Failed> {
+            Err("away".into())
+        }
+        fn listen(&self, _: &mut dyn FnMut(&[Change]) -> bool) -> Result<(), Failed> {
+            Err("away".into())
+        }
+        fn claim_time(&self) -> Duration {
+            Duration::from_secs(30)
+        }
+    }
+
+    #[test]
+    fn devices_that_come_and_go_while_the_table_is_away_fill_nothing() {
+        let ledger = Ledger::new(Arc::new(Nowhere));
+        let claimant = Claimant { credential: "".into(), session: "01".into() };
+        let names: Vec<Arc<str>> = (0..10).map(|n| format!("lamp{n}").into()).collect();
+        for n in 0..100_000 {
+            let name = &names[n % names.len()];
+            ledger.hold(name, 0, &claimant);
+            if n % 3 == 0 {
+                ledger.let_go(name);
+            }
+        }
+        let state = ledger.lock();
+        assert!(state.due.len() <= 2 * names.len() + BATCH, "{}", state.due.len());
+        assert!(state.releases.is_empty());
+        let is_due = |name: &Arc<str>| {
+            let turn = state.held.get(name).map(|held| held.turn);
+            state.due.iter().any(|Reverse((_, due, of))| of == name && Some(*due) == turn)
+        };
+        assert!(state.held.keys().all(is_due));
+    }
+
+    #[test]
+    fn a_renewal_of_a_device_that_was_replaced_meanwhile_is_looked_at_soon() {
+        let ledger = Ledger::new(Arc::new(Nowhere));
+        let session = |text: &str| Claimant { credential: "".into(), session: text.into() };
+        let lamp: Arc<str> = "lamp".into();
+        let tell: Tell = Arc::new(|_| {});
+        for (asked, kept, holds) in [(5, 5, "01"), (0, 5, "01"), (5, 7, "01"), (5, 5, "02")] {
+            *ledger.lock() = State::default();
+            ledger.hold(&lamp, 5, &session(holds));
+            let renewal = Renewal { name: lamp.clone(), epoch: asked, claimant: session("01") };
+            ledger.renewed(&[renewal], &[Renewed::Kept { epoch: kept }], &tell);
+            let state = ledger.lock();
+            let turn = state.held[&lamp].turn;
+            let due = state.due.iter().find(|Reverse((_, due, _))| *due == turn).unwrap();
+            let is_soon = due.0.0 <= Instant::now() + SECOND_LOOK;
+            assert_eq!(is_soon, kept == 7 || holds == "02", "{asked} {kept} {holds}");
         }
     }
 }

@@ -31,6 +31,7 @@
 //! | `claims.rs` | claims of names in a table that several gateways share |
 //! | `redis.rs` | such a table in Redis (feature `redis`) |
 //! | `ledger.rs` | this gateway's claims, renewed and released on threads of their own |
+//! | `setbacks.rs` | other gateways that were asked in vain lately |
 //! | `peers.rs` | what a gateway is told of others, and how it asks which of them has a device |
 //! | `settings.rs` | what a gateway is started with |
 //! | `device_head.rs` | the head of a request on the devices' port |
@@ -142,6 +143,7 @@ mod role;
 mod room;
 mod routes;
 mod serving;
+mod setbacks;
 pub(crate) mod settings;
 mod sign_in;
 mod sign_in_requests;

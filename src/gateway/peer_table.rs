@@ -10,6 +10,7 @@ use crate::engine::connections::Id;
 use crate::engine::permits::{Permit, Permits};
 use crate::engine::slab::Key;
 use crate::gateway::peers::{Cluster, Location, PeerUrl};
+use crate::gateway::setbacks::Setback;
 use crate::limits::{PEER_NAMES_MAX, PEERS_MAX};
 
 /// The place of a gateway in its loop's list.
@@ -151,6 +152,13 @@ impl PeerTable {
     /// The same of all names.
     pub(super) fn forget_all(&mut self) {
         self.heard.clear();
+    }
+
+    /// A gateway was asked in vain.
+    pub(super) fn note_setback(&self, peer: PeerId, setback: Setback) {
+        if let Some(url) = self.url(peer) {
+            self.cluster.note_setback(url, setback);
+        }
     }
 
     pub(super) fn url(&self, peer: PeerId) -> Option<&PeerUrl> {

@@ -21,6 +21,7 @@ use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::peer_table::{Heard, PeerId, PeerLink, PeerStage, PeerTable};
 use crate::gateway::peers::Located;
 use crate::gateway::registry::Waiter;
+use crate::gateway::setbacks::Setback;
 use crate::gateway::state::{
     Asking, Command, GatewayRole, Search, Stage, State, States, VisitorSource,
 };
@@ -286,7 +287,7 @@ impl GatewayRole {
         loop {
             let Some(peers) = &self.peers else { return };
             let Some(to) = peers.address(peer, address) else {
-                return self.peer_is_away(cx, (id, key));
+                return self.peer_is_away(cx, (id, key), peer);
             };
             let Some(permit) = peers.permit(peer, most).filter(|_| !cx.is_full()) else {
                 return self.refuse_search(cx, (id, key), "connection_limit_reached", PEER_FULL);
@@ -314,8 +315,11 @@ impl GatewayRole {
     }
 
     /// A gateway cannot be reached: the device may come here, or to another one.
-    fn peer_is_away(&mut self, cx: &mut Connections<State>, (id, key): (Id, Key)) {
+    fn peer_is_away(&mut self, cx: &mut Connections<State>, (id, key): (Id, Key), peer: PeerId) {
         let until = cx.after(PEER_RECALL);
+        if let Some(peers) = &self.peers {
+            peers.note_setback(peer, Setback::Unreached);
+        }
         let Some(search) = self.search_of(cx, id, key) else { return };
         let Some(Asking { name, search: of, .. }) = cx.asking_mut(id) else { return };
         *of = Search { obstacle: Some(UNREACHED), ..search };
@@ -346,7 +350,7 @@ impl GatewayRole {
             PeerStage::Securing { key } => {
                 let exchange = self.exchanges.get(key);
                 if let Some(id) = exchange.and_then(|exchange| exchange.downstream()) {
-                    self.peer_is_away(cx, (id, key));
+                    self.peer_is_away(cx, (id, key), peer);
                 }
             }
             PeerStage::Busy { .. } | PeerStage::Idle => {}
@@ -553,6 +557,11 @@ impl GatewayRole {
         search.obstacle = None;
         let name = name.clone();
         let until = if misses > 1 { cx.after(PEER_RECALL) } else { now };
+        if let Some((Heard::At(peer), peers)) =
+            self.peers.as_ref().and_then(|peers| Some((peers.heard(&name, now)?, peers)))
+        {
+            peers.note_setback(peer, Setback::Missed(name.clone()));
+        }
         match miss {
             Miss::Away => self.expect_back(cx, &name, until),
             Miss::Unknown => {

@@ -4,7 +4,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 
@@ -14,6 +15,7 @@ use crate::gateway::claims::{Claimant, Failed};
 use crate::gateway::ledger::{DirectoryStatus, Ledger, Rival, Ticket, Told};
 #[cfg(feature = "redis")]
 use crate::gateway::redis::RedisDirectory;
+use crate::gateway::setbacks::{Setback, Setbacks};
 use crate::limits::{Limits, PEER_ADDRESSES_MAX};
 use crate::proto::authority::authority;
 use crate::stream::Connector;
@@ -228,6 +230,7 @@ pub(crate) struct Cluster {
     ledger: Option<Arc<Ledger>>,
     secrets: RwLock<Arc<[Secret]>>,
     own: RwLock<Option<PeerUrl>>,
+    setbacks: Mutex<Setbacks>,
     pub(super) connector: Option<Arc<Connector>>,
     threads: Workers,
     /// Of their own, so that no device waits for visitors' look-ups.
@@ -256,6 +259,7 @@ impl Cluster {
             ledger: None,
             secrets: RwLock::new(Secret::all(peers.secrets)),
             own: RwLock::new(peers.advertised),
+            setbacks: Mutex::default(),
             connector: peers.connector,
             threads: Workers::new("ptth-directory", threads, queue, limits.worker_idle_timeout),
             claimers: Workers::new("ptth-claim", threads, queue, limits.worker_idle_timeout),
@@ -343,6 +347,12 @@ impl Cluster {
         })
     }
 
+    /// A gateway was asked in vain: where others have the device, too, they are asked first.
+    pub(super) fn note_setback(&self, url: &PeerUrl, setback: Setback) {
+        let mut setbacks = self.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
+        setbacks.note(&url.text, setback, Instant::now());
+    }
+
     /// Starts what a shared table needs. `tell` is called on threads of its own.
     pub(super) fn start(
         self: &Arc<Self>,
@@ -389,6 +399,13 @@ impl Cluster {
         let mut others = parsed.collect::<Result<Vec<PeerUrl>, String>>()?;
         if let Some(own) = self.own() {
             others.retain(|url| *url != own);
+        }
+        if others.len() > 1 {
+            let setbacks = self.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
+            let has_setback = |url: &PeerUrl| setbacks.has(&url.text, name, Instant::now());
+            if !others.iter().all(has_setback) {
+                others.retain(|url| !has_setback(url));
+            }
         }
         let Some(place) = by_chance(others.len()) else { return Ok(None) };
         let url = others.swap_remove(place);

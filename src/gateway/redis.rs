@@ -26,7 +26,7 @@ const IDLE_MAX: usize = 8;
 /// How long it is waited for a change before it is asked whether to go on.
 const LISTEN: Duration = Duration::from_millis(200);
 /// A connection for changes on which nothing came for this time is tried.
-const QUIET: Duration = Duration::from_secs(10);
+const QUIET: Duration = Duration::from_secs(3);
 
 const RULES: &str = include_str!("redis/rules.lua");
 const FIND: &str = include_str!("redis/find.lua");
@@ -459,6 +459,11 @@ fn is_of_replica(e: &RedisError) -> bool {
     matches!(e.code(), Some("READONLY" | "MASTERDOWN" | "LOADING"))
 }
 
+/// A key has what is none of ours.
+fn is_of_another_kind(e: &RedisError) -> bool {
+    e.to_string().contains("WRONGTYPE")
+}
+
 fn or_none(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
@@ -536,7 +541,13 @@ impl SharedTable for RedisTable {
         // One that was killed is forgotten after a day.
         let old = now.saturating_sub(Duration::from_secs(86_400)).as_millis() as u64;
         asked.cmd("ZREMRANGEBYSCORE").arg(&self.gateways).arg("-inf").arg(old).ignore();
-        self.with(|connection| asked.query(connection))
+        self.with(|connection| match asked.query(connection) {
+            Err(e) if is_of_another_kind(&e) => {
+                redis::cmd("DEL").arg(&self.gateways).exec(connection)?;
+                asked.query(connection)
+            }
+            answer => answer,
+        })
     }
 
     fn listen(&self, tell: &mut dyn FnMut(&[Change]) -> bool) -> Result<(), Failed> {

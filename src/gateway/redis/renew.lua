@@ -26,17 +26,20 @@ for i = 2, #KEYS do
     -- This gateway has made a newer claim meanwhile.
     verdict = number(own.epoch)
   else
-    local changes = own == nil
+    -- A claim that the server has lost, or that had expired, comes back: nobody else's changes.
+    local changes = own == nil and epoch == 0
     if epoch == 0 then
       epoch = next_epoch(KEYS[1])
-    elseif own == nil and epoch > tonumber(redis.call('GET', KEYS[1]) or '0') then
+    elseif own == nil and epoch > last_epoch(KEYS[1]) then
       redis.call('SET', KEYS[1], number(epoch)) -- this server has lost what it knew
     end
     for other, claim in pairs(claims) do
-      if other ~= gateway and not shares and claim.session ~= session then
-        changes = true
+      if not shares and claim.session ~= session then
         bar(key, replaced, claim.session, remember)
-        redis.call('HDEL', key, other)
+        if other ~= gateway then
+          changes = true
+          redis.call('HDEL', key, other)
+        end
       end
     end
     write(key, gateway, epoch, credential, session, ttl)

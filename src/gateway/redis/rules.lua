@@ -1,32 +1,51 @@
 -- What several scripts know. A name is a hash: for each gateway that has it a field with its URL and
 -- "EPOCH EXPIRY CREDENTIAL SESSION", and for each session that was replaced a field "~SESSION" with the
 -- time until which it does not come back. "-" stands for none. Times are milliseconds of this server.
+-- What is none of ours counts as nothing: one key must not keep 255 others from being renewed.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local REPLACED_MAX = 8
 
 local function number(n) return string.format('%.0f', n) end
 
+-- A whole number that is exact, or nil.
+local function whole(text)
+  local n = type(text) == 'string' and text:match('^%d+$') and tonumber(text)
+  if n and n < 9007199254740992 then return n end
+  return nil
+end
+
+local function last_epoch(counter)
+  local last = redis.pcall('GET', counter)
+  if type(last) == 'table' then redis.call('DEL', counter) end
+  return whole(last) or 0
+end
+
 -- The next epoch: larger than every other, also where this server has lost them all.
 local function next_epoch(counter)
-  local last = tonumber(redis.call('GET', counter) or '0')
-  local epoch = math.max(last + 1, time[1] * 1000000 + time[2])
+  local epoch = math.max(last_epoch(counter) + 1, time[1] * 1000000 + time[2])
   redis.call('SET', counter, number(epoch))
   return epoch
 end
 
 -- What there is of a name: claims that have not expired, and replaced sessions. Drops the rest.
 local function read(key)
-  local all, claims, replaced = redis.call('HGETALL', key), {}, {}
+  local all, claims, replaced = redis.pcall('HGETALL', key), {}, {}
+  if all.err then
+    redis.call('DEL', key)
+    return claims, replaced
+  end
   for i = 1, #all, 2 do
     local field, value = all[i], all[i + 1]
     if field:sub(1, 1) == '~' then
-      if tonumber(value) > now then replaced[field:sub(2)] = tonumber(value)
+      local at = whole(value)
+      if at and at > now then replaced[field:sub(2)] = at
       else redis.call('HDEL', key, field) end
     else
       local epoch, expiry, credential, session = value:match('^(%d+) (%d+) (%S+) (%S+)$')
-      if epoch and tonumber(expiry) > now then
-        claims[field] = {epoch = tonumber(epoch), credential = credential, session = session}
+      epoch, expiry = whole(epoch), whole(expiry)
+      if epoch and expiry and expiry > now then
+        claims[field] = {epoch = epoch, credential = credential, session = session}
       else redis.call('HDEL', key, field) end
     end
   end

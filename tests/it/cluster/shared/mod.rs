@@ -2,8 +2,11 @@
 //! port of its own.
 
 mod claims;
+mod crashes;
 mod failures;
 mod servers;
+mod stale;
+mod takeovers;
 
 use std::net::SocketAddr;
 use std::process::Command;
