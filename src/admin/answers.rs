@@ -32,7 +32,7 @@ fn parameters(asked: &Asked<'_>) -> Option<&'static [&'static str]> {
         ("links", false) => &["device"],
         ("events", false) => &["after", "wait"],
         ("log-level", true) => &["level"],
-        ("status" | "routes" | "limits" | "log-level", false) => &[],
+        ("status" | "cluster" | "routes" | "limits" | "log-level", false) => &[],
         (path, _) if path.starts_with("devices/") => &[],
         _ => return None,
     })
@@ -107,6 +107,13 @@ fn show(asked: &Asked<'_>, context: &Context) -> Result<Reply, Silent> {
         "/api/v1/routes" => Reply::json(&json!({ "routes": view.routes()? })),
         "/api/v1/limits" => Reply::json(&api::limits(view, &view.process()?)),
         "/api/v1/status" => Reply::json(&api::totals(&*view.snapshot()?, view)),
+        "/api/v1/cluster" => {
+            let snapshot = view.snapshot()?;
+            match &snapshot.cluster {
+                Some(cluster) => Reply::json(&api::cluster(&snapshot, cluster)),
+                None => Reply::missing("this gateway knows no others (docs/cluster.md)"),
+            }
+        }
         "/api/v1/events" => events(asked, context),
         "/api/v1/log-level" => {
             Reply::json(&json!({ "level": log::max_level().as_str().to_ascii_lowercase() }))

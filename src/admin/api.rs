@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use crate::admin::asked::Asked;
 use crate::admin::event::{transport_name, unix_seconds};
-use crate::admin::view::{Snapshot, View};
+use crate::admin::view::{ClusterView, Snapshot, View};
+use crate::gateway::peer_table::PeerRow;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process};
 use crate::observe::row::{Change, Counts, Done, Minute};
 
@@ -238,6 +239,44 @@ fn link_json(link: &LinkRow) -> Value {
 
 pub(super) fn links(links: &[LinkRow]) -> Value {
     json!({ "links": links.iter().map(link_json).collect::<Vec<_>>() })
+}
+
+/// Other gateways, and the directory of all.
+pub(super) fn cluster(snapshot: &Snapshot, cluster: &ClusterView) -> Value {
+    let (directory, stats) = (&cluster.directory, &snapshot.stats);
+    let peer = |row: &PeerRow| {
+        json!({
+            "url": &*row.url,
+            "connections": { "open": row.open, "idle": row.idle },
+            "requests": row.sent,
+            "answered": row.answered,
+            "failures": row.failures,
+            "last_answer": row.last_answer.map(|ago| snapshot.unix_ago(ago)),
+            "last_failure": row.last_failure.as_ref().map(|(ago, why)| {
+                json!({ "at": snapshot.unix_ago(*ago), "reason": &**why })
+            }),
+        })
+    };
+    json!({
+        "at": snapshot.unix(snapshot.at),
+        "url": cluster.own.as_deref(),
+        "directory": {
+            "kind": directory.kind,
+            "state": if directory.away.is_some() { "away" } else { "answers" },
+            "away": directory.away.as_ref().map(|(why, ago)| {
+                json!({ "since": snapshot.unix_ago(*ago), "reason": why })
+            }),
+            "names": directory.claims.as_ref().map(|claims| {
+                json!({
+                    "claimed": claims.claimed,
+                    "unclaimed": claims.unclaimed,
+                    "lost": claims.lost,
+                })
+            }),
+        },
+        "hops": { "sent": stats.hops, "served": stats.hops_served },
+        "peers": cluster.peers.iter().map(peer).collect::<Value>(),
+    })
 }
 
 /// Each limit as its own `Debug` shows it; there is no other list of them to forget one in.

@@ -16,7 +16,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
-use crate::admin::view::{Snapshot, View};
+use crate::admin::view::{ClusterView, Snapshot, View};
+use crate::gateway::peer_table::PeerRow;
 use crate::gateway::questions::DeviceRow;
 use crate::observe::histogram::{BOUNDS_MS, Fixed};
 
@@ -59,6 +60,9 @@ impl Collector for Told {
         page.gauges("ptth_build_info", "The version of this gateway.", once((version, 1)))?;
         self.state(&mut page)?;
         self.exchanges(&mut page)?;
+        if let Some(cluster) = &self.snapshot.cluster {
+            self.hops(&mut page, cluster)?;
+        }
         match self.listed {
             0 => Ok(()),
             most => {
@@ -234,6 +238,67 @@ impl Told {
             &totals.first_byte,
         )
     }
+}
+
+impl Told {
+    fn hops(&self, page: &mut Page<'_>, cluster: &ClusterView) -> fmt::Result {
+        let (stats, directory) = (&self.snapshot.stats, &cluster.directory);
+        page.counter("ptth_hops", "Requests that were sent to other gateways.", stats.hops)?;
+        page.counter(
+            "ptth_hops_served",
+            "Requests of other gateways that were begun here.",
+            stats.hops_served,
+        )?;
+        page.gauge(
+            "ptth_directory_up",
+            "1 while the directory of gateways answers.",
+            directory.away.is_none().into(),
+        )?;
+        if let Some(claims) = &directory.claims {
+            let names = [("claimed", claims.claimed), ("unclaimed", claims.unclaimed)];
+            page.gauges(
+                "ptth_directory_names",
+                "Names of devices of this gateway, by whether the directory knows them.",
+                by("state", names),
+            )?;
+            page.counter(
+                "ptth_directory_names_lost",
+                "Names that other gateways have taken over, or had already.",
+                claims.lost as u64,
+            )?;
+        }
+        peers(page, &cluster.peers)
+    }
+}
+
+/// The view has a bound on how many gateways there are.
+fn peers(page: &mut Page<'_>, rows: &[PeerRow]) -> fmt::Result {
+    fn each<V>(
+        rows: &[PeerRow],
+        of: impl Fn(&PeerRow) -> V,
+    ) -> impl Iterator<Item = Sample<'_, 1, V>> {
+        by("peer", rows.iter().map(move |row| (&*row.url, of(row))))
+    }
+    let connections = rows.iter().flat_map(|row| {
+        let states = [("idle", row.idle), ("busy", row.open.saturating_sub(row.idle))];
+        states.map(|(state, count)| ([("peer", &*row.url), ("state", state)], count))
+    });
+    page.gauges("ptth_peer_connections", "Connections to other gateways.", connections)?;
+    page.counters(
+        "ptth_peer_requests",
+        "Requests that were sent to the gateway.",
+        each(rows, |row| row.sent),
+    )?;
+    page.counters(
+        "ptth_peer_answers",
+        "Those that were answered to the end.",
+        each(rows, |row| row.answered),
+    )?;
+    page.counters(
+        "ptth_peer_failures",
+        "Attempts to reach or ask the gateway that failed, and answers that broke off.",
+        each(rows, |row| row.failures),
+    )
 }
 
 fn devices(page: &mut Page<'_>, rows: &[DeviceRow]) -> fmt::Result {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::admin::api::{Wanted, days_left};
 use crate::admin::asked::Asked;
 use crate::admin::event::transport_name;
-use crate::admin::view::{Snapshot, View};
+use crate::admin::view::{ClusterView, Snapshot, View};
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow};
 use crate::observe::row::{Change, Done, MINUTES_MAX, Minute};
 use crate::proto::digits::percent_encoded;
@@ -183,6 +183,9 @@ pub(super) fn devices(asked: &Asked<'_>, snapshot: &Snapshot, view: &View) -> Co
         device_row(&mut html, snapshot, row);
     }
     html.push_str("</tbody></table></div>");
+    if let Some(cluster) = &snapshot.cluster {
+        cluster_section(&mut html, snapshot, cluster);
+    }
     Content { title: "ptth gateway".to_owned(), controls: controls(asked, &wanted), fragment: html }
 }
 
@@ -249,6 +252,58 @@ fn tiles(html: &mut String, snapshot: &Snapshot, view: &View) {
         let told = escaped(&configuration.told);
         let _ = write!(html, "<p class=\"soft\">configuration, {ago} ago: {told}</p>");
     }
+}
+
+/// Other gateways, below the devices.
+fn cluster_section(html: &mut String, snapshot: &Snapshot, cluster: &ClusterView) {
+    let rows: Vec<String> = cluster
+        .peers
+        .iter()
+        .map(|row| {
+            let failure = row.last_failure.as_ref().map(|(ago, why)| {
+                let class = if row.last_answer.is_some_and(|answer| answer < *ago) {
+                    "soft"
+                } else {
+                    "down"
+                };
+                let (ago, why) = (span(*ago), escaped(why));
+                format!("<span class=\"{class}\">{ago} ago: {why}</span>")
+            });
+            row_of(&[
+                ("gateway", "", escaped(&row.url)),
+                ("open", "n", row.open.to_string()),
+                ("idle", "n", row.idle.to_string()),
+                ("requests", "n", row.sent.to_string()),
+                ("failures", "n", row.failures.to_string()),
+                ("last answer", "n", row.last_answer.map(span).unwrap_or_default()),
+                ("last failure", "wide", failure.unwrap_or_default()),
+            ])
+        })
+        .collect();
+    let columns =
+        ["gateway", "#open", "#idle", "#requests", "#failures", "#last answer", "last failure"];
+    table(html, "Other gateways", &columns, &rows);
+    let _ = write!(html, "<p class=\"soft\">{}</p>", directory_line(cluster));
+    let (sent, served) = (snapshot.stats.hops, snapshot.stats.hops_served);
+    let _ = write!(html, "<p class=\"soft\">{sent} hops sent, {served} served</p>");
+}
+
+fn directory_line(cluster: &ClusterView) -> String {
+    let directory = &cluster.directory;
+    let own = cluster.own.as_deref().unwrap_or("nowhere");
+    let mut line = format!("this gateway: {}; directory: {}", escaped(own), directory.kind);
+    if let Some((why, ago)) = &directory.away {
+        let (ago, why) = (span(*ago), escaped(why));
+        let _ = write!(line, ", <span class=\"down\">away</span> for {ago}: {why}");
+    }
+    if let Some(claims) = &directory.claims {
+        let _ = write!(
+            line,
+            "; names: {} claimed, {} unclaimed, {} lost",
+            claims.claimed, claims.unclaimed, claims.lost
+        );
+    }
+    line
 }
 
 fn state(row: &DeviceRow, now: Instant) -> String {

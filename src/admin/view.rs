@@ -1,7 +1,7 @@
 //! The gateway at one moment, as its event loop told it in pieces: asked at most twice a second,
 //! however many look.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,12 +10,14 @@ use crossbeam_channel::Sender;
 use crate::admin::feed::Feed;
 use crate::gateway::loops::Loops;
 use crate::gateway::observation::LINKS_MAX;
+use crate::gateway::peer_table::PeerRow;
+use crate::gateway::peers::{Cluster, DirectoryRow};
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process, Question};
 use crate::gateway::settings::InForce;
 use crate::gateway::state::Command;
 use crate::gateway::stats::Stats;
 use crate::gateway::{Gateway, GatewayStats};
-use crate::limits::Limits;
+use crate::limits::{Limits, PEERS_MAX};
 
 /// Maximum age of a snapshot.
 const FRESH: Duration = Duration::from_millis(500);
@@ -33,6 +35,17 @@ pub(super) struct Snapshot {
     pub(super) devices: Vec<DeviceRow>,
     pub(super) process: Process,
     pub(super) stats: GatewayStats,
+    /// `None`: it knows no other gateways.
+    pub(super) cluster: Option<ClusterView>,
+}
+
+/// Other gateways, and the directory of all.
+pub(super) struct ClusterView {
+    /// How others reach this gateway, where that is known.
+    pub(super) own: Option<Arc<str>>,
+    pub(super) directory: DirectoryRow,
+    /// In the order of their URLs.
+    pub(super) peers: Vec<PeerRow>,
 }
 
 impl Snapshot {
@@ -41,6 +54,11 @@ impl Snapshot {
         let ago = self.at.saturating_duration_since(at).as_secs_f64();
         let now = self.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         ((now.as_secs_f64() - ago) * 1000.0).round() / 1000.0
+    }
+
+    /// Seconds since 1970 of a moment so long before this one.
+    pub(super) fn unix_ago(&self, ago: Duration) -> f64 {
+        self.unix(self.at.checked_sub(ago).unwrap_or(self.at))
     }
 
     /// How long nothing was heard of a device.
@@ -54,6 +72,7 @@ pub(super) struct View {
     loops: Loops<Command>,
     stats: Arc<Stats>,
     limits: InForce,
+    cluster: Option<Arc<Cluster>>,
     pub(super) feed: Arc<Feed>,
     pub(super) metrics_per_device: usize,
     latest: Latest<Snapshot>,
@@ -141,6 +160,7 @@ impl View {
             loops,
             stats,
             limits,
+            cluster: gateway.shared(),
             feed,
             metrics_per_device,
             latest: Latest::new(),
@@ -203,7 +223,26 @@ impl View {
             devices.append(&mut merged(pieces.into_iter().map(|(rows, _)| rows)));
         }
         let (at, wall, stats) = (Instant::now(), SystemTime::now(), self.stats.read());
-        Ok(Snapshot { at, wall, devices, process, stats })
+        let cluster = self.cluster(end)?;
+        Ok(Snapshot { at, wall, devices, process, stats, cluster })
+    }
+
+    fn cluster(&self, end: Instant) -> Result<Option<ClusterView>, Silent> {
+        let Some(cluster) = &self.cluster else { return Ok(None) };
+        let mut peers: BTreeMap<Arc<str>, PeerRow> = BTreeMap::new();
+        let loops = self.ask_by(end, |reply| Question::Peers { reply })?;
+        for row in loops.into_iter().flatten() {
+            if let Some(known) = peers.get_mut(&row.url) {
+                known.add(row);
+            } else if peers.len() < PEERS_MAX {
+                peers.insert(row.url.clone(), row);
+            }
+        }
+        Ok(Some(ClusterView {
+            own: cluster.own().map(|url| url.text),
+            directory: cluster.directory(),
+            peers: peers.into_values().collect(),
+        }))
     }
 
     pub(super) fn process(&self) -> Result<Process, Silent> {

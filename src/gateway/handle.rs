@@ -566,6 +566,12 @@ impl Gateway {
         (self.0.loops.clone(), self.0.stats.clone(), self.0.limits.clone())
     }
 
+    /// What it has in common with other gateways, where it knows some.
+    #[cfg(feature = "admin")]
+    pub(crate) fn shared(&self) -> Option<Arc<Cluster>> {
+        self.0.cluster.clone()
+    }
+
     pub(super) fn refuse_on_link(&self, what: &str) -> Result<(), Error> {
         if self.0.only_links {
             return Err(Error::usage(format!(

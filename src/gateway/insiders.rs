@@ -158,7 +158,7 @@ impl GatewayRole {
         waits.exchange.time = Duration::ZERO; // the other gateway's is over sooner
         let request_id = request.fields.get(REQUEST_ID).filter(|_| self.observer.records());
         let request_id = request_id.and_then(|id| std::str::from_utf8(id).ok()).map(str::to_owned);
-        let visit = Visit { from: told.visitor, request_id, token: None };
+        let visit = Visit { from: told.visitor, request_id, token: None, from_gateway: true };
         exchange.observed = self.observer.request(told.device, request, &visit);
         if self.lifecycle.is_ending() {
             exchange.last_of_caller();

@@ -38,6 +38,10 @@ impl GatewayRole {
                 drop(reply.send(self.link_rows(cx, name.as_deref())))
             }
             Question::Process { reply } => drop(reply.send(self.process(cx))),
+            Question::Peers { reply } => {
+                let rows = self.peers.as_ref().map(|peers| peers.rows(cx.now()));
+                drop(reply.send(rows.unwrap_or_default()));
+            }
             Question::Routes { reply } => drop(reply.send(self.listeners.rows(ROUTES_MAX))),
             Question::Records { to, readers } => self.observer.record(to, readers),
             Question::Disconnect { name, reply } => drop(reply.send(self.disconnect(cx, &name))),

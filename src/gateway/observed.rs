@@ -33,7 +33,8 @@ impl GatewayRole {
                 None => random_id(),
             }
         });
-        Visit { from: Some(self.address_of(from, said)), request_id, token: None }
+        let from = Some(self.address_of(from, said));
+        Visit { from, request_id, ..Visit::default() }
     }
 
     /// The visitor's own address, where trusted proxies tell it.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::engine::connections::Id;
 use crate::engine::permits::{Permit, Permits};
@@ -12,6 +12,10 @@ use crate::engine::slab::Key;
 use crate::gateway::peers::{Cluster, Location, PeerUrl};
 use crate::gateway::setbacks::Setback;
 use crate::limits::{PEER_NAMES_MAX, PEERS_MAX};
+use crate::observe::cut;
+
+/// Longest reason of a failure that is remembered, in bytes.
+const REASON_BYTES_MAX: usize = 200;
 
 /// The place of a gateway in its loop's list.
 pub(crate) type PeerId = usize;
@@ -54,6 +58,49 @@ struct Peer {
     idle: Vec<Id>,
     /// How many there are in all.
     open: Permits,
+    counts: PeerCounts,
+}
+
+/// What became of the requests for a gateway.
+#[derive(Default)]
+struct PeerCounts {
+    sent: u64,
+    answered: u64,
+    failures: u64,
+    last_answer: Option<Instant>,
+    last_failure: Option<(Instant, Box<str>)>,
+}
+
+/// A gateway as an operator sees it: of one loop, or of all.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
+pub(crate) struct PeerRow {
+    pub(crate) url: Arc<str>,
+    /// Connections to it, those in the making included.
+    pub(crate) open: usize,
+    pub(crate) idle: usize,
+    /// Requests that were sent to it.
+    pub(crate) sent: u64,
+    /// Those that it, or its device, answered to the end.
+    pub(crate) answered: u64,
+    pub(crate) failures: u64,
+    /// How long ago.
+    pub(crate) last_answer: Option<Duration>,
+    pub(crate) last_failure: Option<(Duration, Box<str>)>,
+}
+
+impl PeerRow {
+    /// The same gateway, as another loop sees it.
+    pub(crate) fn add(&mut self, other: PeerRow) {
+        self.open += other.open;
+        self.idle += other.idle;
+        self.sent += other.sent;
+        self.answered += other.answered;
+        self.failures += other.failures;
+        self.last_answer = [self.last_answer, other.last_answer].into_iter().flatten().min();
+        let failures = [self.last_failure.take(), other.last_failure];
+        self.last_failure = failures.into_iter().flatten().min_by_key(|(ago, _)| *ago);
+    }
 }
 
 pub(crate) struct PeerTable {
@@ -126,7 +173,8 @@ impl PeerTable {
             self.peers[known].addresses = addresses;
             return Some(known);
         }
-        let peer = Peer { url, addresses, idle: Vec::new(), open: Permits::default() };
+        let (open, counts) = (Permits::default(), PeerCounts::default());
+        let peer = Peer { url, addresses, idle: Vec::new(), open, counts };
         if self.peers.len() < PEERS_MAX {
             self.peers.push(peer);
             return Some(self.peers.len() - 1);
@@ -191,6 +239,41 @@ impl PeerTable {
     /// A connection is gone.
     pub(super) fn drop_idle(&mut self, peer: PeerId, id: Id) {
         self.peers.get_mut(peer).into_iter().for_each(|peer| peer.idle.retain(|idle| *idle != id));
+    }
+
+    /// A request is sent to a gateway.
+    pub(super) fn count_sent(&mut self, peer: PeerId) {
+        self.peers.get_mut(peer).into_iter().for_each(|peer| peer.counts.sent += 1);
+    }
+
+    /// A gateway has answered.
+    pub(super) fn count_answered(&mut self, peer: PeerId, now: Instant) {
+        let Some(Peer { counts, .. }) = self.peers.get_mut(peer) else { return };
+        counts.answered += 1;
+        counts.last_answer = Some(now);
+    }
+
+    /// A gateway could not be reached, or asked, or its answer broke off.
+    pub(super) fn count_failure(&mut self, peer: PeerId, now: Instant, why: &str) {
+        let Some(Peer { counts, .. }) = self.peers.get_mut(peer) else { return };
+        counts.failures += 1;
+        counts.last_failure = Some((now, cut(why, REASON_BYTES_MAX)));
+    }
+
+    /// The gateways that are known, for an operator.
+    pub(super) fn rows(&self, now: Instant) -> Vec<PeerRow> {
+        let ago = |at: Instant| now.saturating_duration_since(at);
+        let row = |Peer { url, idle, open, counts, .. }: &Peer| PeerRow {
+            url: url.text.clone(),
+            open: open.unseen(),
+            idle: idle.len(),
+            sent: counts.sent,
+            answered: counts.answered,
+            failures: counts.failures,
+            last_answer: counts.last_answer.map(ago),
+            last_failure: counts.last_failure.as_ref().map(|(at, why)| (ago(*at), why.clone())),
+        };
+        self.peers.iter().map(row).collect()
     }
 
     /// Every idle connection.

@@ -31,6 +31,7 @@ use crate::relay::{self, LocalAnswer};
 use crate::stream::{HandshakeError, Stream, TlsSession};
 
 const DIRECTORY_LATE: &str = "the directory of gateways did not say in time where the device is";
+const LATE: &str = "it did not answer within directory_timeout";
 const DIRECTORY_AWAY: &str =
     "the directory of gateways cannot say where the device is; try again later";
 const DIRECTORY_BUSY: &str =
@@ -121,6 +122,9 @@ impl GatewayRole {
     fn log_directory_late(&self, cx: &Connections<State>, id: Id) {
         let Some(Asking { name, .. }) = cx.asking(id) else { return };
         let time = self.settings.limits.directory_timeout;
+        if let Some(peers) = &self.peers {
+            peers.cluster.note(Some(LATE));
+        }
         log_names!(
             Warn,
             "the directory of gateways did not say where {name} is within {time:?} (directory_timeout)"
@@ -302,15 +306,16 @@ impl GatewayRole {
                     let at = cx.after(self.settings.limits.connect_timeout);
                     return cx.set_deadline(connection, Some(at));
                 }
-                Err(e) => self.log_unreached(peer, &e.to_string()),
+                Err(e) => self.peer_unreached(cx, peer, &e.to_string()),
             }
             address += 1;
         }
     }
 
-    fn log_unreached(&self, peer: PeerId, why: &str) {
-        let url = self.peers.as_ref().and_then(|peers| peers.url(peer));
-        let text = url.map_or("", |url| &url.text);
+    fn peer_unreached(&mut self, cx: &Connections<State>, peer: PeerId, why: &str) {
+        let Some(peers) = &mut self.peers else { return };
+        peers.count_failure(peer, cx.now(), why);
+        let text = peers.url(peer).map_or("", |url| &url.text);
         log_names!(Warn, "the gateway at {text} cannot be reached: {why}");
     }
 
@@ -344,7 +349,7 @@ impl GatewayRole {
         let Some(PeerLink { peer, stage }) = cx.peer_link(connection) else { return };
         let (peer, stage) = (*peer, *stage);
         cx.close(connection);
-        self.log_unreached(peer, why);
+        self.peer_unreached(cx, peer, why);
         match stage {
             PeerStage::Connecting { key, address } => self.connect_peer(cx, key, peer, address + 1),
             PeerStage::Securing { key } => {
@@ -462,6 +467,10 @@ impl GatewayRole {
             return cx.close(connection);
         };
         exchange.begins_hop(PEER_GRACE);
+        if let Some((link, peers)) = cx.peer_link(connection).zip(self.peers.as_mut()) {
+            peers.count_sent(link.peer);
+            exchange.observed.hops_to(peers.url(link.peer).map(|url| &url.text));
+        }
         self.stats.hops.fetch_add(1, Relaxed);
         self.set_stage(cx, id, Stage::Here);
         cx.set_deadline(connection, None); // the exchange keeps the time
@@ -503,8 +512,9 @@ impl GatewayRole {
         connection: Id,
         reusable: Result<(), CloseReason>,
     ) {
-        let Some(PeerLink { peer, .. }) = cx.peer_link(connection) else { return };
-        let peer = *peer;
+        let Some(PeerLink { peer, stage }) = cx.peer_link(connection) else { return };
+        let (peer, stage) = (*peer, *stage);
+        self.count_outcome(cx, (peer, stage), &reusable);
         match reusable.map_err(|why| why.cause) {
             Ok(()) => self.keep_peer(cx, connection, peer),
             // An end alone would leave open whether the answer is still wanted.
@@ -512,6 +522,29 @@ impl GatewayRole {
                 cx.close(connection)
             }
             Err(_) => cx.reset(connection),
+        }
+    }
+
+    fn count_outcome(
+        &mut self,
+        cx: &Connections<State>,
+        (peer, stage): (PeerId, PeerStage),
+        outcome: &Result<(), CloseReason>,
+    ) {
+        let PeerStage::Busy { key } = stage else { return };
+        let miss = self.exchanges.get(key).and_then(|exchange| exchange.miss());
+        let Some(peers) = &mut self.peers else { return };
+        match (outcome.as_ref().map_err(|why| why.cause), miss) {
+            (_, Some(Miss::Stranger)) => peers.count_failure(peer, cx.now(), STRANGER),
+            (_, Some(Miss::Foreign)) => peers.count_failure(peer, cx.now(), FOREIGN),
+            (Ok(()) | Err(CloseCause::LastMessage | CloseCause::Tunnel), _) => {
+                peers.count_answered(peer, cx.now());
+            }
+            (Err(cause), _) if is_failure(cause) => {
+                let why = outcome.as_ref().err().map_or("", |why| &why.text);
+                peers.count_failure(peer, cx.now(), why);
+            }
+            (Err(_), _) => {} // its own side gave up
         }
     }
 
@@ -603,6 +636,18 @@ impl GatewayRole {
             None => peers.forget_all(),
         }
     }
+}
+
+/// What the other gateway, its device or the network is the cause of.
+fn is_failure(cause: CloseCause) -> bool {
+    matches!(
+        cause,
+        CloseCause::Cut
+            | CloseCause::Reset
+            | CloseCause::Unreachable
+            | CloseCause::ProtocolError
+            | CloseCause::Late
+    )
 }
 
 /// The newest idle connection to a gateway; those behind it that were closed are gone then.

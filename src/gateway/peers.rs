@@ -25,6 +25,8 @@ const SECRET_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
 /// Most secrets at once.
 const SECRETS_MAX: usize = 8;
 
+const PANICKED: &str = "it panicked";
+
 type Find = Arc<dyn Fn(&str) -> Result<Option<String>, Failed> + Send + Sync>;
 
 /// How it is found which gateway has a device.
@@ -71,6 +73,7 @@ pub struct Peers {
     secrets: Vec<String>,
     advertised: Option<PeerUrl>,
     connector: Option<Arc<Connector>>,
+    kind: &'static str,
 }
 
 impl fmt::Debug for Peers {
@@ -89,7 +92,7 @@ impl Peers {
         + Sync
         + 'static,
     ) -> Self {
-        Peers::of(Source::Function(Arc::new(find)))
+        Peers::of(Source::Function(Arc::new(find)), "program")
     }
 
     /// Other gateways, and a table in Redis that all of them share: this gateway notes there which
@@ -98,11 +101,17 @@ impl Peers {
     /// gateway: from [`listen_peers`](crate::Gateway::listen_peers) on.
     #[cfg(feature = "redis")]
     pub fn shared_in(directory: RedisDirectory) -> Self {
-        Peers::of(Source::Redis(directory))
+        Peers::of(Source::Redis(directory), "redis")
     }
 
-    fn of(source: Source) -> Self {
-        Peers { source, secrets: Vec::new(), advertised: None, connector: None }
+    fn of(source: Source, kind: &'static str) -> Self {
+        Peers { source, secrets: Vec::new(), advertised: None, connector: None, kind }
+    }
+
+    /// What operators see as the kind of the directory. Default: `program`, or `redis`.
+    pub fn directory_kind(mut self, kind: &'static str) -> Self {
+        self.kind = kind;
+        self
     }
 
     /// The secret that gateways of one cluster share: the first one is shown to others, each of
@@ -218,6 +227,17 @@ pub(crate) struct Location {
 /// `Ok(None)`: no other gateway has it.
 pub(crate) type Located = Result<Option<Location>, String>;
 
+/// The directory as an operator sees it.
+#[cfg(feature = "admin")]
+#[derive(Clone, Debug)]
+pub(crate) struct DirectoryRow {
+    pub(crate) kind: &'static str,
+    /// Why it does not answer, and for how long it has not.
+    pub(crate) away: Option<(String, std::time::Duration)>,
+    /// What this gateway has claimed in it, where that is shared.
+    pub(crate) claims: Option<DirectoryStatus>,
+}
+
 /// Says which gateways have a device, by their URLs.
 trait FindAll: Fn(&str) -> Result<Vec<String>, Failed> + Send + Sync {}
 
@@ -232,6 +252,9 @@ pub(crate) struct Cluster {
     own: RwLock<Option<PeerUrl>>,
     setbacks: Mutex<Setbacks>,
     pub(super) connector: Option<Arc<Connector>>,
+    kind: &'static str,
+    /// Why a function does not answer, and since when; a ledger knows that itself.
+    away: Mutex<Option<(String, Instant)>>,
     threads: Workers,
     /// Of their own, so that no device waits for visitors' look-ups.
     claimers: Workers,
@@ -261,6 +284,8 @@ impl Cluster {
             own: RwLock::new(peers.advertised),
             setbacks: Mutex::default(),
             connector: peers.connector,
+            kind: peers.kind,
+            away: Mutex::default(),
             threads: Workers::new("ptth-directory", threads, queue, limits.worker_idle_timeout),
             claimers: Workers::new("ptth-claim", threads, queue, limits.worker_idle_timeout),
         };
@@ -329,7 +354,7 @@ impl Cluster {
     }
 
     /// How others reach this gateway, where that is known.
-    pub(super) fn own(&self) -> Option<PeerUrl> {
+    pub(crate) fn own(&self) -> Option<PeerUrl> {
         self.own.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -343,7 +368,10 @@ impl Cluster {
         let (cluster, name) = (self.clone(), name.to_owned());
         self.threads.submit(move || {
             let found = catch_unwind(AssertUnwindSafe(|| cluster.find(&name)));
-            tell(found.unwrap_or_else(|_| Err("it panicked".to_owned())));
+            tell(found.unwrap_or_else(|_| {
+                cluster.note(Some(PANICKED));
+                Err(PANICKED.to_owned())
+            }));
         })
     }
 
@@ -393,8 +421,38 @@ impl Cluster {
         self.ledger.as_ref().map(|ledger| ledger.status())
     }
 
+    /// The directory, for an operator.
+    #[cfg(feature = "admin")]
+    pub(crate) fn directory(&self) -> DirectoryRow {
+        let claims = self.status();
+        let away = match &claims {
+            Some(status) => status.away.clone(),
+            None => {
+                let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+                away.as_ref().map(|(why, since)| (why.clone(), since.elapsed()))
+            }
+        };
+        DirectoryRow { kind: self.kind, away, claims }
+    }
+
+    /// Notes whether a program's function answers. May be called by a loop: nobody holds the lock
+    /// for longer than that takes.
+    pub(super) fn note(&self, failure: Option<&str>) {
+        if self.ledger.is_some() {
+            return;
+        }
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        match (failure, &mut *away) {
+            (None, away) => *away = None,
+            (Some(why), Some((text, _))) => why.clone_into(text),
+            (Some(why), away) => *away = Some((why.to_owned(), Instant::now())),
+        }
+    }
+
     fn find(&self, name: &str) -> Located {
-        let found = (self.find)(name).map_err(|e| e.to_string())?;
+        let found = (self.find)(name).map_err(|e| e.to_string());
+        self.note(found.as_ref().err().map(String::as_str));
+        let found = found?;
         let parsed = found.iter().map(|url| PeerUrl::parse(url).map_err(|e| e.to_string()));
         let mut others = parsed.collect::<Result<Vec<PeerUrl>, String>>()?;
         if let Some(own) = self.own() {

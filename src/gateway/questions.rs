@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::Sender;
 
 use crate::close_reason::CloseCause;
+use crate::gateway::peer_table::PeerRow;
 use crate::gateway::registry::Load;
 use crate::gateway::tokens::Whose;
 use crate::observe::Asked;
@@ -35,6 +36,10 @@ pub(crate) enum Question {
     },
     Process {
         reply: Sender<Process>,
+    },
+    /// Other gateways.
+    Peers {
+        reply: Sender<Vec<PeerRow>>,
     },
     /// Records of requests, from now on, instead of an earlier such channel.
     Records {

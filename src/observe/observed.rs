@@ -44,8 +44,15 @@ impl Observed {
         if let Some(detail) = &mut exchange.detail {
             detail.record.retried |= exchange.attached.is_some() && detail.record.link != link;
             detail.record.link = link;
+            detail.record.gateway = detail.hop.take();
         }
         exchange.attached.get_or_insert_with(Instant::now);
+    }
+
+    /// The link that takes it next is a connection to this gateway.
+    pub(crate) fn hops_to(&mut self, gateway: Option<&Arc<str>>) {
+        let detail = self.0.as_deref_mut().and_then(|watched| watched.exchange.detail.as_mut());
+        detail.into_iter().for_each(|detail| detail.hop = gateway.cloned());
     }
 
     /// The head of the device's response is here.

@@ -79,6 +79,11 @@ pub struct ExchangeRecord {
     pub link: Option<u64>,
     /// It was sent again on another link.
     pub retried: bool,
+    /// The URL of the gateway that it was sent to, over a hop; `None`: a device of this gateway
+    /// answered it, or none.
+    pub gateway: Option<Arc<str>>,
+    /// Another gateway sent it, for its visitor.
+    pub from_gateway: bool,
     /// Why it failed: a [`CloseCause`](crate::CloseCause), or an error type of RFC 9209.
     pub failure: Option<&'static str>,
     /// Records that were lost before this one because nobody read them in time.
@@ -140,6 +145,8 @@ impl<'h> Seen<'h> {
 /// The record of a request in progress.
 pub(crate) struct Detail {
     pub(crate) record: ExchangeRecord,
+    /// The gateway that it is sent to next.
+    pub(crate) hop: Option<Arc<str>>,
     _charge: Charge,
 }
 
@@ -174,11 +181,13 @@ impl Detail {
             took: Duration::ZERO,
             link: None,
             retried: false,
+            gateway: None,
+            from_gateway: visit.from_gateway,
             failure: None,
             missed: 0,
         };
         let _charge = Charge::new(record.bytes(), of);
-        Box::new(Detail { record, _charge })
+        Box::new(Detail { record, hop: None, _charge })
     }
 }
 
@@ -274,6 +283,8 @@ pub(crate) struct Visit {
     pub(crate) request_id: Option<String>,
     /// What operators call its token, where there is an access log.
     pub(crate) token: Option<Box<str>>,
+    /// Another gateway sends its request.
+    pub(crate) from_gateway: bool,
 }
 
 #[cfg(test)]

@@ -174,7 +174,12 @@ impl Exchange {
         self.hop.misses
     }
 
-    /// What the gateway that was asked knows of a device that it does not have; told once.
+    /// What the gateway that was asked knows of a device that it does not have.
+    pub(crate) fn miss(&self) -> Option<Miss> {
+        self.hop.missed
+    }
+
+    /// The same, told once.
     pub(crate) fn take_miss(&mut self) -> Option<Miss> {
         self.hop.missed.take()
     }

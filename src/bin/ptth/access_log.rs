@@ -396,6 +396,8 @@ fn as_json(record: &ExchangeRecord) -> serde_json::Value {
         "total_ms": millis(record.took),
         "link": record.link,
         "retried": record.retried,
+        "gateway": record.gateway.as_deref(),
+        "from_gateway": record.from_gateway,
         "failure": record.failure,
         "request_id": record.request_id,
         "referer": record.referer,

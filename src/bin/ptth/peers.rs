@@ -139,6 +139,11 @@ impl PeersArgs {
                 Ok(table.get(name).or_else(|| table.get(OTHERS)).cloned())
             }),
         };
+        peers = match &self.directory {
+            Some(Directory::Redis(_)) => peers,
+            Some(Directory::File(_)) => peers.directory_kind("file"),
+            None => peers.directory_kind("none"),
+        };
         if let Some(secrets) = self.secrets(first).map_err(usage)? {
             let option = |e| usage(format!("--peer-secret: {e}"));
             peers = peers.secrets(secrets).map_err(option)?;

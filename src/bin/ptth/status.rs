@@ -129,7 +129,19 @@ impl AdminAt {
     }
 
     fn json(&self, path: &str, token: Option<&str>) -> Result<Value, Failure> {
+        self.read(self.ask(path, token)?, token)
+    }
+
+    /// The same of a path that only some gateways have.
+    fn json_if_there(&self, path: &str, token: Option<&str>) -> Result<Option<Value>, Failure> {
         match self.ask(path, token)? {
+            (404, _) => Ok(None),
+            answer => self.read(answer, token).map(Some),
+        }
+    }
+
+    fn read(&self, answer: (u16, String), token: Option<&str>) -> Result<Value, Failure> {
+        match answer {
             (200, body) => serde_json::from_str(&body)
                 .map_err(|e| failed(format_args!("{} gave no JSON: {e}", self.admin))),
             (401, _) if token.is_some() => Err(usage(
@@ -196,7 +208,44 @@ fn show(args: &StatusArgs, token: Option<&str>) -> Result<String, Failure> {
         return Ok(list.to_string());
     }
     let totals = args.at.json("/api/v1/status", token)?;
-    Ok(format!("{}\n{}", summary(&totals, &list), table(&rows_of(&list))))
+    let cluster = args.at.json_if_there("/api/v1/cluster", token)?;
+    let cluster = cluster.map(|cluster| format!("\n{}", others(&cluster))).unwrap_or_default();
+    Ok(format!("{}{cluster}\n{}", summary(&totals, &list), table(&rows_of(&list))))
+}
+
+/// Other gateways, and the directory of all.
+fn others(cluster: &Value) -> String {
+    let directory = &cluster["directory"];
+    let mut text = format!("directory ({}): ", plain(&directory["kind"]));
+    let away = &directory["away"];
+    let _ = match away.is_null() {
+        true => write!(text, "answers"),
+        false => write!(text, "away for {}: {}", ago(&away["since"]), plain(&away["reason"])),
+    }; // a String takes all, here and below
+    let names = &directory["names"];
+    if !names.is_null() {
+        let of = |key| plain(&names[key]);
+        let (claimed, unclaimed) = (of("claimed"), of("unclaimed"));
+        let _ = write!(text, "; {claimed} claimed, {unclaimed} unclaimed, {} lost", of("lost"));
+    }
+    let peers = cluster["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let hops = &cluster["hops"];
+    let _ = write!(
+        text,
+        "\nother gateways: {}; hops: {} sent, {} served",
+        peers.len(),
+        plain(&hops["sent"]),
+        plain(&hops["served"])
+    );
+    for peer in peers {
+        let failure = &peer["last_failure"];
+        let failed = failure["at"].as_f64();
+        if failed.is_some() && failed >= peer["last_answer"].as_f64() {
+            let (url, ago) = (plain(&peer["url"]), ago(&failure["at"]));
+            let _ = write!(text, "; {url} failed {ago} ago: {}", plain(&failure["reason"]));
+        }
+    }
+    text
 }
 
 /// Everything but unreserved characters as `%` and two digits.

@@ -6,8 +6,9 @@ mod hops;
 mod options;
 mod programs;
 #[cfg(feature = "redis")]
-mod shared;
+pub mod shared;
 mod trust;
+mod view;
 
 use crate::support::{Gateway, Process, Ptth, TempDir};
 

@@ -87,6 +87,8 @@ fn in_json_it_has_everything_and_behind_proxies_the_visitor() {
         ("bytes_from_device", 2.into()),
         ("request_id", "abc-1".into()),
         ("retried", false.into()),
+        ("gateway", Value::Null),
+        ("from_gateway", false.into()),
         ("failure", Value::Null),
     ] {
         assert_eq!(line[name], value, "{name} in {line}");

@@ -20,7 +20,8 @@ use serde_json::Value;
 use crate::support::process::get;
 use crate::support::raw::Answer;
 use crate::support::{
-    DEADLINE, Gateway, Ptth, RawPeer, TempDir, eventually, need, program, repository, skipped,
+    DEADLINE, Gateway, Ptth, RawPeer, TempDir, eventually, free_port, need, program, repository,
+    skipped,
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -518,6 +519,23 @@ fn prometheus_parser_and_the_schema_take_every_answer() {
     ] {
         assert_eq!(read(&["json", name], &observed.get(path).body), "right\n", "{path}");
     }
+    let folder = TempDir::new("schema");
+    let file = folder.0.join("directory");
+    std::fs::write(&file, format!("lamp http://127.0.0.1:{}\n", free_port())).unwrap();
+    let directory = format!("file:{}", file.display());
+    let clustered = Observed::start(&["--directory", &directory, "--wait-for-link", "0s"]);
+    let cluster = || clustered.get("/api/v1/cluster").body;
+    assert_eq!(read(&["json", "cluster"], &cluster()), "right\n");
+    clustered.gateway.get("/lamp/").expect_refusal(503);
+    let failed = eventually("a failure", || {
+        let told: Value = serde_json::from_slice(&cluster()).unwrap();
+        told["peers"][0]["last_failure"].is_object().then(|| told.to_string())
+    });
+    assert_eq!(read(&["json", "cluster"], failed.as_bytes()), "right\n");
+    let away = format!("redis://127.0.0.1:{}", free_port());
+    let shared = Observed::start(&["--directory", &away]);
+    let told = shared.get("/api/v1/cluster");
+    assert_eq!(read(&["json", "cluster"], &told.body), "right\n", "{}", told.text());
     let action = observed.post("/api/v1/devices/door/drain");
     assert_eq!(read(&["json", "action"], &action.body), "right\n");
     let samples = read(&["metrics"], &observed.get("/metrics").body);

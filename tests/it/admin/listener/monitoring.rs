@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Observed, exchange};
 use crate::support::pki::Authority;
-use crate::support::{eventually, repository};
+use crate::support::{TempDir, eventually, free_port, repository};
 
 // ── What monitoring reads ──
 
@@ -20,16 +20,36 @@ fn metrics_in(text: &str) -> Vec<String> {
     names
 }
 
+/// What gateways say that have others beside them. Neither those nor Redis need to be there.
+#[track_caller]
+fn metrics_of_a_cluster() -> Vec<String> {
+    let folder = TempDir::new("metrics");
+    let file = folder.0.join("directory");
+    std::fs::write(&file, format!("lamp http://127.0.0.1:{}\n", free_port())).unwrap();
+    let directory = format!("file:{}", file.display());
+    let told = Observed::start(&["--directory", &directory, "--wait-for-link", "0s"]);
+    told.gateway.get("/lamp/").expect_refusal(503);
+    let mut said = eventually("metrics of another gateway", || {
+        let text = told.get("/metrics").text();
+        text.contains("ptth_peer_failures_total{").then_some(metrics_in(&text))
+    });
+    let away = format!("redis://127.0.0.1:{}", free_port());
+    let shared = Observed::start(&["--directory", &away]);
+    said.extend(metrics_in(&shared.get("/metrics").text()));
+    said
+}
+
 #[test]
 fn the_dashboard_and_the_alerts_ask_for_metrics_that_there_are() {
     let observed = Observed::start(&["--metrics-per-device", "1"]);
     let mut link = observed.gateway.link("lamp");
     exchange(&observed.gateway, &mut link, "/lamp/");
     observed.device("lamp", "one request", |device| device["requests"] == 1);
-    let said = eventually("fresh metrics", || {
+    let mut said = eventually("fresh metrics", || {
         let text = observed.get("/metrics").text();
         text.contains("ptth_device_latency_seconds{").then_some(metrics_in(&text))
     });
+    said.extend(metrics_of_a_cluster());
     let read = |file: &str| {
         std::fs::read_to_string(repository(&format!("examples/monitoring/{file}"))).unwrap()
     };
