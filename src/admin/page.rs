@@ -285,7 +285,7 @@ fn cluster_section(html: &mut String, snapshot: &Snapshot, cluster: &ClusterView
     table(html, "Other gateways", &columns, &rows);
     let _ = write!(html, "<p class=\"soft\">{}</p>", directory_line(cluster));
     let (sent, served) = (snapshot.stats.hops, snapshot.stats.hops_served);
-    let _ = write!(html, "<p class=\"soft\">{sent} hops sent, {served} served</p>");
+    let _ = write!(html, "<p class=\"soft\">hops: {sent} sent, {served} served</p>");
 }
 
 fn directory_line(cluster: &ClusterView) -> String {
