@@ -589,6 +589,10 @@ pub(crate) const PEER_SETBACK: Duration = Duration::from_secs(10);
 /// How many of these are remembered. Beyond: the expired ones are forgotten, or else all.
 pub(crate) const PEER_SETBACKS_MAX: usize = 1024;
 
+/// Where a visitor waits for less, how long an attempt to connect to another gateway may take, and its
+/// TLS handshake: time for a retransmission.
+pub(crate) const PEER_ATTEMPT: Duration = Duration::from_secs(1);
+
 /// How much longer than its device another gateway may take to begin an answer: its own timeout comes
 /// first, and says more.
 pub(crate) const PEER_GRACE: Duration = Duration::from_secs(2);

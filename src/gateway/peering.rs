@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connections, Id};
@@ -25,7 +25,7 @@ use crate::gateway::setbacks::Setback;
 use crate::gateway::state::{
     Asking, Command, GatewayRole, Search, Stage, State, States, VisitorSource,
 };
-use crate::limits::{PEER_GRACE, PEER_IDLE_MAX, PEER_RECALL};
+use crate::limits::{PEER_ATTEMPT, PEER_GRACE, PEER_IDLE_MAX, PEER_RECALL};
 use crate::proto::peer::{LINES_MAX, Miss, PeerRequest, PeerWaits};
 use crate::relay::{self, LocalAnswer};
 use crate::stream::{HandshakeError, Stream, TlsSession};
@@ -276,6 +276,10 @@ impl GatewayRole {
             return self.use_peer(cx, idle, key);
         }
         self.set_stage(cx, id, Stage::Connecting);
+        let until = cx.after(self.waits(key).link.time);
+        if let Some(Asking { search, .. }) = cx.asking_mut(id) {
+            search.until.get_or_insert(until);
+        }
         cx.set_deadline(id, None); // the connection has one
         self.connect_peer(cx, key, peer, 0);
     }
@@ -303,7 +307,7 @@ impl GatewayRole {
             match connecting {
                 Ok(connection) => {
                     cx.set_permit(connection, Some(permit));
-                    let at = cx.after(self.settings.limits.connect_timeout);
+                    let at = attempt_until(cx, id, self.settings.limits.connect_timeout);
                     return cx.set_deadline(connection, Some(at));
                 }
                 Err(e) => self.peer_unreached(cx, peer, &e.to_string()),
@@ -390,12 +394,16 @@ impl GatewayRole {
         let Some(PeerLink { peer, stage }) = cx.peer_link(connection) else { return };
         let (peer, stage) = (*peer, *stage);
         match stage {
-            PeerStage::Connecting { .. } => {
-                self.peer_failed(cx, connection, "it did not accept within connect_timeout")
-            }
-            PeerStage::Securing { .. } => {
-                self.peer_failed(cx, connection, "no TLS within handshake_timeout")
-            }
+            PeerStage::Connecting { .. } => self.peer_failed(
+                cx,
+                connection,
+                "it did not accept within connect_timeout, or as long as its visitor waits",
+            ),
+            PeerStage::Securing { .. } => self.peer_failed(
+                cx,
+                connection,
+                "no TLS within handshake_timeout, or as long as its visitor waits",
+            ),
             PeerStage::Busy { key } => relay::expired(self, cx, key),
             PeerStage::Idle => self.close_idle_peer(cx, connection, peer),
         }
@@ -416,7 +424,9 @@ impl GatewayRole {
         if let Some(link) = cx.peer_link_mut(connection) {
             link.stage = PeerStage::Securing { key };
         }
-        let at = cx.after(self.settings.limits.handshake_timeout);
+        let most = self.settings.limits.handshake_timeout;
+        let visitor = self.exchanges.get(key).and_then(|exchange| exchange.downstream());
+        let at = visitor.map_or(cx.after(most), |visitor| attempt_until(cx, visitor, most));
         cx.set_deadline(connection, Some(at));
         match channel {
             Ok(channel) if cx.secure(connection, channel.clone(), false) => {}
@@ -648,6 +658,14 @@ fn is_failure(cause: CloseCause) -> bool {
             | CloseCause::ProtocolError
             | CloseCause::Late
     )
+}
+
+/// How long one step of an attempt to reach a gateway may take: no longer than its visitor waits for
+/// a link, but for a moment that any gateway needs.
+fn attempt_until(cx: &Connections<State>, visitor: Id, most: Duration) -> Instant {
+    let until = cx.asking(visitor).and_then(|asking| asking.search.until);
+    let until = until.map(|until| until.max(cx.after(PEER_ATTEMPT)));
+    cx.after(most).min(until.unwrap_or_else(|| cx.after(most)))
 }
 
 /// The newest idle connection to a gateway; those behind it that were closed are gone then.

@@ -38,10 +38,10 @@ pub(crate) struct PeersArgs {
     #[arg(long, value_name = "URL", env = "PTTH_ADVERTISE")]
     advertise: Option<String>,
     /// Which other gateway has a device that is not connected here. A table in Redis that all
-    /// gateways share: redis://HOST[:PORT][,…][/DATABASE], redis+sentinel://HOST[:PORT][,…]/MASTER,
-    /// redis+unix:///PATH, with TLS rediss:// and rediss+sentinel://. Or file:PATH, a line for each
-    /// device with its name and the URL of that gateway's --peers (`*`: any other device); the file
-    /// is read again on SIGHUP
+    /// gateways share: redis://HOST:PORT (or several, `,HOST:PORT` behind it), redis+unix:///PATH, or
+    /// redis+sentinel://HOST:PORT/MASTER; with TLS rediss:// and rediss+sentinel://. Or file:PATH, a
+    /// line for each device with its name and the URL of that gateway's --peers (`*`: any other
+    /// device); the file is read again on SIGHUP
     #[arg(long, value_name = "URL", value_parser = directory, env = "PTTH_DIRECTORY")]
     directory: Option<Directory>,
     /// The user (ACL) that Redis is asked as (default: its default user)

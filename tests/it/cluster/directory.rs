@@ -434,3 +434,21 @@ fn several_event_loops_find_devices_of_other_gateways() {
         assert!(answer.text().starts_with(&format!("GET /echo{n} ")), "{}", answer.head.text());
     }
 }
+
+#[test]
+fn a_gateway_that_accepts_and_says_nothing_is_waited_for_no_longer_than_a_link() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let table = Table::default();
+    table.say("lamp", &format!("https://{}", silent.local_addr().unwrap()));
+    let mut limits = Limits::default();
+    limits.wait_for_link = Duration::from_secs(2);
+    let peers = table.peers().tls(reverse_http::tls::DeviceTls::new()).unwrap();
+    let first = One::with(limits, peers);
+    let began = Instant::now();
+    let refused = first.ask(get("/lamp/x"));
+    refused.expect_refusal(503);
+    assert!(refused.text().contains("cannot be reached"), "{}", refused.text());
+    // What it waits, one attempt that began before that was over, and a second.
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4) + crate::support::slack(), "{took:?}");
+}
