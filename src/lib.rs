@@ -76,13 +76,13 @@ pub use device::{
     Listener, OnRefusal, upgrade,
 };
 pub use error::{Error, ErrorKind, Fault, Refusal};
-#[cfg(feature = "redis")]
-pub use gateway::RedisDirectory;
 pub use gateway::{
     DeviceInfo, DeviceRef, DirectoryStatus, Gateway, GatewayBuilder, GatewayEvent,
     GatewayEventKind, GatewayStats, Grant, LinkCounts, Offer, Peers, Rate, Reject, Route, Routes,
     Tokens, TurnMode,
 };
+#[cfg(feature = "redis")]
+pub use gateway::{DirectoryReport, RedisDirectory};
 pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};
 pub use message::{Body, Progress};

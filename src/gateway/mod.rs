@@ -29,7 +29,7 @@
 //! | `certificates.rs` | the names that a device's certificate allows |
 //! | `credentials.rs` | checks tokens by the tables in force; certificates that are no longer accepted |
 //! | `claims.rs` | claims of names in a table that several gateways share |
-//! | `redis.rs` | such a table in Redis (feature `redis`) |
+//! | `redis.rs` | such a table in Redis (feature `redis`); `redis/examine.rs`: how its server does |
 //! | `ledger.rs` | this gateway's claims, renewed and released on threads of their own |
 //! | `setbacks.rs` | other gateways that were asked in vain lately |
 //! | `peers.rs` | what a gateway is told of others, and how it asks which of them has a device |
@@ -166,7 +166,7 @@ pub use offer::{Grant, Offer, Reject};
 pub use peers::Peers;
 pub use rates::Rate;
 #[cfg(feature = "redis")]
-pub use redis::RedisDirectory;
+pub use redis::{DirectoryReport, RedisDirectory};
 pub use routes::{Route, Routes};
 pub use settings::TurnMode;
 pub use stats::{GatewayStats, LinkCounts};

@@ -252,6 +252,7 @@ pub(crate) struct Cluster {
     own: RwLock<Option<PeerUrl>>,
     setbacks: Mutex<Setbacks>,
     pub(super) connector: Option<Arc<Connector>>,
+    #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
     kind: &'static str,
     /// Why a function does not answer, and since when; a ledger knows that itself.
     away: Mutex<Option<(String, Instant)>>,

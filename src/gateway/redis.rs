@@ -1,6 +1,8 @@
 //! The table that gateways share, in Redis or Valkey: where its server is, and what is asked of it.
 //! Each rule of [`claims`](super::claims) is one script, which the server runs as a whole.
 
+mod examine;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +13,7 @@ use redis::{
     RedisError, Script,
 };
 
+pub use self::examine::DirectoryReport;
 use crate::error::Error;
 use crate::gateway::claims::{Change, Claimant, Failed, Renewal, Renewed, SharedTable, Verdict};
 use crate::limits::Limits;
@@ -289,9 +292,16 @@ pub(crate) struct RedisTable {
 impl RedisTable {
     /// A connection to the server that takes writes.
     fn connect(&self) -> Result<Connection, Failed> {
+        self.connect_to().map(|(connection, _)| connection)
+    }
+
+    /// The same, and where that is.
+    fn connect_to(&self) -> Result<(Connection, String), Failed> {
         match &self.directory.servers {
             Servers::Socket(path) => {
-                self.open(ConnectionAddr::Unix(path.clone()), &path.display().to_string(), true)
+                let text = path.display().to_string();
+                let opened = self.open(ConnectionAddr::Unix(path.clone()), &text, true);
+                opened.map(|connection| (connection, text))
             }
             Servers::Listed(at) => self.first_of(at),
             Servers::Sentinels { at, master } => {
@@ -307,7 +317,7 @@ impl RedisTable {
         }
     }
 
-    fn first_of(&self, at: &[(String, u16)]) -> Result<Connection, Failed> {
+    fn first_of(&self, at: &[(String, u16)]) -> Result<(Connection, String), Failed> {
         let until = Instant::now() + self.wait;
         let mut why: Failed = "there is no server".into();
         for (n, (host, port)) in at.iter().enumerate() {
@@ -327,7 +337,7 @@ impl RedisTable {
                 Ok(open)
             });
             match opened {
-                Ok(connection) => return Ok(connection),
+                Ok(connection) => return Ok((connection, text)),
                 Err(e) => why = e,
             }
         }

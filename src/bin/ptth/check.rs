@@ -56,17 +56,17 @@ pub(crate) struct CheckArgs {
 const HOLD: Duration = Duration::from_secs(30);
 
 /// A step that succeeded.
-fn good(step: &str, what: impl Display) -> Result<(), Failure> {
+pub(crate) fn good(step: &str, what: impl Display) -> Result<(), Failure> {
     print_line(format_args!("ok     {step:<9}  {what}"))
 }
 
 /// Something that a device gets over.
-fn warn(step: &str, what: impl Display) -> Result<(), Failure> {
+pub(crate) fn warn(step: &str, what: impl Display) -> Result<(), Failure> {
     print_line(format_args!("note   {step:<9}  {what}"))
 }
 
 /// The step at which the way ends.
-fn wrong(step: &str, what: impl Display) -> Result<(), Failure> {
+pub(crate) fn wrong(step: &str, what: impl Display) -> Result<(), Failure> {
     print_line(format_args!("wrong  {step:<9}  {what}"))
 }
 
@@ -446,7 +446,7 @@ fn refused() -> Failure {
     Failure { text: "refused by the gateway".to_owned(), code: 3 }
 }
 
-fn rounded(began: Instant) -> String {
+pub(crate) fn rounded(began: Instant) -> String {
     match began.elapsed() {
         brief if brief < Duration::from_millis(1) => "less than 1ms".to_owned(),
         long => format!(

@@ -15,6 +15,7 @@ mod board;
 mod call;
 mod certificates;
 mod check;
+mod cluster;
 mod config;
 mod connect;
 mod demo;
@@ -48,6 +49,7 @@ use serde_json::json;
 use crate::arguments::{DeviceArgs, GatewayArgs};
 use crate::call::CallArgs;
 use crate::check::CheckArgs;
+use crate::cluster::ClusterArgs;
 use crate::connect::ConnectArgs;
 use crate::status::{HealthArgs, StatusArgs};
 
@@ -93,6 +95,9 @@ enum Command {
     Health(HealthArgs),
     /// Connect to a gateway as a device would, step by step, and report faults
     Check(Box<CheckArgs>),
+    /// Go the way of a gateway to the directory and to the other gateways, and say what is wrong:
+    /// ptth cluster check --config FILE
+    Cluster(Box<ClusterArgs>),
     /// Send one request to a device, as a visitor: ptth call lamp GET /status
     Call(Box<CallArgs>),
     /// Connect to a TCP target of a device: as ProxyCommand of ssh, or with -L from a port of this
@@ -180,6 +185,7 @@ fn run(errors: output::Output) -> Result<(), Failure> {
         Command::Status(args) => status::status(&args),
         Command::Health(args) => status::health(&args),
         Command::Check(args) => check::run(*args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Call(args) => call::run(*args),
         Command::Connect(args) => connect::run(*args),
         Command::Completions { shell } => pages::completions(shell),

@@ -107,6 +107,19 @@ pub(crate) struct Cluster {
     tls: Option<GatewayTls>,
 }
 
+/// What there is to look at for `ptth cluster check`.
+pub(crate) struct Named {
+    /// How others reach this gateway, where that is known.
+    pub(crate) own: Option<String>,
+    /// The gateways of a directory in a file.
+    pub(crate) listed: Vec<String>,
+    pub(crate) redis: Option<RedisDirectory>,
+    /// The secret that is shown.
+    pub(crate) secret: Option<String>,
+    /// How gateways at https:// are known.
+    pub(crate) tls: DeviceTls,
+}
+
 impl PeersArgs {
     pub(crate) fn address(&self) -> Option<&str> {
         self.peers.as_deref()
@@ -156,6 +169,46 @@ impl PeersArgs {
             peers = peers.tls(tls).map_err(|e| usage(format!("--peers-ca: {e}")))?;
         }
         Ok(Some(Cluster { peers, table, tls }))
+    }
+
+    /// What the options and their files say of others, to be looked at. `None`: nothing.
+    pub(crate) fn named(&self) -> Result<Option<Named>, Failure> {
+        self.check()?;
+        if self.peers.is_none() && self.directory.is_none() {
+            return Ok(None);
+        }
+        let first = Reading::First;
+        drop(self.listener_tls(first).map_err(usage)?);
+        let mut valid = Peers::found_by(|_| Ok(None));
+        let secrets = self.secrets(first).map_err(usage)?;
+        if let Some(secrets) = &secrets {
+            valid = valid.secrets(secrets).map_err(|e| usage(format!("--peer-secret: {e}")))?;
+        }
+        if let Some(url) = &self.advertise {
+            drop(valid.advertise(url).map_err(|e| usage(format!("--advertise: {e}")))?);
+        }
+        let redis = match &self.directory {
+            Some(Directory::Redis(redis)) => Some(self.redis(redis).map_err(usage)?),
+            _ => None,
+        };
+        Ok(Some(Named {
+            own: self.advertise.clone().or_else(|| self.own_address()),
+            listed: self.table(first).map_err(usage)?.into_values().collect(),
+            redis,
+            secret: secrets.and_then(|secrets| secrets.into_iter().next()),
+            tls: self.connector(first).map_err(usage)?,
+        }))
+    }
+
+    /// The URL of --peers, where others can reach that.
+    fn own_address(&self) -> Option<String> {
+        let address = self.peers.as_deref()?;
+        let scheme = if self.peers_cert.is_some() { "https" } else { "http" };
+        let is_reachable = match address.parse::<SocketAddr>() {
+            Ok(at) => !at.ip().is_unspecified() && at.port() != 0,
+            Err(_) => !address.ends_with(":0"),
+        };
+        is_reachable.then(|| format!("{scheme}://{address}"))
     }
 
     fn table_file(&self) -> Option<&Path> {

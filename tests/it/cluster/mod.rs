@@ -1,6 +1,7 @@
 //! Several gateways: a request that comes to one of them reaches a device of another in one hop.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on has failed
 
+mod check;
 mod directory;
 mod hops;
 mod options;

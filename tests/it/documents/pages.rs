@@ -227,9 +227,9 @@ const FOREIGN: [&str; 39] = [
 #[test]
 fn every_option_in_a_document_is_one_of_the_command() {
     let mut known: BTreeSet<String> = FOREIGN.iter().map(|option| (*option).to_owned()).collect();
-    for command in
-        ["gateway", "device", "token", "check", "call", "man", "status", "health", "demo"]
-    {
+    for command in [
+        "gateway", "device", "token", "check", "cluster", "call", "man", "status", "health", "demo",
+    ] {
         let help = Command::new(env!("CARGO_BIN_EXE_ptth")).args([command, "--help"]).output();
         known.extend(options(&String::from_utf8(help.unwrap().stdout).unwrap()));
     }

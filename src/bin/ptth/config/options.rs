@@ -55,16 +55,17 @@ impl Merged {
             return Ok(plain(typed));
         };
         let Some((name, given)) = matches.subcommand() else { return Ok(plain(typed)) };
-        if !TABLES.contains(&name) {
-            return Ok(plain(typed));
-        }
+        let Some(table) = table_of(name) else { return Ok(plain(typed)) };
         let Some(path) = given.get_one::<PathBuf>("config") else { return Ok(plain(typed)) };
         let told = |what| usage(format!("--config {what}"));
         let file = File::read(path, reading).map_err(told)?;
         let settings = settings_of(&file, command).map_err(told)?;
         let Some(subcommand) = command.find_subcommand(name) else { return Ok(plain(typed)) };
         let (mut own, mut places, mut said) = (Vec::new(), HashMap::new(), BTreeMap::new());
-        for setting in settings.iter().filter(|setting| setting.table == name) {
+        for setting in settings.iter().filter(|setting| setting.table == table) {
+            if table != name && !has(subcommand, &setting.id) {
+                continue; // of the gateway's, what concerns others
+            }
             if !is_given(subcommand, given, &setting.id) {
                 own.extend(setting.arguments.iter().map(OsString::from));
                 places.insert(format!("--{}", setting.id), file.place(&setting.at));
@@ -92,6 +93,18 @@ impl Merged {
             _ => failure,
         }
     }
+}
+
+/// The table in which a subcommand finds its options.
+fn table_of(subcommand: &str) -> Option<&'static str> {
+    match subcommand {
+        "cluster" => Some("gateway"),
+        name => TABLES.into_iter().find(|table| *table == name),
+    }
+}
+
+fn has(subcommand: &Command, id: &str) -> bool {
+    subcommand.get_arguments().any(|argument| name_of(argument) == id)
 }
 
 /// One option of a table.

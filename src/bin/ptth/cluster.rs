@@ -1,0 +1,348 @@
+//! `ptth cluster check`: what a gateway with these options would see of the directory and of the
+//! other gateways, step by step, in words.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use reverse_http::proto::head::{self, LineEnds};
+use reverse_http::text::spelled_out;
+use reverse_http::{DirectoryReport, Limits, RedisDirectory};
+
+use crate::arguments::some_time;
+use crate::check::{good, rounded, warn, wrong};
+use crate::files;
+use crate::output::print_line;
+use crate::peers::{Named, PeersArgs};
+use crate::wire::{Part, Wire, looked_up};
+use crate::{Failure, failed, usage};
+
+/// Longest answer of a gateway that is read, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Clocks that are further apart are told.
+const CLOCKS_APART: Duration = Duration::from_secs(1);
+/// A gateway announces itself more often than this.
+const SILENT: Duration = Duration::from_secs(120);
+/// Steps of the look at Redis, each of which may take `--timeout`.
+const STEPS: u32 = 12;
+
+#[derive(Args)]
+pub(crate) struct ClusterArgs {
+    /// What to do: check goes to the directory and to each gateway that it knows, and says what is
+    /// wrong
+    #[arg(value_enum)]
+    what: What,
+    /// The file of ptth gateway: of its [gateway], the options below count
+    #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    others: PeersArgs,
+    /// How long each step may take
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = some_time)]
+    timeout: Duration,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    Check,
+}
+
+/// Runs the check. Exit codes: 0 all right, 1 something is wrong, 2 wrong usage.
+pub(crate) fn run(args: &ClusterArgs) -> Result<(), Failure> {
+    let What::Check = args.what;
+    let named = args.others.named()?;
+    let named = named.ok_or_else(|| {
+        usage("there is nothing to check: give the gateway's --directory, or --peers")
+    })?;
+    let mut check = Check { faults: 0, named: &named, timeout: args.timeout };
+    let mut gateways: BTreeSet<String> = named.listed.iter().map(|url| spelt(url)).collect();
+    if let Some(redis) = &named.redis {
+        gateways.extend(check.directory(redis)?);
+    }
+    match named.own.as_deref().map(spelt) {
+        None => warn(
+            "own URL",
+            "it is not known how others reach this gateway; give --peers, and --advertise where that is 0.0.0.0 or has port 0",
+        )?,
+        Some(own) => {
+            gateways.remove(&own);
+            check.gateway("own URL", &own)?;
+        }
+    }
+    if gateways.is_empty() {
+        warn("gateway", "the directory knows no other")?;
+    }
+    for url in &gateways {
+        check.gateway("gateway", url)?;
+    }
+    match check.faults {
+        0 => print_line("all right: a gateway with these options reaches all of it"),
+        1 => Err(failed("one thing is wrong")),
+        many => Err(failed(format_args!("{many} things are wrong"))),
+    }
+}
+
+struct Check<'n> {
+    faults: usize,
+    named: &'n Named,
+    timeout: Duration,
+}
+
+impl Check<'_> {
+    fn bad(&mut self, step: &str, what: impl Display) -> Result<(), Failure> {
+        self.faults += 1;
+        wrong(step, what)
+    }
+
+    /// The server with the table; the gateways that it knows.
+    fn directory(&mut self, redis: &RedisDirectory) -> Result<Vec<String>, Failure> {
+        let (asked, timeout) = (redis.clone(), self.timeout);
+        let look = move || asked.examine(timeout).map_err(|e| e.to_string());
+        let report = match files::on_a_thread(timeout.saturating_mul(STEPS), look) {
+            Ok(report) => report,
+            Err(e) => {
+                let remedy = "is --directory right, does the server run, does it take this --directory-user and --directory-password, does a firewall let it through?";
+                self.bad("directory", format_args!("{e}: {remedy}"))?;
+                return Ok(Vec::new());
+            }
+        };
+        self.server(&report)?;
+        let mut urls = Vec::new();
+        for (url, ago) in report.gateways {
+            let url = spelled_out(&url); // whoever can write there has written it
+            let text = format!("{url} announced itself {} s ago", ago.as_secs());
+            match ago > SILENT {
+                true => warn(
+                    "known",
+                    format_args!(
+                        "{text}: it was killed, or does not reach the directory; it is forgotten after a day, and not asked here"
+                    ),
+                )?,
+                false => {
+                    good("known", text)?;
+                    urls.push(url);
+                }
+            }
+        }
+        if let Some(own) = self.named.own.as_deref().map(spelt).filter(|own| !urls.contains(own)) {
+            warn("known", format_args!("{own}, this gateway, is not there: it does not run"))?;
+        }
+        Ok(urls)
+    }
+
+    fn server(&mut self, report: &DirectoryReport) -> Result<(), Failure> {
+        let or_hidden = |text: &Option<String>| text.clone().unwrap_or("unknown".to_owned());
+        let (version, role) = (or_hidden(&report.version), or_hidden(&report.role));
+        let text = format!(
+            "{} ({version}, role {role}) answers within {:.1} ms",
+            report.server,
+            report.round_trip.as_secs_f64() * 1000.0
+        );
+        match role.as_str() {
+            "slave" => self.bad(
+                "directory",
+                format_args!("{text}: a replica takes no claims; name its master in --directory"),
+            )?,
+            _ => good("directory", text)?,
+        }
+        match &report.claims {
+            Ok(()) => good("claims", "a name that nobody has was claimed and released")?,
+            Err(e) => self.bad(
+                "claims",
+                format_args!(
+                    "{e}: the server has to take writes, and its user the commands and keys of docs/cluster.md"
+                ),
+            )?,
+        }
+        match &report.changes {
+            Ok(()) => good("changes", "the channel can be listened to")?,
+            Err(e) => self.bad(
+                "changes",
+                format_args!("{e}: its user has to be allowed the channel (&PREFIX:changes)"),
+            )?,
+        }
+        if let Some(policy) = report.memory_policy.as_ref().filter(|policy| *policy != "noeviction")
+        {
+            warn(
+                "memory",
+                format_args!(
+                    "maxmemory-policy {policy}: a full server drops names of devices; use noeviction, or a server for the directory alone"
+                ),
+            )?;
+        }
+        if let Some(apart) = report.clock_difference.filter(|apart| *apart > CLOCKS_APART) {
+            warn(
+                "clock",
+                format_args!(
+                    "the server's clock and this machine's are {:.1} s apart; set both (NTP)",
+                    apart.as_secs_f64()
+                ),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// A gateway as this one would ask it.
+    fn gateway(&mut self, step: &str, url: &str) -> Result<(), Failure> {
+        match self.ask(url) {
+            Ok(told) => good(step, format_args!("{url}: {told}")),
+            Err(why) => self.bad(step, format_args!("{url}: {why}")),
+        }
+    }
+
+    fn ask(&self, url: &str) -> Result<String, String> {
+        let Target { host, port, authority, is_secure } = target(url)?;
+        let asked = (host.clone(), port);
+        let until = Instant::now() + self.timeout;
+        let found = looked_up(asked, until)
+            .map_err(|e| format!("{host} has no address ({e}); check the name"))?;
+        let wire = Wire::dial(&found, Instant::now() + self.timeout).map_err(|e| {
+            format!(
+                "no connection ({e}): does that gateway run, does a firewall let this one through?"
+            )
+        })?;
+        let tls = || self.named.tls.clone().into_rustls().map_err(|e| e.to_string());
+        let config = if is_secure { Some(tls()?) } else { None };
+        let mut wire = match config {
+            None => wire,
+            Some(config) => wire.secure(config, &host).map_err(|e| {
+                format!(
+                    "no TLS: {e}; --peers-ca has the CA of its --peers-cert, which names this host"
+                )
+            })?,
+        };
+        wire.extend(self.timeout);
+        let secret = match &self.named.secret {
+            Some(secret) => format!("PTTH-Peer-Secret: {secret}\r\n"),
+            None => String::new(),
+        };
+        let request =
+            format!("OPTIONS * HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n{secret}\r\n");
+        let began = Instant::now();
+        let answered = wire.send(request.as_bytes()).and_then(|()| Answered::read(&mut wire));
+        let answered = answered.map_err(|e| match is_secure {
+            false => format!("{e}; does it speak TLS there (https://)?"),
+            true => format!(
+                "{e}; does it want a certificate (--peers-client-ca)? --peers-cert is shown"
+            ),
+        })?;
+        let tls = if is_secure { format!(", {}", wire.version()) } else { String::new() };
+        answered
+            .verdict(self.named.secret.is_some())
+            .map(|taken| format!("{taken}{tls}, after {}", rounded(began)))
+    }
+}
+
+struct Target {
+    host: String,
+    port: u16,
+    authority: String,
+    is_secure: bool,
+}
+
+/// # Errors
+/// No gateway's URL: somebody else has written it.
+fn target(url: &str) -> Result<Target, String> {
+    let wrong = || "this is no URL of a gateway (http://HOST:PORT)".to_owned();
+    let uri: http::Uri = url.parse().map_err(|_| wrong())?;
+    let is_secure = match uri.scheme_str() {
+        Some("http") => false,
+        Some("https") => true,
+        _ => return Err(wrong()),
+    };
+    let named = uri.authority().filter(|at| !at.as_str().contains('@')).ok_or_else(wrong)?;
+    let host = named.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = named.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
+    Ok(Target { host, port, authority: named.to_string(), is_secure })
+}
+
+/// A gateway's URL as the directory has it.
+fn spelt(url: &str) -> String {
+    let Ok(Target { host, port, is_secure, .. }) = target(url) else { return url.to_owned() };
+    let scheme = if is_secure { "https" } else { "http" };
+    match host.to_ascii_lowercase() {
+        host if host.contains(':') => format!("{scheme}://[{host}]:{port}"),
+        host => format!("{scheme}://{host}:{port}"),
+    }
+}
+
+/// What came back.
+#[derive(Default)]
+struct Answered {
+    status: u16,
+    /// A gateway's port for others has answered.
+    is_served: bool,
+    is_stranger: bool,
+    /// A gateway of this project, at whichever port.
+    is_marked: bool,
+    text: String,
+}
+
+impl Answered {
+    fn read(wire: &mut Wire) -> Result<Self, String> {
+        let mut answered = Answered::default();
+        let status = wire.answer("OPTIONS", ANSWER_BYTES_MAX, |_, part| {
+            match part {
+                Part::Head(bytes) => answered.take_head(bytes),
+                Part::Body(bytes) => answered.text.push_str(&String::from_utf8_lossy(bytes)),
+            }
+            Ok(())
+        });
+        let status = status.map_err(|failure| failure.text)?;
+        Ok(Answered { status, ..answered })
+    }
+
+    fn take_head(&mut self, bytes: &[u8]) {
+        let Ok(Some(head)) = head::response(bytes, &Limits::default(), LineEnds::CrlfOrLf) else {
+            return;
+        };
+        let is = |name, value: &[u8]| head.fields.get(name).is_some_and(|found| found == value);
+        self.is_served = is("PTTH-Peer-Served", b"1");
+        self.is_stranger = is("PTTH-Peer-Miss", b"stranger");
+        self.is_marked = reverse_http::proto::turn::is_marked(&head.fields);
+    }
+
+    fn verdict(&self, has_secret: bool) -> Result<&'static str, String> {
+        let status = self.status;
+        match (self.is_served, status) {
+            (true, 200) if has_secret => Ok("it takes the secret"),
+            (true, 200) => Ok("it takes requests of this gateway"),
+            (true, _) if self.is_stranger => Err(
+                "it does not take this one's secret; give both the same in the first line of --peer-secret".to_owned(),
+            ),
+            (true, _) => Err(format!("{status}: it does not serve now; see its log")),
+            (false, _) => Err(format!(
+                "{status}: this is {}, not its --peers; correct the directory, or its --advertise",
+                self.place()
+            )),
+        }
+    }
+
+    /// Which port it is that answers without the mark of others.
+    fn place(&self) -> &'static str {
+        match &self.text {
+            text if text.contains("admin listener") => "a gateway's --admin",
+            text if text.contains("answers OPTIONS * itself") => "a gateway's --visitors",
+            _ if self.is_marked => "a gateway's --devices",
+            _ => "something that is no gateway",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_has_written_may_be_no_url() {
+        for wrong in ["", "10.0.0.1:7000", "ftp://a", "http://a:b@c", "http://a b", "http://"] {
+            assert!(target(wrong).is_err(), "{wrong}");
+        }
+        let found = target("https://[::1]").ok().map(|found| (found.host, found.port));
+        assert_eq!(found, Some(("::1".to_owned(), 443)));
+        assert_eq!(spelt("https://[::1]/"), "https://[::1]:443");
+        assert_eq!((&*spelt("http://GW"), &*spelt("nothing")), ("http://gw:80", "nothing"));
+    }
+}

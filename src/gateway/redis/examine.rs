@@ -1,0 +1,144 @@
+//! What a look at the table in Redis says, for `ptth cluster check` and its like.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use redis::Connection;
+
+use crate::engine::random;
+use crate::error::{Error, Fault};
+use crate::gateway::claims::{Claimant, Failed, SharedTable, Verdict};
+use crate::gateway::redis::{RedisDirectory, RedisTable};
+use crate::limits::Limits;
+
+/// Gateways of which a look tells.
+const GATEWAYS_MAX: usize = 1024;
+/// Who claims a name for a look, and releases it.
+const BY: &str = "http://check.invalid:80";
+
+/// How the server of a [`RedisDirectory`] does ([`RedisDirectory::examine`]).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DirectoryReport {
+    /// Where the server is that was found: `HOST:PORT`, or a path.
+    pub server: String,
+    /// Its name and version (`redis 7.2.4`); `None`: the user may not ask.
+    pub version: Option<String>,
+    /// `master`, or `slave` for a replica; `None`: the user may not ask.
+    pub role: Option<String>,
+    /// How long it took to answer.
+    pub round_trip: Duration,
+    /// Whether a gateway's claim is carried out; why not.
+    pub claims: Result<(), String>,
+    /// Whether it tells of changes; why not.
+    pub changes: Result<(), String>,
+    /// What it does when its memory is full (`noeviction`), where it has a bound; `None`: there is
+    /// none, or the user may not ask.
+    pub memory_policy: Option<String>,
+    /// How far its clock and this machine's are apart, whichever is ahead; `None`: the user may not
+    /// ask.
+    pub clock_difference: Option<Duration>,
+    /// The gateways that have announced themselves within a day, by their URLs, and how long ago by
+    /// their clocks; 1,024 at most.
+    pub gateways: Vec<(String, Duration)>,
+}
+
+impl RedisDirectory {
+    /// Looks how the server does, as a gateway would use it: a name that nobody has is claimed and
+    /// released. Each of some ten steps takes `timeout` at most; looking up the server's name may
+    /// take as long as the system's resolver.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// let directory = reverse_http::RedisDirectory::new("redis://10.0.0.5:6379")?;
+    /// let report = directory.examine(Duration::from_secs(2))?;
+    /// println!("{} answers within {:?}", report.server, report.round_trip);
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// No server was found, or it does not answer.
+    pub fn examine(&self, timeout: Duration) -> Result<DirectoryReport, Error> {
+        let limits = Limits { directory_timeout: timeout.saturating_mul(2), ..Limits::default() };
+        let look = || self.clone().into_table(&limits, false).examine();
+        let failed = |e: Failed| {
+            Error::io(Fault::Gateway, "asking the directory", std::io::Error::other(e.to_string()))
+        };
+        look().map_err(failed)
+    }
+}
+
+impl RedisTable {
+    fn examine(&self) -> Result<DirectoryReport, Failed> {
+        let (mut connection, server) = self.connect_to()?;
+        let asked = (Instant::now(), SystemTime::now());
+        let clock: Option<(u64, u64)> = self.ask(&mut connection, &redis::cmd("TIME")).ok();
+        let round_trip = asked.0.elapsed();
+        let info = self.info(&mut connection);
+        let of = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.map(str::trim).filter(|value| !value.is_empty())
+        };
+        let version = match (of("valkey_version"), of("redis_version")) {
+            (Some(version), _) => Some(format!("valkey {version}")),
+            (None, version) => version.map(|version| format!("redis {version}")),
+        };
+        let has_bound = of("maxmemory").is_some_and(|bytes| bytes != "0");
+        Ok(DirectoryReport {
+            server,
+            version,
+            role: of("role").map(str::to_owned),
+            round_trip,
+            memory_policy: of("maxmemory_policy").filter(|_| has_bound).map(str::to_owned),
+            clock_difference: clock.map(|clock| apart(asked.1 + round_trip / 2, clock)),
+            claims: self.try_claim().map_err(|e| e.to_string()),
+            changes: self.try_changes().map_err(|e| e.to_string()),
+            gateways: self.announced(&mut connection)?,
+        })
+    }
+
+    /// What it says of itself; nothing where the user may not ask.
+    fn info(&self, connection: &mut Connection) -> String {
+        let sections = ["server", "replication", "memory"].map(|section| {
+            let mut asked = redis::cmd("INFO");
+            self.ask::<String>(connection, asked.arg(section)).unwrap_or_default()
+        });
+        sections.join("\n")
+    }
+
+    fn try_claim(&self) -> Result<(), Failed> {
+        let mut chance = [0; 8];
+        random::fill(&mut chance)?;
+        let name = format!("check-{:016x}", u64::from_ne_bytes(chance));
+        let claimant = Claimant { credential: "".into(), session: "".into() };
+        match self.claim(BY, std::slice::from_ref(&name), &claimant)? {
+            Verdict::Granted { epoch } => self.release(BY, &[(name.as_str().into(), epoch)]),
+            _ => Err("it says that another gateway has a name that nobody has".into()),
+        }
+    }
+
+    fn try_changes(&self) -> Result<(), Failed> {
+        let mut is_told = false;
+        self.listen(&mut |_| {
+            is_told = true;
+            false
+        })?;
+        if is_told { Ok(()) } else { Err("it does not answer".into()) }
+    }
+
+    fn announced(&self, connection: &mut Connection) -> Result<Vec<(String, Duration)>, Failed> {
+        let mut asked = redis::cmd("ZRANGE");
+        asked.arg(&self.gateways).arg(0).arg(GATEWAYS_MAX - 1).arg("WITHSCORES");
+        let listed: Vec<(String, u64)> = self.ask(connection, &asked)?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let ago = |at| now.saturating_sub(Duration::from_millis(at));
+        Ok(listed.into_iter().map(|(url, at)| (url, ago(at))).collect())
+    }
+}
+
+/// How far a clock is from the server's, which is told in seconds and microseconds.
+fn apart(here: SystemTime, (seconds, micros): (u64, u64)) -> Duration {
+    let there = Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros));
+    let here = here.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    here.abs_diff(there)
+}
