@@ -3,6 +3,6 @@
 
 #[cfg(target_os = "linux")]
 mod netns;
-mod rolling;
+pub mod rolling;
 mod storm;
 mod survival;

@@ -16,9 +16,9 @@ use crate::support::{
     program, repository, say,
 };
 
-const DEVICES: [&str; 3] = ["lamp", "desk", "door"];
+pub const DEVICES: [&str; 3] = ["lamp", "desk", "door"];
 const RESTARTS: usize = 10;
-const VISITORS: usize = 10;
+pub const VISITORS: usize = 10;
 /// Each visitor's pace: 500 requests/s in all.
 const PACE: Duration = Duration::from_millis(20);
 
@@ -104,7 +104,7 @@ fn haproxy_config(dir: &Path, front: SocketAddr, seats: &[Seat]) -> String {
 }
 
 /// A field of HAProxy's statistics for one server of the backend.
-fn statistic(dir: &Path, server: &str, field: &str) -> Option<String> {
+pub fn statistic(dir: &Path, server: &str, field: &str) -> Option<String> {
     let mut socket = UnixStream::connect(dir.join("stats")).ok()?;
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     socket.write_all(b"show stat\n").ok()?;
@@ -117,14 +117,14 @@ fn statistic(dir: &Path, server: &str, field: &str) -> Option<String> {
 }
 
 #[derive(Default)]
-struct Tally {
-    requests: usize,
-    failures: Vec<String>,
-    slowest: Duration,
+pub struct Tally {
+    pub requests: usize,
+    pub failures: Vec<String>,
+    pub slowest: Duration,
 }
 
 /// One visitor: keeps its connection, or takes a new one for each request.
-fn visit(front: SocketAddr, number: usize, stop: &AtomicBool) -> Tally {
+pub fn visit(front: SocketAddr, number: usize, stop: &AtomicBool) -> Tally {
     let (body, keeps) = (pattern(20_000), number % 3 != 0);
     let mut tally = Tally::default();
     let mut kept: Option<RawPeer> = None;

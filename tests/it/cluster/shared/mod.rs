@@ -1,9 +1,12 @@
 //! A table in Redis that gateways share: the server is a real one, started on a Unix socket or a free
 //! port of its own.
 
+mod balancers;
 mod claims;
 mod crashes;
 mod failures;
+#[cfg(target_os = "linux")]
+mod partitions;
 mod servers;
 mod stale;
 mod takeovers;
