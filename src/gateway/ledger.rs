@@ -23,6 +23,8 @@ const BATCH: usize = 256;
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// How often a table that does not answer is tried.
 const RETRY: Duration = Duration::from_millis(500);
+/// What is due so soon is renewed along with what is due now.
+const GATHER: Duration = Duration::from_millis(200);
 /// Of a third of the time for which a claim lasts, how much at most is left out by chance.
 const JITTER_PARTS: u32 = 4;
 
@@ -334,7 +336,7 @@ impl Ledger {
 
     /// Returns true if there may be more.
     fn renew_some(&self, by: &str, tell: &Tell) -> Result<bool, Failed> {
-        let batch = self.lock().take_due(Instant::now());
+        let batch = self.lock().take_due(Instant::now() + GATHER);
         if batch.is_empty() {
             return Ok(false);
         }
@@ -451,12 +453,12 @@ impl Ledger {
 }
 
 impl State {
-    /// What is due now, up to a batch.
-    fn take_due(&mut self, now: Instant) -> Vec<Renewal> {
+    /// What is due until then, up to a batch.
+    fn take_due(&mut self, until: Instant) -> Vec<Renewal> {
         let mut batch = Vec::new();
         while batch.len() < BATCH {
             let Some(Reverse((at, ..))) = self.due.peek() else { break };
-            if *at > now {
+            if *at > until {
                 break;
             }
             let Some(Reverse((_, turn, name))) = self.due.pop() else { break };

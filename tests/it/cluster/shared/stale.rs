@@ -108,3 +108,29 @@ fn a_session_that_was_replaced_while_the_server_was_away_stays_replaced() {
     comes(&second, 'a').1.expect_refusal(409);
     assert_eq!(comes(&second, 'b').1.status(), 101);
 }
+
+#[test]
+fn renewals_go_together() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let first = short(&redis);
+    let _devices: Vec<RawPeer> = (0..60)
+        .map(|n| {
+            let mut device = RawPeer::connect(first.gateway.devices_addr());
+            device.write(offer(&format!("lamp{n}"), ""));
+            assert_eq!(device.read_answer("POST").status(), 101);
+            device
+        })
+        .collect();
+    first.is_noted(60);
+    redis.ask(&["CONFIG", "RESETSTAT"]);
+    let calls = |of: &str| {
+        let stats = redis.ask(&["INFO", "commandstats"]);
+        let line = stats.lines().find_map(|line| line.strip_prefix(of)?.split(',').next());
+        line.map_or(0, |calls| calls.parse::<usize>().unwrap())
+    };
+    let scripts = eventually("they are renewed four times", || {
+        let (names, scripts) = (calls("cmdstat_hset:calls="), calls("cmdstat_evalsha:calls="));
+        (names >= 240).then_some(scripts)
+    });
+    assert!(scripts <= 80, "{scripts} scripts for 240 names");
+}
