@@ -593,6 +593,9 @@ pub(crate) const PEER_SETBACKS_MAX: usize = 1024;
 /// TLS handshake: time for a retransmission.
 pub(crate) const PEER_ATTEMPT: Duration = Duration::from_secs(1);
 
+/// How long a gateway that stops keeps idle connections of others: a request may be on its way.
+pub(crate) const PEER_PARTING: Duration = Duration::from_millis(500);
+
 /// How much longer than its device another gateway may take to begin an answer: its own timeout comes
 /// first, and says more.
 pub(crate) const PEER_GRACE: Duration = Duration::from_secs(2);

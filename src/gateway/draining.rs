@@ -8,7 +8,10 @@ use crate::engine::connections::Connections;
 use crate::error::Error;
 use crate::gateway::alarms::Alarm;
 use crate::gateway::exchanges::find_lingering;
-use crate::gateway::state::{Asking, Device, GatewayRole, STOPPED, State, States, Visitor};
+use crate::gateway::state::{
+    Asking, Device, GatewayRole, STOPPED, State, States, Visitor, VisitorSource,
+};
+use crate::limits::PEER_PARTING;
 use crate::relay;
 
 /// How soon it is looked again whether the other loops have closed their listeners.
@@ -81,8 +84,16 @@ impl GatewayRole {
                 // What has arrived is still served; what has not begun ends here.
                 State::Visitor(Visitor::Head { .. }) => {
                     self.visitor_head(cx, id);
-                    if matches!(cx.visitor(id), Some(Visitor::Head { began: false, .. })) {
-                        cx.close(id);
+                    match cx.visitor(id) {
+                        // Another gateway may have sent a request that is not here yet: it is told
+                        // that its device has gone, and asks where that is now.
+                        Some(Visitor::Head { began: false, source, .. })
+                            if matches!(source, VisitorSource::Peer) =>
+                        {
+                            cx.set_deadline(id, Some(cx.after(PEER_PARTING)));
+                        }
+                        Some(Visitor::Head { began: false, .. }) => cx.close(id),
+                        _ => {}
                     }
                 }
                 State::Visitor(Visitor::Asking(Asking { key, .. })) => {

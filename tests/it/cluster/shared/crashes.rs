@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::Redis;
-use crate::support::{Gateway, LocalServer, Ptth, RawPeer, TempDir, say};
+use crate::support::{Gateway, LocalServer, Ptth, RawPeer, TempDir, eventually, say};
 
 /// Gateways as processes that share a table.
 pub struct Processes {
@@ -89,7 +89,7 @@ fn a_gateway_that_is_killed_loses_what_was_in_flight_alone() {
         c.text(target);
     });
     let cluster = Processes::of(&redis);
-    let [first, second, third] = [(); 3].map(|()| cluster.start());
+    let [mut first, second, third] = [(); 3].map(|()| cluster.start());
     let device = Ptth::start(&[
         "device",
         &first.device_url("lamp"),
@@ -109,6 +109,7 @@ fn a_gateway_that_is_killed_loses_what_was_in_flight_alone() {
             (0..4).map(|who| scope.spawn(move || visit(third, who, stop))).collect();
         std::thread::sleep(Duration::from_secs(1)); // of load
         first.process.signal("KILL");
+        eventually("the signal has ended it", || first.process.has_ended().then_some(()));
         let killed = Instant::now();
         device.line_like("connected");
         std::thread::sleep(Duration::from_secs(2)); // of load
