@@ -87,9 +87,9 @@ impl GatewayRole {
                     match cx.visitor(id) {
                         // Another gateway may have sent a request that is not here yet: it is told
                         // that its device has gone, and asks where that is now.
-                        Some(Visitor::Head { began: false, source, .. })
-                            if matches!(source, VisitorSource::Peer) =>
-                        {
+                        Some(Visitor::Head {
+                            began: false, source: VisitorSource::Peer, ..
+                        }) => {
                             cx.set_deadline(id, Some(cx.after(PEER_PARTING)));
                         }
                         Some(Visitor::Head { began: false, .. }) => cx.close(id),
