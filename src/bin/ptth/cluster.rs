@@ -34,7 +34,7 @@ pub(crate) struct ClusterArgs {
     /// wrong
     #[arg(value_enum)]
     what: What,
-    /// The file of ptth gateway: of its [gateway], the options below count
+    /// The file of ptth gateway: of its table `[gateway]`, the options below count
     #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
     config: Option<PathBuf>,
     #[command(flatten)]
