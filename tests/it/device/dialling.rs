@@ -517,7 +517,7 @@ fn an_ietf_offer_goes_where_the_urls_template_says() {
     }
     for (path, word) in [
         ("/lamp", "{?serialized_origin}"),
-        ("/ptth?origin={origin}", "serialized_origin is the one"),
+        ("/ptth?origin={origin}", "serialized_origin is the only one"),
         ("/ptth/{+serialized_origin}", "operator +"),
         ("/.well-known/ptth/https%3A%2F%2Fother.example/", "other origins"),
     ] {
