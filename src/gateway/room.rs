@@ -16,8 +16,10 @@ use crate::setting::VISITORS_ALLOW;
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Whether a connection is a visitor's that waits for a request; whether that would be its first.
+/// One that has sent bytes ahead, which are here, does not wait.
 fn idles(cx: &Connections<State>, id: Id) -> Option<bool> {
-    match &cx.get(id)?.state {
+    let connection = cx.get(id).filter(|connection| !connection.has_input())?;
+    match &connection.state {
         State::Visitor(Visitor::Head {
             began: false,
             first,
