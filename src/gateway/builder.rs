@@ -17,7 +17,7 @@ use crate::gateway::loops::Loops;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::peers::Peers;
 use crate::gateway::settings::{InForce, Settings, TurnMode};
-use crate::gateway::state::{Command, Common, EACH_ACCEPTS, GatewayRole, TICK};
+use crate::gateway::state::{Command, Common, EACH_ACCEPTS, GatewayRole, Outdated, TICK};
 use crate::gateway::tokens::Tokens;
 use crate::limits::{LOOPS_MAX, Limits};
 use crate::link::GatewayLink;
@@ -446,9 +446,9 @@ impl GatewayBuilder {
 /// How the loops hear of a table that several gateways share.
 fn tell_loops(loops: Loops<Command>) -> impl Fn(Told) {
     move |told| match told {
-        Told::Changed(names) => {
-            let names: Option<Arc<[Arc<str>]>> = names.map(Into::into);
-            loops.send_others(loops.len(), || Command::ForgetPeers { names: names.clone() });
+        Told::Changed(change) => {
+            let what = change.map_or(Outdated::All, |change| Outdated::Moved(Arc::new(change)));
+            loops.send_others(loops.len(), || Command::ForgetPeers { what: what.clone() });
         }
         Told::Lost { name, epoch, to } => {
             loops.send_others(loops.len(), || Command::LostName { name: name.clone(), epoch, to });

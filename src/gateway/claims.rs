@@ -102,7 +102,7 @@ pub(crate) trait SharedTable: Send + Sync {
 
     /// Tells of changes until `tell` returns false, which it is asked at least once a second, also
     /// without any. The first call says that listening has begun.
-    fn listen(&self, tell: &mut dyn FnMut(&[Change]) -> bool) -> Result<(), Failed>;
+    fn listen(&self, tell: &mut dyn FnMut(Option<Change>) -> bool) -> Result<(), Failed>;
 
     /// How long a claim lasts.
     fn claim_time(&self) -> Duration;

@@ -27,7 +27,7 @@ use crate::gateway::peers::Cluster;
 use crate::gateway::questions::Question;
 use crate::gateway::routes::{Routes, Table};
 use crate::gateway::settings::InForce;
-use crate::gateway::state::{Borrow, Command, EACH_ACCEPTS};
+use crate::gateway::state::{Borrow, Command, EACH_ACCEPTS, Outdated};
 use crate::gateway::stats::{GatewayStats, LinkCounts, Stats};
 use crate::gateway::tokens::{Tokens, Whose};
 #[cfg(feature = "admin")]
@@ -288,8 +288,8 @@ impl Gateway {
     /// nobody had is asked for again within a second.
     pub fn forget_peers(&self, device: Option<&str>) {
         let all = self.0.loops.len();
-        let names: Option<Arc<[Arc<str>]>> = device.map(|name| Arc::from([Arc::from(name)]));
-        self.0.loops.send_others(all, || Command::ForgetPeers { names: names.clone() });
+        let what = device.map_or(Outdated::All, |name| Outdated::Name(name.into()));
+        self.0.loops.send_others(all, || Command::ForgetPeers { what: what.clone() });
     }
 
     /// What this gateway has noted in a directory that gateways share, and whether that answers; `None`:

@@ -30,8 +30,8 @@ const JITTER_PARTS: u32 = 4;
 
 /// What the loops are told.
 pub(crate) enum Told {
-    /// What was heard of these names does not count any more; `None`: of all.
-    Changed(Option<Vec<Arc<str>>>),
+    /// What was heard of a name counts no more, unless it is this; `None`: of all names.
+    Changed(Option<Change>),
     /// A claim with this epoch is lost.
     Lost { name: Arc<str>, epoch: u64, to: Rival },
 }
@@ -406,14 +406,15 @@ impl Ledger {
     fn hear(&self, own: &dyn Fn() -> Option<Arc<str>>, tell: &Tell) {
         loop {
             let mut has_begun = false;
-            let ended = self.table.listen(&mut |changes| {
+            let ended = self.table.listen(&mut |change| {
                 if !std::mem::replace(&mut has_begun, true) {
                     // What has changed is not known, nor whether the table lost what it knew.
                     tell(Told::Changed(None));
                     self.renew_all();
                 }
-                if !changes.is_empty() {
-                    self.heard(changes, own().as_deref(), tell);
+                if let Some(change) = change {
+                    self.heard(&change, own().as_deref());
+                    tell(Told::Changed(Some(change)));
                 }
                 !self.lock().is_stopped
             });
@@ -433,21 +434,15 @@ impl Ledger {
         }
     }
 
-    fn heard(&self, changes: &[Change], own: Option<&str>, tell: &Tell) {
-        tell(Told::Changed(Some(changes.iter().map(|change| change.name.clone()).collect())));
-        for change in changes {
-            if own == Some(&*change.gateway) {
-                continue;
-            }
-            // Whether it is lost the table says: the device may be connected to both gateways.
-            let mut state = self.lock();
-            let is_older = |held: &&mut Held| {
-                held.epoch < change.epoch && *held.claimant.session != *change.session
-            };
-            if state.held.get_mut(&change.name).filter(is_older).is_some() {
-                state.put_off(&change.name, Instant::now());
-                self.wake.notify_all();
-            }
+    /// A claim of this gateway that is older may be lost. Whether it is the table says: the device may
+    /// be connected to both gateways.
+    fn heard(&self, change: &Change, own: Option<&str>) {
+        let mut state = self.lock();
+        let is_older =
+            |held: &Held| held.epoch < change.epoch && *held.claimant.session != *change.session;
+        if own != Some(&*change.gateway) && state.held.get(&change.name).is_some_and(is_older) {
+            state.put_off(&change.name, Instant::now());
+            self.wake.notify_all();
         }
     }
 }
@@ -543,7 +538,7 @@ mod tests {
         fn announce(&self, _: &str, _: bool) -> Result<(), Failed> {
             Err("away".into())
         }
-        fn listen(&self, _: &mut dyn FnMut(&[Change]) -> bool) -> Result<(), Failed> {
+        fn listen(&self, _: &mut dyn FnMut(Option<Change>) -> bool) -> Result<(), Failed> {
             Err("away".into())
         }
         fn claim_time(&self) -> Duration {

@@ -198,7 +198,18 @@ impl PeerTable {
         self.heard.remove(name);
     }
 
-    /// The same of all names.
+    /// The same where it is not this gateway that has the device.
+    pub(super) fn forget_unless_at(&mut self, name: &str, gateway: &str) {
+        let url = match self.heard.get(name) {
+            Some(Heard::At(peer)) => self.url(*peer),
+            _ => None,
+        };
+        if url.is_none_or(|url| *url.text != *gateway) {
+            self.forget(name);
+        }
+    }
+
+    /// Nothing that was heard counts any more.
     pub(super) fn forget_all(&mut self) {
         self.heard.clear();
     }
@@ -289,6 +300,22 @@ mod tests {
     use super::*;
     use crate::gateway::peers::Peers;
     use crate::limits::Limits;
+
+    #[test]
+    fn that_a_device_is_where_it_was_changes_nothing() {
+        let peers = Peers::found_by(|_| Ok(None));
+        let mut table = PeerTable::new(Arc::new(Cluster::new(peers, &Limits::default(), false)));
+        let now = Instant::now();
+        let at = |url: &str| Location { url: PeerUrl::parse(url).unwrap(), addresses: Vec::new() };
+        let heard = table.learn("lamp", Some(at("http://a:1")), now);
+        table.forget_unless_at("lamp", "http://a:1");
+        assert_eq!(table.heard("lamp", now), Some(heard));
+        table.forget_unless_at("lamp", "http://b:1");
+        assert_eq!(table.heard("lamp", now), None);
+        table.is_nowhere("lamp", now + std::time::Duration::from_secs(1));
+        table.forget_unless_at("lamp", "http://a:1");
+        assert_eq!(table.heard("lamp", now), None);
+    }
 
     #[test]
     fn names_that_are_made_up_push_out_no_device() {

@@ -10,7 +10,6 @@
 //! A link here takes precedence over a location that was heard. Requests of another gateway are
 //! never sent on: they do not come here.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,7 @@ use crate::gateway::peers::Located;
 use crate::gateway::registry::Waiter;
 use crate::gateway::setbacks::Setback;
 use crate::gateway::state::{
-    Asking, Command, GatewayRole, Search, Stage, State, States, VisitorSource,
+    Asking, Command, GatewayRole, Outdated, Search, Stage, State, States, VisitorSource,
 };
 use crate::limits::{PEER_ATTEMPT, PEER_GRACE, PEER_IDLE_MAX, PEER_RECALL};
 use crate::proto::peer::{LINES_MAX, Miss, PeerRequest, PeerWaits};
@@ -638,12 +637,13 @@ impl GatewayRole {
         self.give_up(cx, id, key, &LocalAnswer { error, ..LocalAnswer::new(502, why) });
     }
 
-    /// What was heard of a name, or of all, may be wrong.
-    pub(super) fn forget_peers(&mut self, names: Option<&[Arc<str>]>) {
+    /// What was heard of other gateways may be wrong.
+    pub(super) fn forget_peers(&mut self, what: &Outdated) {
         let Some(peers) = &mut self.peers else { return };
-        match names {
-            Some(names) => names.iter().for_each(|name| peers.forget(name)),
-            None => peers.forget_all(),
+        match what {
+            Outdated::All => peers.forget_all(),
+            Outdated::Name(name) => peers.forget(name),
+            Outdated::Moved(change) => peers.forget_unless_at(&change.name, &change.gateway),
         }
     }
 }

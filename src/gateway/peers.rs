@@ -176,7 +176,7 @@ pub(crate) struct PeerUrl {
 }
 
 impl PeerUrl {
-    fn parse(text: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let wrong = |why: &str| {
             let shown: String = text.chars().filter(|c| c.is_ascii_graphic()).take(200).collect();
             Error::usage(format!("gateway URL {shown}: {why}; write it like http://10.0.0.2:7000"))
@@ -414,7 +414,10 @@ impl Cluster {
         tell: impl FnOnce(Option<Result<Ticket, Rival>>) + Send + 'static,
     ) -> bool {
         let (Some(ledger), Some(own)) = (self.ledger.clone(), self.own()) else { return false };
-        self.claimers.submit(move || tell(ledger.claim(&own.text, &names, &claimant)))
+        self.claimers.submit(move || {
+            let claim = || ledger.claim(&own.text, &names, &claimant);
+            tell(catch_unwind(AssertUnwindSafe(claim)).unwrap_or_default());
+        })
     }
 
     /// How the shared table does; `None`: there is none.

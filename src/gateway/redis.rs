@@ -5,8 +5,9 @@ mod examine;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use redis::{
     Client, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
@@ -36,6 +37,7 @@ const FIND: &str = include_str!("redis/find.lua");
 const CLAIM: &str = include_str!("redis/claim.lua");
 const RENEW: &str = include_str!("redis/renew.lua");
 const RELEASE: &str = include_str!("redis/release.lua");
+const ANNOUNCE: &str = include_str!("redis/announce.lua");
 
 /// A table in Redis (or Valkey) that gateways share: each notes there which devices are connected to
 /// it, and finds there which gateway has the others (feature `redis`). For
@@ -248,12 +250,14 @@ impl RedisDirectory {
             claim: script(CLAIM),
             renew: script(RENEW),
             release: Script::new(RELEASE),
+            announce: script(ANNOUNCE),
             counter: format!("{}:epoch", self.prefix),
             names: format!("{}:n:", self.prefix),
             gateways: format!("{}:gateways", self.prefix),
             channel: format!("{}:changes", self.prefix),
             directory: self,
             idle: Mutex::default(),
+            turn: AtomicUsize::new(0),
         }
     }
 }
@@ -281,12 +285,15 @@ pub(crate) struct RedisTable {
     claim: Script,
     renew: Script,
     release: Script,
+    announce: Script,
     /// Names of keys; of a device's name what it begins with.
     counter: String,
     names: String,
     gateways: String,
     channel: String,
     idle: Mutex<Vec<Connection>>,
+    /// Which of several servers or sentinels is asked first.
+    turn: AtomicUsize,
 }
 
 impl RedisTable {
@@ -303,45 +310,54 @@ impl RedisTable {
                 let opened = self.open(ConnectionAddr::Unix(path.clone()), &text, true);
                 opened.map(|connection| (connection, text))
             }
-            Servers::Listed(at) => self.first_of(at),
+            Servers::Listed(at) => self.one_of(at, |server| self.open_master(server, at.len() > 1)),
             Servers::Sentinels { at, master } => {
-                let mut why: Failed = "there is no sentinel".into();
-                for server in at {
-                    match self.ask_sentinel(server, master) {
-                        Ok(at) => return self.first_of(&[at]),
-                        Err(e) => why = e,
-                    }
-                }
-                Err(why)
+                let master = self.one_of(at, |sentinel| self.ask_sentinel(sentinel, master))?;
+                self.open_master(&master, true)
             }
         }
     }
 
-    fn first_of(&self, at: &[(String, u16)]) -> Result<(Connection, String), Failed> {
+    /// What the first of these servers says that says anything, from the one on that did last. One
+    /// that hangs takes the time of all: it is the last to be asked the next time.
+    fn one_of<T>(
+        &self,
+        at: &[(String, u16)],
+        ask: impl Fn(&(String, u16)) -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
         let until = Instant::now() + self.wait;
         let mut why: Failed = "there is no server".into();
-        for (n, (host, port)) in at.iter().enumerate() {
-            let text = format!("{host}:{port}");
+        for n in 0..at.len() {
             if n > 0 && Instant::now() >= until {
-                return Err(why);
+                break;
             }
-            let opened = self.open(self.address(host, *port), &text, true).and_then(|mut open| {
-                // Of several, one may be a replica.
-                if at.len() > 1 || matches!(self.directory.servers, Servers::Sentinels { .. }) {
-                    let role: Vec<redis::Value> = self.ask(&mut open, &redis::cmd("ROLE"))?;
-                    match role.first() {
-                        Some(redis::Value::BulkString(role)) if role == b"master" => {}
-                        _ => return Err(format!("Redis at {text} is a replica").into()),
-                    }
-                }
-                Ok(open)
-            });
-            match opened {
-                Ok(connection) => return Ok((connection, text)),
+            let turn = self.turn.load(Relaxed);
+            match ask(&at[turn % at.len()]) {
+                Ok(answer) => return Ok(answer),
                 Err(e) => why = e,
             }
+            // Another thread may have found out as well.
+            let _ = self.turn.compare_exchange(turn, turn.wrapping_add(1), Relaxed, Relaxed);
         }
         Err(why)
+    }
+
+    /// `may_be_replica`: that is looked at.
+    fn open_master(
+        &self,
+        (host, port): &(String, u16),
+        may_be_replica: bool,
+    ) -> Result<(Connection, String), Failed> {
+        let text = format!("{host}:{port}");
+        let mut connection = self.open(self.address(host, *port), &text, true)?;
+        if may_be_replica {
+            let role: Vec<redis::Value> = self.ask(&mut connection, &redis::cmd("ROLE"))?;
+            match role.first() {
+                Some(redis::Value::BulkString(role)) if role == b"master" => {}
+                _ => return Err(format!("Redis at {text} is a replica").into()),
+            }
+        }
+        Ok((connection, text))
     }
 
     fn address(&self, host: &str, port: u16) -> ConnectionAddr {
@@ -469,11 +485,6 @@ fn is_of_replica(e: &RedisError) -> bool {
     matches!(e.code(), Some("READONLY" | "MASTERDOWN" | "LOADING"))
 }
 
-/// A key has what is none of ours.
-fn is_of_another_kind(e: &RedisError) -> bool {
-    e.to_string().contains("WRONGTYPE")
-}
-
 fn or_none(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
@@ -541,50 +552,35 @@ impl SharedTable for RedisTable {
     }
 
     fn announce(&self, by: &str, is_there: bool) -> Result<(), Failed> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mut asked = redis::pipe();
-        match is_there {
-            true => asked.cmd("ZADD").arg(&self.gateways).arg(now.as_millis() as u64).arg(by),
-            false => asked.cmd("ZREM").arg(&self.gateways).arg(by),
-        };
-        asked.ignore();
-        // One that was killed is forgotten after a day.
-        let old = now.saturating_sub(Duration::from_secs(86_400)).as_millis() as u64;
-        asked.cmd("ZREMRANGEBYSCORE").arg(&self.gateways).arg("-inf").arg(old).ignore();
-        self.with(|connection| match asked.query(connection) {
-            Err(e) if is_of_another_kind(&e) => {
-                redis::cmd("DEL").arg(&self.gateways).exec(connection)?;
-                asked.query(connection)
-            }
-            answer => answer,
-        })
+        let mut asked = self.announce.prepare_invoke();
+        asked.key(&self.gateways).arg(by).arg(u8::from(is_there));
+        self.with(|connection| asked.invoke(connection))
     }
 
-    fn listen(&self, tell: &mut dyn FnMut(&[Change]) -> bool) -> Result<(), Failed> {
+    fn listen(&self, tell: &mut dyn FnMut(Option<Change>) -> bool) -> Result<(), Failed> {
         let failed = |e: RedisError| -> Failed { format!("Redis: {}", told(&e)).into() };
         let mut connection = self.connect()?;
         let mut channel = connection.as_pubsub();
         channel.subscribe(&self.channel).map_err(failed)?;
         channel.set_read_timeout(Some(LISTEN)).map_err(failed)?;
         let mut heard = Instant::now();
-        let mut goes_on = tell(&[]);
+        let mut goes_on = tell(None);
         while goes_on {
-            let mut changes = Vec::new();
-            match channel.get_message() {
+            let told = match channel.get_message() {
                 Ok(message) => {
                     heard = Instant::now();
-                    changes.extend(change(message.get_payload_bytes()));
+                    change(message.get_payload_bytes())
                 }
-                Err(e) if e.is_timeout() => {}
+                Err(e) if e.is_timeout() => None,
                 Err(e) => return Err(failed(e)),
-            }
+            };
             if heard.elapsed() >= QUIET {
                 channel.set_read_timeout(Some(self.wait)).map_err(failed)?;
                 let _: redis::Value = channel.ping().map_err(failed)?;
                 channel.set_read_timeout(Some(LISTEN)).map_err(failed)?;
                 heard = Instant::now();
             }
-            goes_on = tell(&changes);
+            goes_on = tell(told);
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ use crate::error::{Error, Refusal};
 use crate::gateway::admission::{Admission, Places, Port};
 use crate::gateway::alarms::{Alarm, Alarms};
 use crate::gateway::callers::{Callers, LeaseReply, NameReply};
+use crate::gateway::claims::Change;
 use crate::gateway::credentials::Credentials;
 use crate::gateway::device_head::DeviceHead;
 use crate::gateway::device_info::DeviceInfo;
@@ -412,8 +413,8 @@ pub(crate) enum Command {
     Observe(Question),
     /// The directory of gateways has said where a device is, or why it cannot say.
     Located { name: Box<str>, found: Located },
-    /// What is known of where devices are may be wrong: of these, or of all.
-    ForgetPeers { names: Option<Arc<[Arc<str>]>> },
+    /// What is known of where devices are may be wrong.
+    ForgetPeers { what: Outdated },
     /// Whether the names of this offer are its own in the table of several gateways; `None`: that
     /// did not answer.
     Claimed { id: Id, claimed: Option<Result<ClaimTicket, Rival>> },
@@ -439,6 +440,15 @@ pub(crate) enum Errand {
     Ask,
     /// This offer or poll, which was granted.
     Register { offer: Box<Offer>, grant: Grant, journey: Journey },
+}
+
+/// What was heard of other gateways and counts no more.
+#[derive(Clone)]
+pub(crate) enum Outdated {
+    All,
+    Name(Box<str>),
+    /// Where a device is that has come to a gateway, unless that was known.
+    Moved(Arc<Change>),
 }
 
 /// An offer that was granted, on its way to being admitted.

@@ -38,7 +38,7 @@ pub struct DirectoryReport {
     /// ask.
     pub clock_difference: Option<Duration>,
     /// The gateways that have announced themselves within a day, by their URLs, and how long ago by
-    /// their clocks; 1,024 at most.
+    /// the server's clock (or this machine's, where the user may not ask for it); 1,024 at most.
     pub gateways: Vec<(String, Duration)>,
 }
 
@@ -93,7 +93,7 @@ impl RedisTable {
             clock_difference: clock.map(|clock| apart(asked.1 + round_trip / 2, clock)),
             claims: self.try_claim().map_err(|e| e.to_string()),
             changes: self.try_changes().map_err(|e| e.to_string()),
-            gateways: self.announced(&mut connection)?,
+            gateways: self.announced(&mut connection, clock)?,
         })
     }
 
@@ -126,19 +126,28 @@ impl RedisTable {
         if is_told { Ok(()) } else { Err("it does not answer".into()) }
     }
 
-    fn announced(&self, connection: &mut Connection) -> Result<Vec<(String, Duration)>, Failed> {
+    fn announced(
+        &self,
+        connection: &mut Connection,
+        clock: Option<(u64, u64)>,
+    ) -> Result<Vec<(String, Duration)>, Failed> {
         let mut asked = redis::cmd("ZRANGE");
         asked.arg(&self.gateways).arg(0).arg(GATEWAYS_MAX - 1).arg("WITHSCORES");
         let listed: Vec<(String, u64)> = self.ask(connection, &asked)?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let here = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = clock.map_or_else(here, since_epoch);
         let ago = |at| now.saturating_sub(Duration::from_millis(at));
         Ok(listed.into_iter().map(|(url, at)| (url, ago(at))).collect())
     }
 }
 
-/// How far a clock is from the server's, which is told in seconds and microseconds.
-fn apart(here: SystemTime, (seconds, micros): (u64, u64)) -> Duration {
-    let there = Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros));
+/// A server's clock, which is told in seconds and microseconds.
+fn since_epoch((seconds, micros): (u64, u64)) -> Duration {
+    Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros))
+}
+
+/// How far a clock is from the server's.
+fn apart(here: SystemTime, clock: (u64, u64)) -> Duration {
     let here = here.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    here.abs_diff(there)
+    here.abs_diff(since_epoch(clock))
 }

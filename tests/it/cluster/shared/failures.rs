@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use reverse_http::{Limits, RedisDirectory};
+use reverse_http::{GatewayEventKind, Grant, Limits, RedisDirectory, Reject};
 
 use super::{One, Redis, dial};
 use crate::support::process::get;
-use crate::support::{eventually, free_port};
+use crate::support::{RawPeer, eventually, free_port};
 
 /// The status, and why.
 fn away(of: &One) -> Option<String> {
@@ -143,4 +143,38 @@ fn a_claim_that_nobody_renews_expires() {
         (redis.owners("ghost") == std::slice::from_ref(&first.url)).then_some(())
     });
     refused.stop();
+}
+
+#[test]
+fn two_credentials_that_came_while_the_server_was_away_leave_one_owner() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let mut limits = Limits::default();
+    limits.directory_timeout = Duration::from_secs(1);
+    let with = || {
+        let builder = crate::support::gateway().limits(limits.clone()).authorize(|offer| {
+            let token = offer.bearer_token().ok_or(Reject::new(401, "no token"))?;
+            Ok(Grant::offered().to(token))
+        });
+        One::built(builder, RedisDirectory::new(&redis.url()).unwrap())
+    };
+    let (first, second) = (with(), with());
+    redis.process.signal("STOP");
+    let events = [first.gateway.events(), second.gateway.events()];
+    let offer = |gateway: &One, token: &str| {
+        let mut device = RawPeer::connect(gateway.gateway.devices_addr());
+        let authorization = format!("Authorization: Bearer {token}\r\n");
+        device.write(crate::support::process::offer("lamp", &authorization));
+        assert_eq!(device.read_answer("POST").status(), 101);
+        device
+    };
+    let _devices = [offer(&first, "mine"), offer(&second, "theirs")];
+    redis.process.signal("CONT");
+    let told = eventually("one of them has lost", || {
+        let mut told = events.iter().flat_map(|events| events.try_iter());
+        told.find(|event| event.kind == GatewayEventKind::Down)
+    });
+    assert!(told.detail.contains("another credential holds"), "{}", told.detail);
+    let lost = [&first, &second].map(|one| one.gateway.directory_status().unwrap().lost);
+    assert_eq!(lost.iter().sum::<usize>(), 1);
+    assert_eq!(redis.owners("lamp").len(), 1);
 }

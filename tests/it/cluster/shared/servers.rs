@@ -76,6 +76,21 @@ fn of_several_servers_the_one_that_takes_writes_is_used() {
 }
 
 #[test]
+fn a_server_that_hangs_keeps_no_other_one_from_being_used() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{},127.0.0.1:{}", silent.local_addr().unwrap(), redis.port);
+    let mut limits = Limits::default();
+    limits.directory_timeout = Duration::from_secs(1);
+    let with = || One::with(limits.clone(), RedisDirectory::new(&url).unwrap());
+    let (first, second) = (with(), with());
+    let _lamp = first.device("lamp", "a lamp");
+    first.is_noted(1);
+    eventually("it is found", || (second.ask(get("/lamp/x")).text() == "a lamp").then_some(()));
+    assert_eq!(redis.owners("lamp"), std::slice::from_ref(&first.url));
+}
+
+#[test]
 fn sentinels_say_where_the_server_is() {
     let Some(redis) = Redis::start(&[]) else { return };
     let (folder, port) = (TempDir::new("sentinel"), free_port());
