@@ -9,11 +9,13 @@
 // |---|---|
 // | `timed.rs` | the trait that a link needs: reads and writes with deadlines |
 // | `socket.rs` | a TCP or Unix socket |
+// | `handshake.rs` | what a step of a TLS handshake came to |
 // | `tls_session.rs` | a TLS session over a socket |
 // | `no_tls_session.rs` | in its place without the feature `tls` |
 // | `plain_or_tls.rs` | `Stream`: a socket, with a session over it or without |
 // | `shared.rs` | a stream that a worker uses and the loop can end |
 
+mod handshake;
 mod plain_or_tls;
 mod shared;
 mod socket;
@@ -23,9 +25,10 @@ mod tls_session;
 
 #[cfg(feature = "tls")]
 pub(crate) use crate::tls::{Connector, GatewayTls, Shown, ShownKey};
+pub(crate) use handshake::{HandshakeError, Shaken};
 pub use plain_or_tls::Stream;
 pub(crate) use shared::Shared;
 pub use timed::{TimedStream, Untimed};
+pub(crate) use tls_session::TlsSession;
 #[cfg(not(feature = "tls"))]
 pub(crate) use tls_session::{Connector, GatewayTls, Shown, ShownKey};
-pub(crate) use tls_session::{HandshakeError, Shaken, TlsSession};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::error::Error;
+use crate::stream::handshake::Shaken;
 use crate::stream::socket::Socket;
 
 pub(crate) enum TlsSession {}
@@ -50,28 +51,6 @@ impl Shown {
 impl Connector {
     pub(crate) fn has_time(&self) -> bool {
         match *self {}
-    }
-}
-
-#[allow(dead_code, reason = "nothing can be constructed")]
-pub(crate) enum Shaken {
-    Waiting,
-    Compute,
-    Done,
-    Failed(HandshakeError),
-}
-
-#[allow(dead_code, reason = "nothing can be constructed")]
-pub(crate) struct HandshakeError {
-    pub(crate) text: String,
-    pub(crate) plain: bool,
-    pub(crate) silent: bool,
-    pub(crate) untrusted: bool,
-}
-
-impl HandshakeError {
-    pub(crate) fn new(text: impl Into<String>) -> Self {
-        HandshakeError { text: text.into(), plain: false, silent: false, untrusted: false }
     }
 }
 

@@ -15,11 +15,12 @@ use std::time::Instant;
 
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::stream::handshake::Shaken;
 use crate::stream::socket::Socket;
-use crate::stream::timed::{TimedStream, arrived};
+use crate::stream::timed::{TimedStream, arrived, timed_transport};
 #[cfg(not(feature = "tls"))]
 use crate::stream::tls_session::Shown;
-use crate::stream::tls_session::{Shaken, TlsSession};
+use crate::stream::tls_session::TlsSession;
 #[cfg(feature = "tls")]
 use crate::tls::Shown;
 
@@ -269,13 +270,7 @@ impl Stream {
             (Some(session), Shutdown::Both) => session.forsake(),
             _ => {}
         }
-        let shut = match &self.socket {
-            Socket::Tcp(s) => s.shutdown(how),
-            Socket::Unix(s) => s.shutdown(how),
-            #[cfg(test)]
-            Socket::Sim(s) => s.shutdown(how),
-        };
-        match shut {
+        match self.socket.shutdown(how) {
             // The peer has been told the end, and may have closed the connection by now.
             Err(e)
                 if self.session.is_some()
@@ -317,12 +312,7 @@ impl Stream {
         if let Some(session) = &self.session {
             session.forsake();
         }
-        match &self.socket {
-            Socket::Tcp(s) => SockRef::from(s).set_linger(Some(Duration::ZERO)),
-            Socket::Unix(_) => Ok(()),
-            #[cfg(test)]
-            Socket::Sim(s) => s.abort(),
-        }
+        self.socket.reset_when_closed()
     }
 
     /// A second handle on the same socket.
@@ -330,12 +320,7 @@ impl Stream {
     /// # Errors
     /// No descriptor is left.
     pub fn try_clone(&self) -> io::Result<Stream> {
-        let socket = match &self.socket {
-            Socket::Tcp(s) => Socket::Tcp(s.try_clone()?),
-            Socket::Unix(s) => Socket::Unix(s.try_clone()?),
-            #[cfg(test)]
-            Socket::Sim(s) => Socket::Sim(s.try_clone()),
-        };
+        let socket = self.socket.try_clone()?;
         let session = self.session.as_ref().map(TlsSession::share);
         Ok(Stream { socket, session, named: self.named.clone() })
     }
@@ -391,12 +376,7 @@ impl Stream {
     /// # Errors
     /// The operating system would not say.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        match &self.socket {
-            Socket::Tcp(s) => s.take_error(),
-            Socket::Unix(s) => s.take_error(),
-            #[cfg(test)]
-            Socket::Sim(s) => Ok(s.take_error()),
-        }
+        self.socket.take_error()
     }
 
     /// Reads what has arrived on the socket itself, and leaves it there. Without waiting, where the
@@ -450,23 +430,13 @@ impl Stream {
 
 impl AsRawFd for Stream {
     fn as_raw_fd(&self) -> RawFd {
-        match &self.socket {
-            Socket::Tcp(s) => s.as_raw_fd(),
-            Socket::Unix(s) => s.as_raw_fd(),
-            #[cfg(test)]
-            Socket::Sim(s) => s.descriptor(),
-        }
+        self.socket.as_raw_fd()
     }
 }
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.socket {
-            Socket::Tcp(s) => s.as_fd(),
-            Socket::Unix(s) => s.as_fd(),
-            #[cfg(test)]
-            Socket::Sim(s) => s.descriptor(),
-        }
+        self.socket.as_fd()
     }
 }
 
@@ -540,35 +510,16 @@ impl Stream {
         if let Some(session) = &self.session {
             session.forsake();
         }
-        #[cfg(test)]
-        if let Socket::Sim(socket) = &self.socket {
-            let _ = socket.abort(); // always works
-            return;
-        }
-        if let Err(error) = SockRef::from(self).set_linger(Some(Duration::ZERO)) {
+        if let Err(error) = self.socket.reset_when_closed() {
             log::debug!("a connection will end with FIN instead of RST: {error}");
         }
     }
     pub(crate) fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
-        match &self.socket {
-            Socket::Tcp(s) => s.set_write_timeout(time),
-            Socket::Unix(s) => s.set_write_timeout(time),
-            #[cfg(test)]
-            Socket::Sim(s) => s.descriptor(),
-        }
+        self.socket.set_write_timeout(time)
     }
 }
 
-impl TimedStream for Stream {
-    fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
-        self.set_read_timeout(time)
-    }
-    fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()> {
-        self.set_write_timeout(time)
-    }
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.as_fd())
-    }
+timed_transport! { Stream {
     fn read_arrived(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
         self.read_what_arrived(buf)
     }
@@ -578,4 +529,4 @@ impl TimedStream for Stream {
     fn reset_when_dropped(&self) {
         self.will_reset();
     }
-}
+} }

@@ -1,7 +1,8 @@
 //! A connected socket of one of the kinds that a gateway or a device can own.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -15,42 +16,72 @@ pub(super) enum Socket {
     Sim(crate::sim::net::Socket),
 }
 
+/// What is done with a socket of either kind, and what with a simulated one.
+macro_rules! either {
+    ($socket:expr, $s:ident => $real:expr, simulated: $simulated:expr) => {
+        match $socket {
+            Socket::Tcp($s) => $real,
+            Socket::Unix($s) => $real,
+            #[cfg(test)]
+            Socket::Sim($s) => $simulated,
+        }
+    };
+}
+
 impl Socket {
     pub(super) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        match self {
-            Socket::Tcp(s) => s.set_nonblocking(nonblocking),
-            Socket::Unix(s) => s.set_nonblocking(nonblocking),
-            #[cfg(test)]
-            Socket::Sim(_) => Ok(()), // it never blocks
-        }
+        either!(self, s => s.set_nonblocking(nonblocking), simulated: s.set_nonblocking())
     }
     pub(super) fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
-        match self {
-            Socket::Tcp(s) => s.set_read_timeout(time),
-            Socket::Unix(s) => s.set_read_timeout(time),
-            #[cfg(test)]
-            Socket::Sim(s) => s.descriptor(),
-        }
+        either!(self, s => s.set_read_timeout(time), simulated: s.descriptor())
+    }
+    pub(super) fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        either!(self, s => s.set_write_timeout(time), simulated: s.descriptor())
     }
     #[cfg(feature = "tls")]
     pub(super) fn read_timeout(&self) -> io::Result<Option<Duration>> {
-        match self {
-            Socket::Tcp(s) => s.read_timeout(),
-            Socket::Unix(s) => s.read_timeout(),
+        either!(self, s => s.read_timeout(), simulated: s.descriptor())
+    }
+    pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        either!(self, s => s.shutdown(how), simulated: s.shutdown(how))
+    }
+    pub(super) fn try_clone(&self) -> io::Result<Socket> {
+        Ok(match self {
+            Socket::Tcp(s) => Socket::Tcp(s.try_clone()?),
+            Socket::Unix(s) => Socket::Unix(s.try_clone()?),
             #[cfg(test)]
-            Socket::Sim(s) => s.descriptor(),
+            Socket::Sim(s) => Socket::Sim(s.try_clone()),
+        })
+    }
+    pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
+        either!(self, s => s.take_error(), simulated: Ok(s.take_error()))
+    }
+    /// With the last handle the connection ends with a reset (TCP).
+    pub(super) fn reset_when_closed(&self) -> io::Result<()> {
+        match self {
+            Socket::Tcp(s) => SockRef::from(s).set_linger(Some(Duration::ZERO)),
+            Socket::Unix(_) => Ok(()),
+            #[cfg(test)]
+            Socket::Sim(s) => s.abort(),
         }
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        either!(self, s => s.as_raw_fd(), simulated: s.descriptor())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        either!(self, s => s.as_fd(), simulated: s.descriptor())
     }
 }
 
 impl Read for &Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(s) => (&*s).read(buf),
-            Socket::Unix(s) => (&*s).read(buf),
-            #[cfg(test)]
-            Socket::Sim(s) => s.read(buf),
-        }
+        either!(self, s => (&*s).read(buf), simulated: s.read(buf))
     }
 }
 
@@ -84,12 +115,11 @@ impl Write for &Socket {
         }
     }
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(s) => SockRef::from(s).send_vectored_with_flags(bufs, NO_SIGNAL),
-            Socket::Unix(s) => SockRef::from(s).send_vectored_with_flags(bufs, NO_SIGNAL),
-            #[cfg(test)]
-            Socket::Sim(s) => s.write_vectored(bufs),
-        }
+        either!(
+            self,
+            s => SockRef::from(s).send_vectored_with_flags(bufs, NO_SIGNAL),
+            simulated: s.write_vectored(bufs)
+        )
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())

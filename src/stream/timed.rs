@@ -139,8 +139,10 @@ impl<T: Read + Write + Send> TimedStream for Untimed<T> {
     }
 }
 
+/// Implements [`TimedStream`] for sockets that have the time-outs of the standard library's; what
+/// stands in the braces replaces provided methods.
 macro_rules! timed_transport {
-    ($($type:ty),*) => { $(
+    ($type:ty { $($provided:tt)* }) => {
         impl TimedStream for $type {
             fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
                 self.set_read_timeout(time)
@@ -151,7 +153,11 @@ macro_rules! timed_transport {
             fn socket(&self) -> Option<BorrowedFd<'_>> {
                 Some(self.as_fd())
             }
+            $($provided)*
         }
-    )* };
+    };
 }
-timed_transport!(TcpStream, UnixStream);
+pub(super) use timed_transport;
+
+timed_transport! { TcpStream {} }
+timed_transport! { UnixStream {} }

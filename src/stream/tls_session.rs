@@ -19,6 +19,7 @@ use rustls::{ClientConnection, Connection, ServerConnection};
 
 use crate::error::Error;
 use crate::proto::head::foreign_protocol;
+use crate::stream::handshake::{HandshakeError, Shaken};
 use crate::stream::socket::Socket;
 use crate::tls::{self, Connector, GatewayTls, Shown, Side};
 
@@ -159,33 +160,6 @@ impl Debt {
     fn is_of(&self, slices: &[IoSlice<'_>]) -> bool {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         total >= self.length && marked_behind(slices, 0, self.compared) == self.mark
-    }
-}
-
-/// What a step of a handshake came to.
-pub(crate) enum Shaken {
-    /// Nothing before the next event.
-    Waiting,
-    /// There is something to compute, with [`TlsSession::compute`].
-    Compute,
-    Done,
-    Failed(HandshakeError),
-}
-
-/// Why a handshake failed.
-pub(crate) struct HandshakeError {
-    pub(crate) text: String,
-    /// What came is a request in plain HTTP.
-    pub(crate) plain: bool,
-    /// Nothing came at all: a port scan, a balancer that looks whether the port is open.
-    pub(crate) silent: bool,
-    /// This side does not accept the certificate that it was shown.
-    pub(crate) untrusted: bool,
-}
-
-impl HandshakeError {
-    pub(crate) fn new(text: impl Into<String>) -> Self {
-        HandshakeError { text: text.into(), plain: false, silent: false, untrusted: false }
     }
 }
 

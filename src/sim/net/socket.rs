@@ -26,6 +26,10 @@ impl Socket {
         });
         Ok(())
     }
+    /// Nothing to set: it never blocks.
+    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
+        Ok(())
+    }
     pub(crate) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         with(|net| net.read(self.conn, self.side, buf))
     }
