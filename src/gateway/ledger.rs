@@ -67,6 +67,8 @@ struct State {
     turns: u64,
     /// Why the table does not answer, and since when.
     away: Option<(String, Instant)>,
+    /// When it last began to answer again.
+    back: Option<Instant>,
     is_stopped: bool,
 }
 
@@ -187,7 +189,7 @@ impl Ledger {
                     "the directory of gateways answers again, after {:.1} s",
                     since.elapsed().as_secs_f64()
                 );
-                state.away = None;
+                (state.away, state.back) = (None, Some(Instant::now()));
             }
             _ => {}
         }
@@ -279,7 +281,8 @@ impl Ledger {
         }
     }
 
-    /// Waits until there is something to do; returns true if that is to stop.
+    /// Waits until there is something to do; returns true if that is to stop. `failed_at`: when the
+    /// step before failed.
     fn wait(&self, failed_at: Option<Instant>) -> bool {
         let latest = Instant::now() + SECOND_LOOK;
         let mut state = self.lock();
@@ -288,12 +291,7 @@ impl Ledger {
                 return true;
             }
             let now = Instant::now();
-            let due = state.due.peek().map(|Reverse((at, ..))| *at);
-            let next = match failed_at.map(|at| at + RETRY) {
-                Some(retry) => retry,
-                None if !state.releases.is_empty() => now,
-                None => due.unwrap_or(latest).min(latest),
-            };
+            let next = state.next_step(failed_at, now).min(latest);
             let left = next.saturating_duration_since(now);
             if left.is_zero() {
                 return false;
@@ -448,6 +446,18 @@ impl Ledger {
 }
 
 impl State {
+    /// When the table is to be asked next. Where a look-up or a claim has found out that it does not
+    /// answer, it is tried at once, since until then nothing else asks it; yet not in a circle, where
+    /// it answers to this and not to that.
+    fn next_step(&self, failed_at: Option<Instant>, now: Instant) -> Instant {
+        match failed_at {
+            Some(at) => at + RETRY,
+            None if self.away.is_some() => self.back.map_or(now, |at| at + RETRY),
+            None if !self.releases.is_empty() => now,
+            None => self.due.peek().map_or(now + SECOND_LOOK, |Reverse((at, ..))| *at),
+        }
+    }
+
     /// What is due until then, up to a batch.
     fn take_due(&mut self, until: Instant) -> Vec<Renewal> {
         let mut batch = Vec::new();
@@ -566,6 +576,20 @@ mod tests {
             state.due.iter().any(|Reverse((_, due, of))| of == name && Some(*due) == turn)
         };
         assert!(state.held.keys().all(is_due));
+    }
+
+    #[test]
+    fn a_table_that_somebody_found_away_is_tried_at_once() {
+        let ledger = Ledger::new(Arc::new(Nowhere));
+        let now = Instant::now();
+        let next = |failed_at| ledger.lock().next_step(failed_at, now);
+        assert_eq!(next(None), now + SECOND_LOOK);
+        assert!(ledger.find("lamp").is_err());
+        assert_eq!(next(None), now);
+        // There is a pause behind a try that failed, and behind one that came to something.
+        assert_eq!(next(Some(now)), now + RETRY);
+        ledger.lock().back = Some(now);
+        assert_eq!(next(None), now + RETRY);
     }
 
     #[test]
