@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::io;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a notification may wait for the supervisor. Then it is lost.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -97,10 +97,12 @@ impl Supervisor {
         let watched =
             std::thread::Builder::new().name("ptth-watchdog".to_owned()).spawn(move || {
                 loop {
+                    let began = Instant::now();
                     if ping(interval) {
                         supervisor.tell("WATCHDOG=1");
                     }
-                    std::thread::sleep(interval);
+                    // What the turn took is part of the interval: two of them are all the time there is.
+                    std::thread::sleep(interval.saturating_sub(began.elapsed()));
                 }
             });
         if let Err(e) = watched {
