@@ -17,7 +17,7 @@ pub(super) const ADDRESSES_MAX: usize = 64;
 /// The addresses, in the resolver's order, or why there are none.
 pub(crate) type Found = Result<Vec<SocketAddr>, String>;
 
-/// The dials that wait for a name's addresses.
+/// What waits for a name's addresses, and then for a connection to one of them.
 pub(crate) enum Waiter {
     Dial(Box<Dial>),
     /// An exchange that needs a connection to the local server.

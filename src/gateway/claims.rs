@@ -91,7 +91,7 @@ pub(crate) trait SharedTable: Send + Sync {
     /// Claims all of these names for a gateway, or none.
     fn claim(&self, by: &str, names: &[String], claimant: &Claimant) -> Result<Verdict, Failed>;
 
-    /// Renews claims of a gateway, and tells of itself; an answer for each, in the same order.
+    /// Renews claims of a gateway; an answer for each, in the same order.
     fn renew(&self, by: &str, claims: &[Renewal]) -> Result<Vec<Renewed>, Failed>;
 
     /// Gives up a gateway's claims that still have these epochs.
