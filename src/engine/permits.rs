@@ -1,7 +1,7 @@
 //! Permits of connections: counts for each peer address, for each side, and of unauthenticated
 //! ones.
 //!
-//! A [`Place`] belongs to one connection and goes where it goes, also out of the loop; dropping it
+//! A [`Permit`] belongs to one connection and goes where it goes, also out of the loop; dropping it
 //! is the one way to give it back.
 
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Sides by which connections come in, numbered by the role that admits them.
 const SIDES: usize = 2;
 
-/// Counts places.
+/// Counts permits.
 #[derive(Clone, Default)]
 pub(crate) struct Permits(Arc<Counts>);
 
@@ -23,36 +23,41 @@ struct Counts {
     unseen: AtomicUsize,
 }
 
-/// One connection's place.
+/// One connection's permit. It is boxed, for a connection is moved often and admitted once.
 #[derive(Default)]
 pub(crate) struct Permit {
     /// Here for its drop alone.
-    _address: Option<OfAddress>,
-    _side: Option<OfSide>,
-    unseen: Option<Unseen>,
+    _side: Option<Box<OfSide>>,
+    unseen: Option<Box<Unseen>>,
 }
 
 struct OfAddress(Permits, (IpAddr, usize));
 
-struct OfSide(Permits, usize);
+struct OfSide {
+    permits: Permits,
+    side: usize,
+    /// Here for its drop alone.
+    _address: Option<OfAddress>,
+}
 
 struct Unseen {
-    places: Permits,
+    permits: Permits,
     /// Here for its drop alone.
     _address: Option<OfAddress>,
 }
 
 impl Permits {
-    /// A place for a connection from this address by this side; `None`: it has as many there as
+    /// A permit for a connection from this address by this side; `None`: it has as many there as
     /// `most`.
     pub(crate) fn take(&self, address: IpAddr, side: usize, most: usize) -> Option<Permit> {
         let address = self.of_address(address, side, most)?;
+        Some(self.take_with(side, Some(address)))
+    }
+
+    fn take_with(&self, side: usize, address: Option<OfAddress>) -> Permit {
         self.0.of_side[side].fetch_add(1, Relaxed);
-        Some(Permit {
-            _address: Some(address),
-            _side: Some(OfSide(self.clone(), side)),
-            unseen: None,
-        })
+        let of_side = OfSide { permits: self.clone(), side, _address: address };
+        Permit { _side: Some(Box::new(of_side)), unseen: None }
     }
 
     fn of_address(&self, address: IpAddr, side: usize, most: usize) -> Option<OfAddress> {
@@ -67,10 +72,9 @@ impl Permits {
         Some(OfAddress(self.clone(), address))
     }
 
-    /// A place by this side whatever its address has.
+    /// A permit by this side whatever its address has.
     pub(crate) fn take_any(&self, side: usize) -> Permit {
-        self.0.of_side[side].fetch_add(1, Relaxed);
-        Permit { _side: Some(OfSide(self.clone(), side)), ..Permit::default() }
+        self.take_with(side, None)
     }
 
     /// Connections that came by this side.
@@ -85,27 +89,27 @@ impl Permits {
 }
 
 impl Permit {
-    /// A place of a kind that is counted and has no address: a device's connections to its local
+    /// A permit of a kind that is counted and has no address: a device's connections to its local
     /// server.
-    pub(crate) fn one(places: &Permits) -> Self {
-        Permit::default().unseen(places)
+    pub(crate) fn one(permits: &Permits) -> Self {
+        Permit::default().unseen(permits)
     }
 
     /// Counts as unauthenticated until [`seen`](Self::seen).
-    pub(crate) fn unseen(mut self, places: &Permits) -> Self {
-        self.unseen = Some(Unseen::count(places, None));
+    pub(crate) fn unseen(mut self, permits: &Permits) -> Self {
+        self.unseen = Some(Box::new(Unseen::count(permits, None)));
         self
     }
 
     /// The same, for a connection from this address; `None`: it has as many of those as `most`.
     pub(crate) fn unseen_of(
         mut self,
-        places: &Permits,
+        permits: &Permits,
         address: IpAddr,
         most: usize,
     ) -> Option<Self> {
-        let address = places.of_address(address, 0, most)?;
-        self.unseen = Some(Unseen::count(places, Some(address)));
+        let address = permits.of_address(address, 0, most)?;
+        self.unseen = Some(Box::new(Unseen::count(permits, Some(address))));
         Some(self)
     }
 
@@ -119,9 +123,9 @@ impl Permit {
 }
 
 impl Unseen {
-    fn count(places: &Permits, address: Option<OfAddress>) -> Self {
-        places.0.unseen.fetch_add(1, Relaxed);
-        Unseen { places: places.clone(), _address: address }
+    fn count(permits: &Permits, address: Option<OfAddress>) -> Self {
+        permits.0.unseen.fetch_add(1, Relaxed);
+        Unseen { permits: permits.clone(), _address: address }
     }
 }
 
@@ -139,13 +143,13 @@ impl Drop for OfAddress {
 
 impl Drop for OfSide {
     fn drop(&mut self) {
-        self.0.0.of_side[self.1].fetch_sub(1, Relaxed);
+        self.permits.0.of_side[self.side].fetch_sub(1, Relaxed);
     }
 }
 
 impl Drop for Unseen {
     fn drop(&mut self) {
-        self.places.0.unseen.fetch_sub(1, Relaxed);
+        self.permits.0.unseen.fetch_sub(1, Relaxed);
     }
 }
 
@@ -163,48 +167,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_given_back_when_it_is_dropped() {
-        let places = Permits::default();
+    fn a_permit_is_given_back_when_it_is_dropped() {
+        let permits = Permits::default();
         let one: IpAddr = "192.0.2.1".parse().unwrap();
         let (first, second) = (
-            places.take(one, 0, 2).unwrap(),
-            places.take("::ffff:192.0.2.1".parse().unwrap(), 0, 2).unwrap(),
+            permits.take(one, 0, 2).unwrap(),
+            permits.take("::ffff:192.0.2.1".parse().unwrap(), 0, 2).unwrap(),
         );
         assert!(
-            places.take(one, 0, 2).is_none()
-                && places.take("192.0.2.2".parse().unwrap(), 0, 2).is_some()
+            permits.take(one, 0, 2).is_none()
+                && permits.take("192.0.2.2".parse().unwrap(), 0, 2).is_some()
         );
-        assert!(places.take(one, 1, 1).is_some(), "each side has its own");
-        assert_eq!((places.of_side(0), places.of_side(1)), (2, 0));
+        assert!(permits.take(one, 1, 1).is_some(), "each side has its own");
+        assert_eq!((permits.of_side(0), permits.of_side(1)), (2, 0));
         drop(first);
-        let mut third = places.take(one, 0, 2).unwrap().unseen(&places);
-        assert_eq!(places.unseen(), 1);
+        let mut third = permits.take(one, 0, 2).unwrap().unseen(&permits);
+        assert_eq!(permits.unseen(), 1);
         third.seen();
-        assert_eq!(places.unseen(), 0);
+        assert_eq!(permits.unseen(), 0);
         drop((second, third));
-        assert!(places.0.of_address.lock().unwrap().is_empty());
+        assert!(permits.0.of_address.lock().unwrap().is_empty());
     }
 
     #[test]
     fn those_who_have_shown_nothing_are_counted_for_their_address_until_they_have() {
-        let (places, strangers) = (Permits::default(), Permits::default());
+        let (permits, strangers) = (Permits::default(), Permits::default());
         let one: IpAddr = "192.0.2.1".parse().unwrap();
-        let stranger = |most| places.take_any(1).unseen_of(&strangers, one, most);
+        let stranger = |most| permits.take_any(1).unseen_of(&strangers, one, most);
         let mut first = stranger(2).unwrap();
         let _second = stranger(2).unwrap();
-        assert!(stranger(2).is_none() && stranger(3).is_some(), "a place not taken is given back");
-        assert_eq!((places.of_side(1), strangers.unseen(), places.unseen()), (2, 2, 0));
+        assert!(stranger(2).is_none() && stranger(3).is_some(), "a permit not taken is given back");
+        assert_eq!((permits.of_side(1), strangers.unseen(), permits.unseen()), (2, 2, 0));
         first.seen();
         assert!(stranger(2).is_some() && !first.is_unseen());
-        assert_eq!((places.of_side(1), strangers.unseen()), (2, 1), "its side has it still");
-        assert!(places.take(one, 1, 1).is_some(), "it counts for no address there");
+        assert_eq!((permits.of_side(1), strangers.unseen()), (2, 1), "its side has it still");
+        assert!(permits.take(one, 1, 1).is_some(), "it counts for no address there");
     }
 
     #[test]
     fn one_network_of_ipv6_is_one_address() {
-        let places = Permits::default();
-        let _place = places.take("2001:db8:0:1::1".parse().unwrap(), 0, 1).unwrap();
-        assert!(places.take("2001:db8:0:1:ffff::2".parse().unwrap(), 0, 1).is_none());
-        assert!(places.take("2001:db8:0:2::1".parse().unwrap(), 0, 1).is_some());
+        let permits = Permits::default();
+        let _permit = permits.take("2001:db8:0:1::1".parse().unwrap(), 0, 1).unwrap();
+        assert!(permits.take("2001:db8:0:1:ffff::2".parse().unwrap(), 0, 1).is_none());
+        assert!(permits.take("2001:db8:0:2::1".parse().unwrap(), 0, 1).is_some());
     }
 }

@@ -16,7 +16,7 @@ use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::listeners::Side;
 use crate::gateway::registry::Registration;
 use crate::gateway::state::{
-    Errand, GatewayRole, HEAD, ShownAt, State, States, Visitor, VisitorSource,
+    Errand, GatewayRole, Granted, HEAD, ShownAt, State, States, Visitor, VisitorSource,
 };
 use crate::gateway::tokens::Whose;
 use crate::limits::Limits;
@@ -344,8 +344,9 @@ impl GatewayRole {
         cx.set_deadline(id, Some(at));
         match errand {
             Errand::Ask => self.visitor_head(cx, id),
-            Errand::Register { offer, grant, journey } => {
-                self.decided(cx, id, *offer, Ok(grant), journey)
+            Errand::Register(granted) => {
+                let Granted { offer, grant, journey } = *granted;
+                self.decided(cx, id, offer, Ok(grant), journey)
             }
         }
         cx.resume(id);

@@ -204,7 +204,7 @@ impl Gateway {
     ) -> Result<(), Error> {
         let mut listeners = listeners.into_iter();
         self.ask_each(|reply| {
-            let (listener, tls) = (listeners.next(), tls.clone());
+            let (listener, tls) = (listeners.next(), tls.clone().map(Box::new));
             Command::Listen { listener, at, side: side.clone(), tls, reply }
         })
     }

@@ -15,7 +15,7 @@ use crate::engine::connections::{Connections, Id};
 use crate::gateway::loops::UNSETTLED;
 use crate::gateway::offer::{Grant, Offer};
 use crate::gateway::state::{
-    Command, Errand, GatewayRole, Journey, State, States, Visitor, VisitorSource,
+    Command, Errand, GatewayRole, Granted, Journey, State, States, Visitor, VisitorSource,
 };
 use crate::limits::MOVES_MAX;
 
@@ -52,7 +52,7 @@ impl GatewayRole {
         if let Some(parcel) = cx.take_out(id) {
             self.stats.moved.fetch_add(1, Relaxed);
             journey.moves += 1;
-            let errand = Errand::Register { offer: Box::new(offer), grant, journey };
+            let errand = Errand::Register(Box::new(Granted { offer, grant, journey }));
             self.loops.send(to, Command::Moved { parcel: Box::new(parcel), errand });
         }
     }

@@ -22,20 +22,16 @@ use crate::gateway::peers::Located;
 use crate::gateway::registry::Waiter;
 use crate::gateway::setbacks::Setback;
 use crate::gateway::state::{
-    Asking, Command, GatewayRole, Outdated, Search, Stage, State, States, VisitorSource,
+    Asking, Command, GatewayRole, Obstacle, Outdated, Search, Stage, State, States, VisitorSource,
 };
 use crate::limits::{PEER_ATTEMPT, PEER_GRACE, PEER_IDLE_MAX, PEER_RECALL};
 use crate::proto::peer::{LINES_MAX, Miss, PeerRequest, PeerWaits};
 use crate::relay::{self, LocalAnswer};
 use crate::stream::{HandshakeError, Stream, TlsSession};
 
-const DIRECTORY_LATE: &str = "the directory of gateways did not say in time where the device is";
 const LATE: &str = "it did not answer within directory_timeout";
-const DIRECTORY_AWAY: &str =
-    "the directory of gateways cannot say where the device is; try again later";
 const DIRECTORY_BUSY: &str =
     "too many requests wait for the directory of gateways; try again later";
-const UNREACHED: &str = "the gateway that has the device cannot be reached";
 const SPENT: &str = "the gateway that was asked does not have the device any more, and some of the request was on its way; send it again";
 const CAME_HERE: &str =
     "the device has come to this gateway meanwhile, to another event loop; send it again";
@@ -109,7 +105,7 @@ impl GatewayRole {
             Stage::Here | Stage::Connecting => self.visitor_waited(cx, id, key),
             Stage::Asked => {
                 self.log_directory_late(cx, id);
-                self.give_up_directory(cx, id, key, DIRECTORY_LATE);
+                self.give_up_directory(cx, id, key, Obstacle::DirectoryLate);
             }
             Stage::InLine if search.until.is_none_or(|until| until <= cx.now()) => {
                 self.wait_is_over(cx, id, key)
@@ -160,7 +156,7 @@ impl GatewayRole {
         let Some(why) = obstacle else { return self.visitor_waited(cx, id, key) };
         let name = name.clone();
         self.registry.cancel_wait(&name, Waiter::Exchange(key));
-        self.refuse_search(cx, (id, key), "destination_unavailable", why);
+        self.refuse_search(cx, (id, key), "destination_unavailable", why.text());
     }
 
     fn refuse_search(
@@ -225,8 +221,10 @@ impl GatewayRole {
             };
             if let Some(Asking { search, .. }) = cx.asking_mut(id) {
                 match heard {
-                    Some(_) => search.obstacle = search.obstacle.filter(|why| *why == UNREACHED),
-                    None => search.obstacle = search.obstacle.or(Some(DIRECTORY_AWAY)),
+                    Some(_) => {
+                        search.obstacle = search.obstacle.filter(|why| *why == Obstacle::Unreached)
+                    }
+                    None => search.obstacle = search.obstacle.or(Some(Obstacle::DirectoryAway)),
                 }
             }
             match (heard, stage) {
@@ -238,7 +236,9 @@ impl GatewayRole {
                     self.registry.cancel_wait(name, Waiter::Exchange(key));
                     self.ask_peer(cx, (id, key), peer);
                 }
-                (None, Stage::Asked) => self.give_up_directory(cx, id, key, DIRECTORY_AWAY),
+                (None, Stage::Asked) => {
+                    self.give_up_directory(cx, id, key, Obstacle::DirectoryAway)
+                }
                 _ => {}
             }
         }
@@ -246,13 +246,7 @@ impl GatewayRole {
 
     /// Without the directory a device may be here soon that was here, or is expected here; of others
     /// nobody knows.
-    fn give_up_directory(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        key: Key,
-        why: &'static str,
-    ) {
+    fn give_up_directory(&mut self, cx: &mut Connections<State>, id: Id, key: Key, why: Obstacle) {
         let Some(Asking { name, search, .. }) = cx.asking_mut(id) else { return };
         search.obstacle = Some(why);
         if self.registry.is_connected_anywhere(name) {
@@ -260,7 +254,7 @@ impl GatewayRole {
         }
         match self.registry.knows(name) || self.is_expected(name) {
             true => self.await_device(cx, id, key),
-            false => self.refuse_search(cx, (id, key), "destination_unavailable", why),
+            false => self.refuse_search(cx, (id, key), "destination_unavailable", why.text()),
         }
     }
 
@@ -330,7 +324,7 @@ impl GatewayRole {
         }
         let Some(search) = self.search_of(cx, id, key) else { return };
         let Some(Asking { name, search: of, .. }) = cx.asking_mut(id) else { return };
-        *of = Search { obstacle: Some(UNREACHED), ..search };
+        *of = Search { obstacle: Some(Obstacle::Unreached), ..search };
         let name = name.clone();
         self.expect_back(cx, &name, until);
         // It may have come here meanwhile, and idle: a request that lines up now would wait for its next one.

@@ -263,7 +263,7 @@ impl GatewayRole {
                 let _ = reply.send(adopted);
             }
             Command::Listen { listener, at, side, tls, reply } => {
-                let _ = reply.send(self.listen(cx, listener, at, (side, tls)));
+                let _ = reply.send(self.listen(cx, listener, at, (side, tls.map(|tls| *tls))));
             }
             Command::Unlisten { at, reply } => {
                 let _ = reply.send(self.unlisten(cx, at));

@@ -101,7 +101,7 @@ pub(crate) struct Asking {
     /// Under which id a poll took it.
     pub(crate) event: Option<MessageId>,
     /// With which token it came, where visitors need one.
-    pub(crate) token: Option<Digest>,
+    pub(crate) token: Option<Box<Digest>>,
     /// The visitor's address, as far as proxies before this gateway are trusted; `None`: a program.
     pub(crate) visitor: Option<IpAddr>,
     /// How far it has come on its way to a device that is not here.
@@ -117,7 +117,33 @@ pub(crate) struct Search {
     pub(crate) until: Option<Instant>,
     /// Why it was not found elsewhere: the gateway that has it could not be reached, or the
     /// directory could not say which one that is.
-    pub(crate) obstacle: Option<&'static str>,
+    pub(crate) obstacle: Option<Obstacle>,
+}
+
+/// Why a device cannot be looked for, or asked, at another gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// The directory of gateways has not answered in time.
+    DirectoryLate,
+    /// The directory of gateways cannot answer.
+    DirectoryAway,
+    /// The gateway that has the device cannot be reached.
+    Unreached,
+}
+
+impl Obstacle {
+    /// What its visitor is told.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Obstacle::DirectoryLate => {
+                "the directory of gateways did not say in time where the device is"
+            }
+            Obstacle::DirectoryAway => {
+                "the directory of gateways cannot say where the device is; try again later"
+            }
+            Obstacle::Unreached => "the gateway that has the device cannot be reached",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -335,6 +361,11 @@ impl States for Connections<State> {
     }
 }
 
+/// The compiler copies up to 128 bytes in place; for more it calls a function, at each of a dozen
+/// moves on the way to the loop.
+#[cfg(not(test))] // with a simulated socket a stream is larger
+const _: () = assert!(size_of::<Command>() <= 128);
+
 /// What other threads ask of the gateway's loop.
 pub(crate) enum Command {
     /// A link for a program's `send()`.
@@ -372,7 +403,7 @@ pub(crate) enum Command {
         listener: Option<TcpListener>,
         at: SocketAddr,
         side: Side,
-        tls: Option<GatewayTls>,
+        tls: Option<Box<GatewayTls>>,
         reply: Sender<Result<(), Error>>,
     },
     /// Other certificates for the listener at this address, which has some.
@@ -439,7 +470,7 @@ pub(crate) enum Errand {
     /// A visitor's request, which lies in it unread.
     Ask,
     /// This offer or poll, which was granted.
-    Register { offer: Box<Offer>, grant: Grant, journey: Journey },
+    Register(Box<Granted>),
 }
 
 /// What was heard of other gateways and counts no more.

@@ -708,7 +708,7 @@ impl GatewayRole {
                 key,
                 name: name.into(),
                 event: None,
-                token,
+                token: token.map(Box::new),
                 visitor,
                 search: Search::default(),
                 source,
