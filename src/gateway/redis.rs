@@ -49,10 +49,10 @@ const ANNOUNCE: &str = include_str!("redis/announce.lua");
 /// that. Where the server does not answer, devices are let in all the same and claimed later, and only
 /// devices of other gateways are not found (503).
 ///
-/// The server needs version 5 or later; its users need the commands `EVALSHA`, `SCRIPT`, `HGETALL`,
-/// `ZADD` and others of hashes and sorted sets, `PUBLISH` and `SUBSCRIBE`, on keys and the channel that
-/// begin with the [prefix](Self::prefix). Redis Cluster does not work, as one script concerns several
-/// keys.
+/// The server needs version 5 or later. A user needs the commands that
+/// [docs/cluster.md](https://docs.rs/crate/reverse-http/latest/source/docs/cluster.md) lists, on keys
+/// and the channel that begin with the [prefix](Self::prefix). Redis Cluster does not work, as one
+/// script concerns several keys.
 ///
 /// ```no_run
 /// use reverse_http::{Gateway, Peers, RedisDirectory, Routes};

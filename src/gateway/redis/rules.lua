@@ -15,11 +15,8 @@ local function whole(text)
   return nil
 end
 
-local function last_epoch(counter)
-  local last = redis.pcall('GET', counter)
-  if type(last) == 'table' then redis.call('DEL', counter) end
-  return whole(last) or 0
-end
+-- 0 where there is none, or where something else stands there, which SET replaces.
+local function last_epoch(counter) return whole(redis.pcall('GET', counter)) or 0 end
 
 -- The next epoch: larger than every other, also where this server has lost them all.
 local function next_epoch(counter)

@@ -7,7 +7,9 @@ use reverse_http::{Limits, RedisDirectory};
 
 use super::{One, Redis};
 use crate::support::process::get;
-use crate::support::{Authority, Gateway, Process, Ptth, TempDir, eventually, free_port, program};
+use crate::support::{
+    Authority, Gateway, Process, Ptth, TempDir, eventually, free_port, program, repository,
+};
 
 fn both_find_it(first: &One, second: &One) {
     let _lamp = first.device("lamp", "a lamp");
@@ -51,6 +53,58 @@ fn a_user_and_a_password_are_shown_and_wrong_ones_are_told() {
         );
         assert!(!why.contains("wrong"), "{why}");
     }
+}
+
+/// The rules of the user that the page names, for a file of users.
+fn documented_user() -> String {
+    let page = std::fs::read_to_string(repository("docs/cluster.md")).unwrap();
+    let line = page.lines().find_map(|line| line.strip_prefix("ACL SETUSER "));
+    format!("user {}\n", line.expect("a line with the user").replace(">PASSWORD", ">secret"))
+}
+
+#[test]
+fn a_user_may_do_what_the_page_says_and_needs_no_more() {
+    let folder = TempDir::new("acl-page");
+    let file = folder.0.join("users.acl").display().to_string();
+    let with = |user: &str| {
+        std::fs::write(&file, format!("user default on nopass ~* &* +@all\n{user}")).unwrap();
+        Redis::start(&["--aclfile", &file])
+    };
+    let Some(redis) = with(&documented_user()) else { return };
+    // More than one server, so that it is asked whether it takes writes.
+    let both = format!("redis://127.0.0.1:{0},127.0.0.1:{0}/1", redis.port);
+    let at = || RedisDirectory::new(&both).unwrap().user("ptth").password("secret");
+    let at = || at().claim_time(Duration::from_secs(3)).unwrap();
+    let (first, second) = (One::with(Limits::default(), at()), One::with(Limits::default(), at()));
+    both_find_it(&first, &second);
+    let _again = second.device("lamp", "a newer lamp");
+    eventually("the newer one has the name", || {
+        (first.ask(get("/lamp/x")).text() == "a newer lamp").then_some(())
+    });
+    let claim = || redis.ask(&["-n", "1", "HGET", "ptth:n:lamp", &second.url]);
+    let before = eventually("it is claimed", || Some(claim()).filter(|claim| !claim.is_empty()));
+    eventually("it is renewed", || (claim() != before).then_some(()));
+    let report = at().examine(Duration::from_secs(5)).unwrap();
+    assert!(report.claims.is_ok() && report.changes.is_ok(), "{report:?}");
+    assert!(report.version.is_some() && report.clock_difference.is_some(), "{report:?}");
+    for gateway in [first, second] {
+        assert!(gateway.gateway.directory_status().unwrap().away.is_none());
+        gateway.gateway.drain(Duration::from_secs(10));
+    }
+    // Nothing was refused but that the client library says its name.
+    let log = redis.ask(&["ACL", "LOG"]);
+    let lines: Vec<&str> = log.lines().collect();
+    let refused = lines.windows(2).filter(|pair| pair[0] == "object").map(|pair| pair[1]);
+    assert!(refused.clone().all(|command| command.starts_with("client")), "{log}");
+    // Beside it, one that is missing is told.
+    let Some(redis) = with(&documented_user().replace(" +hset", "")) else { return };
+    let one = One::with(
+        Limits::default(),
+        RedisDirectory::new(&redis.url()).unwrap().user("ptth").password("secret"),
+    );
+    let _lamp = one.device("lamp", "a lamp");
+    let why = eventually("it is told", || one.gateway.directory_status().unwrap().away).0;
+    assert!(why.to_lowercase().contains("script"), "{why}");
 }
 
 #[test]
