@@ -11,7 +11,7 @@ use reverse_http::{Body, Device, DeviceHandle, Gateway, Limits, Peers, Routes};
 
 use crate::cluster::{Cluster, device};
 use crate::support::process::get;
-use crate::support::{LocalServer, Ptth, RawPeer, eventually};
+use crate::support::{LocalServer, Over, Ptth, RawPeer, eventually};
 
 /// A gateway in this process.
 struct One {
@@ -395,6 +395,7 @@ fn a_gateway_that_stops_sends_its_devices_and_their_visitors_elsewhere() {
     let visitors = first.visitors;
     let stop = std::sync::atomic::AtomicBool::new(false);
     let asked = std::thread::scope(|scope| {
+        let _over = Over(&stop);
         let asking = scope.spawn(|| {
             let mut count = 0;
             let mut visitor = RawPeer::connect(visitors);

@@ -325,7 +325,8 @@ fn a_replaced_ca_ends_the_connections_that_it_let_in() {
     replace(&new.pem);
     let answer = visitor.ask(&get("/lamp/whole"));
     assert!(matches!(answer.status(), 502 | 503), "{}", answer.head.text());
-    streams.read_to_any_end(); // within take_over_grace
+    streams.deadline = Duration::from_secs(30);
+    streams.read_to_any_end(); // behind take_over_grace (10 s)
     assert_eq!(local.count(), 4);
 }
 

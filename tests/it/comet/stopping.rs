@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use crate::support::process::get;
-use crate::support::{Gateway, LocalServer, Process, Ptth, RawGateway, RawPeer, eventually};
+use crate::support::{Gateway, LocalServer, Over, Process, Ptth, RawGateway, RawPeer, eventually};
 
 /// With a device of the same name that stays, nobody waits for one that has gone; what just then
 /// was on its way is answered 503, since nothing of it ran.
@@ -101,13 +101,4 @@ fn two_links() -> (RawGateway, Process, [RawPeer; 2]) {
         link
     });
     (raw, device, links)
-}
-
-/// Says that all is over, also where a test has failed.
-struct Over<'o>(&'o AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
-    }
 }

@@ -20,6 +20,7 @@ use std::net::Ipv4Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -100,6 +101,16 @@ pub fn ptth() -> PathBuf {
 pub fn vector(name: &str) -> Vec<u8> {
     let path = repository("tests/vectors").join(format!("{name}.http"));
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Says that all is over when it is dropped, also where a test has failed: the threads of a scope that
+/// go on until then would keep it from ending.
+pub struct Over<'o>(pub &'o AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 /// Polls `condition` until it gives something, at most for [`DEADLINE`].

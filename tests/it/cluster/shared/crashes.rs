@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::Redis;
-use crate::support::{Gateway, LocalServer, Ptth, RawPeer, TempDir, eventually, say};
+use crate::support::{Gateway, LocalServer, Over, Ptth, RawPeer, TempDir, eventually, say};
 
 /// Gateways as processes that share a table.
 pub struct Processes {
@@ -105,6 +105,7 @@ fn a_gateway_that_is_killed_loses_what_was_in_flight_alone() {
     let stop = AtomicBool::new(false);
     let (killed, all): (Instant, Vec<Vec<Asked>>) = std::thread::scope(|scope| {
         let (third, stop) = (&third, &stop);
+        let _over = Over(stop);
         let visitors: Vec<_> =
             (0..4).map(|who| scope.spawn(move || visit(third, who, stop))).collect();
         std::thread::sleep(Duration::from_secs(1)); // of load

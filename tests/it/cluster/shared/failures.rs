@@ -7,7 +7,7 @@ use reverse_http::{GatewayEventKind, Grant, Limits, RedisDirectory, Reject};
 
 use super::{One, Redis, dial};
 use crate::support::process::get;
-use crate::support::{RawPeer, eventually, free_port};
+use crate::support::{RawPeer, eventually, eventually_within, free_port};
 
 /// The status, and why.
 fn away(of: &One) -> Option<String> {
@@ -33,6 +33,12 @@ fn a_server_that_hangs_keeps_nobody_waiting() {
     assert!(refused.text().contains("directory"), "{}", refused.text());
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(refused.head.get("retry-after"), Some("1"));
+    // Behind that one nobody waits: eight would take half of that time each.
+    let began = Instant::now();
+    for n in 0..8 {
+        second.ask(get(&format!("/door{n}/x"))).expect_refusal(503);
+    }
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     // A device is let in all the same, and served here.
     let _door = first.device("door", "a door");
     first.ask(get("/door/x")).expect_ok("a door");
@@ -53,8 +59,17 @@ fn a_server_that_was_restarted_empty_learns_everything_again() {
     first.is_noted(1);
     let epoch = |redis: &Redis| redis.ask(&["GET", "ptth:epoch"]).parse::<u64>().unwrap();
     let before = epoch(&redis);
+    // Behind the second look, so that no renewal is due soon.
+    let claims = || {
+        [("lamp", &first), ("door", &second)]
+            .map(|(name, of)| redis.ask(&["HGET", &format!("ptth:n:{name}"), &of.url]))
+    };
+    let new = claims();
+    eventually("both are renewed", || {
+        std::iter::zip(claims(), &new).all(|(now, new)| now != *new).then_some(())
+    });
     redis.restart();
-    eventually("all names are there", || {
+    eventually_within(Duration::from_secs(5), "all names are there", || {
         let found = (redis.owners("lamp"), redis.owners("door"));
         (found == (vec![first.url.clone()], vec![second.url.clone()])).then_some(())
     });

@@ -67,6 +67,24 @@ fn claims_that_the_server_has_lost_come_back_and_nobody_is_told() {
 }
 
 #[test]
+fn a_server_that_has_lost_everything_gives_no_smaller_epochs() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let [first, second] = [(); 2].map(|()| One::of(&redis));
+    let epoch = || redis.ask(&["GET", "ptth:epoch"]).parse::<u64>().unwrap();
+    let _old = first.device("lamp", "old");
+    let before = epoch();
+    redis.ask(&["FLUSHALL"]);
+    // Else the older session, when it is renewed, would take the name back.
+    let _new = second.device("lamp", "new");
+    assert!(epoch() > before, "{} behind {before}", epoch());
+    eventually("the older one is told", || {
+        (first.gateway.directory_status().unwrap().lost == 1).then_some(())
+    });
+    assert_eq!(redis.owners("lamp"), std::slice::from_ref(&second.url));
+    first.ask(get("/lamp/x")).expect_ok("new");
+}
+
+#[test]
 fn a_gateway_that_has_claims_and_no_device_costs_no_request() {
     let Some(redis) = Redis::start(&[]) else { return };
     let [first, second, third] = [(); 3].map(|()| One::of(&redis));
@@ -79,6 +97,19 @@ fn a_gateway_that_has_claims_and_no_device_costs_no_request() {
         assert_eq!(redis.ask(&["HSET", &key, &third.url, &claim]), "1");
         first.ask(get(&format!("/{name}/x"))).expect_ok("a lamp");
     }
+}
+
+/// At once: it is not there to hear of it, and its claim would count for as long as claims do.
+#[test]
+fn the_claim_of_a_gateway_that_was_killed_gives_way_to_a_newer_session() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let [first, second] = [(); 2].map(|()| One::of(&redis));
+    let gone = ["HSET", "ptth:n:lamp", "http://127.0.0.1:1", "1 9000000000000 - 0f"];
+    assert_eq!(redis.ask(&gone), "1");
+    let _lamp = first.device("lamp", "a lamp");
+    assert_eq!(redis.owners("lamp"), std::slice::from_ref(&first.url));
+    second.ask(get("/lamp/x")).expect_ok("a lamp");
+    assert_eq!(second.gateway.stats().hops, 1);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use reverse_http::{Body, GatewayEventKind, Limits, RedisDirectory};
 
 use super::{One, Redis, built};
 use crate::support::process::get;
-use crate::support::{RawPeer, eventually, say};
+use crate::support::{DEADLINE, Over, RawPeer, eventually, say};
 
 const TAKE_OVERS: usize = 1_000;
 /// No more are begun after that.
@@ -80,6 +80,7 @@ fn a_thousand_take_overs_between_two_gateways_give_no_wrong_answer() {
     let (mut count, slowest) = (0, Mutex::new(Duration::ZERO));
     let seen: Vec<Seen> = std::thread::scope(|scope| {
         let (third, connected, ended, stop) = (&third, &connected, &ended, &stop);
+        let _over = Over(stop);
         let visitors: Vec<_> = (0..2)
             .map(|who| scope.spawn(move || visit(third, who, connected, ended, stop)))
             .collect();
@@ -100,7 +101,9 @@ fn a_thousand_take_overs_between_two_gateways_give_no_wrong_answer() {
             if session > 1 {
                 let down =
                     |event: &reverse_http::GatewayEvent| event.kind == GatewayEventKind::Down;
-                assert!(events[(count + 1) % 2].iter().any(|event| down(&event)));
+                let events = &events[(count + 1) % 2];
+                let mut told = std::iter::from_fn(|| events.recv_timeout(DEADLINE).ok());
+                assert!(told.any(|event| down(&event)), "it was not told of {session}");
                 ended.store(session - 1, SeqCst);
                 let mut most = slowest.lock().unwrap();
                 *most = here.elapsed().max(*most);
