@@ -133,8 +133,10 @@ impl GatewayRole {
         for key in &busy {
             self.exchanges.get_mut(*key).into_iter().for_each(|exchange| exchange.last_of_caller());
         }
-        let at = cx.after(self.settings.limits.take_over_grace);
-        self.set_alarm(cx, at, Alarm::EvictVisitors(busy));
+        if !busy.is_empty() {
+            let at = cx.after(self.settings.limits.take_over_grace);
+            self.set_alarm(cx, at, Alarm::EvictVisitors(busy));
+        }
     }
 
     /// Ends what tokens and certificates let in that have expired meanwhile, and looks when the next

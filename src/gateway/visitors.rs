@@ -64,6 +64,17 @@ struct Arrival {
 }
 
 impl Arrival {
+    /// `None`: no visitor's.
+    fn of(source: &VisitorSource) -> Option<Self> {
+        match source {
+            VisitorSource::Visitors { listener, from, trusted, secure, .. } => {
+                let (listener, from) = (*listener, *from);
+                Some(Arrival { listener, from, trusted: *trusted, secure: *secure })
+            }
+            VisitorSource::Program { .. } | VisitorSource::Peer => None,
+        }
+    }
+
     fn context<'a>(self, said: Option<&'a ProxyClaims<'a>>) -> VisitorContext<'a> {
         VisitorContext { from: self.from, said, secure: self.secure }
     }
@@ -278,16 +289,14 @@ impl GatewayRole {
         source: &VisitorSource,
         now: Instant,
     ) -> Option<(Asked, usize)> {
-        let VisitorSource::Visitors { listener, from, trusted, secure, .. } = source else {
-            return None;
-        };
+        let arrival = Arrival::of(source)?;
         if request.method != "POST" || !self.listeners.sign_in() {
             return None;
         }
         let to = forward::destination(request).ok()?;
-        let said = trusted.then(|| ProxyClaims::read(&request.fields));
-        let context = VisitorContext { from: *from, said: said.as_ref(), secure: *secure };
-        let place = self.sign_in_place(&to, *listener, context)?;
+        let said = arrival.trusted.then(|| ProxyClaims::read(&request.fields));
+        let context = arrival.context(said.as_ref());
+        let place = self.sign_in_place(&to, arrival.listener, context)?;
         if !self.is_form(&place, request, &to) {
             return None;
         }
@@ -341,13 +350,9 @@ impl GatewayRole {
         request: &FramedRequest<'_>,
         source: &VisitorSource,
     ) -> Option<Box<str>> {
-        let VisitorSource::Visitors { listener, from, trusted, secure, .. } = source else {
-            return None;
-        };
-        let arrival =
-            Arrival { listener: *listener, from: *from, trusted: *trusted, secure: *secure };
+        let arrival = Arrival::of(source)?;
         let to = forward::destination(request).ok()?;
-        let said = trusted.then(|| ProxyClaims::read(&request.fields));
+        let said = arrival.trusted.then(|| ProxyClaims::read(&request.fields));
         let place = self.place_of(&to, arrival, said.as_ref())?;
         let digest = self.cookie_token(&place, &request.fields)?;
         self.credentials.visitor_label(&digest)
@@ -370,17 +375,14 @@ impl GatewayRole {
         source: &VisitorSource,
         now: Instant,
     ) -> Asked {
-        let arrival = match source {
-            VisitorSource::Visitors { listener, from, trusted, secure, .. } => {
-                Arrival { listener: *listener, from: *from, trusted: *trusted, secure: *secure }
-            }
-            VisitorSource::Program { name, .. } => {
-                return match self.elsewhere(name, now) {
+        let Some(arrival) = Arrival::of(source) else {
+            return match source {
+                VisitorSource::Program { name, .. } => match self.elsewhere(name, now) {
                     Some(to) => Asked::Elsewhere(to),
                     None => self.plan_for_program(id, request, name, now),
-                };
-            }
-            VisitorSource::Peer => return self.plan_for_peer(id, request, now),
+                },
+                _ => self.plan_for_peer(id, request, now),
+            };
         };
         match self.find_device(request, arrival) {
             Ok(planned) => match self.elsewhere(&planned.device.name, now) {

@@ -230,12 +230,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
     /// Never: the stream leaves a link in this way only.
     #[must_use]
     pub fn into_parts(self) -> (S, Vec<u8>) {
-        self.line.end_exchange();
-        #[allow(
-            clippy::expect_used,
-            reason = "only the methods that take the link by value take the stream out"
-        )]
-        self.line.lock().take().expect("a link has its stream until it is taken apart")
+        self.line.take_apart()
     }
 
     /// Closes the link so that the last answer is not lost to a reset: half-closes (sockets only),

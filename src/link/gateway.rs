@@ -182,9 +182,9 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
     /// # Errors
     /// The link may not carry another exchange ([`why_not_reusable`](Self::why_not_reusable)),
     /// bytes came that nobody asked for, the request cannot be written as HTTP, its body could not
-    /// be read, or the response was malformed, late, or cut off. After all but the second last of
-    /// these the link is closed; `is_usage()` errors, and `is_refused()` ones (431: a head longer
-    /// than a device takes), leave it as it was.
+    /// be read, or the response was malformed, late, or cut off. After these the link is closed,
+    /// but for a request that cannot be written (`is_usage()`), or whose head is longer than a
+    /// device takes (431, `is_refused()`): they leave it as it was.
     pub fn ask(&mut self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.make_ready()?;
         let (answer, upload) = self.exchange(request, None, 0)?;
@@ -280,12 +280,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
     /// Never: the stream leaves a link in this way only.
     #[must_use]
     pub fn into_parts(self) -> (S, Vec<u8>) {
-        self.line.end_exchange();
-        #[allow(
-            clippy::expect_used,
-            reason = "only the methods that take the link by value take the stream out"
-        )]
-        self.line.lock().take().expect("a link has its stream until it is taken apart")
+        self.line.take_apart()
     }
 
     /// Brings the wire to a message boundary, or says why it cannot be there.

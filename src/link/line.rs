@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::link::wire::Wire;
+use crate::stream::TimedStream;
 
 /// What a link and its bodies share.
 pub(super) struct Line<S> {
@@ -40,6 +41,20 @@ impl<S> Line<S> {
     pub(super) fn end_exchange(&self) {
         self.exchange.fetch_add(1, Ordering::AcqRel);
         self.held.store(0, Ordering::Release);
+    }
+
+    /// Ends the exchange, and gives out the stream and the bytes that were read and not used: for
+    /// methods that take the link by value.
+    pub(super) fn take_apart(&self) -> (S, Vec<u8>)
+    where
+        S: TimedStream + 'static,
+    {
+        self.end_exchange();
+        #[allow(
+            clippy::expect_used,
+            reason = "only the methods that take the link by value take the stream out"
+        )]
+        self.lock().take().expect("a link has its stream until it is taken apart")
     }
 
     pub(super) fn hold(&self) -> u64 {

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::connections::Id;
 use crate::engine::slab::Key;
-use crate::gateway::registry::entry::Mailbox;
-use crate::gateway::registry::entry::Pool;
+use crate::gateway::registry::entry::{Entry, Mailbox, Pool};
 use crate::gateway::registry::{Left, Registration, Registry, Session};
 use crate::proto::turn::Encoding;
 
@@ -63,19 +62,12 @@ impl Registry {
         id: Id,
         now: Instant,
     ) -> Vec<Arc<str>> {
-        let mut alarms = Vec::new();
-        for (name, epoch) in &registration.names {
-            let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch) else {
-                continue;
-            };
-            let Some(mailbox) = &mut entry.mailbox else { continue };
+        self.begin_gaps(registration, |entry| {
+            let Some(mailbox) = &mut entry.mailbox else { return false };
             mailbox.polls.take_out(id);
             mailbox.left = now;
-            if mailbox.polls.0.is_empty() && entry.begins_gap() {
-                alarms.push(name.clone());
-            }
-        }
-        alarms
+            mailbox.polls.0.is_empty()
+        })
     }
 
     /// A held offer was answered that there is nothing. The names for which the role has to look at
@@ -86,14 +78,23 @@ impl Registry {
         id: Id,
         now: Instant,
     ) -> Vec<Arc<str>> {
-        let mut alarms = Vec::new();
-        for (name, epoch) in &registration.names {
-            let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch) else {
-                continue;
-            };
+        self.begin_gaps(registration, |entry| {
             entry.idle.take_out(id);
             entry.lapsed = Some(now);
-            if entry.begins_gap() {
+            true
+        })
+    }
+
+    /// The names whose gap begins now: where `note` says so, and none has begun already.
+    fn begin_gaps(
+        &mut self,
+        registration: &Registration,
+        mut note: impl FnMut(&mut Entry) -> bool,
+    ) -> Vec<Arc<str>> {
+        let mut alarms = Vec::new();
+        for (name, epoch) in &registration.names {
+            let entry = self.entries.get_mut(name).filter(|e| e.epoch == *epoch);
+            if entry.is_some_and(|entry| note(entry) && entry.begins_gap()) {
                 alarms.push(name.clone());
             }
         }
