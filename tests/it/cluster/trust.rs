@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reverse_http::{Gateway, Peers, Routes};
 
+use crate::cluster::view::{admin_of, cluster_at};
 use crate::cluster::{Cluster, SECRET, at, device, peers_of};
 use crate::support::pki::Authority;
 use crate::support::process::get;
@@ -302,7 +303,9 @@ fn a_replaced_ca_ends_the_connections_that_it_let_in() {
     let directory = format!("file:{}", cluster.path("first"));
     let knows = ["--peers-ca", pki.ca(), "--directory", &directory, "--wait-for-link", "5s"];
     let shows = ["--peers-cert", ours.certificate(), "--peers-key", ours.key()];
-    let first = crate::support::Gateway::start(&[&knows[..], &shows].concat());
+    let seen = ["--admin", "127.0.0.1:0"];
+    let first = crate::support::Gateway::start(&[&knows[..], &shows, &seen].concat());
+    let admin = admin_of(&first.process);
     let mut visitor = first.visitor();
     for _ in 0..2 {
         visitor.ask(&get("/lamp/whole")).expect_ok("whole");
@@ -323,6 +326,8 @@ fn a_replaced_ca_ends_the_connections_that_it_let_in() {
     replace(&pki.pem);
     visitor.ask(&get("/lamp/whole")).expect_ok("whole");
     replace(&new.pem);
+    let idle = |told: &serde_json::Value| told["peers"][0]["connections"]["idle"] == 0;
+    cluster_at(admin, "what idled was closed at once", idle);
     let answer = visitor.ask(&get("/lamp/whole"));
     assert!(matches!(answer.status(), 502 | 503), "{}", answer.head.text());
     streams.deadline = Duration::from_secs(30);

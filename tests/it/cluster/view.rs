@@ -58,7 +58,7 @@ impl Seen {
 
 /// The ready line of operators.
 #[track_caller]
-fn admin_of(process: &Process) -> SocketAddr {
+pub fn admin_of(process: &Process) -> SocketAddr {
     process.line().strip_prefix("admin http://").expect("a line admin URL").parse().unwrap()
 }
 
@@ -70,7 +70,7 @@ fn asked(admin: SocketAddr, path: &str) -> Answer {
 }
 
 #[track_caller]
-fn cluster_at(admin: SocketAddr, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+pub fn cluster_at(admin: SocketAddr, what: &str, is: impl Fn(&Value) -> bool) -> Value {
     eventually(what, || {
         let answer = asked(admin, "/api/v1/cluster");
         assert_eq!(answer.status(), 200, "{}", answer.text());
