@@ -116,17 +116,18 @@ impl DeviceHandle {
         let asked = self.0.group.send(|| Command::Ping(reply.clone()));
         drop(reply);
         if asked == 0 {
-            return Err(Error::stopped("this device has ended"));
+            return Err(over());
         }
         let end = std::time::Instant::now().checked_add(time);
+        let mut turns = 0;
         for _ in 0..asked {
             let answer = match end {
                 Some(end) => answers.recv_deadline(end),
                 None => answers.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match answer {
-                Ok(()) => {}
-                Err(RecvTimeoutError::Disconnected) => break, // a loop that ended meanwhile
+                Ok(()) => turns += 1,
+                Err(RecvTimeoutError::Disconnected) => break, // the others ended meanwhile
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(Error::timeout(
                         Fault::Device,
@@ -135,7 +136,7 @@ impl DeviceHandle {
                 }
             }
         }
-        Ok(())
+        if turns == 0 { Err(over()) } else { Ok(()) }
     }
 
     /// Replaces the verification of gateways and the device's own certificate (feature `tls`): a
@@ -154,7 +155,7 @@ impl DeviceHandle {
         }
         let connector = Arc::new(tls.connector()?);
         match self.0.group.send(|| Command::SetTls(connector.clone())) {
-            0 => Err(Error::stopped("this device has ended")),
+            0 => Err(over()),
             _ => Ok(()),
         }
     }
@@ -174,7 +175,7 @@ impl DeviceHandle {
         }
         let connector = Arc::new(tls.connector()?);
         match self.0.group.send(|| Command::SetLocalTls(connector.clone())) {
-            0 => Err(Error::stopped("this device has ended")),
+            0 => Err(over()),
             _ => Ok(()),
         }
     }
@@ -214,6 +215,10 @@ impl DeviceHandle {
     pub(super) fn ended(&self) -> Error {
         self.0.group.take_outcome().unwrap_or_else(|| Error::stopped("this device was stopped"))
     }
+}
+
+fn over() -> Error {
+    Error::stopped("this device has ended")
 }
 
 impl Running {
