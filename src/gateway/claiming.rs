@@ -95,7 +95,7 @@ impl GatewayRole {
     }
 
     /// Another gateway has a name: what there is of it here ends, as in a take-over. Requests in line
-    /// look for the device anew.
+    /// look for the device anew, those of programs, too.
     pub(super) fn lost_name(
         &mut self,
         cx: &mut Connections<State>,
@@ -109,7 +109,7 @@ impl GatewayRole {
         let Some(mut was) = self.registry.give_up(name, None, cx.now()) else { return };
         for waiter in std::mem::take(&mut was.waiting) {
             match waiter {
-                Waiter::Caller(number) => self.caller_unsettled(number),
+                Waiter::Caller(number) => self.lease_mailbox(cx, number),
                 Waiter::Exchange(key) => {
                     let visitor =
                         self.exchanges.get(key).and_then(|exchange| exchange.downstream());

@@ -8,7 +8,7 @@ use http::Response;
 use reverse_http::{Body, GatewayEventKind, Limits, RedisDirectory};
 
 use super::{One, Redis, built};
-use crate::support::process::get;
+use crate::support::process::{get, offer};
 use crate::support::{DEADLINE, Over, RawPeer, eventually, say};
 
 const TAKE_OVERS: usize = 1_000;
@@ -132,4 +132,36 @@ fn a_thousand_take_overs_between_two_gateways_give_no_wrong_answer() {
     let faults: Vec<&String> = seen.iter().flat_map(|of| &of.faults).collect();
     assert!(faults.is_empty(), "{faults:?}");
     assert!(count > 100 && sum(|of| of.answers) > count, "{count} take-overs say little");
+}
+
+/// Its link is busy, and a newer session comes to another gateway: a program's request, which waits in
+/// line, goes there as a visitor's does.
+#[test]
+fn what_waits_in_line_goes_where_the_device_goes() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let [first, second] = [(); 2].map(|()| One::of(&redis));
+    let mut old = RawPeer::connect(first.gateway.devices_addr());
+    old.write(offer("lamp", &format!("PTTH-Session: {}\r\n", "a".repeat(32))));
+    assert_eq!(old.read_answer("POST").status(), 101);
+    first.is_noted(1);
+    let mut busy = RawPeer::connect(first.visitors);
+    busy.write(get("/lamp/busy"));
+    assert_eq!(old.read_head().target(), "/busy");
+    std::thread::scope(|scope| {
+        let visitor = scope.spawn(|| first.ask(get("/lamp/visitor")));
+        let program = scope.spawn(|| {
+            let request = http::Request::get("/program").body(Body::empty()).unwrap();
+            first
+                .gateway
+                .device("lamp")
+                .send(request)
+                .map(|answer| answer.into_body().read_to_text(100).unwrap())
+        });
+        eventually("both wait in line", || {
+            (first.gateway.devices().unwrap().first()?.waiting == 2).then_some(())
+        });
+        let _new = second.device("lamp", "new");
+        visitor.join().unwrap().expect_ok("new");
+        assert_eq!(program.join().unwrap().unwrap(), "new");
+    });
 }
