@@ -20,6 +20,7 @@ use crate::gateway::claims::{Change, Claimant, Failed, Renewal, Renewed, SharedT
 /// Claims that are renewed, or released, at once.
 const BATCH: usize = 256;
 /// A new claim is looked at again after this time: it may have been replaced before it was noted here.
+/// So is a table that answers again, and then does not: all claims are renewed behind that.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// How often a table that does not answer is tried.
 const RETRY: Duration = Duration::from_millis(500);
@@ -452,7 +453,7 @@ impl State {
     fn next_step(&self, failed_at: Option<Instant>, now: Instant) -> Instant {
         match failed_at {
             Some(at) => at + RETRY,
-            None if self.away.is_some() => self.back.map_or(now, |at| at + RETRY),
+            None if self.away.is_some() => self.back.map_or(now, |at| at + SECOND_LOOK),
             None if !self.releases.is_empty() => now,
             None => self.due.peek().map_or(now + SECOND_LOOK, |Reverse((at, ..))| *at),
         }
@@ -589,7 +590,7 @@ mod tests {
         // There is a pause behind a try that failed, and behind one that came to something.
         assert_eq!(next(Some(now)), now + RETRY);
         ledger.lock().back = Some(now);
-        assert_eq!(next(None), now + RETRY);
+        assert_eq!(next(None), now + SECOND_LOOK);
     }
 
     #[test]
