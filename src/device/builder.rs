@@ -296,7 +296,8 @@ impl DeviceBuilder {
         self.edits.request = Some(edits).filter(|edits| !edits.is_empty()).map(Arc::new);
         self
     }
-    /// The same in its responses, those of an upgrade among them; not in 1xx and in trailers.
+    /// The same in its responses, those of an upgrade among them, but not in 1xx. What is set or
+    /// removed comes as no trailer either.
     pub fn response_fields(mut self, edits: FieldEdits) -> Self {
         self.edits.response = Some(edits).filter(|edits| !edits.is_empty()).map(Arc::new);
         self
