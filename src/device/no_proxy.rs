@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::proto::authority::bare;
+
 /// Hosts that are dialled without the proxy, as curl reads `no_proxy`: names with all names below
 /// them, addresses, networks, or `*` for all. Beyond curl's rules an entry may end in `:PORT` and
 /// is for that port alone.
@@ -73,7 +75,7 @@ impl Except {
 pub(super) fn network(text: &str) -> Option<Except> {
     let (address, prefix) =
         text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
-    let address: IpAddr = address.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
+    let address: IpAddr = bare(address).parse().ok()?;
     let most = if address.is_ipv4() { 32 } else { 128 };
     let prefix = prefix.map_or(Some(most), |digits| digits.parse().ok().filter(|n| *n <= most))?;
     Some(Except::Network(address, prefix))

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::device::target::Place;
 use crate::device::target::Unreached;
 use crate::error::Error;
-use crate::proto::authority::authority;
+use crate::proto::authority::{authority, bare};
 use crate::proto::turn::Name;
 use crate::relay::LocalAnswer;
 
@@ -37,7 +37,7 @@ impl TcpTarget {
                 let host = || wrong("write HOST:PORT, like 127.0.0.1:22");
                 let authority = authority(text.as_bytes()).map_err(|_| host())?;
                 let port = authority.port.filter(|port| *port > 0).ok_or_else(host)?;
-                let host = authority.host.trim_start_matches('[').trim_end_matches(']');
+                let host = bare(authority.host);
                 Place::Tcp(host.to_owned(), port)
             }
         };

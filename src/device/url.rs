@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::error::Error;
-use crate::proto::authority::without_empty_port;
+use crate::proto::authority::{bare, without_empty_port};
 use crate::setting::BEARER_TOKEN;
 
 /// How far away an address is.
@@ -86,7 +86,7 @@ impl Url {
                 "secrets do not belong into a URL; give a token apart ({BEARER_TOKEN})"
             )));
         }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = bare(authority.host()).to_owned();
         let named = without_empty_port(authority.as_str());
         let after_host = named.rsplit_once(']').map_or(named, |(_, rest)| rest);
         if host.is_empty() || (after_host.contains(':') && authority.port_u16().is_none()) {

@@ -17,7 +17,7 @@ use crate::gateway::ledger::{DirectoryStatus, Ledger, Rival, Ticket, Told};
 use crate::gateway::redis::RedisDirectory;
 use crate::gateway::setbacks::{Setback, Setbacks};
 use crate::limits::{Limits, PEER_ADDRESSES_MAX};
-use crate::proto::authority::authority;
+use crate::proto::authority::{authority, bare as bare_host};
 use crate::stream::Connector;
 
 /// Shortest and longest secret, in bytes.
@@ -196,7 +196,7 @@ impl PeerUrl {
         let host = named.host.to_ascii_lowercase();
         let scheme = if is_secure { "https" } else { "http" };
         let text = format!("{scheme}://{host}:{port}").into();
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = bare_host(&host).to_owned();
         Ok(PeerUrl { text, host, port, is_secure })
     }
 

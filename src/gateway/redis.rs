@@ -18,7 +18,7 @@ pub use self::examine::DirectoryReport;
 use crate::error::Error;
 use crate::gateway::claims::{Change, Claimant, Failed, Renewal, Renewed, SharedTable, Verdict};
 use crate::limits::Limits;
-use crate::proto::authority::authority;
+use crate::proto::authority::{authority, bare};
 use crate::setting::{DIRECTORY_PASSWORD, DIRECTORY_USER};
 
 const DEFAULT_PORT: u16 = 6379;
@@ -269,7 +269,7 @@ fn hosts_of(text: &str, port: u16) -> Result<Vec<(String, u16)>, String> {
     }
     let host = |text: &str| {
         let named = authority(text.as_bytes()).map_err(|refusal| refusal.reason.to_string())?;
-        let host = named.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = bare(named.host).to_owned();
         Ok((host, named.port.unwrap_or(port)))
     };
     hosts.into_iter().map(host).collect()

@@ -65,6 +65,11 @@ pub(crate) fn authority(bytes: &[u8]) -> Result<Authority<'_>, Refusal> {
     Ok(Authority { whole, host, port })
 }
 
+/// A host without the brackets of an IPv6 address.
+pub(crate) fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
 /// `host:` as `host`: an empty port is the scheme's own (RFC 3986 §3.2.3). A colon of an IPv6
 /// address without brackets stays, and is refused.
 pub(crate) fn without_empty_port(authority: &str) -> &str {

@@ -16,6 +16,6 @@ use crate::proto::authority;
 #[must_use]
 pub fn is_local(host: &[u8]) -> bool {
     let Ok(authority) = authority::authority(host) else { return false };
-    let bare = authority.host.trim_start_matches('[').trim_end_matches(']');
+    let bare = authority::bare(authority.host);
     bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }

@@ -76,6 +76,19 @@ fn could_be_made(path: &Path) -> Result<(), String> {
     }
 }
 
+/// A host without the brackets of an IPv6 address.
+pub(crate) fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// `HOST:PORT`, an IPv6 address in brackets.
+pub(crate) fn with_port(host: &str, port: u16) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
 fn addresses(address: &str) -> Result<Vec<SocketAddr>, Failure> {
     let found = address
         .to_socket_addrs()
@@ -118,6 +131,13 @@ fn binds_both() -> bool {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_with_its_port_has_brackets_where_it_needs_them() {
+        assert_eq!((bare("[::1]"), bare("gw.example")), ("::1", "gw.example"));
+        assert_eq!(with_port(bare("[::1]"), 80), "[::1]:80");
+        assert_eq!(with_port("gw.example", 80), "gw.example:80");
+    }
 
     #[test]
     fn addresses_that_keep_each_other_out() {

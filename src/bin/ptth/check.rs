@@ -17,6 +17,7 @@ use reverse_http::proto::turn::{self, OfferPlan};
 use reverse_http::proto::verdict::Verdict;
 use reverse_http::tls::DeviceTls;
 
+use crate::addresses::{bare, with_port};
 use crate::arguments::{some_time, yes_or_no};
 use crate::certificates::DeviceFiles;
 use crate::config::duration;
@@ -128,7 +129,7 @@ impl Target {
         let wrong = || usage(format!("{}: write a URL like http://gw.example:9999/lamp", args.url));
         let uri = uri.ok_or_else(wrong)?;
         let authority = uri.authority().ok_or_else(wrong)?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = bare(authority.host()).to_owned();
         let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
         let authority = authority.to_string();
@@ -198,10 +199,7 @@ impl Check {
             .map_err(|e| bad("TCP", format_args!("{address}: {}", explained(&e))))?;
         let mut wire = Wire::new(stream, Instant::now() + self.timeout);
         let Some(way) = &self.way else { return Ok(wire) };
-        let to = match self.gateway.host.contains(':') {
-            true => format!("[{}]:{}", self.gateway.host, self.gateway.port),
-            false => format!("{}:{}", self.gateway.host, self.gateway.port),
-        };
+        let to = with_port(&self.gateway.host, self.gateway.port);
         let told = wire.send(way.connect(&to).as_bytes()).and_then(|()| wire.reply());
         let reply = told.map_err(|e| bad("proxy", format_args!("{}: {e}", way.authority())))?;
         match reply.status {

@@ -11,6 +11,7 @@ use reverse_http::proto::head::{self, LineEnds};
 use reverse_http::text::spelled_out;
 use reverse_http::{DirectoryReport, Limits, RedisDirectory};
 
+use crate::addresses::{bare, with_port};
 use crate::arguments::some_time;
 use crate::check::{good, rounded, warn, wrong};
 use crate::files;
@@ -253,7 +254,7 @@ fn target(url: &str) -> Result<Target, String> {
         _ => return Err(wrong()),
     };
     let named = uri.authority().filter(|at| !at.as_str().contains('@')).ok_or_else(wrong)?;
-    let host = named.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let host = bare(named.host()).to_owned();
     let port = named.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
     Ok(Target { host, port, authority: named.to_string(), is_secure })
 }
@@ -262,10 +263,7 @@ fn target(url: &str) -> Result<Target, String> {
 fn spelt(url: &str) -> String {
     let Ok(Target { host, port, is_secure, .. }) = target(url) else { return url.to_owned() };
     let scheme = if is_secure { "https" } else { "http" };
-    match host.to_ascii_lowercase() {
-        host if host.contains(':') => format!("{scheme}://[{host}]:{port}"),
-        host => format!("{scheme}://{host}:{port}"),
-    }
+    format!("{scheme}://{}", with_port(&host.to_ascii_lowercase(), port))
 }
 
 /// What came back.

@@ -12,6 +12,7 @@ use reverse_http::Device;
 use reverse_http::device::{DeviceBuilder, goes_without_proxy};
 use reverse_http::proto::digits::percent_decoded;
 
+use crate::addresses::{bare, with_port};
 use crate::{Failure, usage};
 
 /// User and password.
@@ -104,7 +105,7 @@ pub(crate) struct Way {
 
 impl Way {
     pub(crate) fn authority(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+        with_port(&self.host, self.port)
     }
 
     /// The request for a tunnel to `HOST:PORT`.
@@ -130,7 +131,7 @@ pub(crate) fn way(given: Option<&str>, gateway: &str) -> Result<Option<Way>, Fai
     let authority = uri.as_ref().and_then(http::Uri::authority);
     let authority =
         authority.ok_or_else(|| usage(format!("{source}: write a proxy like http://HOST:PORT")))?;
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let host = bare(authority.host()).to_owned();
     let port = authority.port_u16().unwrap_or(1080); // as the library, and curl
     Ok(Some(Way { host, port, source, credentials }))
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use reverse_http::tls::DeviceTls;
 
+use crate::addresses::{bare, with_port};
 use crate::certificates::DeviceFiles;
 use crate::files::Reading;
 use crate::proxy::Way;
@@ -48,7 +49,7 @@ impl Visitors {
             return Err(usage("--ca, --pin, --cert, --key and --clock-floor go with https://"));
         }
         Ok(Visitors {
-            host: authority.host().trim_start_matches('[').trim_end_matches(']').to_owned(),
+            host: bare(authority.host()).to_owned(),
             port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }),
             authority: authority.to_string(),
             path: uri.path().trim_end_matches('/').to_owned(),
@@ -69,10 +70,7 @@ impl Visitors {
             return dial(&self.host, self.port, until)?.into_socket().map_err(failed);
         };
         let mut wire = dial(&way.host, way.port, until)?;
-        let to = match self.host.contains(':') {
-            true => format!("[{}]:{}", self.host, self.port),
-            false => format!("{}:{}", self.host, self.port),
-        };
+        let to = with_port(&self.host, self.port);
         let broken = |why: String| failed(format_args!("the proxy {}: {why}", way.authority()));
         let told = wire.send(way.connect(&to).as_bytes()).and_then(|()| wire.reply());
         let reply = told.map_err(broken)?;
