@@ -17,6 +17,9 @@ use crate::observe::cut;
 /// Longest reason of a failure that is remembered, in bytes.
 const REASON_BYTES_MAX: usize = 200;
 
+/// Requests in line of which it is not checked whether they still are.
+const IN_LINE_UNCHECKED: usize = 1024;
+
 /// The place of a gateway in its loop's list.
 pub(crate) type PeerId = usize;
 
@@ -107,14 +110,39 @@ impl PeerRow {
 pub(crate) struct PeerTable {
     pub(super) cluster: Arc<Cluster>,
     heard: HashMap<Box<str>, Heard>,
-    /// Requests that wait for what the directory says of a name, and look-ups in progress.
-    asked: HashMap<Box<str>, Vec<(Id, Key)>>,
+    /// Look-ups in progress.
+    asked: HashMap<Box<str>, LookUp>,
+    in_line: InLine,
     peers: Vec<Peer>,
+}
+
+/// What waits for what the directory says of a name.
+#[derive(Default)]
+pub(super) struct LookUp {
+    pub(super) waiters: Vec<(Id, Key)>,
+    /// The directory has changed since it was asked: what it says may have been true before.
+    pub(super) outdated: bool,
+}
+
+/// Requests in line for a device that may come to another gateway, which are woken when it has.
+/// One that has left the line is dropped later.
+#[derive(Default)]
+struct InLine {
+    by_name: HashMap<Box<str>, Vec<(Id, Key)>>,
+    len: usize,
+    /// Those that have left are looked for when there are as many.
+    most: usize,
 }
 
 impl PeerTable {
     pub(super) fn new(cluster: Arc<Cluster>) -> Self {
-        PeerTable { cluster, heard: HashMap::new(), asked: HashMap::new(), peers: Vec::new() }
+        PeerTable {
+            cluster,
+            heard: HashMap::new(),
+            asked: HashMap::new(),
+            in_line: InLine::default(),
+            peers: Vec::new(),
+        }
     }
 
     /// The location of a name, as far as it is known without asking.
@@ -126,20 +154,51 @@ impl PeerTable {
     /// A request waits for what the directory says. `Some(true)`: it has to be asked; `None`: as
     /// many wait as may.
     pub(super) fn ask(&mut self, name: &str, waiter: (Id, Key), most: usize) -> Option<bool> {
-        if let Some(waiters) = self.asked.get_mut(name) {
+        if let Some(LookUp { waiters, .. }) = self.asked.get_mut(name) {
             if waiters.len() >= most {
                 return None;
             }
             waiters.push(waiter);
             return Some(false);
         }
-        self.asked.insert(name.into(), vec![waiter]);
+        self.asked.insert(name.into(), LookUp { waiters: vec![waiter], outdated: false });
         Some(true)
     }
 
-    /// Takes the exchanges that waited for a name.
-    pub(super) fn told(&mut self, name: &str) -> Vec<(Id, Key)> {
+    /// Takes what waited for a name.
+    pub(super) fn told(&mut self, name: &str) -> LookUp {
         self.asked.remove(name).unwrap_or_default()
+    }
+
+    /// A request is in line. `is_there` tells whether another one still is.
+    pub(super) fn line_up(
+        &mut self,
+        name: &str,
+        waiter: (Id, Key),
+        is_there: impl Fn((Id, Key)) -> bool,
+    ) {
+        let line = &mut self.in_line;
+        if line.len >= line.most {
+            line.by_name.retain(|_, waiters| {
+                waiters.retain(|waiter| is_there(*waiter));
+                !waiters.is_empty()
+            });
+            line.len = line.by_name.values().map(Vec::len).sum();
+            line.most = (2 * line.len).max(IN_LINE_UNCHECKED);
+        }
+        line.by_name.entry(name.into()).or_default().push(waiter);
+        line.len += 1;
+    }
+
+    /// Takes the requests in line for a name, or for any; some may have left it.
+    pub(super) fn take_line(&mut self, name: Option<&str>) -> Vec<(Id, Key)> {
+        let line = &mut self.in_line;
+        let taken = match name {
+            Some(name) => line.by_name.remove(name).unwrap_or_default(),
+            None => std::mem::take(&mut line.by_name).into_values().flatten().collect(),
+        };
+        line.len -= taken.len();
+        taken
     }
 
     /// Notes what the directory has said. Where there is no room for another gateway, it is as if
@@ -196,6 +255,9 @@ impl PeerTable {
     /// What was heard of a name does not count any more.
     pub(super) fn forget(&mut self, name: &str) {
         self.heard.remove(name);
+        if let Some(asked) = self.asked.get_mut(name) {
+            asked.outdated = true;
+        }
     }
 
     /// The same where it is not this gateway that has the device.
@@ -212,6 +274,7 @@ impl PeerTable {
     /// Nothing that was heard counts any more.
     pub(super) fn forget_all(&mut self) {
         self.heard.clear();
+        self.asked.values_mut().for_each(|asked| asked.outdated = true);
     }
 
     /// A gateway was asked in vain.
@@ -315,6 +378,28 @@ mod tests {
         table.is_nowhere("lamp", now + std::time::Duration::from_secs(1));
         table.forget_unless_at("lamp", "http://a:1");
         assert_eq!(table.heard("lamp", now), None);
+    }
+
+    #[test]
+    fn requests_in_line_are_taken_by_name_and_those_that_left_do_not_pile_up() {
+        let peers = Peers::found_by(|_| Ok(None));
+        let mut table = PeerTable::new(Arc::new(Cluster::new(peers, &Limits::default(), false)));
+        let mut keys = crate::engine::slab::Slab::default();
+        let mut waiter = || (keys.insert(()), keys.insert(()));
+        let (lamp, door) = (waiter(), waiter());
+        table.line_up("lamp", lamp, |_| true);
+        table.line_up("door", door, |_| true);
+        assert_eq!(
+            (table.take_line(Some("lamp")), table.take_line(Some("lamp"))),
+            (vec![lamp], vec![])
+        );
+        for _ in 0..IN_LINE_UNCHECKED * 3 {
+            let gone = waiter();
+            table.line_up("door", gone, |one| one == door);
+            assert!(table.in_line.len <= IN_LINE_UNCHECKED + 1);
+        }
+        assert!(table.take_line(None).contains(&door));
+        assert_eq!((table.take_line(None), table.in_line.len), (vec![], 0));
     }
 
     #[test]

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connections, Id};
-use crate::engine::slab::Key;
+use crate::engine::slab::{Key, Slab};
 use crate::gateway::follow_ups::FollowUp;
-use crate::gateway::peer_table::{Heard, PeerId, PeerLink, PeerStage, PeerTable};
+use crate::gateway::peer_table::{Heard, LookUp, PeerId, PeerLink, PeerStage, PeerTable};
 use crate::gateway::peers::Located;
 use crate::gateway::registry::Waiter;
 use crate::gateway::setbacks::Setback;
@@ -26,7 +26,7 @@ use crate::gateway::state::{
 };
 use crate::limits::{PEER_ATTEMPT, PEER_GRACE, PEER_IDLE_MAX, PEER_RECALL};
 use crate::proto::peer::{LINES_MAX, Miss, PeerRequest, PeerWaits};
-use crate::relay::{self, LocalAnswer};
+use crate::relay::{self, Exchange, LocalAnswer};
 use crate::stream::{HandshakeError, Stream, TlsSession};
 
 const LATE: &str = "it did not answer within directory_timeout";
@@ -83,13 +83,25 @@ impl GatewayRole {
         }
         let at = until.min(cx.after(PEER_RECALL));
         cx.set_deadline(id, Some(at));
+        self.line_up(cx, &name, (id, key));
+    }
+
+    /// Notes a request in line, which is woken when a gateway gets its device.
+    fn line_up(&mut self, cx: &Connections<State>, name: &str, waiter: (Id, Key)) {
+        let exchanges = &self.exchanges;
+        let is_there = |(id, key)| search_of(exchanges, cx, id, key).is_some();
+        if let Some(peers) = &mut self.peers {
+            peers.line_up(name, waiter, is_there);
+        }
     }
 
     /// How far a request has come that has no connection yet.
     fn search_of(&self, cx: &Connections<State>, id: Id, key: Key) -> Option<Search> {
-        let asking = cx.asking(id).filter(|asking| asking.key == key && asking.event.is_none())?;
-        let waits = self.exchanges.get(key).is_some_and(|exchange| exchange.is_waiting());
-        waits.then_some(asking.search)
+        search_of(&self.exchanges, cx, id, key)
+    }
+
+    fn is_in_line(&self, cx: &Connections<State>, id: Id, key: Key) -> bool {
+        self.search_of(cx, id, key).is_some_and(|search| search.stage == Stage::InLine)
     }
 
     fn set_stage(&self, cx: &mut Connections<State>, id: Id, stage: Stage) {
@@ -206,7 +218,14 @@ impl GatewayRole {
     pub(super) fn located(&mut self, cx: &mut Connections<State>, name: &str, found: Located) {
         let until = cx.after(PEER_RECALL);
         let Some(peers) = &mut self.peers else { return };
-        let waiters = peers.told(name);
+        let LookUp { waiters, outdated } = peers.told(name);
+        if outdated {
+            // Not what it says now: it is asked again, within the time that the requests have.
+            for waiter in waiters {
+                self.begin_look_up(name, waiter);
+            }
+            return;
+        }
         let heard = match found {
             Ok(location) => Some(peers.learn(name, location, until)),
             Err(why) => {
@@ -631,15 +650,45 @@ impl GatewayRole {
         self.give_up(cx, id, key, &LocalAnswer { error, ..LocalAnswer::new(502, why) });
     }
 
-    /// What was heard of other gateways may be wrong.
-    pub(super) fn forget_peers(&mut self, what: &Outdated) {
+    /// What was heard of other gateways may be wrong. Requests in line ask again at once.
+    pub(super) fn forget_peers(&mut self, cx: &mut Connections<State>, what: &Outdated) {
         let Some(peers) = &mut self.peers else { return };
-        match what {
-            Outdated::All => peers.forget_all(),
-            Outdated::Name(name) => peers.forget(name),
-            Outdated::Moved(change) => peers.forget_unless_at(&change.name, &change.gateway),
+        let name = match what {
+            Outdated::All => {
+                peers.forget_all();
+                None
+            }
+            Outdated::Name(name) => {
+                peers.forget(name);
+                Some(&**name)
+            }
+            Outdated::Moved(change) => {
+                peers.forget_unless_at(&change.name, &change.gateway);
+                Some(&*change.name)
+            }
+        };
+        for (id, key) in peers.take_line(name) {
+            if self.is_in_line(cx, id, key) {
+                self.seek_again(cx, id, key);
+            }
+            if self.is_in_line(cx, id, key)
+                && let Some(Asking { name, .. }) = cx.asking(id)
+            {
+                self.line_up(cx, &name.clone(), (id, key));
+            }
         }
     }
+}
+
+fn search_of(
+    exchanges: &Slab<Box<Exchange>>,
+    cx: &Connections<State>,
+    id: Id,
+    key: Key,
+) -> Option<Search> {
+    let asking = cx.asking(id).filter(|asking| asking.key == key && asking.event.is_none())?;
+    let waits = exchanges.get(key).is_some_and(|exchange| exchange.is_waiting());
+    waits.then_some(asking.search)
 }
 
 /// What the other gateway, its device or the network is the cause of.

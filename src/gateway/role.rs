@@ -300,7 +300,7 @@ impl GatewayRole {
             Command::Unpin { link } => self.unpin(cx, link),
             Command::Drain { notice, time } => self.give_notice(cx, notice, time),
             Command::Located { name, found } => self.located(cx, &name, found),
-            Command::ForgetPeers { what } => self.forget_peers(&what),
+            Command::ForgetPeers { what } => self.forget_peers(cx, &what),
             Command::Claimed { id, claimed } => self.offer_claimed(cx, id, claimed),
             Command::LostName { name, epoch, to } => self.lost_name(cx, &name, epoch, to),
             Command::Ping { reply } => drop(reply.send(())), // the caller may have given up

@@ -161,6 +161,62 @@ fn a_device_that_nobody_has_is_unknown_and_one_that_was_there_is_waited_for() {
 }
 
 #[test]
+fn a_request_in_line_asks_again_as_soon_as_the_directory_has_changed() {
+    let (second, table) = (One::alone(), Table::default());
+    let (says, said) = mpsc::channel();
+    let (names, last) = (table.clone(), AtomicUsize::new(0));
+    let peers = Peers::found_by(move |name| {
+        let _ = says.send(last.fetch_add(1, SeqCst));
+        Ok(names.names.lock().unwrap().get(name).cloned())
+    });
+    let first = One::with(patient(), peers);
+    first.device("lamp", "first").drain(Duration::from_secs(10)); // it was there, so it is waited for
+    let mut waits = RawPeer::connect(first.visitors);
+    waits.deadline = Duration::from_secs(30);
+    waits.write(get("/lamp/x"));
+    let asked = || said.recv_timeout(Duration::from_secs(20)).expect("the directory is asked");
+    asked();
+    // Once a second without a change: the request would be refused long before the last of these.
+    for n in 0..60 {
+        let what = if n % 2 == 0 { Some("lamp") } else { None };
+        eventually("a change has it asked", || {
+            first.gateway.forget_peers(what);
+            said.recv_timeout(Duration::from_millis(5)).ok()
+        });
+    }
+    let _there = second.device("lamp", "second");
+    table.say("lamp", &second.url);
+    first.gateway.forget_peers(Some("lamp"));
+    waits.read_answer("GET").expect_ok("second");
+}
+
+#[test]
+fn what_the_directory_was_asked_before_it_changed_does_not_count() {
+    let second = One::alone();
+    let _there = second.device("lamp", "second");
+    let (asks, asked) = mpsc::channel();
+    let (goes_on, go_on) = mpsc::channel::<()>();
+    let (go_on, asks, url) = (Mutex::new(go_on), Mutex::new(asks), second.url.clone());
+    let first = One::with(
+        patient(),
+        Peers::found_by(move |_| {
+            let is_first = asks.lock().unwrap().send(()).is_ok();
+            // The first answer was right when it was asked for.
+            let late = is_first && go_on.lock().unwrap().recv().is_ok();
+            Ok((!late).then(|| url.clone()))
+        }),
+    );
+    let mut visitor = RawPeer::connect(first.visitors);
+    visitor.write(get("/lamp/x"));
+    asked.recv_timeout(Duration::from_secs(20)).unwrap();
+    drop(asked);
+    first.gateway.forget_peers(Some("lamp"));
+    first.gateway.ping(Duration::from_secs(20)).unwrap();
+    goes_on.send(()).unwrap();
+    visitor.read_answer("GET").expect_ok("second");
+}
+
+#[test]
 fn a_gateway_that_cannot_be_reached_is_waited_for_as_a_device_is() {
     let closed = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
