@@ -760,6 +760,13 @@ pub(super) struct ToDevice<'a> {
 }
 
 impl<'a> ToDevice<'a> {
+    /// Returns true if this is all that the request's path says, as the path of a device's offer does.
+    /// What follows may be the name of a device at a gateway behind this one.
+    pub(super) fn names_itself(&self) -> bool {
+        let path = path_of(&self.target).trim_matches('/');
+        path.is_empty() || path == self.name
+    }
+
     /// The request unchanged.
     fn whole(name: String, to: &Destination<'a>, paces: Option<Arc<Paces>>) -> Self {
         let target = to.target.into();

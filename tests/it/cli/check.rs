@@ -104,7 +104,8 @@ fn what_is_no_gateway_is_named() {
 }
 
 /// A device that takes the visitors' port for its own learns which port is its, whatever that port
-/// would tell a visitor; and an offer for a device that is there goes to it as any upgrade does.
+/// would tell a visitor. Its offer, with its token, goes to no device; one for a gateway behind a
+/// device goes on as any upgrade does.
 #[test]
 fn at_the_visitors_port_a_device_is_told_of_the_devices_port() {
     let folder = TempDir::new("check-visitors-port");
@@ -118,12 +119,23 @@ fn at_the_visitors_port_a_device_is_told_of_the_devices_port() {
     let gateway = Gateway::start(&["--wait-for-link", "100ms", "--tokens", tokens]);
     let at_visitors = |gateway: &Gateway| format!("http://{}/lamp", gateway.visitors);
     let told = check(&format!("http://{}/x/", gateway.visitors), &[]);
-    says(&told, 3, &["404", "this port is for visitors, and no device check-", REMEDY]);
-    // One that a token's line names is waited for.
+    says(
+        &told,
+        3,
+        &[
+            "404",
+            "this port is for visitors, and an offer of a device is no request for check-",
+            REMEDY,
+        ],
+    );
     let offer = "POST /lamp/ HTTP/1.1\r\nHost: a\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n";
     let poll = "POST /nobody/ HTTP/1.1\r\nHost: a\r\nPTTH-Session: 00112233445566778899aabbccddeeff\r\nContent-Length: 0\r\n\r\n";
-    for (request, status, why) in [(offer, 503, "no device lamp"), (poll, 404, "no device nobody")]
-    {
+    let behind = offer.replace("/lamp/", "/lamp/inner");
+    for (request, status, why) in [
+        (offer, 404, "no request for lamp"),
+        (poll, 404, "no request for nobody"),
+        (&behind, 503, "no device lamp"), // it may come
+    ] {
         let answer = gateway.visitor().ask(request);
         answer.expect_refusal(status);
         assert!(answer.text().contains(REMEDY) && answer.text().contains(why), "{}", answer.text());
@@ -144,12 +156,18 @@ fn at_the_visitors_port_a_device_is_told_of_the_devices_port() {
     says(&check(&at_visitors(&with_tokens), &[]), 3, &["401", "who show a token", REMEDY]);
     let with_route = Gateway::start(&["--route", "host=devices.example"]);
     says(&check(&at_visitors(&with_route), &[]), 3, &["404", "has no such route", REMEDY]);
-    // The offer of a device that is there: its local server gets it, and answers.
+    // The device is there: its local server gets neither offer nor poll, nor the token in them.
     let mut link = gateway.link_with("lamp", &format!("Authorization: Bearer {token}\r\n"));
+    for request in [offer, &poll.replace("nobody/", "lamp")] {
+        let answer = gateway.visitor().ask(request);
+        answer.expect_refusal(404);
+        assert!(answer.text().contains("no request for lamp"), "{}", answer.text());
+    }
+    // What is for a gateway behind it goes there.
     let mut visitor = gateway.visitor();
-    visitor.write(offer);
+    visitor.write(behind);
     let head = link.read_head();
-    assert_eq!((head.get("upgrade"), head.target()), (Some("PTTH/1.0"), "/"));
+    assert_eq!((head.get("upgrade"), head.target()), (Some("PTTH/1.0"), "/inner"));
     link.write(SWITCH);
     assert_eq!(visitor.read_head().status(), 101);
 }
