@@ -385,6 +385,13 @@ impl GatewayRole {
             };
         };
         match self.find_device(request, arrival) {
+            Ok(planned) if planned.device.names_itself() && self.is_of_device(request) => {
+                // A device has taken this port for the devices'. Its token must not reach a local server.
+                let name = &planned.device.name;
+                let why = format!("and an offer of a device is no request for {name}");
+                let refusal = Refusal::new(404, for_visitors(&why));
+                Asked::Refused { refusal, to_head: request.method == "HEAD", keep: planned.keep }
+            }
             Ok(planned) => match self.elsewhere(&planned.device.name, now) {
                 Some(to) => Asked::Elsewhere(to),
                 None => match self.too_many(request, arrival, &planned, now) {
@@ -602,16 +609,6 @@ impl GatewayRole {
     ) -> Asked {
         let Planned { to, device, token, drop_authorization, said, keep } = planned;
         let (to_head, framing) = (request.method == "HEAD", request.framing());
-        let is_of_device = self.is_of_device(request);
-        if is_of_device && device.names_itself() {
-            // A device has taken this port for the devices'. Its token must not reach a local server.
-            let why = format!("and an offer of a device is no request for {}", device.name);
-            return Asked::Refused {
-                refusal: Refusal::new(404, for_visitors(&why)),
-                to_head,
-                keep,
-            };
-        }
         let ToDevice { name, target, prefix, rewrites, terms, .. } = device;
         let edits = terms.as_ref().and_then(|terms| terms.edits.request.clone());
         let forwarded = Forwarded {
@@ -653,7 +650,7 @@ impl GatewayRole {
         let mut exchange = Box::new(Exchange::new(id, request, framing, head, limits, now));
         exchange.observed = self.observer.request(&name, request, &visit);
         exchange.own_cookie = own_cookie;
-        exchange.is_of_device = is_of_device;
+        exchange.is_of_device = self.is_of_device(request);
         exchange.edit_trailers(edits);
         if let Some(prefix) = prefix.as_deref().filter(|_| rewrites) {
             let is_bare = path_of(to.target).len() == prefix.len();
