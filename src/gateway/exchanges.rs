@@ -11,7 +11,7 @@ use crate::engine::slab::Key;
 use crate::error::{Error, Fault};
 use crate::gateway::alarms::Alarm;
 use crate::gateway::registry::Waiter;
-use crate::gateway::state::{Asking, GatewayRole, State, States, VisitorSource};
+use crate::gateway::state::{Asking, GatewayRole, State, States};
 use crate::gateway::tokens::Whose;
 use crate::relay::{self, Lingering, LocalAnswer, Waits};
 
@@ -166,7 +166,7 @@ impl GatewayRole {
 
 /// Returns true if another gateway asks on this connection.
 pub(super) fn is_gateway(cx: &Connections<State>, id: Id) -> bool {
-    cx.visitor(id).is_some_and(|visitor| matches!(visitor.source(), VisitorSource::Peer))
+    cx.visitor(id).is_some_and(|visitor| visitor.source().is_peer())
 }
 
 pub(super) fn find_lingering(state: &mut State) -> Option<&mut Lingering> {

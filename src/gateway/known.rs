@@ -2,18 +2,27 @@
 //! visitor's host names.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::engine::connections::Connections;
 use crate::gateway::state::{GatewayRole, State};
 use crate::proto::forward::Destination;
 
 impl GatewayRole {
-    /// Whether a request for this device is worth waiting: it is connected, or was lately, or a
-    /// route or a token names it.
+    /// Whether a request for this device is worth waiting: it is connected, or was lately, here or at
+    /// another gateway, or a route or a token names it.
     pub(super) fn is_known(&mut self, cx: &Connections<State>, name: &str) -> bool {
-        self.registry.knows(name)
-            || (self.is_expected(name) && self.registry.expect(name, cx.now()).is_ok())
+        let now = cx.now();
+        let is_awaited = || self.is_expected(name) || self.last_elsewhere(name, now).is_some();
+        self.registry.knows(name) || (is_awaited() && self.registry.expect(name, now).is_ok())
+    }
+
+    /// The other gateway that was heard to have this device within the last `remember`, and how long
+    /// ago that was.
+    pub(super) fn last_elsewhere(&self, name: &str, now: Instant) -> Option<(&str, Duration)> {
+        let most = self.settings.limits.remember;
+        let (url, ago) = self.peers.as_ref()?.last(name, now, most)?;
+        Some((&url.text, ago))
     }
 
     /// Whether a route or a token names this device.

@@ -323,9 +323,15 @@ impl GatewayRole {
                     "device {name} is not connected; its last connection ended {ago} s ago ({end}), and it did not come within {wait}"
                 )
             }
-            None => format!(
-                "device {name} is not connected, and was not lately; it did not come within {wait}"
-            ),
+            None => {
+                let last = match self.last_elsewhere(name, now) {
+                    Some((url, ago)) => {
+                        format!("the gateway at {url} had it {} s ago", ago.as_secs())
+                    }
+                    None => "and was not lately".to_owned(),
+                };
+                format!("device {name} is not connected, {last}; it did not come within {wait}")
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::engine::permits::{Permit, Permits};
 use crate::engine::slab::Key;
 use crate::gateway::peers::{Cluster, Location, PeerUrl};
 use crate::gateway::setbacks::Setback;
-use crate::limits::{PEER_NAMES_MAX, PEERS_MAX};
+use crate::limits::{PEER_NAMES_MAX, PEER_RECALL, PEERS_MAX};
 use crate::observe::cut;
 
 /// Longest reason of a failure that is remembered, in bytes.
@@ -109,11 +109,32 @@ impl PeerRow {
 
 pub(crate) struct PeerTable {
     pub(super) cluster: Arc<Cluster>,
-    heard: HashMap<Box<str>, Heard>,
+    names: HashMap<Box<str>, Name>,
     /// Look-ups in progress.
     asked: HashMap<Box<str>, LookUp>,
     in_line: InLine,
     peers: Vec<Peer>,
+}
+
+/// A name, as far as was heard of it.
+#[derive(Default)]
+struct Name {
+    heard: Option<Heard>,
+    /// The gateway that had it last, and until when that was believed.
+    last: Option<(PeerId, Instant)>,
+}
+
+impl Name {
+    fn is_at(&self) -> bool {
+        matches!(self.heard, Some(Heard::At(_)))
+    }
+
+    fn set(&mut self, heard: Option<Heard>, now: Instant) {
+        if let Some(Heard::At(peer)) = self.heard {
+            self.last = Some((peer, now));
+        }
+        self.heard = heard;
+    }
 }
 
 /// What waits for what the directory says of a name.
@@ -138,7 +159,7 @@ impl PeerTable {
     pub(super) fn new(cluster: Arc<Cluster>) -> Self {
         PeerTable {
             cluster,
-            heard: HashMap::new(),
+            names: HashMap::new(),
             asked: HashMap::new(),
             in_line: InLine::default(),
             peers: Vec::new(),
@@ -147,7 +168,7 @@ impl PeerTable {
 
     /// The location of a name, as far as it is known without asking.
     pub(super) fn heard(&self, name: &str, now: Instant) -> Option<Heard> {
-        let heard = self.heard.get(name).copied()?;
+        let heard = self.names.get(name)?.heard?;
         (!matches!(heard, Heard::Nowhere(until) if until <= now)).then_some(heard)
     }
 
@@ -203,28 +224,39 @@ impl PeerTable {
 
     /// Notes what the directory has said. Where there is no room for another gateway, it is as if
     /// there were none.
-    pub(super) fn learn(
-        &mut self,
-        name: &str,
-        location: Option<Location>,
-        until: Instant,
-    ) -> Heard {
+    pub(super) fn learn(&mut self, name: &str, location: Option<Location>, now: Instant) -> Heard {
         let place = location.and_then(|location| self.place(location));
-        let heard = place.map_or(Heard::Nowhere(until), Heard::At);
-        self.note(name, heard);
+        let heard = place.map_or(Heard::Nowhere(now + PEER_RECALL), Heard::At);
+        self.note(name, heard, now);
         heard
     }
 
-    fn note(&mut self, name: &str, heard: Heard) {
+    fn note(&mut self, name: &str, heard: Heard, now: Instant) {
         // All of it can be asked for again. Names that nobody has go first: any visitor can make them
         // up, and must not have the directory asked anew for everybody else's devices.
-        if self.heard.len() >= PEER_NAMES_MAX && !self.heard.contains_key(name) {
-            self.heard.retain(|_, heard| matches!(heard, Heard::At(_)));
-            if self.heard.len() > PEER_NAMES_MAX / 2 {
-                self.heard.clear();
+        if self.names.len() >= PEER_NAMES_MAX && !self.names.contains_key(name) {
+            self.names.retain(|_, name| name.is_at());
+            if self.names.len() > PEER_NAMES_MAX / 2 {
+                self.names.clear();
             }
         }
-        self.heard.insert(name.into(), heard);
+        self.names.entry(name.into()).or_default().set(Some(heard), now);
+    }
+
+    /// The gateway that had a device last, and how long ago that was believed; `None`: none had it,
+    /// as far as was heard, or not for so long.
+    pub(super) fn last(
+        &self,
+        name: &str,
+        now: Instant,
+        most: Duration,
+    ) -> Option<(&PeerUrl, Duration)> {
+        let (peer, at) = match self.names.get(name)? {
+            Name { heard: Some(Heard::At(peer)), .. } => (*peer, now),
+            name => name.last?,
+        };
+        let ago = now.saturating_duration_since(at);
+        Some((self.url(peer)?, ago)).filter(|_| ago < most)
     }
 
     fn place(&mut self, location: Location) -> Option<PeerId> {
@@ -241,39 +273,53 @@ impl PeerTable {
         }
         // One to which nothing is connected gives way.
         let unused = self.peers.iter().position(|peer| peer.open.unseen() == 0)?;
-        self.heard.retain(|_, heard| *heard != Heard::At(unused));
+        self.names.retain(|_, name| {
+            name.last = name.last.filter(|(last, _)| *last != unused);
+            name.heard != Some(Heard::At(unused))
+        });
         self.peers[unused] = peer;
         Some(unused)
     }
 
     /// A gateway does not have the device, or could not be reached: until then nobody is asked
     /// again.
-    pub(super) fn is_nowhere(&mut self, name: &str, until: Instant) {
-        self.note(name, Heard::Nowhere(until));
+    pub(super) fn is_nowhere(&mut self, name: &str, until: Instant, now: Instant) {
+        self.note(name, Heard::Nowhere(until), now);
+    }
+
+    /// The same, and the gateway that was heard to have it has never had it.
+    pub(super) fn was_never_there(&mut self, name: &str, until: Instant) {
+        self.note(name, Heard::Nowhere(until), until);
+        self.names.get_mut(name).into_iter().for_each(|name| name.last = None);
     }
 
     /// What was heard of a name does not count any more.
-    pub(super) fn forget(&mut self, name: &str) {
-        self.heard.remove(name);
+    pub(super) fn forget(&mut self, name: &str, now: Instant) {
+        if let Some(name) = self.names.get_mut(name) {
+            name.set(None, now);
+        }
         if let Some(asked) = self.asked.get_mut(name) {
             asked.outdated = true;
         }
     }
 
     /// The same where it is not this gateway that has the device.
-    pub(super) fn forget_unless_at(&mut self, name: &str, gateway: &str) {
-        let url = match self.heard.get(name) {
-            Some(Heard::At(peer)) => self.url(*peer),
+    pub(super) fn forget_unless_at(&mut self, name: &str, gateway: &str, now: Instant) {
+        let url = match self.heard(name, now) {
+            Some(Heard::At(peer)) => self.url(peer),
             _ => None,
         };
         if url.is_none_or(|url| *url.text != *gateway) {
-            self.forget(name);
+            self.forget(name, now);
         }
     }
 
     /// Nothing that was heard counts any more.
-    pub(super) fn forget_all(&mut self) {
-        self.heard.clear();
+    pub(super) fn forget_all(&mut self, now: Instant) {
+        self.names.retain(|_, name| {
+            name.set(None, now);
+            name.last.is_some()
+        });
         self.asked.values_mut().for_each(|asked| asked.outdated = true);
     }
 
@@ -371,12 +417,12 @@ mod tests {
         let now = Instant::now();
         let at = |url: &str| Location { url: PeerUrl::parse(url).unwrap(), addresses: Vec::new() };
         let heard = table.learn("lamp", Some(at("http://a:1")), now);
-        table.forget_unless_at("lamp", "http://a:1");
+        table.forget_unless_at("lamp", "http://a:1", now);
         assert_eq!(table.heard("lamp", now), Some(heard));
-        table.forget_unless_at("lamp", "http://b:1");
+        table.forget_unless_at("lamp", "http://b:1", now);
         assert_eq!(table.heard("lamp", now), None);
-        table.is_nowhere("lamp", now + std::time::Duration::from_secs(1));
-        table.forget_unless_at("lamp", "http://a:1");
+        table.is_nowhere("lamp", now + std::time::Duration::from_secs(1), now);
+        table.forget_unless_at("lamp", "http://a:1", now);
         assert_eq!(table.heard("lamp", now), None);
     }
 
@@ -384,7 +430,7 @@ mod tests {
     fn requests_in_line_are_taken_by_name_and_those_that_left_do_not_pile_up() {
         let peers = Peers::found_by(|_| Ok(None));
         let mut table = PeerTable::new(Arc::new(Cluster::new(peers, &Limits::default(), false)));
-        let mut keys = crate::engine::slab::Slab::default();
+        let mut keys = crate::engine::slab::Slab::new();
         let mut waiter = || (keys.insert(()), keys.insert(()));
         let (lamp, door) = (waiter(), waiter());
         table.line_up("lamp", lamp, |_| true);
@@ -407,12 +453,12 @@ mod tests {
         let peers = Peers::found_by(|_| Ok(None));
         let mut table = PeerTable::new(Arc::new(Cluster::new(peers, &Limits::default(), false)));
         let now = Instant::now();
-        table.note("lamp", Heard::At(0));
-        (0..PEER_NAMES_MAX * 2).for_each(|n| table.is_nowhere(&format!("n{n}"), now));
+        table.note("lamp", Heard::At(0), now);
+        (0..PEER_NAMES_MAX * 2).for_each(|n| table.is_nowhere(&format!("n{n}"), now, now));
         assert_eq!(table.heard("lamp", now), Some(Heard::At(0)));
-        assert!(table.heard.len() <= PEER_NAMES_MAX);
+        assert!(table.names.len() <= PEER_NAMES_MAX);
         // Where there are too many that gateways have, all are asked for again.
-        (0..PEER_NAMES_MAX).for_each(|n| table.note(&format!("d{n}"), Heard::At(0)));
-        assert!(table.heard.len() <= PEER_NAMES_MAX && table.heard("lamp", now).is_none());
+        (0..PEER_NAMES_MAX).for_each(|n| table.note(&format!("d{n}"), Heard::At(0), now));
+        assert!(table.names.len() <= PEER_NAMES_MAX && table.heard("lamp", now).is_none());
     }
 }

@@ -22,7 +22,7 @@ use crate::gateway::peers::Located;
 use crate::gateway::registry::Waiter;
 use crate::gateway::setbacks::Setback;
 use crate::gateway::state::{
-    Asking, Command, GatewayRole, Obstacle, Outdated, Search, Stage, State, States, VisitorSource,
+    Asking, Command, GatewayRole, Obstacle, Outdated, Search, Stage, State, States,
 };
 use crate::limits::{PEER_ATTEMPT, PEER_GRACE, PEER_IDLE_MAX, PEER_RECALL};
 use crate::proto::peer::{LINES_MAX, Miss, PeerRequest, PeerWaits};
@@ -46,7 +46,7 @@ impl GatewayRole {
     pub(super) fn seek(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let Some(peers) = &self.peers else { return self.wait_in_line(cx, id, key) };
         let Some(Asking { name, source, .. }) = cx.asking(id) else { return };
-        if matches!(source, VisitorSource::Peer) {
+        if source.is_peer() {
             return self.wait_in_line(cx, id, key);
         }
         let is_here = self.registry.is_connected_anywhere(name);
@@ -216,7 +216,7 @@ impl GatewayRole {
 
     /// The directory has said where a device is, or that it cannot say.
     pub(super) fn located(&mut self, cx: &mut Connections<State>, name: &str, found: Located) {
-        let until = cx.after(PEER_RECALL);
+        let now = cx.now();
         let Some(peers) = &mut self.peers else { return };
         let LookUp { waiters, outdated } = peers.told(name);
         if outdated {
@@ -227,7 +227,7 @@ impl GatewayRole {
             return;
         }
         let heard = match found {
-            Ok(location) => Some(peers.learn(name, location, until)),
+            Ok(location) => Some(peers.learn(name, location, now)),
             Err(why) => {
                 log_names!(Warn, "the directory of gateways cannot say where {name} is: {why}");
                 None
@@ -353,7 +353,7 @@ impl GatewayRole {
     /// The gateway that had the device has lost it: the device is dialling somewhere.
     fn expect_back(&mut self, cx: &Connections<State>, name: &str, until: Instant) {
         if let Some(peers) = &mut self.peers {
-            peers.is_nowhere(name, until);
+            peers.is_nowhere(name, until, cx.now());
         }
         if !self.registry.knows(name) {
             let _ = self.registry.expect(name, cx.now()); // another loop may know it
@@ -620,7 +620,7 @@ impl GatewayRole {
         match miss {
             Miss::Away => self.expect_back(cx, &name, until),
             Miss::Unknown => {
-                self.peers.iter_mut().for_each(|peers| peers.is_nowhere(&name, until));
+                self.peers.iter_mut().for_each(|peers| peers.was_never_there(&name, until));
             }
             Miss::Stranger => return self.refuse_hop(cx, (id, key), &name, STRANGER),
             Miss::Foreign => return self.refuse_hop(cx, (id, key), &name, FOREIGN),
@@ -645,7 +645,7 @@ impl GatewayRole {
             _ => None,
         };
         log_names!(Warn, "{name}, at {}: {why}", url.map_or("another gateway", |url| &url.text));
-        self.peers.iter_mut().for_each(|peers| peers.forget(name)); // it may be mended soon
+        self.peers.iter_mut().for_each(|peers| peers.forget(name, cx.now())); // it may be mended soon
         let error = Some("proxy_configuration_error");
         self.give_up(cx, id, key, &LocalAnswer { error, ..LocalAnswer::new(502, why) });
     }
@@ -655,15 +655,15 @@ impl GatewayRole {
         let Some(peers) = &mut self.peers else { return };
         let name = match what {
             Outdated::All => {
-                peers.forget_all();
+                peers.forget_all(cx.now());
                 None
             }
             Outdated::Name(name) => {
-                peers.forget(name);
+                peers.forget(name, cx.now());
                 Some(&**name)
             }
             Outdated::Moved(change) => {
-                peers.forget_unless_at(&change.name, &change.gateway);
+                peers.forget_unless_at(&change.name, &change.gateway, cx.now());
                 Some(&*change.name)
             }
         };

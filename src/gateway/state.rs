@@ -176,6 +176,10 @@ impl VisitorSource {
         VisitorSource::Program { name: name.into(), cut_error }
     }
 
+    pub(super) fn is_peer(&self) -> bool {
+        matches!(self, VisitorSource::Peer)
+    }
+
     /// Leaves a program the error of its exchange, unless it has one already.
     pub(super) fn leave_error(&self, error: impl FnOnce() -> Error) {
         if let VisitorSource::Program { cut_error, .. } = self {

@@ -17,7 +17,7 @@ impl GatewayRole {
         };
         let name = name.clone();
         let refusal = if !self.is_known(cx, &name) {
-            Some((404, self.unknown_everywhere(key, &name), "destination_not_found", None))
+            Some((404, self.unknown_everywhere(cx, id, key, &name), "destination_not_found", None))
         } else if self.lifecycle.is_draining() {
             Some((503, "this gateway is stopping".to_owned(), "destination_unavailable", Some(1)))
         } else if !self.registry.enqueue(&name, Waiter::Exchange(key)) {
@@ -53,13 +53,17 @@ impl GatewayRole {
     }
 
     /// That nobody knows this device, and who was asked.
-    fn unknown_everywhere(&self, key: Key, name: &str) -> String {
+    fn unknown_everywhere(&self, cx: &Connections<State>, id: Id, key: Key, name: &str) -> String {
         if self.has_come_from_device(key) {
             return for_visitors(&format!("and no device {name} is connected"));
         }
         let asked = self.exchanges.get(key).is_some_and(|exchange| exchange.misses() > 0);
+        let of_peer = cx.asking(id).is_some_and(|asking| asking.source.is_peer());
         let elsewhere = match asked {
             true => ", nor to the one that the directory of gateways names",
+            false if self.peers.is_some() && !of_peer => {
+                ", and the directory of gateways knows none that has it"
+            }
             false => "",
         };
         format!("no device {name} is or was lately connected to this gateway{elsewhere}")
