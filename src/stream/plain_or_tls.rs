@@ -13,8 +13,6 @@ use std::time::Duration;
 #[cfg(feature = "tls")]
 use std::time::Instant;
 
-use socket2::{SockRef, TcpKeepalive};
-
 use crate::stream::handshake::Shaken;
 use crate::stream::socket::Socket;
 use crate::stream::timed::{TimedStream, arrived, timed_transport};
@@ -228,22 +226,7 @@ impl Stream {
     /// # Errors
     /// The operating system refused.
     pub fn tune(&self) -> io::Result<()> {
-        let Socket::Tcp(stream) = &self.socket else { return Ok(()) };
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(stream);
-        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30));
-        #[cfg(any(
-            target_os = "linux",
-            target_os = "android",
-            target_os = "freebsd",
-            target_os = "netbsd",
-            target_vendor = "apple"
-        ))]
-        let keepalive = keepalive.with_interval(Duration::from_secs(10)).with_retries(3);
-        socket.set_tcp_keepalive(&keepalive)?;
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))?;
-        Ok(())
+        self.socket.tune()
     }
 
     /// Switches between the event loop's way (true) and a worker's (false).

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 
 #[derive(Debug)]
 pub(super) enum Socket {
@@ -56,6 +56,26 @@ impl Socket {
     pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
         either!(self, s => s.take_error(), simulated: Ok(s.take_error()))
     }
+    /// [`Stream::tune`](crate::stream::Stream::tune).
+    pub(super) fn tune(&self) -> io::Result<()> {
+        let Socket::Tcp(stream) = self else { return Ok(()) };
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30));
+        #[cfg(any(
+            target_os = "linux",
+            target_os = "android",
+            target_os = "freebsd",
+            target_os = "netbsd",
+            target_vendor = "apple"
+        ))]
+        let keepalive = keepalive.with_interval(Duration::from_secs(10)).with_retries(3);
+        socket.set_tcp_keepalive(&keepalive)?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))?;
+        Ok(())
+    }
+
     /// With the last handle the connection ends with a reset (TCP).
     pub(super) fn reset_when_closed(&self) -> io::Result<()> {
         match self {
@@ -87,23 +107,18 @@ impl Read for &Socket {
 
 /// A write to a connection that the peer has closed is an error, and no SIGPIPE: a program that is not
 /// Rust's own (capi/) has not told the operating system to ignore that signal.
-#[cfg(any(
-    target_os = "linux",
-    target_os = "android",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd"
-))]
-const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
-/// Elsewhere the standard library has set `SO_NOSIGPIPE`.
-#[cfg(not(any(
-    target_os = "linux",
-    target_os = "android",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd"
-)))]
-const NO_SIGNAL: libc::c_int = 0;
+const NO_SIGNAL: libc::c_int = {
+    let flags = 0; // where there is no such flag the standard library has set SO_NOSIGPIPE
+    #[cfg(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd"
+    ))]
+    let flags = flags | libc::MSG_NOSIGNAL;
+    flags
+};
 
 impl Write for &Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
