@@ -18,6 +18,7 @@ pub(crate) const DEVICES_ALLOW: &str = "GatewayBuilder::devices_allow, or --devi
 pub(crate) const VISITORS_ALLOW: &str = "GatewayBuilder::visitors_allow, or --visitors-allow";
 pub(crate) const TRUSTED_PROXIES: &str = "GatewayBuilder::trusted_proxies, or --trusted-proxies";
 pub(crate) const TOKENS: &str = "GatewayBuilder::tokens, or --tokens";
+pub(crate) const ADVERTISE: &str = "Peers::advertise, or --advertise";
 pub(crate) const VISITOR_TOKENS: &str = "GatewayBuilder::visitor_tokens, or --visitor-tokens";
 
 #[cfg(feature = "redis")]

@@ -39,7 +39,7 @@ use crate::message::Body;
 use crate::observe::records::ExchangeRecord;
 use crate::proto::turn::{Name, Transport};
 use crate::relay::{Wait, Waits};
-use crate::setting::VISITOR_TOKENS;
+use crate::setting::{ADVERTISE, VISITOR_TOKENS};
 use crate::stream::{GatewayTls, Shared, Stream};
 use crate::subscription::Subscription;
 use crate::upgraded::{Upgraded, Upgrades};
@@ -219,7 +219,8 @@ impl Gateway {
     ///
     /// # Errors
     /// The gateway was built without [`peers`](crate::GatewayBuilder::peers), or without a secret,
-    /// and the address is not on loopback; it cannot be bound; the gateway has `on_link`; it was
+    /// and the address is not on loopback; it stands for all addresses of the machine, gateways share a
+    /// directory, and no URL is [advertised](crate::Peers::advertise); it cannot be bound; the gateway has `on_link`; it was
     /// stopped.
     pub fn listen_peers(&self, address: &str) -> Result<SocketAddr, Error> {
         self.listen_peers_with(address, None)
@@ -246,6 +247,14 @@ impl Gateway {
         let is_secure = tls.is_some();
         let knows_them = cluster.has_secret() || tls.as_ref().is_some_and(GatewayTls::needs_client);
         let far = |at: &SocketAddr| !at.ip().to_canonical().is_loopback();
+        let any = |at: &SocketAddr| at.ip().to_canonical().is_unspecified();
+        if cluster.has_no_name()
+            && address.to_socket_addrs().is_ok_and(|mut all| all.any(|at| any(&at)))
+        {
+            return Err(Error::usage(format!(
+                "{address} for other gateways: the directory could not tell them where this gateway is, and nobody would find its devices; say how they reach it ({ADVERTISE})"
+            )));
+        }
         if !knows_them && address.to_socket_addrs().is_ok_and(|mut all| all.any(|at| far(&at))) {
             return Err(Error::usage(format!(
                 "{address} for other gateways: beyond loopback whoever reached it could ask any device, as any visitor; give them a secret (Peers::secrets), or take certificates of a CA (listen_peers_tls with client_ca)"

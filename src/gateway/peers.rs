@@ -354,6 +354,12 @@ impl Cluster {
         }
     }
 
+    /// Returns true if this gateway claims names in a directory, and nobody has said under which
+    /// URL.
+    pub(super) fn has_no_name(&self) -> bool {
+        self.ledger.is_some() && self.own().is_none()
+    }
+
     /// How others reach this gateway, where that is known.
     pub(crate) fn own(&self) -> Option<PeerUrl> {
         self.own.read().unwrap_or_else(PoisonError::into_inner).clone()

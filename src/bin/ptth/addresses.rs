@@ -100,6 +100,11 @@ pub(crate) fn is_loopback(address: &str) -> Result<bool, Failure> {
     Ok(addresses(address)?.iter().all(|a| a.ip().to_canonical().is_loopback()))
 }
 
+/// Returns true if it stands for all addresses of this machine.
+pub(crate) fn is_unspecified(address: &str) -> Result<bool, Failure> {
+    Ok(addresses(address)?.iter().any(|a| a.ip().to_canonical().is_unspecified()))
+}
+
 fn are_same(a: &str, b: &str) -> Result<bool, Failure> {
     match (a.strip_prefix("unix:"), b.strip_prefix("unix:")) {
         (Some(a), Some(b)) => return Ok(a == b),

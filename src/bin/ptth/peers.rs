@@ -12,7 +12,7 @@ use reverse_http::proto::turn::Name;
 use reverse_http::tls::{ClientCertificates, DeviceTls, GatewayTls};
 use reverse_http::{Gateway, Peers, RedisDirectory};
 
-use crate::addresses::is_loopback;
+use crate::addresses::{is_loopback, is_unspecified};
 use crate::certificates;
 use crate::config::duration;
 use crate::files::{self, Reading};
@@ -288,6 +288,13 @@ impl PeersArgs {
                 _ => Ok(()),
             };
         };
+        let claims = matches!(self.directory, Some(Directory::Redis(_)));
+        if claims && self.advertise.is_none() && is_unspecified(address)? {
+            return Err(usage(format!(
+                "--peers {address}: the directory could not tell other gateways where this one is, and nobody would find its devices; give \
+                 --advertise with the URL by which they reach it, as in --advertise http://gw1.internal:9997"
+            )));
+        }
         if self.peer_secret.is_some() || self.peers_client_ca.is_some() || is_loopback(address)? {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use reverse_http::{Gateway, Peers, Routes};
+use reverse_http::{Gateway, Peers, RedisDirectory, Routes};
 
 use crate::cluster::view::{admin_of, cluster_at};
 use crate::cluster::{Cluster, SECRET, at, device, peers_of};
@@ -225,6 +225,30 @@ fn beyond_loopback_other_gateways_have_to_show_something() {
     assert!(open.set_peer_secrets([SECRET]).unwrap_err().is_usage(), "it was started without one");
     let known = Peers::found_by(|_| Ok(None)).secrets([SECRET]).unwrap();
     builder().peers(known).start().unwrap().listen_peers("0.0.0.0:0").unwrap();
+    // Where names are claimed, others have to be told an address that they can reach.
+    let (at_all, in_redis) = ("0.0.0.0:0", "redis://127.0.0.1:1");
+    let secret = cluster.path("secret");
+    for (address, advertised, code) in [
+        (at_all, None, 2),
+        ("[::]:0", None, 2),
+        (at_all, Some("http://gw1:9997"), 0),
+        ("127.0.0.1:0", None, 0),
+    ] {
+        let mut told = vec!["gateway", "--peers", address, "--peer-secret", &secret];
+        told.extend(["--directory", in_redis, "--check"]);
+        told.extend(advertised.into_iter().flat_map(|url| ["--advertise", url]));
+        let (found, _, why) = Ptth::run(&told);
+        assert_eq!(found, code, "{told:?}: {why}");
+        assert!(code == 0 || why.contains("give --advertise with the URL"), "{why}");
+    }
+    let shared = || {
+        let peers = Peers::shared_in(RedisDirectory::new(in_redis).unwrap());
+        peers.secrets([SECRET]).unwrap()
+    };
+    let refused = builder().peers(shared()).start().unwrap().listen_peers(at_all).unwrap_err();
+    assert!(refused.is_usage() && refused.to_string().contains("--advertise"), "{refused}");
+    let advertised = shared().advertise("http://gw1:9997").unwrap();
+    builder().peers(advertised).start().unwrap().listen_peers(at_all).unwrap();
     let alone = builder().start().unwrap();
     assert!(alone.listen_peers("127.0.0.1:0").unwrap_err().is_usage());
 }
