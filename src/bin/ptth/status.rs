@@ -50,7 +50,8 @@ pub(crate) struct StatusArgs {
     /// Print the listener's JSON (docs/admin.md)
     #[arg(long)]
     json: bool,
-    /// Repeat every two seconds, until interrupted
+    /// Repeat every two seconds, until interrupted; a gateway that is away meanwhile is told on
+    /// standard error
     #[arg(long)]
     watch: bool,
     /// Only devices that were silent for this time
@@ -176,9 +177,20 @@ fn shown(text: &str) -> String {
 
 pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
     let token = args.at.token()?;
+    let mut has_shown = false;
     loop {
         let began = Instant::now();
-        let shown = show(args, token.as_deref())?;
+        let shown = match show(args, token.as_deref()) {
+            Ok(shown) => shown,
+            // A gateway that was there may be starting again.
+            Err(failure) if args.watch && has_shown && failure.code == 1 => {
+                log::warn!("{}", failure.text);
+                std::thread::sleep(PERIOD.saturating_sub(began.elapsed()));
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        has_shown = true;
         if args.watch && io::stdout().is_terminal() {
             print_line(format_args!("\x1b[H\x1b[2J{shown}"))?;
         } else {

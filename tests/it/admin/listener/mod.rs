@@ -748,6 +748,10 @@ fn status_and_health_say_in_a_terminal_what_the_listener_says() {
     drop(observed);
     let (code, _, error) = run(&["health"]);
     assert!(code == 1 && error.contains("is the gateway running with --admin"), "{error}");
+    // One that watches goes on, and sees it come back.
+    watched.expect_stderr("is the gateway running with --admin");
+    let _again = Gateway::start(&["--admin", &at]);
+    while !watched.line().contains("\"found\":0") {}
 }
 
 #[test]
