@@ -35,7 +35,7 @@ pub(super) struct Files {
 
 impl Files {
     /// # Errors
-    /// A path that is no directory, or that cannot be opened.
+    /// A path that is no directory, or one that may not be entered.
     pub(super) fn open(path: &Path) -> Result<Files, Error> {
         match Root::open(path) {
             Ok(root) => Ok(Files { root }),

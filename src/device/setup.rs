@@ -267,7 +267,7 @@ impl Device {
     /// ```
     ///
     /// # Errors
-    /// A path that is no directory, or one that cannot be opened (`is_usage()`); those of
+    /// A path that is no directory, or one that may not be entered (`is_usage()`); those of
     /// [`serve`](Self::serve).
     #[cfg(feature = "files")]
     pub fn serve_dir(&self, path: impl AsRef<Path>) -> Result<(), Error> {
@@ -277,7 +277,7 @@ impl Device {
     /// Like [`serve_dir`](Self::serve_dir), in the background.
     ///
     /// # Errors
-    /// A path that is no directory, or one that cannot be opened (`is_usage()`); those of
+    /// A path that is no directory, or one that may not be entered (`is_usage()`); those of
     /// [`spawn`](Self::spawn).
     #[cfg(feature = "files")]
     pub fn spawn_dir(&self, path: impl AsRef<Path>) -> Result<DeviceHandle, Error> {
@@ -301,7 +301,7 @@ impl Device {
     /// gateway.
     ///
     /// # Errors
-    /// It is no directory, or cannot be opened (`is_usage()`).
+    /// It is no directory, or may not be entered (`is_usage()`).
     #[cfg(feature = "files")]
     pub fn check_dir(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         Files::open(path.as_ref()).map(drop)

@@ -1,7 +1,8 @@
-//! The addresses of a gateway's options: which of them cannot work, found before anything is bound.
+//! The addresses of a gateway's options: how they are written, and which of them cannot work, found
+//! before anything is bound.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
@@ -10,6 +11,95 @@ use crate::{Failure, usage};
 /// Where a gateway is to listen, by the option that says so.
 pub(crate) type Listening<'a> = [(&'a str, &'a str)];
 
+/// What `--devices` and its like take: HOST:PORT. Whether the host has an address is asked later.
+pub(crate) fn address(text: &str) -> Result<String, String> {
+    const LIKE: &str = "write an address like 127.0.0.1:9999";
+    if let Some((scheme, rest)) = text.split_once("://") {
+        let rest = rest.trim_end_matches('/');
+        return Err(format!("this is an address, no URL: leave {scheme}:// away, {rest}"));
+    }
+    if let Ok(ip) = bare(text).parse::<IpAddr>() {
+        let with_port = with_port(&ip.to_string(), 9999);
+        return Err(format!("the port is missing; write an address like {with_port}"));
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err(match text {
+            "" => LIKE.to_owned(),
+            _ => format!("there is no host with a port; {LIKE}"),
+        });
+    };
+    let fits = |c: char| c.is_ascii_graphic() && !"/,@#?".contains(c);
+    match () {
+        () if port.parse::<u16>().is_err() || !port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Err(format!("{port:?} is no port (0 to 65535); {LIKE}"))
+        }
+        () if host.is_empty() => {
+            Err(format!("the host is missing; write 0.0.0.0:{port} for every address"))
+        }
+        () if !host.chars().all(fits) => Err(format!("{host:?} is no host; {LIKE}")),
+        () if host.contains(':') && text.parse::<SocketAddr>().is_err() => {
+            Err("an IPv6 address has brackets; write it like [::1]:9999".to_owned())
+        }
+        () => Ok(text.to_owned()),
+    }
+}
+
+/// What `--admin` takes, too: `unix:PATH`.
+pub(crate) fn address_or_socket(text: &str) -> Result<String, String> {
+    match text.strip_prefix("unix:") {
+        Some("") => Err("the path is missing; write it like unix:/run/ptth.sock".to_owned()),
+        Some(_) => Ok(text.to_owned()),
+        None => address(text).map_err(|why| format!("{why}, or a socket like unix:/run/ptth.sock")),
+    }
+}
+
+/// The listener of this gateway at which a URL ends, where that is sure: by the same host and port,
+/// or by an address that this machine has.
+///
+/// # Errors
+/// An address of a listener is invalid.
+pub(crate) fn at_listener<'a>(
+    url: &str,
+    listening: &Listening<'a>,
+) -> Result<Option<(&'a str, &'a str)>, Failure> {
+    let Ok(uri) = url.parse::<http::Uri>() else { return Ok(None) };
+    let Some(named) = uri.authority() else { return Ok(None) };
+    let port = named.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    if port == 0 {
+        return Ok(None); // whichever is free
+    }
+    let host = bare(named.host());
+    let found: Vec<IpAddr> = match host.parse() {
+        Ok(ip) => vec![ip],
+        Err(_) if host.eq_ignore_ascii_case("localhost") => {
+            vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+        }
+        Err(_) => Vec::new(),
+    };
+    for (option, address) in listening.iter().filter(|(_, at)| !at.starts_with("unix:")) {
+        let is_said = address.rsplit_once(':').is_some_and(|(its_host, its_port)| {
+            bare(its_host).eq_ignore_ascii_case(host) && its_port.parse() == Ok(port)
+        });
+        if is_said || is_at(&found, port, &addresses((option, address))?) {
+            return Ok(Some((option, address)));
+        }
+    }
+    Ok(None)
+}
+
+/// Returns true if a listener at these addresses is reached at this port of these hosts.
+fn is_at(hosts: &[IpAddr], port: u16, listener: &[SocketAddr]) -> bool {
+    let reaches = |host: &IpAddr| {
+        listener.iter().any(|at| {
+            let (at, ip) =
+                (SocketAddr::new(at.ip().to_canonical(), at.port()), host.to_canonical());
+            let is_everywhere = at.ip().is_unspecified() && UdpSocket::bind((ip, 0)).is_ok();
+            at.port() == port && (at.ip() == ip || is_everywhere)
+        })
+    };
+    hosts.iter().any(reaches)
+}
+
 /// Refuses two listeners at one address.
 ///
 /// # Errors
@@ -17,7 +107,7 @@ pub(crate) type Listening<'a> = [(&'a str, &'a str)];
 pub(crate) fn refuse_same(listening: &Listening<'_>) -> Result<(), Failure> {
     for (n, (option, address)) in listening.iter().enumerate() {
         for (other, elsewhere) in &listening[..n] {
-            if are_same(elsewhere, address)? {
+            if are_same((other, elsewhere), (option, address))? {
                 let both = match elsewhere == address {
                     true => format!("{other} and {option} are both {address}"),
                     false => format!("{other} {elsewhere} and {option} {address} are one address"),
@@ -42,7 +132,7 @@ pub(crate) fn refuse_absent(listening: &Listening<'_>) -> Result<(), Failure> {
             continue;
         }
         // A gateway takes the first one.
-        let Some(first) = addresses(address)?.first().copied() else {
+        let Some(first) = addresses((option, address))?.first().copied() else {
             return Err(wrong("it names no address"));
         };
         match UdpSocket::bind((first.ip(), 0)) {
@@ -89,24 +179,29 @@ pub(crate) fn with_port(host: &str, port: u16) -> String {
     }
 }
 
-fn addresses(address: &str) -> Result<Vec<SocketAddr>, Failure> {
-    let found = address
-        .to_socket_addrs()
-        .map_err(|e| usage(format!("{address}: write an address like 127.0.0.1:9999 ({e})")))?;
+/// The addresses of a host and port that an option says.
+///
+/// # Errors
+/// The host has none.
+pub(crate) fn addresses((option, address): (&str, &str)) -> Result<Vec<SocketAddr>, Failure> {
+    let found = address.to_socket_addrs().map_err(|e| {
+        usage(format!("{option} {address}: write an address like 127.0.0.1:9999 ({e})"))
+    })?;
     Ok(found.collect())
 }
 
-pub(crate) fn is_loopback(address: &str) -> Result<bool, Failure> {
-    Ok(addresses(address)?.iter().all(|a| a.ip().to_canonical().is_loopback()))
+/// Returns true if an option says an address on loopback.
+pub(crate) fn is_loopback(said: (&str, &str)) -> Result<bool, Failure> {
+    Ok(addresses(said)?.iter().all(|a| a.ip().to_canonical().is_loopback()))
 }
 
-/// Returns true if it stands for all addresses of this machine.
-pub(crate) fn is_unspecified(address: &str) -> Result<bool, Failure> {
-    Ok(addresses(address)?.iter().any(|a| a.ip().to_canonical().is_unspecified()))
+/// Returns true if an option says an address that stands for all addresses of this machine.
+pub(crate) fn is_unspecified(said: (&str, &str)) -> Result<bool, Failure> {
+    Ok(addresses(said)?.iter().any(|a| a.ip().to_canonical().is_unspecified()))
 }
 
-fn are_same(a: &str, b: &str) -> Result<bool, Failure> {
-    match (a.strip_prefix("unix:"), b.strip_prefix("unix:")) {
+fn are_same(a: (&str, &str), b: (&str, &str)) -> Result<bool, Failure> {
+    match (a.1.strip_prefix("unix:"), b.1.strip_prefix("unix:")) {
         (Some(a), Some(b)) => return Ok(a == b),
         (None, None) => {}
         _ => return Ok(false),
@@ -142,6 +237,65 @@ mod tests {
         assert_eq!((bare("[::1]"), bare("gw.example")), ("::1", "gw.example"));
         assert_eq!(with_port(bare("[::1]"), 80), "[::1]:80");
         assert_eq!(with_port("gw.example", 80), "gw.example:80");
+    }
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for right in ["127.0.0.1:0", "0.0.0.0:65535", "[::1]:80", "localhost:80", "gw.example:443"]
+        {
+            assert_eq!(address(right).as_deref(), Ok(right));
+            assert!(address_or_socket(right).is_ok());
+        }
+        for (wrong, told) in [
+            ("", "like 127.0.0.1:9999"),
+            ("9999", "no host with a port"),
+            ("127.0.0.1", "port is missing; write an address like 127.0.0.1:9999"),
+            ("::1", "port is missing; write an address like [::1]:9999"),
+            ("[::1]", "like [::1]:9999"),
+            ("fe80::1:x", "no port"),
+            ("fe80::x:1", "brackets"),
+            (":9999", "0.0.0.0:9999"),
+            ("127.0.0.1:70000", "70000"),
+            ("127.0.0.1:+80", "no port"),
+            ("http://127.0.0.1:9999/", "leave http:// away, 127.0.0.1:9999"),
+            ("a b:80", "no host"),
+            ("a/b:80", "no host"),
+        ] {
+            let why = address(wrong).unwrap_err();
+            assert!(why.contains(told), "{wrong}: {why}");
+            assert!(address_or_socket(wrong).is_err());
+        }
+        assert!(address("unix:/run/a").is_err() && address_or_socket("unix:").is_err());
+        assert_eq!(address_or_socket("unix:/run/a").as_deref(), Ok("unix:/run/a"));
+    }
+
+    #[test]
+    fn a_url_that_is_a_listener_of_this_machine() {
+        let listening = [
+            ("--devices", "127.0.0.1:9999"),
+            ("--visitors", "0.0.0.0:8080"),
+            ("--admin", "unix:/run/a:80"),
+            ("--other", "127.0.0.1:0"),
+        ];
+        for (url, option) in [
+            ("http://127.0.0.1:9999", Some("--devices")),
+            ("http://localhost:9999/", Some("--devices")),
+            ("http://127.0.0.1:8080", Some("--visitors")),
+            ("http://203.0.113.77:8080", None), // another machine maps this port, perhaps
+            ("http://203.0.113.77:9999", None),
+            ("http://127.0.0.1:7000", None),
+            ("http://127.0.0.1:0", None),
+            ("http://gw.example:9999", None),
+            ("http://unix", None),
+            ("nonsense", None),
+        ] {
+            let found = at_listener(url, &listening).ok().unwrap();
+            assert_eq!(found.map(|(option, _)| option), option, "{url}");
+        }
+        let named = [("--visitors", "localhost:80"), ("--devices", "[::1]:443")];
+        let found = |url| at_listener(url, &named).ok().unwrap().map(|(option, _)| option);
+        assert_eq!(found("http://LOCALHOST"), Some("--visitors"));
+        assert_eq!(found("https://[::1]"), Some("--devices"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use clap::Args;
 use reverse_http::admin::{Admin, AdminListener};
 use reverse_http::{Gateway, Tokens};
 
-use crate::addresses::is_loopback;
+use crate::addresses::{address_or_socket, is_loopback};
 use crate::files::Reading;
 use crate::reload::{read_tokens, reload_tokens};
 use crate::{Failure, levels, usage};
@@ -16,7 +16,7 @@ use crate::{Failure, levels, usage};
 pub(crate) struct AdminArgs {
     /// The address for operators: a status page, JSON, /metrics and actions; on loopback or a Unix
     /// socket, elsewhere with --admin-tokens (default: none)
-    #[arg(long, value_name = "ADDR|unix:PATH", env = "PTTH_ADMIN")]
+    #[arg(long, value_name = "ADDR|unix:PATH", value_parser = address_or_socket, env = "PTTH_ADMIN")]
     admin: Option<String>,
     /// A file like that of --tokens with tokens for --admin; their names do not matter; read again
     /// on SIGHUP
@@ -46,7 +46,10 @@ impl AdminArgs {
                 (None, _) => Err(usage("--metrics-per-device goes with --admin")),
             };
         };
-        if address.starts_with("unix:") || self.admin_tokens.is_some() || is_loopback(address)? {
+        if address.starts_with("unix:")
+            || self.admin_tokens.is_some()
+            || is_loopback(("--admin", address))?
+        {
             return Ok(());
         }
         Err(usage(format!(

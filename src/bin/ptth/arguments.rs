@@ -11,6 +11,7 @@ use reverse_http::proto::dialect::Dialect;
 use reverse_http::{Fallback, OnRefusal, TurnMode};
 
 use crate::access_log::AccessLogArgs;
+use crate::addresses::address;
 use crate::admin::AdminArgs;
 use crate::certificates::{DeviceFiles, GatewayFiles, LocalFiles};
 use crate::config::duration;
@@ -60,10 +61,10 @@ pub(crate) struct EdgeArgs {
 #[derive(Args)]
 pub(crate) struct GatewayArgs {
     /// The address for devices (port 0: any free one)
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999", env = "PTTH_DEVICES")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999", value_parser = address, env = "PTTH_DEVICES")]
     pub(crate) devices: String,
     /// The address for visitors
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "PTTH_VISITORS")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address, env = "PTTH_VISITORS")]
     pub(crate) visitors: String,
     #[command(flatten)]
     pub(crate) tls: GatewayFiles,

@@ -5,7 +5,7 @@ mod listener;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use reverse_http::{DeviceEvent, DeviceEventKind};
 use serde_json::{Value, json};
 
-use crate::addresses::is_loopback;
+use crate::addresses::{bare, is_loopback};
 use crate::output::say;
 use crate::{Failure, failed, usage};
 
@@ -82,10 +82,28 @@ impl State {
 }
 
 impl Board {
+    /// Refuses what is neither a path nor an address on loopback.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub(crate) fn check(to: &str) -> Result<(), Failure> {
+        if lacks_port(to) {
+            return Err(usage(format!(
+                "--status {to}: write an address with its port (127.0.0.1:9991), or a path with a slash (./{to})"
+            )));
+        }
+        if is_address(to) && !is_loopback(("--status", to))? {
+            return Err(usage(format!(
+                "--status {to}: beyond loopback anybody could read it; write an address like 127.0.0.1:9991, or a path"
+            )));
+        }
+        Ok(())
+    }
+
     /// Listens, or writes the file for the first time.
     ///
     /// # Errors
-    /// The address cannot be bound or is not loopback; the file cannot be written.
+    /// The address cannot be bound; the file cannot be written.
     pub(crate) fn start(to: &str) -> Result<Self, Failure> {
         let state = Arc::<Mutex<State>>::default();
         if !is_address(to) {
@@ -93,13 +111,15 @@ impl Board {
             board.write().map_err(|e| usage(format!("--status {to}: {e}")))?;
             return Ok(board);
         }
-        if !is_loopback(to)? {
-            return Err(usage(format!(
-                "--status {to}: beyond loopback anybody could read it; write an address like 127.0.0.1:9991, or a path"
-            )));
-        }
-        let listener =
-            TcpListener::bind(to).map_err(|e| failed(format_args!("--status {to}: {e}")))?;
+        let listener = TcpListener::bind(to).map_err(|e| {
+            let hint = match e.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "; another program has this port: choose another one, or end that program"
+                }
+                _ => "",
+            };
+            failed(format_args!("--status {to}: {e}{hint}"))
+        })?;
         let address = listener.local_addr().map_err(failed)?;
         say(format_args!("status http://{address}"));
         let board = Board { state, file: None };
@@ -153,9 +173,37 @@ fn is_address(to: &str) -> bool {
     !to.contains('/') && port.is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
+/// A host or a port that was meant as an address, more likely than a file of that name.
+fn lacks_port(to: &str) -> bool {
+    let is_host = to == "localhost" || bare(to).parse::<IpAddr>().is_ok();
+    let is_port = !to.is_empty() && to.bytes().all(|byte| byte.is_ascii_digit());
+    !to.contains('/') && (is_host || is_port || (to.contains(':') && !is_address(to)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_without_a_port_is_no_file() {
+        for (to, lacks) in [
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("[::1]", true),
+            ("localhost", true),
+            ("localhost:", true),
+            ("127.0.0.1:99999", true),
+            ("9991", true),
+            ("127.0.0.1:9991", false),
+            ("[::1]:9991", false),
+            ("./127.0.0.1", false),
+            ("./a:1", false),
+            ("status.json", false),
+            ("lamp", false),
+        ] {
+            assert_eq!(lacks_port(to), lacks, "{to}");
+        }
+    }
 
     #[test]
     fn a_path_is_told_from_an_address() {

@@ -354,11 +354,9 @@ impl<'t> Entry<'t, '_> {
 
 /// `500ms`, `10s`, `5m`, `1h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let unit_at =
-        text.find(|c: char| !c.is_ascii_digit()).ok_or("write a unit: 500ms, 10s, 5m, 1h")?;
-    let number: u64 = text[..unit_at]
-        .parse()
-        .map_err(|_| "write a whole number and a unit: 500ms, 10s, 5m, 1h")?;
+    const LIKE: &str = "write a whole number and a unit: 500ms, 10s, 5m, 1h";
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or(LIKE)?;
+    let number: u64 = text[..unit_at].parse().map_err(|_| LIKE)?;
     let millis = match &text[unit_at..] {
         "ms" => 1,
         "s" => 1_000,

@@ -14,8 +14,10 @@ use reverse_http::{
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use crate::arguments::{Comet, DeviceArgs, Offered, ServiceArgs};
+use crate::arguments::{Comet, DeviceArgs, Offered, Polling, ServiceArgs};
 use crate::board::Board;
+use crate::config::Merged;
+use crate::contradictions;
 use crate::files::{Again, Reading};
 use crate::local_servers::{self, is_any_secure, is_secure, said_of_all};
 use crate::output::{print_line, say};
@@ -24,8 +26,9 @@ use crate::supervise::Supervisor;
 use crate::{Failure, certificates, failed, files, proxy, usage};
 
 /// Answers until a signal, or until there is nothing left to try.
-pub(crate) fn run(args: DeviceArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: DeviceArgs, merged: &Merged) -> Result<(), Failure> {
     check_combinations(&args)?;
+    contradictions::of_device(&args, merged);
     let stamps = certificates::stamps(&args.tls, &args.local);
     let (device, servers) = (builder(&args)?.build()?, local_servers::of(&args)?);
     if args.check {
@@ -72,6 +75,12 @@ fn check_combinations(args: &DeviceArgs) -> Result<(), Failure> {
         ));
     }
     local_servers::check(args)?;
+    if !args.tcp.is_empty() && matches!(args.fallback, Polling::Only) {
+        return Err(usage(
+            "--tcp takes links, and --fallback only does without: a device that polls cannot do it; leave one of them away",
+        ));
+    }
+    args.status.as_deref().map_or(Ok(()), Board::check)?;
     if args.failover && args.gateway.is_empty() {
         return Err(usage("--failover goes with --gateway: it takes a second gateway to go to"));
     }

@@ -23,13 +23,13 @@ const OTHERS: [&str; 3] = ["PTTH_ADMIN_TOKEN", "PTTH_TOKEN", "PTTH_VISITOR_TOKEN
 pub(crate) fn parse<C: CommandFactory + FromArgMatches>() -> Result<(C, Merged), Failure> {
     let command = with_hyphens(C::command());
     warn_of_unknown(&command);
-    let merged = Merged::of(&command, std::env::args_os().collect(), Reading::First)?;
-    let parsed = command
-        .clone()
-        .try_get_matches_from(&merged.arguments)
-        .and_then(|matches| C::from_arg_matches(&matches));
+    let mut merged = Merged::of(&command, std::env::args_os().collect(), Reading::First)?;
+    let parsed = command.clone().try_get_matches_from(&merged.arguments).and_then(|matches| {
+        merged.note_given(&matches);
+        C::from_arg_matches(&matches)
+    });
     let parsed = parsed.map_err(|error| match variable_of(&command, &error) {
-        Some(variable) => usage(format!("{variable} in the environment: {}", reason_of(&error))),
+        Some(variable) => usage(of_variable(&variable, &error)),
         None => error.exit(),
     })?;
     Ok((parsed, merged))
@@ -93,6 +93,15 @@ fn variable_of(command: &Command, error: &clap::Error) -> Option<String> {
         .find(|a| a.get_long() == option.strip_prefix("--"))?
         .get_env()?;
     Some(variable.to_str()?.to_owned())
+}
+
+/// A mistake in the environment. Containers set variables to nothing that they do not set.
+fn of_variable(variable: &str, error: &clap::Error) -> String {
+    let reason = reason_of(error);
+    match reason.strip_prefix("\"\": ") {
+        Some(right) => format!("{variable} in the environment is empty; unset it, or {right}"),
+        None => format!("{variable} in the environment: {reason}"),
+    }
 }
 
 pub(crate) fn reason_of(error: &clap::Error) -> String {

@@ -20,6 +20,7 @@ use crate::access_log::AccessLog;
 use crate::addresses::{is_loopback, refuse_absent, refuse_same};
 use crate::arguments::{EdgeArgs, GatewayArgs, Offered};
 use crate::config::Merged;
+use crate::contradictions;
 use crate::files::{Again, Reading};
 use crate::listeners::Listeners;
 use crate::output::print_line;
@@ -100,6 +101,7 @@ impl Prepared {
     fn of(args: &GatewayArgs, merged: &Merged) -> Result<Self, Failure> {
         check_addresses(args, args)?;
         args.admin.check()?;
+        contradictions::of_gateway(args, merged);
         let fixed = fixed_routes(args)?;
         let (first, knows_visitors) = (Reading::First, args.visitor_tokens.is_some());
         let table = match &merged.file {
@@ -146,22 +148,24 @@ impl Prepared {
     }
 }
 
-/// Refuses addresses where anybody could register, and two listeners at one address: of devices,
-/// visitors, operators, other gateways. `new`: the listeners' addresses; `args`: the other options
+/// Refuses addresses where anybody could register, two listeners at one address (of devices,
+/// visitors, operators, other gateways), and another one's address told to other gateways. `new`: the listeners' addresses; `args`: the other options
 /// in force.
 pub(crate) fn check_addresses(args: &GatewayArgs, new: &GatewayArgs) -> Result<(), Failure> {
     let devices = &new.devices;
     if args.tokens.is_none()
         && !args.tls.know_devices()
         && !args.leniency.insecure_anyone_may_register
-        && !is_loopback(devices)?
+        && !is_loopback(("--devices", devices))?
     {
         return Err(usage(format!(
             "--devices {devices}: beyond loopback every peer could register any name. Say who may with --tokens FILE (ptth token NAME makes its lines) or \
              --devices-client-ca FILE, or accept it with --insecure-anyone-may-register"
         )));
     }
-    refuse_same(&listening(args, new))
+    let listening = listening(args, new);
+    refuse_same(&listening)?;
+    args.others.check_advertised(&listening)
 }
 
 /// Every address of a gateway, by its option. Other gateways come in where they did at the start.
@@ -330,6 +334,11 @@ pub(crate) fn fixed_routes(args: &GatewayArgs) -> Result<Routes, Failure> {
             _ => Err(usage(format!("--route {route}: write path, host=SUFFIX, or none"))),
         }
     })?;
+    if args.route.len() > 1 && args.route.iter().any(|route| route == "none") {
+        return Err(usage(
+            "--route none goes with no other --route: it says that no request names a device by itself",
+        ));
+    }
     if args.edge.rewrite_paths && !args.route.iter().any(|route| route == "path") {
         return Err(usage(
             "--rewrite-paths goes with --route path: elsewhere nothing is taken off a path",

@@ -18,6 +18,7 @@ mod check;
 mod cluster;
 mod config;
 mod connect;
+mod contradictions;
 mod demo;
 mod device;
 mod environment;
@@ -178,7 +179,7 @@ fn run(errors: output::Output) -> Result<(), Failure> {
     }
     let done = match cli.command {
         Command::Gateway(args) => gateway::run(*args, &merged),
-        Command::Device(args) => device::run(*args),
+        Command::Device(args) => device::run(*args, &merged),
         Command::Token { names, label, expires } => {
             tokens::print_new(&names, expires.as_deref(), label.as_deref())
         }

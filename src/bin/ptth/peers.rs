@@ -12,7 +12,7 @@ use reverse_http::proto::turn::Name;
 use reverse_http::tls::{ClientCertificates, DeviceTls, GatewayTls};
 use reverse_http::{Gateway, Peers, RedisDirectory};
 
-use crate::addresses::{is_loopback, is_unspecified};
+use crate::addresses::{self, Listening, address, at_listener, is_loopback, is_unspecified};
 use crate::certificates;
 use crate::config::duration;
 use crate::files::{self, Reading};
@@ -31,7 +31,7 @@ const OTHERS: &str = "*";
 pub(crate) struct PeersArgs {
     /// The address for other gateways, which send their visitors' requests for devices of this one;
     /// beyond loopback with --peer-secret or --peers-client-ca (default: none)
-    #[arg(long, value_name = "ADDR", env = "PTTH_PEERS")]
+    #[arg(long, value_name = "ADDR", value_parser = address, env = "PTTH_PEERS")]
     peers: Option<String>,
     /// The URL of --peers for other gateways, like http://10.0.0.1:7000, by which this gateway
     /// recognises itself in --directory (default: the address of --peers)
@@ -192,7 +192,10 @@ impl PeersArgs {
             _ => None,
         };
         Ok(Some(Named {
-            own: self.advertise.clone().or_else(|| self.own_address()),
+            own: match &self.advertise {
+                Some(url) => Some(url.clone()),
+                None => self.own_address()?,
+            },
             listed: self.table(first).map_err(usage)?.into_values().collect(),
             redis,
             secret: secrets.and_then(|secrets| secrets.into_iter().next()),
@@ -201,14 +204,13 @@ impl PeersArgs {
     }
 
     /// The URL of --peers, where others can reach that.
-    fn own_address(&self) -> Option<String> {
-        let address = self.peers.as_deref()?;
+    fn own_address(&self) -> Result<Option<String>, Failure> {
+        let Some(address) = &self.peers else { return Ok(None) };
         let scheme = if self.peers_cert.is_some() { "https" } else { "http" };
-        let is_reachable = match address.parse::<SocketAddr>() {
-            Ok(at) => !at.ip().is_unspecified() && at.port() != 0,
-            Err(_) => !address.ends_with(":0"),
-        };
-        is_reachable.then(|| format!("{scheme}://{address}"))
+        // A gateway listens at the first one, and tells others that.
+        let first = addresses::addresses(("--peers", address))?.into_iter().next();
+        let reachable = first.filter(|at| !at.ip().is_unspecified() && at.port() != 0);
+        Ok(reachable.map(|at| format!("{scheme}://{at}")))
     }
 
     fn table_file(&self) -> Option<&Path> {
@@ -268,6 +270,11 @@ impl PeersArgs {
     /// What is wrong whatever the files say.
     fn check(&self) -> Result<(), Failure> {
         self.check_directory()?;
+        if self.peers_ca.is_some() && self.peers.is_some() && self.directory.is_none() {
+            return Err(usage(
+                "--peers-ca goes with --directory: it is the CA of gateways that this one asks; those that come to --peers are known by --peers-client-ca",
+            ));
+        }
         let Some(address) = &self.peers else {
             let only_there = [
                 (self.advertise.is_some(), "--advertise"),
@@ -289,19 +296,59 @@ impl PeersArgs {
             };
         };
         let claims = matches!(self.directory, Some(Directory::Redis(_)));
-        if claims && self.advertise.is_none() && is_unspecified(address)? {
+        if claims && self.advertise.is_none() && is_unspecified(("--peers", address))? {
             return Err(usage(format!(
                 "--peers {address}: the directory could not tell other gateways where this one is, and nobody would find its devices; give \
                  --advertise with the URL by which they reach it, as in --advertise http://gw1.internal:9997"
             )));
         }
-        if self.peer_secret.is_some() || self.peers_client_ca.is_some() || is_loopback(address)? {
+        self.check_scheme(address)?;
+        let is_known = self.peer_secret.is_some() || self.peers_client_ca.is_some();
+        if is_known || is_loopback(("--peers", address))? {
             return Ok(());
         }
         Err(usage(format!(
             "--peers {address}: beyond loopback whoever reached it could ask any device, as any visitor. Say who may with --peer-secret FILE \
              (openssl rand -hex 32 makes one), or with --peers-cert, --peers-key and --peers-client-ca"
         )))
+    }
+
+    /// Refuses a URL with another scheme than the listener that it leads to speaks.
+    fn check_scheme(&self, address: &str) -> Result<(), Failure> {
+        let Some(url) = &self.advertise else { return Ok(()) };
+        let is_own = at_listener(url, &[("--peers", address)])?.is_some();
+        match (self.peers_cert.is_some(), url.split_once("://")) {
+            (true, Some(("http", rest))) if is_own => Err(usage(format!(
+                "--advertise {url}: with --peers-cert TLS is spoken there; write https://{rest}"
+            ))),
+            (false, Some(("https", rest))) if is_own => Err(usage(format!(
+                "--advertise {url}: without --peers-cert no TLS is spoken there; write http://{rest}, or give one"
+            ))),
+            (true, Some(("http", _))) => {
+                log::warn!(
+                    "--advertise {url}: others are told a URL without TLS, and --peers speaks TLS (--peers-cert); that works where a proxy stands between them alone"
+                );
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses the URL of another listener of this gateway: others would send requests of visitors
+    /// and the secret there.
+    ///
+    /// # Errors
+    /// It is one.
+    pub(crate) fn check_advertised(&self, listening: &Listening<'_>) -> Result<(), Failure> {
+        let Some(url) = &self.advertise else { return Ok(()) };
+        let others: Vec<_> =
+            listening.iter().filter(|(option, _)| *option != "--peers").copied().collect();
+        match at_listener(url, &others)? {
+            Some((option, address)) => Err(usage(format!(
+                "--advertise {url} is this gateway's {option} {address}; it has to be the URL of --peers"
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn pairs(&self) -> Pairs<'_> {

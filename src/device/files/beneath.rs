@@ -43,9 +43,12 @@ pub(super) enum Found {
 }
 
 impl Root {
+    /// # Errors
+    /// It is no directory, or one in which names may not be looked up.
     pub(super) fn open(path: &Path) -> std::io::Result<Root> {
         let path = path.canonicalize()?;
         let directory = rustix::fs::open(&path, ENTER, Mode::empty())?;
+        statat(&directory, ".", AtFlags::SYMLINK_NOFOLLOW)?; // opening asked its parents alone
         Ok(Root { directory, path })
     }
 

@@ -6,6 +6,7 @@ mod checked;
 mod commands;
 mod config;
 mod contract;
+mod contradictions;
 mod deployed;
 mod pages;
 mod peers;

@@ -2,7 +2,7 @@
 //! by its name, validated by the command line's own rules, and put before the arguments that were
 //! typed. What the command line or the environment says wins.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -32,6 +32,8 @@ pub(crate) struct Merged {
     places: HashMap<String, String>,
     /// What each of those says, by its name.
     pub(crate) said: BTreeMap<String, String>,
+    /// What was given, here or there, and does not stand for its default alone.
+    given: BTreeSet<String>,
 }
 
 impl Merged {
@@ -49,6 +51,7 @@ impl Merged {
             file: None,
             places: HashMap::new(),
             said: BTreeMap::new(),
+            given: BTreeSet::new(),
         };
         // Mistakes in the arguments themselves are reported when they are parsed in earnest.
         let Ok(matches) = without_demands(command).try_get_matches_from(&typed) else {
@@ -75,7 +78,22 @@ impl Merged {
         // Behind `ptth gateway`, before all else.
         let (head, rest) = typed.split_at(2.min(typed.len()));
         let arguments = head.iter().cloned().chain(own).chain(rest.iter().cloned()).collect();
-        Ok(Merged { arguments, file: Some(file), places, said })
+        Ok(Merged { arguments, file: Some(file), places, said, given: BTreeSet::new() })
+    }
+
+    /// Notes which options are given, when all are read.
+    pub(crate) fn note_given(&mut self, all: &ArgMatches) {
+        let Some((_, given)) = all.subcommand() else { return };
+        let is_said = |id: &&str| {
+            given.value_source(id).is_some_and(|from| from != ValueSource::DefaultValue)
+        };
+        let ids: Vec<&str> = given.ids().map(clap::Id::as_str).collect();
+        self.given = ids.into_iter().filter(is_said).map(|id| id.replace('_', "-")).collect();
+    }
+
+    /// Returns true if an option, without its dashes, was given.
+    pub(crate) fn is_given(&self, option: &str) -> bool {
+        self.given.contains(option)
     }
 
     /// A mistake that names an option of the file, with the place of that.
