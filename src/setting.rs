@@ -21,6 +21,8 @@ pub(crate) const TOKENS: &str = "GatewayBuilder::tokens, or --tokens";
 pub(crate) const ADVERTISE: &str = "Peers::advertise, or --advertise";
 pub(crate) const VISITOR_TOKENS: &str = "GatewayBuilder::visitor_tokens, or --visitor-tokens";
 
+pub(crate) const PEER_SECRET: &str = "Peers::secrets, or the first line of --peer-secret";
+
 #[cfg(feature = "redis")]
 pub(crate) const DIRECTORY_USER: &str = "RedisDirectory::user, or --directory-user";
 #[cfg(feature = "redis")]

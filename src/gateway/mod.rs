@@ -31,6 +31,7 @@
 //! | `claims.rs` | claims of names in a table that several gateways share |
 //! | `redis.rs` | such a table in Redis (feature `redis`); `redis/examine.rs`: how its server does |
 //! | `ledger.rs` | this gateway's claims, renewed and released on threads of their own |
+//! | `mismatches.rs` | why another gateway cannot be asked, in words |
 //! | `setbacks.rs` | other gateways that were asked in vain lately |
 //! | `peers.rs` | what a gateway is told of others, and how it asks which of them has a device |
 //! | `settings.rs` | what a gateway is started with |
@@ -120,6 +121,7 @@ mod links;
 mod listeners;
 mod listing;
 pub(crate) mod loops;
+mod mismatches;
 mod moves;
 pub(crate) mod observation;
 mod observed;

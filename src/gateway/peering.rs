@@ -17,6 +17,7 @@ use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::{Key, Slab};
 use crate::gateway::follow_ups::FollowUp;
+use crate::gateway::mismatches::Mismatch;
 use crate::gateway::peer_table::{Heard, LookUp, PeerId, PeerLink, PeerStage, PeerTable};
 use crate::gateway::peers::Located;
 use crate::gateway::registry::Waiter;
@@ -35,9 +36,6 @@ const DIRECTORY_BUSY: &str =
 const SPENT: &str = "the gateway that was asked does not have the device any more, and some of the request was on its way; send it again";
 const CAME_HERE: &str =
     "the device has come to this gateway meanwhile, to another event loop; send it again";
-const STRANGER: &str =
-    "the gateway that has the device does not take this one's secret; give both the same";
-const FOREIGN: &str = "what the directory names is not the port of a gateway for others";
 const PEER_FULL: &str = "as many requests as may be are with the gateway that has the device";
 
 impl GatewayRole {
@@ -554,11 +552,10 @@ impl GatewayRole {
         outcome: &Result<(), CloseReason>,
     ) {
         let PeerStage::Busy { key } = stage else { return };
-        let miss = self.exchanges.get(key).and_then(|exchange| exchange.miss());
+        let mismatch = self.mismatch(key, self.exchanges.get(key).and_then(|e| e.miss()));
         let Some(peers) = &mut self.peers else { return };
-        match (outcome.as_ref().map_err(|why| why.cause), miss) {
-            (_, Some(Miss::Stranger)) => peers.count_failure(peer, cx.now(), STRANGER),
-            (_, Some(Miss::Foreign)) => peers.count_failure(peer, cx.now(), FOREIGN),
+        match (outcome.as_ref().map_err(|why| why.cause), mismatch) {
+            (_, Some(mismatch)) => peers.count_failure(peer, cx.now(), mismatch.told),
             (Ok(()) | Err(CloseCause::LastMessage | CloseCause::Tunnel), _) => {
                 peers.count_answered(peer, cx.now());
             }
@@ -622,13 +619,22 @@ impl GatewayRole {
             Miss::Unknown => {
                 self.peers.iter_mut().for_each(|peers| peers.was_never_there(&name, until));
             }
-            Miss::Stranger => return self.refuse_hop(cx, (id, key), &name, STRANGER),
-            Miss::Foreign => return self.refuse_hop(cx, (id, key), &name, FOREIGN),
+            Miss::Stranger | Miss::Foreign(_) | Miss::Untrusted => {
+                let mismatch = self.mismatch(key, Some(miss));
+                return mismatch.map_or((), |why| self.refuse_hop(cx, (id, key), &name, &why));
+            }
         }
         if self.exchanges.get(key).is_some_and(|exchange| !exchange.is_unspent()) {
             return self.refuse_search(cx, (id, key), "destination_unavailable", SPENT);
         }
         self.follow_ups.push_back(FollowUp::FindLink { visitor: id, key });
+    }
+
+    /// Why a gateway that the directory names may not be asked, if that is so.
+    fn mismatch(&self, key: Key, miss: Option<Miss>) -> Option<Mismatch> {
+        let has_secret = self.peers.as_ref().is_some_and(|peers| peers.cluster.has_secret());
+        let alert = self.exchanges.get(key).map_or("", |exchange| exchange.alert());
+        Mismatch::of(miss?, has_secret, alert)
     }
 
     /// The directory names no gateway that may be asked: an operator has to mend that.
@@ -637,17 +643,18 @@ impl GatewayRole {
         cx: &mut Connections<State>,
         (id, key): (Id, Key),
         name: &str,
-        why: &str,
+        why: &Mismatch,
     ) {
         let heard = self.peers.as_ref().and_then(|peers| peers.heard(name, cx.now()));
         let url = match (heard, &self.peers) {
             (Some(Heard::At(peer)), Some(peers)) => peers.url(peer),
             _ => None,
         };
-        log_names!(Warn, "{name}, at {}: {why}", url.map_or("another gateway", |url| &url.text));
+        let (url, logged) = (url.map_or("another gateway", |url| &url.text), &why.logged);
+        log_names!(Warn, "{name}, at {url}: {logged}");
         self.peers.iter_mut().for_each(|peers| peers.forget(name, cx.now())); // it may be mended soon
         let error = Some("proxy_configuration_error");
-        self.give_up(cx, id, key, &LocalAnswer { error, ..LocalAnswer::new(502, why) });
+        self.give_up(cx, id, key, &LocalAnswer { error, ..LocalAnswer::new(502, why.told) });
     }
 
     /// What was heard of other gateways may be wrong. Requests in line ask again at once.

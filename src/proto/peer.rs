@@ -136,8 +136,10 @@ pub(crate) enum Miss {
     Away,
     /// It takes nothing of a gateway that shows no secret, or another one.
     Stranger,
-    /// What answers is no gateway's peers' port.
-    Foreign,
+    /// What answers is no gateway's peers' port; its status.
+    Foreign(u16),
+    /// It refused the certificate of the one that asks, by an alert of TLS.
+    Untrusted,
 }
 
 impl Miss {
@@ -147,15 +149,16 @@ impl Miss {
             Miss::Unknown => "unknown",
             Miss::Away => "away",
             Miss::Stranger => "stranger",
-            Miss::Foreign => "foreign",
+            Miss::Foreign(_) => "foreign",
+            Miss::Untrusted => "untrusted",
         }
     }
 }
 
 /// What a response says that comes from no device. `None`: a device gave it.
-pub(crate) fn miss(fields: &Fields<'_>) -> Option<Miss> {
+pub(crate) fn miss(status: u16, fields: &Fields<'_>) -> Option<Miss> {
     if fields.get(SERVED.0).is_none() {
-        return Some(Miss::Foreign);
+        return Some(Miss::Foreign(status));
     }
     let value = fields.get(MISS)?;
     let mut told = [Miss::Away, Miss::Stranger].into_iter();

@@ -22,11 +22,15 @@ use crate::relay::rules::Rules;
 use crate::relay::timeouts::{Wait, Waits};
 
 /// One exchange in progress.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Exchange {
     pub(super) caller: Caller,
     pub(super) request: Request,
     pub(super) phase: Phase,
     pub(super) beginning: Beginning,
+    /// The whole response was written to the downstream side. What befalls the rest of the request
+    /// then is no failure.
+    pub(super) is_delivered: bool,
     pub(super) clocks: Clocks,
     /// The limits' waits, or those of its route.
     pub(crate) waits: Waits,
@@ -62,7 +66,7 @@ pub(crate) struct Exchange {
 }
 
 /// A way through another gateway.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Hop {
     /// The upstream side is another gateway. Then what `first_byte` was before.
     pub(super) first_byte: Option<Wait>,
@@ -70,6 +74,8 @@ pub(super) struct Hop {
     pub(super) misses: u8,
     /// The latest of them, if it was the last to be asked: its hint about the device.
     pub(super) missed: Option<Miss>,
+    /// In which words it refused this gateway's certificate, where it did.
+    pub(super) alert: Box<str>,
     /// The other gateway was told that the client has ended its direction.
     pub(super) is_ended: bool,
 }
@@ -113,6 +119,7 @@ impl Exchange {
             request: Request::bare(head, limits),
             phase: Phase::Waiting,
             beginning: Beginning::default(),
+            is_delivered: false,
             clocks: Clocks::new(now, Some(within)),
             waits: Waits::of(limits),
             place: None,
@@ -179,7 +186,12 @@ impl Exchange {
         self.hop.missed
     }
 
-    /// The same, told once.
+    /// In which words it refused this gateway's certificate; else empty.
+    pub(crate) fn alert(&self) -> &str {
+        &self.hop.alert
+    }
+
+    /// The same as [`miss`](Self::miss), told once.
     pub(crate) fn take_miss(&mut self) -> Option<Miss> {
         self.hop.missed.take()
     }

@@ -34,6 +34,12 @@ pub(super) fn lost_by(error: &std::io::Error, told: &'static str) -> CloseReason
     CloseReason::new(CloseCause::of_io(error), told)
 }
 
+/// Returns true if a gateway refused this one's certificate: in TLS 1.3 that is heard behind the
+/// handshake. Of the system's own errors none says that.
+pub(super) fn refuses_certificate(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
+}
+
 /// What the upstream side sent cannot be read, or not be passed on.
 pub(super) fn malformed(refusal: Refusal) -> ExchangeError {
     ExchangeError::Upstream(CloseReason::new(

@@ -11,9 +11,9 @@ use crate::proto::body::{self, Decoder, Framing, Piece};
 use crate::proto::edits::FieldEdits;
 use crate::proto::forward::{self, ResponseRules};
 use crate::proto::head::{self, ResponseHead};
-use crate::proto::peer;
+use crate::proto::peer::{self, Miss};
 use crate::relay::exchange::Exchange;
-use crate::relay::failure::{ExchangeError, lost_by, malformed};
+use crate::relay::failure::{ExchangeError, lost_by, malformed, refuses_certificate};
 use crate::relay::phase::{Phase, Receiving, Upstream};
 use crate::relay::request::{Content, Invitation, send_piece};
 use crate::relay::rules::Rules;
@@ -59,6 +59,10 @@ impl Exchange {
             }
             Ok(Fetched::Nothing) => return Ok(false),
             Ok(Fetched::End) => return self.response_ended(downstream).map(|()| true),
+            Err(e) if self.is_hop() && !self.beginning.has_begun && refuses_certificate(&e) => {
+                self.hop.alert = e.to_string().into();
+                return Err(ExchangeError::Missed(Miss::Untrusted));
+            }
             Err(e) => return Err(self.lost(lost_by(&e, "lost the connection"))),
         };
         let stray = self.beginning.take_stray(&scratch[..filled]);
@@ -225,8 +229,9 @@ impl Exchange {
         context: &Context<'_>,
     ) -> Result<(), ExchangeError> {
         let is_last = response.status == 101 || response.status >= 200;
-        let miss = if self.is_hop() && is_last { peer::miss(&response.fields) } else { None };
-        if let Some(miss) = miss {
+        let miss =
+            (self.is_hop() && is_last).then(|| peer::miss(response.status, &response.fields));
+        if let Some(miss) = miss.flatten() {
             return Err(ExchangeError::Missed(miss));
         }
         match response.status {

@@ -146,6 +146,11 @@ impl Exchange {
         if !self.phase.is_whole() {
             return (!moved).then_some(Step::Pending);
         }
+        let is_sent = |ends: &Ends<'_, T>| {
+            ends.downstream.as_ref().is_none_or(|downstream| downstream.pending() == 0)
+        };
+        let reads = self.caller.client().is_some_and(|client| !client.is_deaf);
+        self.is_delivered |= reads && ends.downstream.is_some() && is_sent(ends);
         let link_keeps =
             self.phase.receiving().is_some_and(|response| response.link_ends.is_none());
         let sends_rest = self.awaits_rest() && link_keeps && !self.request.is_cut();
@@ -160,8 +165,7 @@ impl Exchange {
         if self.awaits_rest() || ends.upstream.is_some() {
             return (!moved).then_some(Step::Pending);
         }
-        let is_sent = ends.downstream.as_ref().is_none_or(|downstream| downstream.pending() == 0);
-        Some(if is_sent { Step::Finished } else { Step::Pending })
+        Some(if is_sent(ends) { Step::Finished } else { Step::Pending })
     }
 
     /// The one place that decides whether the upstream connection is fit for another request.

@@ -595,6 +595,11 @@ impl Session {
         if let Err(e) = self.tls.process_new_packets() {
             let kind = match e {
                 rustls::Error::InvalidCertificate(_) => io::ErrorKind::PermissionDenied,
+                rustls::Error::AlertReceived(alert)
+                    if self.side == tls::Side::OtherGateway && tls::is_of_certificate(alert) =>
+                {
+                    io::ErrorKind::PermissionDenied // of this side's, in TLS 1.3 behind the handshake
+                }
                 _ => io::ErrorKind::InvalidData,
             };
             self.failed = Some((kind, tls::explained(&e, self.side)));

@@ -68,6 +68,23 @@ impl Side {
     }
 }
 
+/// Returns true if an alert says that the other side does not accept the certificate that it was
+/// shown, or was shown none.
+pub(crate) fn is_of_certificate(alert: rustls::AlertDescription) -> bool {
+    use rustls::AlertDescription::*;
+    matches!(
+        alert,
+        BadCertificate
+            | CertificateExpired
+            | CertificateRequired
+            | CertificateRevoked
+            | CertificateUnknown
+            | UnknownCA
+            | DecryptError // its CA has the name of another one, and another key
+            | UnsupportedCertificate
+    )
+}
+
 /// What went wrong in a handshake, with what to do about it where that is known.
 pub(crate) fn explained(error: &rustls::Error, side: Side) -> String {
     use rustls::AlertDescription as Alert;

@@ -27,7 +27,7 @@ mod setup;
 
 pub(crate) use device::Connector;
 pub use device::{DeviceTls, LocalTls};
-pub(crate) use failure::{Side, explained};
+pub(crate) use failure::{Side, explained, is_of_certificate};
 pub use gateway::{ClientCertificates, GatewayTls};
 pub(crate) use gateway::{Shown, ShownKey};
 pub use identity::Identity;

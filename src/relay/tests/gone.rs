@@ -1,6 +1,8 @@
 //! Exchanges of which nobody wants the response: probes, and those whose client has gone.
 
 use super::*;
+use crate::observe::table::Bounds;
+use crate::observe::{Observer, Visit};
 
 const GET: &str = "GET /a HTTP/1.1\r\nHost: lamp\r\n\r\n";
 
@@ -112,4 +114,40 @@ fn half_a_head_for_nobody_ends_with_the_time_for_all() {
     scene.server_sends("HTTP/1.1 2");
     scene.pass(2);
     assert!(scene.told().starts_with("the link ends"));
+}
+
+/// Of one exchange: errors, and its status' class.
+fn counted(observer: &Observer) -> (u64, [u64; 5]) {
+    let table = observer.table().unwrap();
+    (table.totals.counts.errors, table.totals.counts.statuses)
+}
+
+#[test]
+fn a_client_that_leaves_behind_a_whole_response_is_no_failure_whatever_its_request_lacks() {
+    let post = "POST /a HTTP/1.1\r\nHost: lamp\r\nContent-Length: 5\r\n\r\nhe";
+    let answered = |response: &str, end: fn(&mut Scene)| {
+        let observer = Observer::on(Bounds::of(&Limits::default()));
+        let mut scene = Scene::sent(post);
+        let head = head::request(post.as_bytes(), &Limits::default(), LineEnds::Crlf);
+        let observed = observer.request("lamp", &head.unwrap().unwrap(), &Visit::default());
+        scene.exchange().unwrap().observed = observed;
+        scene.server_sends(response);
+        assert_eq!(scene.client_reads(), response);
+        end(&mut scene);
+        scene.pass(Limits::default().abandoned_timeout.as_secs() + 1);
+        assert!(scene.is_over());
+        counted(&observer)
+    };
+    let whole = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let half = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok";
+    let rest_and_reset = |scene: &mut Scene| {
+        write(scene.client.as_ref().unwrap(), "llo");
+        scene.client_resets();
+    };
+    let ends: [fn(&mut Scene); 4] =
+        [Scene::client_resets, Scene::client_ends, rest_and_reset, |scene| scene.pass(60)];
+    for end in ends {
+        assert_eq!(answered(whole, end), (0, [0, 1, 0, 0, 0]));
+    }
+    assert_eq!(answered(half, Scene::client_resets), (1, [0, 1, 0, 0, 0]));
 }

@@ -124,7 +124,18 @@ fn a_gateway_whose_secret_is_not_taken_says_so() {
         assert!(status.contains("error=proxy_configuration_error"), "{status}");
         assert_eq!(answer.head.get("www-authenticate"), None);
     }
-    first.process.expect_stderr("does not take this one's secret");
+    first.process.expect_stderr(&format!(
+        "lamp, at {url}: it does not take this one's secret; give both the same (Peers::secrets, or the first line of --peer-secret)"
+    ));
+    // One that has none is told another thing.
+    let directory = format!("file:{}", cluster.path("first"));
+    let bare = crate::support::Gateway::start(&["--directory", &directory]);
+    let answer = bare.get("/lamp/x");
+    answer.expect_refusal(502);
+    assert!(answer.text().contains("wants a secret, and this one shows none"), "{}", answer.text());
+    bare.process.expect_stderr(&format!(
+        "lamp, at {url}: it wants a secret, and this one shows none; give it one"
+    ));
     second.process.expect_stderr("a request from 127.0.0.1:");
     second.process.expect_stderr("does not show the secret");
     second.get("/lamp/x").expect_ok("hello\n");
@@ -163,7 +174,15 @@ fn what_answers_elsewhere_than_at_a_peers_port_is_no_devices_answer() {
             let status = answer.head.get("proxy-status").unwrap();
             assert!(status.contains("error=proxy_configuration_error"), "{place}: {status}");
         }
-        first.process.expect_stderr(&format!("lamp, at {}", wrong.trim_end_matches('/')));
+        first.process.expect_stderr(&format!(
+            "lamp, at {}: what the directory names answered ",
+            wrong.trim_end_matches('/')
+        ));
+        let log = first.process.stderr();
+        assert!(
+            log.contains("(Peers::advertise, or --advertise); ptth cluster check says"),
+            "{log}"
+        );
         // As soon as that is mended.
         cluster.say(place, &format!("lamp {url}\n"));
         first.process.signal("HUP");
@@ -292,12 +311,30 @@ fn gateways_know_each_other_by_their_certificates() {
         assert!(matches!(answer.status(), 502 | 503), "{}", answer.head.text());
         told.push(stranger);
     }
-    // Both sides say which of a gateway's own options is wrong.
+    // Both sides say which of a gateway's own options is wrong; visitors are told that it is one.
+    let refused = |gateway: &crate::support::Gateway, alert: &str| {
+        for request in
+            [&get("/lamp/x"), "POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"]
+        {
+            let answer = gateway.visitor().ask(request);
+            answer.expect_refusal(502);
+            let status = answer.head.get("proxy-status").unwrap();
+            assert!(status.contains("error=proxy_configuration_error"), "{status}");
+            assert!(answer.text().contains("does not take this one's certificate"));
+        }
+        gateway.process.expect_stderr(&format!("WARN  reverse_http::gateway::peering] lamp, at {url}: it does not take this one's certificate"));
+        let log = gateway.process.stderr();
+        for told in [alert, "its GatewayTls::client_ca, or --peers-client-ca has to have the CA of"]
+        {
+            assert!(log.contains(told), "{told}: {log}");
+        }
+    };
+    refused(&told[0], "received fatal alert: ");
     second.process.expect_stderr("give its CA (GatewayTls::client_ca, or --peers-client-ca)");
     told[1].process.expect_stderr("give its CA (DeviceTls::ca, or --peers-ca)");
     let shows_none = ["--peers-ca", pki.ca(), &directory[0], &directory[1], &gone[0], &gone[1]];
     let shows_none = start(&shows_none.map(str::to_owned));
-    assert!(matches!(shows_none.get("/lamp/x").status(), 502 | 503));
+    refused(&shows_none, "received fatal alert: CertificateRequired");
     let none = "give the other gateway one (DeviceTls::identity, or --peers-cert and --peers-key)";
     second.process.expect_stderr(none);
     assert_eq!(local.count(), 5);

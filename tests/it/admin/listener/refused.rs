@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::Observed;
 use super::operators::Tokens;
 use crate::support::process::get;
-use crate::support::{TempDir, eventually};
+use crate::support::{Ptth, TempDir, eventually};
 
 /// What the access log tells of requests: method, target, status and failure.
 fn told(lines: &str) -> Vec<String> {
@@ -83,4 +83,29 @@ fn what_the_gateway_answers_itself_is_counted_and_a_visitor_without_a_token_is_n
         "a load balancer's question is none of a visitor's"
     );
     assert_eq!(totals["failures"]["http_request_denied"], 1);
+}
+
+/// A proxy ends its connection behind an answer that came before the request was whole, now with
+/// the rest of that, now without.
+#[test]
+fn who_leaves_behind_a_whole_answer_to_half_a_request_is_no_error() {
+    let observed = Observed::start(&[]);
+    let url = format!("http://{}/lamp", observed.gateway.devices);
+    let device = Ptth::start(&["device", &url, "--text", "hi"]);
+    device.line_like("connected");
+    for n in 0..60 {
+        let mut visitor = observed.gateway.visitor();
+        visitor.write("POST /lamp/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n");
+        visitor.read_answer("POST").expect_ok("hi");
+        if n % 2 == 0 {
+            visitor.write("x".repeat(1000));
+        }
+        visitor.reset();
+    }
+    let totals = eventually("sixty requests", || {
+        let totals = observed.json("/api/v1/status");
+        (totals["requests"] == 60).then_some(totals)
+    });
+    assert_eq!((&totals["responses"]["2xx"], &totals["errors"]), (&60.into(), &0.into()));
+    assert_eq!(totals["failures"], serde_json::json!({}));
 }
