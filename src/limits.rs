@@ -217,6 +217,11 @@ limits! {
     /// (twice the first retransmission of TCP). Then: 503 with `Retry-After: 1`; a thread that hangs
     /// is not waited for, and of those there are `helpers_max` at most.
     directory_timeout: Duration = Duration::from_secs(2);
+    /// How long another gateway may have a request, whole, without a byte of a response, before it
+    /// is asked whether it lives (`OPTIONS *`, on a connection of its own), and how long it may take
+    /// to say so. Default 5 s. Then: it hangs; what it was asked gets 504, and until it answers
+    /// again, requests for its devices wait as for one that cannot be reached. Zero: not asked.
+    peer_timeout: Duration = Duration::from_secs(5);
     /// How long a connection to another gateway idles for the next request. Default 60 s, less than
     /// the `idle_visitor_timeout` of its other end. Then: closed. Zero: closed behind each answer.
     peer_keep_alive: Duration = Duration::from_secs(60);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::engine::connections::Id;
 use crate::engine::slab::Key;
 use crate::gateway::leases::Ticket;
+use crate::gateway::peer_table::PeerId;
 
 /// The reason of an alarm.
 pub(super) enum Alarm {
@@ -28,6 +29,8 @@ pub(super) enum Alarm {
     Tick,
     /// Links of this name that are pinned may be wanted by others.
     EasePins(Arc<str>),
+    /// A gateway that requests were sent to may hang.
+    CheckPeer(PeerId),
     /// The notice of a drain is over: exchanges in progress may finish within this time.
     Drain(Duration),
     /// The listeners of all loops may be closed.

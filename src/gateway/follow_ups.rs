@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::close_reason::CloseReason;
 use crate::engine::connections::Id;
 use crate::engine::slab::Key;
+use crate::gateway::peer_table::PeerId;
 use crate::gateway::polls::deliveries::MessageId;
 use crate::gateway::registry::Registration;
 
@@ -18,6 +19,8 @@ pub(super) enum FollowUp {
     ServeInLine(Arc<Registration>),
     /// A link that was leased is back.
     LinkFree { link: Id, reusable: Result<(), CloseReason> },
+    /// A gateway has given the sign of life that it was asked for, or has not in time.
+    PeerProbed { peer: PeerId, lives: bool },
     /// Nobody asks for the answer to an event any more.
     EventOver(MessageId),
     /// An event did not reach its poll whole. `began`: some of it may have.

@@ -62,7 +62,9 @@
 //! | `polls/handing.rs` | hands requests out as events |
 //! | `leasing.rs` | links and polls for programs |
 //! | `waiting.rs` | requests in line, and what they are told in vain |
+//! | `peer_lines.rs` | what other gateways are told of a request |
 //! | `peering.rs` | requests for devices that are connected to other gateways |
+//! | `peer_pulse.rs` | other gateways that hang: asked for a sign of life, and given up |
 //! | `polls/collecting.rs` | reads a request whole before it is handed out |
 //! | `serving.rs` | which request a free link gets, and which link or poll a request |
 //! | `polls/feeding.rs` | a poll takes what waits, or is held |
@@ -127,6 +129,8 @@ pub(crate) mod observation;
 mod observed;
 mod offer;
 mod offers;
+mod peer_lines;
+mod peer_pulse;
 pub(crate) mod peer_table;
 mod peering;
 pub(crate) mod peers;

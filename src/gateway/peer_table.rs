@@ -43,7 +43,31 @@ pub(super) enum PeerStage {
     Busy {
         key: Key,
     },
+    /// It is asked for a sign of life.
+    Probing {
+        key: Key,
+    },
     Idle,
+}
+
+/// What is known of whether a gateway lives.
+#[derive(Default)]
+struct Pulse {
+    /// It is looked at later, or asked just now.
+    is_watched: bool,
+    /// When it last gave a sign of life that was asked for.
+    heard: Option<Instant>,
+    hangs: bool,
+    /// A request was for it since it was last found hanging.
+    is_wanted: bool,
+}
+
+/// What a look at a gateway comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    Nothing,
+    Later(Instant),
+    Probe,
 }
 
 /// Where a device is, as far as was heard.
@@ -62,6 +86,7 @@ struct Peer {
     /// How many there are in all.
     open: Permits,
     counts: PeerCounts,
+    pulse: Pulse,
 }
 
 /// What became of the requests for a gateway.
@@ -266,7 +291,8 @@ impl PeerTable {
             return Some(known);
         }
         let (open, counts) = (Permits::default(), PeerCounts::default());
-        let peer = Peer { url, addresses, idle: Vec::new(), open, counts };
+        let pulse = Pulse::default();
+        let peer = Peer { url, addresses, idle: Vec::new(), open, counts, pulse };
         if self.peers.len() < PEERS_MAX {
             self.peers.push(peer);
             return Some(self.peers.len() - 1);
@@ -362,6 +388,52 @@ impl PeerTable {
         self.peers.get_mut(peer).into_iter().for_each(|peer| peer.idle.retain(|idle| *idle != id));
     }
 
+    /// A request was sent to a gateway. Returns true if nobody looks after it yet.
+    pub(super) fn watch(&mut self, peer: PeerId) -> bool {
+        let pulse = self.peers.get_mut(peer).map(|peer| &mut peer.pulse);
+        pulse.is_some_and(|pulse| !std::mem::replace(&mut pulse.is_watched, true))
+    }
+
+    /// Returns true if a gateway was found to hang, and has given no sign of life since. It is
+    /// wanted.
+    pub(super) fn hangs(&mut self, peer: PeerId) -> bool {
+        let pulse = self.peers.get_mut(peer).map(|peer| &mut peer.pulse);
+        pulse.is_some_and(|pulse| {
+            pulse.is_wanted = true;
+            pulse.hangs
+        })
+    }
+
+    /// What is to be done about a gateway. `oldest`: since when it owes a response.
+    pub(super) fn check(
+        &mut self,
+        peer: PeerId,
+        oldest: Option<Instant>,
+        now: Instant,
+        wait: Duration,
+    ) -> Check {
+        let Some(Peer { pulse, .. }) = self.peers.get_mut(peer) else { return Check::Nothing };
+        let since = oldest.map(|oldest| pulse.heard.map_or(oldest, |heard| heard.max(oldest)));
+        let check = match since {
+            _ if pulse.hangs && pulse.is_wanted => Check::Probe,
+            Some(since) if since + wait <= now => Check::Probe,
+            Some(since) => Check::Later(since + wait),
+            None => Check::Nothing,
+        };
+        pulse.hangs &= check == Check::Probe; // else the next request finds out
+        pulse.is_watched = check != Check::Nothing;
+        check
+    }
+
+    /// A gateway has given a sign of life, or has not. It is looked at again later. Returns true if
+    /// it was known to hang.
+    pub(super) fn probed(&mut self, peer: PeerId, lives: bool, now: Instant) -> bool {
+        let Some(Peer { pulse, .. }) = self.peers.get_mut(peer) else { return false };
+        pulse.is_wanted &= lives;
+        pulse.heard = pulse.heard.filter(|_| !lives).or(lives.then_some(now));
+        std::mem::replace(&mut pulse.hangs, !lives)
+    }
+
     /// A request is sent to a gateway.
     pub(super) fn count_sent(&mut self, peer: PeerId) {
         self.peers.get_mut(peer).into_iter().for_each(|peer| peer.counts.sent += 1);
@@ -424,6 +496,33 @@ mod tests {
         table.is_nowhere("lamp", now + std::time::Duration::from_secs(1), now);
         table.forget_unless_at("lamp", "http://a:1", now);
         assert_eq!(table.heard("lamp", now), None);
+    }
+
+    #[test]
+    fn a_gateway_that_owes_a_response_is_asked_and_one_that_hangs_is_asked_while_it_is_wanted() {
+        let peers = Peers::found_by(|_| Ok(None));
+        let mut table = PeerTable::new(Arc::new(Cluster::new(peers, &Limits::default(), false)));
+        let (start, wait) = (Instant::now(), Duration::from_secs(5));
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let url = PeerUrl::parse("http://a:1").unwrap();
+        table.learn("lamp", Some(Location { url, addresses: Vec::new() }), start);
+        assert!(table.watch(0) && !table.watch(0), "one looks after it");
+        assert_eq!(table.check(0, None, at(5), wait), Check::Nothing);
+        assert!(table.watch(0));
+        assert_eq!(table.check(0, Some(at(3)), at(5), wait), Check::Later(at(8)));
+        assert!(!table.watch(0));
+        assert_eq!(table.check(0, Some(at(3)), at(8), wait), Check::Probe);
+        assert!(!table.watch(0) && !table.probed(0, true, at(9)) && !table.hangs(0));
+        assert_eq!(table.check(0, Some(at(3)), at(13), wait), Check::Later(at(14)), "it lived");
+        assert_eq!(table.check(0, Some(at(3)), at(14), wait), Check::Probe);
+        assert!(!table.probed(0, false, at(19)), "that it hangs is new");
+        assert!(table.hangs(0), "and it is wanted");
+        assert_eq!(table.check(0, None, at(24), wait), Check::Probe);
+        assert!(table.probed(0, false, at(29)));
+        assert_eq!(table.check(0, None, at(34), wait), Check::Nothing, "it was not wanted");
+        assert!(!table.hangs(0) && table.watch(0), "the next request finds out");
+        assert!(!table.probed(0, false, at(40)) && table.hangs(0));
+        assert!(table.probed(0, true, at(41)) && !table.hangs(0), "it answers again");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::{Key, Slab};
+use crate::gateway::alarms::Alarm;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::mismatches::Mismatch;
 use crate::gateway::peer_table::{Heard, LookUp, PeerId, PeerLink, PeerStage, PeerTable};
@@ -26,7 +27,7 @@ use crate::gateway::state::{
     Asking, Command, GatewayRole, Obstacle, Outdated, Search, Stage, State, States,
 };
 use crate::limits::{PEER_ATTEMPT, PEER_GRACE, PEER_IDLE_MAX, PEER_RECALL};
-use crate::proto::peer::{LINES_MAX, Miss, PeerRequest, PeerWaits};
+use crate::proto::peer::Miss;
 use crate::relay::{self, Exchange, LocalAnswer};
 use crate::stream::{HandshakeError, Stream, TlsSession};
 
@@ -281,6 +282,9 @@ impl GatewayRole {
         // What is unsafe to repeat must not go on a connection that was closed. A second attempt gets a
         // new one: where a gateway was killed, all its connections are dead, and not all show it yet.
         let (look, may_idle) = (!exchange.is_idempotent(), !exchange.is_retried());
+        if self.peers.as_mut().is_some_and(|peers| peers.hangs(peer)) {
+            return self.peer_is_away(cx, (id, key), peer);
+        }
         let peers = self.peers.as_mut().filter(|_| may_idle);
         if let Some(idle) = peers.and_then(|peers| quiet_link(peers, cx, peer, look)) {
             return self.use_peer(cx, idle, key);
@@ -297,18 +301,31 @@ impl GatewayRole {
     /// Begins to connect to a gateway, by the first of its addresses from this place on that can be
     /// tried at all.
     fn connect_peer(&mut self, cx: &mut Connections<State>, key: Key, peer: PeerId, from: usize) {
-        let Some(id) = self.exchanges.get(key).and_then(|exchange| exchange.downstream()) else {
-            return;
+        let Some(exchange) = self.exchanges.get(key) else { return };
+        let (visitor, limits) = (exchange.downstream(), &self.settings.limits);
+        let (most, within) = match visitor {
+            Some(_) => (limits.peer_connections_max, limits.connect_timeout),
+            None if exchange.is_probe() => {
+                (limits.peer_connections_max + 1, limits.connect_timeout.min(limits.peer_timeout))
+            }
+            None => return,
         };
-        let most = self.settings.limits.peer_connections_max;
         let mut address = from;
         loop {
             let Some(peers) = &self.peers else { return };
-            let Some(to) = peers.address(peer, address) else {
-                return self.peer_is_away(cx, (id, key), peer);
-            };
-            let Some(permit) = peers.permit(peer, most).filter(|_| !cx.is_full()) else {
-                return self.refuse_search(cx, (id, key), "connection_limit_reached", PEER_FULL);
+            let (to, permit) = (peers.address(peer, address), peers.permit(peer, most));
+            let (to, permit) = match (to, permit.filter(|_| !cx.is_full()), visitor) {
+                (Some(to), Some(permit), _) => (to, permit),
+                (None, _, Some(id)) => return self.peer_is_away(cx, (id, key), peer),
+                (_, _, None) => return self.probe_over(key, peer, true), // nobody can say
+                (Some(_), None, Some(id)) => {
+                    return self.refuse_search(
+                        cx,
+                        (id, key),
+                        "connection_limit_reached",
+                        PEER_FULL,
+                    );
+                }
             };
             let stage = PeerStage::Connecting { key, address };
             let connecting = Stream::connect_tcp(to).and_then(|stream| {
@@ -317,7 +334,7 @@ impl GatewayRole {
             match connecting {
                 Ok(connection) => {
                     cx.set_permit(connection, Some(permit));
-                    let at = attempt_until(cx, id, self.settings.limits.connect_timeout);
+                    let at = attempt_until(cx, visitor, within);
                     return cx.set_deadline(connection, Some(at));
                 }
                 Err(e) => self.peer_unreached(cx, peer, &e.to_string()),
@@ -365,6 +382,10 @@ impl GatewayRole {
         cx.close(connection);
         self.peer_unreached(cx, peer, why);
         match stage {
+            // What refuses a connection does not hang: what it was asked goes on, or has ended.
+            PeerStage::Connecting { key, .. } | PeerStage::Securing { key } if self.probes(key) => {
+                self.probe_over(key, peer, true);
+            }
             PeerStage::Connecting { key, address } => self.connect_peer(cx, key, peer, address + 1),
             PeerStage::Securing { key } => {
                 let exchange = self.exchanges.get(key);
@@ -372,8 +393,36 @@ impl GatewayRole {
                     self.peer_is_away(cx, (id, key), peer);
                 }
             }
-            PeerStage::Busy { .. } | PeerStage::Idle => {}
+            PeerStage::Busy { .. } | PeerStage::Probing { .. } | PeerStage::Idle => {}
         }
+    }
+
+    /// Whether this is a request for a sign of life.
+    fn probes(&self, key: Key) -> bool {
+        self.exchanges.get(key).is_some_and(|exchange| exchange.is_probe())
+    }
+
+    /// No connection was made for a request for a sign of life.
+    fn probe_over(&mut self, key: Key, peer: PeerId, lives: bool) {
+        self.exchanges.remove(key);
+        self.follow_ups.push_back(FollowUp::PeerProbed { peer, lives });
+    }
+
+    /// Sends a request for a sign of life.
+    pub(super) fn send_probe(&mut self, cx: &mut Connections<State>, key: Key, peer: PeerId) {
+        let idle = self.peers.as_mut().and_then(|peers| quiet_link(peers, cx, peer, true));
+        match idle {
+            Some(connection) => self.use_for_probe(cx, connection, key),
+            None => self.connect_peer(cx, key, peer, 0),
+        }
+    }
+
+    fn use_for_probe(&mut self, cx: &mut Connections<State>, connection: Id, key: Key) {
+        cx.set_deadline(connection, None); // the exchange keeps the time
+        if let Some(link) = cx.peer_link_mut(connection) {
+            link.stage = PeerStage::Probing { key };
+        }
+        relay::attach(self, cx, key, connection);
     }
 
     /// Something happened on a connection to another gateway.
@@ -390,7 +439,7 @@ impl GatewayRole {
                 }
             }
             PeerStage::Securing { .. } => {} // the handshake's events are the loop's
-            PeerStage::Busy { key } => relay::advance(self, cx, key),
+            PeerStage::Busy { key } | PeerStage::Probing { key } => relay::advance(self, cx, key),
             PeerStage::Idle => {
                 if !cx.is_quiet(connection, false) {
                     self.close_idle_peer(cx, connection, peer);
@@ -404,6 +453,10 @@ impl GatewayRole {
         let Some(PeerLink { peer, stage }) = cx.peer_link(connection) else { return };
         let (peer, stage) = (*peer, *stage);
         match stage {
+            PeerStage::Connecting { key, .. } | PeerStage::Securing { key } if self.probes(key) => {
+                cx.close(connection);
+                self.probe_over(key, peer, false);
+            }
             PeerStage::Connecting { .. } => self.peer_failed(
                 cx,
                 connection,
@@ -414,7 +467,7 @@ impl GatewayRole {
                 connection,
                 "no TLS within handshake_timeout, or as long as its visitor waits",
             ),
-            PeerStage::Busy { key } => relay::expired(self, cx, key),
+            PeerStage::Busy { key } | PeerStage::Probing { key } => relay::expired(self, cx, key),
             PeerStage::Idle => self.close_idle_peer(cx, connection, peer),
         }
     }
@@ -435,8 +488,11 @@ impl GatewayRole {
             link.stage = PeerStage::Securing { key };
         }
         let most = self.settings.limits.handshake_timeout;
-        let visitor = self.exchanges.get(key).and_then(|exchange| exchange.downstream());
-        let at = visitor.map_or(cx.after(most), |visitor| attempt_until(cx, visitor, most));
+        let exchange = self.exchanges.get(key);
+        let at = match exchange.is_some_and(|exchange| exchange.is_probe()) {
+            true => cx.after(most.min(self.settings.limits.peer_timeout)),
+            false => attempt_until(cx, exchange.and_then(|exchange| exchange.downstream()), most),
+        };
         cx.set_deadline(connection, Some(at));
         match channel {
             Ok(channel) if cx.secure(connection, channel.clone(), false) => {}
@@ -471,6 +527,9 @@ impl GatewayRole {
         connection: Id,
         (peer, key): (PeerId, Key),
     ) {
+        if self.probes(key) {
+            return self.use_for_probe(cx, connection, key);
+        }
         let visitor = self.exchanges.get(key).and_then(|exchange| exchange.downstream());
         let search = visitor.and_then(|id| self.search_of(cx, id, key));
         match search {
@@ -497,32 +556,19 @@ impl GatewayRole {
         if let Some(link) = cx.peer_link_mut(connection) {
             link.stage = PeerStage::Busy { key };
         }
+        self.watch_peer(cx, connection);
         relay::attach_with(self, cx, key, connection, &lines);
     }
 
-    /// What the other gateway is told beside the request.
-    fn lines_for_peer(&self, cx: &Connections<State>, key: Key) -> Vec<u8> {
-        let mut lines = Vec::with_capacity(LINES_MAX / 2);
-        let visitor = self.exchanges.get(key).and_then(|exchange| exchange.downstream());
-        let Some((peers, asking)) = self.peers.as_ref().zip(visitor.and_then(|id| cx.asking(id)))
-        else {
-            return lines;
-        };
-        let waits = self.waits(key);
-        let told = PeerRequest {
-            device: &asking.name,
-            visitor: asking.visitor,
-            waits: PeerWaits {
-                link: Some(waits.link.time),
-                first_byte: Some(waits.first_byte.time),
-                body_silence: Some(waits.body_silence.time),
-            },
-        };
-        let written = peers.cluster.write_to(|secret| told.write(&mut lines, secret));
-        if let Err(refusal) = written {
-            log::error!("a request for another gateway cannot be written: {refusal}"); // it was checked
+    /// Has a gateway looked at after a while, lest it hangs.
+    fn watch_peer(&mut self, cx: &mut Connections<State>, connection: Id) {
+        let wait = self.settings.limits.peer_timeout;
+        let peer = cx.peer_link(connection).map(|link| link.peer).filter(|_| !wait.is_zero());
+        let peer = peer.filter(|peer| self.peers.as_mut().is_some_and(|peers| peers.watch(*peer)));
+        if let Some(peer) = peer {
+            let at = cx.after(wait);
+            self.set_alarm(cx, at, Alarm::CheckPeer(peer));
         }
-        lines
     }
 
     /// A connection to another gateway is free: for the next request, or to be closed.
@@ -535,6 +581,11 @@ impl GatewayRole {
         let Some(PeerLink { peer, stage }) = cx.peer_link(connection) else { return };
         let (peer, stage) = (*peer, *stage);
         self.count_outcome(cx, (peer, stage), &reusable);
+        if matches!(stage, PeerStage::Probing { .. }) {
+            let is_late = |why: &CloseReason| why.cause == CloseCause::HeartbeatMissed;
+            let lives = !reusable.as_ref().is_err_and(is_late);
+            self.follow_ups.push_back(FollowUp::PeerProbed { peer, lives });
+        }
         match reusable.map_err(|why| why.cause) {
             Ok(()) => self.keep_peer(cx, connection, peer),
             // An end alone would leave open whether the answer is still wanted.
@@ -712,8 +763,8 @@ fn is_failure(cause: CloseCause) -> bool {
 
 /// How long one step of an attempt to reach a gateway may take: no longer than its visitor waits for
 /// a link, but for a moment that any gateway needs.
-fn attempt_until(cx: &Connections<State>, visitor: Id, most: Duration) -> Instant {
-    let until = cx.asking(visitor).and_then(|asking| asking.search.until);
+fn attempt_until(cx: &Connections<State>, visitor: Option<Id>, most: Duration) -> Instant {
+    let until = visitor.and_then(|id| cx.asking(id)?.search.until);
     let until = until.map(|until| until.max(cx.after(PEER_ATTEMPT)));
     cx.after(most).min(until.unwrap_or_else(|| cx.after(most)))
 }

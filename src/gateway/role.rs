@@ -112,6 +112,7 @@ impl GatewayRole {
                 }
                 FollowUp::ServeInLine(registration) => self.serve_by_idle(cx, &registration),
                 FollowUp::LinkFree { link, reusable } => self.link_free(cx, link, reusable),
+                FollowUp::PeerProbed { peer, lives } => self.peer_probed(cx, peer, lives),
                 FollowUp::EventOver(event) => drop(self.answered(cx, &event)),
                 FollowUp::EventNotTold { event, began } => self.event_not_told(cx, event, began),
             }
@@ -220,6 +221,7 @@ impl GatewayRole {
             Alarm::PollGap(name) => self.poll_gap(cx, name),
             Alarm::Redeliver => self.redeliver(cx),
             Alarm::Overdue => self.end_overdue(cx),
+            Alarm::CheckPeer(peer) => self.check_peer(cx, peer),
             Alarm::EasePins(name) => self.ease_pins(cx, &name),
             Alarm::Drain(time) => self.drain(cx, time),
             Alarm::DrainOn => self.drain_on(cx),

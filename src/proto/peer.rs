@@ -87,6 +87,19 @@ impl PeerRequest<'_> {
     }
 }
 
+/// Asks a gateway whether it lives.
+///
+/// # Errors
+/// The secret cannot be written.
+pub(crate) fn write_probe(out: &mut Vec<u8>, secret: Option<&str>) -> Result<(), Refusal> {
+    out.extend_from_slice(b"OPTIONS * HTTP/1.1\r\nHost:\r\n");
+    if let Some(secret) = secret {
+        write_field(out, SECRET, secret.as_bytes())?;
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
 /// Reads what another gateway tells. What this crate does not know is ignored, so that a later one
 /// can say more.
 ///

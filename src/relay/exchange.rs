@@ -224,6 +224,18 @@ impl Exchange {
         self.request.text.count(memory);
     }
 
+    /// Returns true if the loop itself asks.
+    pub(crate) fn is_probe(&self) -> bool {
+        matches!(self.caller, Caller::Probe)
+    }
+
+    /// Since when nothing has moved, where the request was sent whole and nothing of a final response
+    /// has come.
+    pub(crate) fn owed_since(&self) -> Option<Instant> {
+        let is_owed = self.is_whole() && !self.is_answered() && !self.is_waiting();
+        is_owed.then_some(self.clocks.progress)
+    }
+
     /// Returns true if the request is whole in memory.
     pub(crate) fn is_whole(&self) -> bool {
         self.request.body.is_done()

@@ -4,6 +4,7 @@
 mod check;
 mod directory;
 mod hops;
+mod hung;
 mod options;
 mod programs;
 #[cfg(feature = "redis")]

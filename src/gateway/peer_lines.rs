@@ -1,0 +1,45 @@
+//! What other gateways are told: of a request, and with the question whether they live.
+
+use crate::engine::connections::Connections;
+use crate::engine::slab::Key;
+use crate::gateway::state::{GatewayRole, State, States};
+use crate::proto::peer::{LINES_MAX, PeerRequest, PeerWaits, write_probe};
+
+impl GatewayRole {
+    /// What the other gateway is told beside the request.
+    pub(super) fn lines_for_peer(&self, cx: &Connections<State>, key: Key) -> Vec<u8> {
+        let mut lines = Vec::with_capacity(LINES_MAX / 2);
+        let visitor = self.exchanges.get(key).and_then(|exchange| exchange.downstream());
+        let Some((peers, asking)) = self.peers.as_ref().zip(visitor.and_then(|id| cx.asking(id)))
+        else {
+            return lines;
+        };
+        let waits = self.waits(key);
+        let told = PeerRequest {
+            device: &asking.name,
+            visitor: asking.visitor,
+            waits: PeerWaits {
+                link: Some(waits.link.time),
+                first_byte: Some(waits.first_byte.time),
+                body_silence: Some(waits.body_silence.time),
+            },
+        };
+        let written = peers.cluster.write_to(|secret| told.write(&mut lines, secret));
+        if let Err(refusal) = written {
+            log::error!("a request for another gateway cannot be written: {refusal}"); // it was checked
+        }
+        lines
+    }
+
+    /// Asks whether a gateway lives.
+    pub(super) fn probe_request(&self) -> Vec<u8> {
+        let mut request = Vec::with_capacity(128);
+        if let Some(peers) = &self.peers {
+            let written = peers.cluster.write_to(|secret| write_probe(&mut request, secret));
+            if let Err(refusal) = written {
+                log::error!("a request for another gateway cannot be written: {refusal}"); // it was checked
+            }
+        }
+        request
+    }
+}
