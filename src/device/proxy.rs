@@ -16,6 +16,7 @@ use crate::engine::connections::Connections;
 use crate::engine::connections::Id;
 use crate::error::Error;
 use crate::limits::Limits;
+use crate::proto::authority::authority_of;
 use crate::proto::head;
 use crate::proto::head::Fields;
 use crate::proto::head::LineEnds;
@@ -165,14 +166,6 @@ pub(super) struct Refused {
 impl From<String> for Refused {
     fn from(why: String) -> Self {
         Refused { why, no_connect: false, retry_after: None }
-    }
-}
-
-/// `HOST:PORT`, an IPv6 address in brackets.
-fn authority_of(host: &str, port: u16) -> String {
-    match host.contains(':') {
-        true => format!("[{host}]:{port}"),
-        false => format!("{host}:{port}"),
     }
 }
 

@@ -2,6 +2,7 @@
 //! Each rule of [`claims`](super::claims) is one script, which the server runs as a whole.
 
 mod examine;
+mod words;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,16 +16,19 @@ use redis::{
 };
 
 pub use self::examine::DirectoryReport;
+use self::words::told;
 use crate::error::Error;
 use crate::gateway::claims::{Change, Claimant, Failed, Renewal, Renewed, SharedTable, Verdict};
 use crate::limits::Limits;
-use crate::proto::authority::{authority, bare};
+use crate::proto::authority::{authority, authority_of, bare};
 use crate::setting::{DIRECTORY_PASSWORD, DIRECTORY_USER};
 
 const DEFAULT_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 /// Most servers in one URL.
 const SERVERS_MAX: usize = 16;
+/// Highest number of a database in a URL; a server has 16 unless it is told otherwise.
+const DATABASE_MAX: i64 = 65_535;
 /// Idle connections that are kept.
 const IDLE_MAX: usize = 8;
 /// How long it is waited for a change before it is asked whether to go on.
@@ -131,7 +135,7 @@ impl RedisDirectory {
             _ => return Err(wrong("the scheme is not redis or rediss")),
         };
         if is_secure && cfg!(not(feature = "tls")) {
-            return Err(wrong("this build has no TLS"));
+            return Err(Error::usage(format!("a directory at {scheme}:// needs the feature tls")));
         }
         let mut parts = rest.split('/');
         let hosts = parts.next().unwrap_or_default();
@@ -162,11 +166,12 @@ impl RedisDirectory {
         };
         let database = match database.filter(|text| !text.is_empty()) {
             None => 0,
-            Some(text) => text
+            Some(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text
                 .parse()
                 .ok()
-                .filter(|n| (0..=65_535).contains(n))
-                .ok_or_else(|| wrong("the database is no number"))?,
+                .filter(|n| (0..=DATABASE_MAX).contains(n))
+                .ok_or_else(|| wrong(&format!("the database is above {DATABASE_MAX}")))?,
+            Some(_) => return Err(wrong("the database is no number")),
         };
         Ok(RedisDirectory {
             servers,
@@ -291,28 +296,36 @@ pub(crate) struct RedisTable {
     names: String,
     gateways: String,
     channel: String,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Server>>,
     /// Which of several servers or sentinels is asked first.
     turn: AtomicUsize,
 }
 
+/// A connection, and where it leads.
+struct Server {
+    connection: Connection,
+    at: String,
+}
+
 impl RedisTable {
     /// A connection to the server that takes writes.
-    fn connect(&self) -> Result<Connection, Failed> {
-        self.connect_to().map(|(connection, _)| connection)
+    fn connect(&self) -> Result<Server, Failed> {
+        self.connect_noting(&mut Vec::new())
     }
 
-    /// The same, and where that is.
-    fn connect_to(&self) -> Result<(Connection, String), Failed> {
+    /// The same; `passed_over` gets what those have said that were asked in vain.
+    fn connect_noting(&self, passed_over: &mut Vec<String>) -> Result<Server, Failed> {
         match &self.directory.servers {
             Servers::Socket(path) => {
                 let text = path.display().to_string();
-                let opened = self.open(ConnectionAddr::Unix(path.clone()), &text, true);
-                opened.map(|connection| (connection, text))
+                self.open(ConnectionAddr::Unix(path.clone()), text, true)
             }
-            Servers::Listed(at) => self.one_of(at, |server| self.open_master(server, at.len() > 1)),
+            Servers::Listed(at) => {
+                self.one_of(at, passed_over, |server| self.open_master(server, at.len() > 1))
+            }
             Servers::Sentinels { at, master } => {
-                let master = self.one_of(at, |sentinel| self.ask_sentinel(sentinel, master))?;
+                let ask = |sentinel: &_| self.ask_sentinel(sentinel, master);
+                let master = self.one_of(at, passed_over, ask)?;
                 self.open_master(&master, true)
             }
         }
@@ -323,6 +336,7 @@ impl RedisTable {
     fn one_of<T>(
         &self,
         at: &[(String, u16)],
+        passed_over: &mut Vec<String>,
         ask: impl Fn(&(String, u16)) -> Result<T, Failed>,
     ) -> Result<T, Failed> {
         let until = Instant::now() + self.wait;
@@ -334,7 +348,10 @@ impl RedisTable {
             let turn = self.turn.load(Relaxed);
             match ask(&at[turn % at.len()]) {
                 Ok(answer) => return Ok(answer),
-                Err(e) => why = e,
+                Err(e) => {
+                    passed_over.push(e.to_string());
+                    why = e;
+                }
             }
             // Another thread may have found out as well.
             let _ = self.turn.compare_exchange(turn, turn.wrapping_add(1), Relaxed, Relaxed);
@@ -347,17 +364,16 @@ impl RedisTable {
         &self,
         (host, port): &(String, u16),
         may_be_replica: bool,
-    ) -> Result<(Connection, String), Failed> {
-        let text = format!("{host}:{port}");
-        let mut connection = self.open(self.address(host, *port), &text, true)?;
+    ) -> Result<Server, Failed> {
+        let mut server = self.open(self.address(host, *port), authority_of(host, *port), true)?;
         if may_be_replica {
-            let role: Vec<redis::Value> = self.ask(&mut connection, &redis::cmd("ROLE"))?;
+            let role: Vec<redis::Value> = self.ask(&mut server, &redis::cmd("ROLE"))?;
             match role.first() {
                 Some(redis::Value::BulkString(role)) if role == b"master" => {}
-                _ => return Err(format!("Redis at {text} is a replica").into()),
+                _ => return Err(format!("Redis at {} is a replica", server.at).into()),
             }
         }
-        Ok((connection, text))
+        Ok(server)
     }
 
     fn address(&self, host: &str, port: u16) -> ConnectionAddr {
@@ -373,8 +389,8 @@ impl RedisTable {
     }
 
     /// `knows_us`: it is a server with the table, and no sentinel.
-    fn open(&self, at: ConnectionAddr, text: &str, knows_us: bool) -> Result<Connection, Failed> {
-        let failed = |e: RedisError| -> Failed { format!("Redis at {text}: {}", told(&e)).into() };
+    fn open(&self, to: ConnectionAddr, at: String, knows_us: bool) -> Result<Server, Failed> {
+        let failed = |e: RedisError| self.failed(&e, &at);
         let mut settings = RedisConnectionInfo::default();
         if knows_us {
             settings = settings.set_db(self.directory.database);
@@ -385,12 +401,16 @@ impl RedisTable {
                 settings = settings.set_password(password);
             }
         }
-        let info: ConnectionInfo = at.into_connection_info().map_err(failed)?;
+        let info: ConnectionInfo = to.into_connection_info().map_err(failed)?;
         let client = self.client(info.set_redis_settings(settings)).map_err(failed)?;
         let connection = client.get_connection_with_timeout(self.wait).map_err(failed)?;
         connection.set_read_timeout(Some(self.wait)).map_err(failed)?;
         connection.set_write_timeout(Some(self.wait)).map_err(failed)?;
-        Ok(connection)
+        Ok(Server { connection, at })
+    }
+
+    fn failed(&self, e: &RedisError, at: &str) -> Failed {
+        told(e, at, self.directory.is_secure).into()
     }
 
     #[cfg(feature = "tls")]
@@ -412,49 +432,51 @@ impl RedisTable {
 
     fn ask_sentinel(&self, at: &(String, u16), master: &str) -> Result<(String, u16), Failed> {
         let (host, port) = at;
-        let text = format!("{host}:{port}");
-        let mut sentinel = self.open(self.address(host, *port), &text, false)?;
+        let mut sentinel =
+            self.open(self.address(host, *port), authority_of(host, *port), false)?;
         let mut asked = redis::cmd("SENTINEL");
         asked.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
         let found: Option<(String, u16)> = self.ask(&mut sentinel, &asked)?;
-        found.ok_or_else(|| format!("the sentinel at {text} knows no master {master}").into())
+        found.ok_or_else(|| {
+            format!("the sentinel at {} knows no master {master}", sentinel.at).into()
+        })
     }
 
     fn ask<T: redis::FromRedisValue>(
         &self,
-        connection: &mut Connection,
+        server: &mut Server,
         command: &redis::Cmd,
     ) -> Result<T, Failed> {
-        command.query(connection).map_err(|e| format!("Redis: {}", told(&e)).into())
+        command.query(&mut server.connection).map_err(|e| self.failed(&e, &server.at))
     }
 
-    fn take_idle(&self) -> Option<Connection> {
+    fn take_idle(&self) -> Option<Server> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     /// Asks on an idle connection, or on a new one. What the server does not carry out because an
     /// idle connection was closed meanwhile is asked again.
     fn with<T>(&self, ask: impl Fn(&mut Connection) -> Result<T, RedisError>) -> Result<T, Failed> {
-        let (mut connection, was_idle) = match self.take_idle() {
+        let (mut server, was_idle) = match self.take_idle() {
             Some(idle) => (idle, true),
             None => (self.connect()?, false),
         };
-        let mut answer = ask(&mut connection);
+        let mut answer = ask(&mut server.connection);
         if was_idle && answer.as_ref().is_err_and(|e| e.is_connection_dropped() || is_of_replica(e))
         {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-            connection = self.connect()?;
-            answer = ask(&mut connection);
+            server = self.connect()?;
+            answer = ask(&mut server.connection);
         }
         match answer {
             Ok(answer) => {
                 let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
                 if idle.len() < IDLE_MAX {
-                    idle.push(connection);
+                    idle.push(server);
                 }
                 Ok(answer)
             }
-            Err(e) => Err(format!("Redis: {}", told(&e)).into()),
+            Err(e) => Err(self.failed(&e, &server.at)),
         }
     }
 
@@ -465,19 +487,6 @@ impl RedisTable {
     fn time(&self, time: Duration) -> String {
         time.as_millis().to_string()
     }
-}
-
-/// What a failure says. The crate repeats what was asked, which may be long.
-fn told(e: &RedisError) -> String {
-    let text = match (e.is_timeout(), e.detail()) {
-        (true, _) => "it did not answer in time".to_owned(),
-        (_, Some(detail)) => match e.code() {
-            Some(code) => format!("{code} {detail}"),
-            None => detail.to_owned(),
-        },
-        _ => e.to_string(),
-    };
-    text.chars().take(200).collect()
 }
 
 /// The master has changed.
@@ -558,8 +567,8 @@ impl SharedTable for RedisTable {
     }
 
     fn listen(&self, tell: &mut dyn FnMut(Option<Change>) -> bool) -> Result<(), Failed> {
-        let failed = |e: RedisError| -> Failed { format!("Redis: {}", told(&e)).into() };
-        let mut connection = self.connect()?;
+        let Server { mut connection, at } = self.connect()?;
+        let failed = |e: RedisError| self.failed(&e, &at);
         let mut channel = connection.as_pubsub();
         channel.subscribe(&self.channel).map_err(failed)?;
         channel.set_read_timeout(Some(LISTEN)).map_err(failed)?;
@@ -630,10 +639,14 @@ mod tests {
             "redis+sentinel://a",
             "redis://a,,b",
             "redis://a/-1",
+            "redis://a/65536",
         ] {
             let error = RedisDirectory::new(wrong).unwrap_err();
             assert!(error.is_usage() && !error.to_string().contains("secret@"), "{wrong}: {error}");
         }
+        let told = |url| RedisDirectory::new(url).unwrap_err().to_string();
+        assert!(told("redis://a/99999").contains("above 65535"), "{}", told("redis://a/99999"));
+        assert!(told("redis://a/x").contains("no number"));
         let directory = RedisDirectory::new("redis://a").unwrap().password("hush");
         assert!(!format!("{directory:?}").contains("hush"));
         let directory = directory.prefix("one.two:x-y_z").unwrap();

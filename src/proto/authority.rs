@@ -16,6 +16,14 @@ pub(crate) struct Authority<'a> {
     pub(crate) port: Option<u16>,
 }
 
+/// `HOST:PORT`, an IPv6 address in brackets.
+pub(crate) fn authority_of(host: &str, port: u16) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
 /// Reads `host[:port]`: a DNS name or IPv4 address of letters, digits, `-`, `.` and `_`, or an IPv6
 /// address in brackets. Narrower than RFC 3986 (`reg-name` may have `,` and `%`): what no host has
 /// is what confuses the next parser (T11). An empty port is the default port (RFC 3986 §3.2.3), and

@@ -22,7 +22,7 @@ use super::failure::{Side, explained};
 use super::identity::Identity;
 use super::setup::{ALPN, unusable};
 use crate::error::Error;
-use crate::setting::{CA, LOCAL_CA, LOCAL_PIN, PIN};
+use crate::setting::{CA, LOCAL_CA, LOCAL_PIN, PEERS_CA, PIN};
 
 /// A device whose clock shows an earlier time has no clock yet: 2026-01-01T00:00:00Z, before which
 /// this code did not exist.
@@ -168,6 +168,13 @@ impl DeviceTls {
     pub fn explained(error: &io::Error) -> Option<String> {
         let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
         Some(explained(inner, Side::Device))
+    }
+
+    /// The same for a gateway that asks another one.
+    #[must_use]
+    pub fn explained_between_gateways(error: &io::Error) -> Option<String> {
+        let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+        Some(explained(inner, Side::OtherGateway))
     }
 
     /// Reads the system's roots where they are wanted.
@@ -320,7 +327,7 @@ fn system_roots() -> Result<RootCertStore, Error> {
     if usable == 0 {
         let why = found.errors.first().map_or_else(String::new, |e| format!(" ({e})"));
         return Err(Error::usage(format!(
-            "this system has no root certificates{why}; install them (ca-certificates), or give the CA or the key of whom this device dials: of the gateway ({CA}; {PIN}), of the local server ({LOCAL_CA}; {LOCAL_PIN})"
+            "this system has no root certificates{why}; install them (ca-certificates), or give the CA or the key of whom is dialled: of a device's gateway ({CA}; {PIN}), of its local server ({LOCAL_CA}; {LOCAL_PIN}), of other gateways ({PEERS_CA})"
         )));
     }
     Ok(roots)

@@ -109,6 +109,16 @@ pub(crate) fn explained(error: &rustls::Error, side: Side) -> String {
         rustls::Error::AlertReceived(Alert::CertificateExpired) => {
             "the other side does not accept the certificate that was shown: by its clock it has expired, or is not valid yet; renew it, or set the clocks"
         }
+        rustls::Error::AlertReceived(
+            Alert::UnknownCA
+            | Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::DecryptError
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked,
+        ) if side == Side::OtherGateway => &format!(
+            "the other gateway does not accept the certificate that was shown ({PEERS_IDENTITY}): its own setting has to have the CA that issued it ({PEERS_CLIENT_CA}); its log says more"
+        ),
         rustls::Error::AlertReceived(Alert::UnknownCA) => {
             "the other side does not accept the certificate that was shown: no CA that it trusts has issued it; its log says more"
         }

@@ -381,6 +381,9 @@ impl Check {
                     "426 from {from}: a proxy or another box on the way removed Upgrade, and this gateway takes no polls (--fallback never).{told}"
                 ),
             )),
+            Verdict::Later { .. } if is_for_tls(status, &reply.text) => {
+                Err(bad("offer", format_args!("{status}: {}", reply.text)))
+            }
             Verdict::Later { .. } => Err(bad(
                 "offer",
                 format_args!(
@@ -431,6 +434,11 @@ impl Check {
         }
         Ok(())
     }
+}
+
+/// Returns true if a gateway's port for TLS has answered a request without.
+pub(crate) fn is_for_tls(status: u16, text: &str) -> bool {
+    status == 400 && text.contains("this port speaks TLS")
 }
 
 /// `/lamp/more?query` with another first segment.

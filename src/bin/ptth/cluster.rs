@@ -2,18 +2,19 @@
 //! other gateways, step by step, in words.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use reverse_http::proto::head::{self, LineEnds};
-use reverse_http::text::spelled_out;
+use reverse_http::text::{counted, spelled_out};
+use reverse_http::tls::DeviceTls;
 use reverse_http::{DirectoryReport, Limits, RedisDirectory};
 
 use crate::addresses::{bare, with_port};
 use crate::arguments::some_time;
-use crate::check::{good, rounded, warn, wrong};
+use crate::check::{good, is_for_tls, rounded, warn, wrong};
 use crate::files;
 use crate::output::print_line;
 use crate::peers::{Named, PeersArgs};
@@ -26,8 +27,9 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 const CLOCKS_APART: Duration = Duration::from_secs(1);
 /// A gateway announces itself more often than this.
 const SILENT: Duration = Duration::from_secs(120);
-/// Steps of the look at Redis, each of which may take `--timeout`.
-const STEPS: u32 = 12;
+/// Steps of the look at Redis, each of which may take `--timeout`: some twelve, and each of 16 servers
+/// that hang.
+const STEPS: u32 = 28;
 
 #[derive(Args)]
 pub(crate) struct ClusterArgs {
@@ -59,21 +61,44 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<(), Failure> {
     })?;
     let mut check = Check { faults: 0, named: &named, timeout: args.timeout };
     let mut gateways: BTreeSet<String> = named.listed.iter().map(|url| spelt(url)).collect();
-    if let Some(redis) = &named.redis {
-        gateways.extend(check.directory(redis)?);
-    }
-    match named.own.as_deref().map(spelt) {
+    let own = named.own.as_deref().map(spelt);
+    check.file(own.as_deref())?;
+    let table = match &named.redis {
+        Some(redis) => Some(check.directory(redis)?),
+        None => None,
+    };
+    match &own {
         None => warn(
             "own URL",
             "it is not known how others reach this gateway; give --peers, and --advertise where that is 0.0.0.0 or has port 0",
         )?,
         Some(own) => {
-            gateways.remove(&own);
-            check.gateway("own URL", &own)?;
+            let answers = check.gateway("own URL", own)?;
+            if let Some(Some(table)) = &table {
+                check.own_place(own, answers, table)?;
+            }
         }
     }
-    if gateways.is_empty() {
-        warn("gateway", "the directory knows no other")?;
+    let known = table.iter().flatten().flat_map(|table| table.gateways.iter().cloned());
+    gateways.extend(known);
+    if let Some(own) = &own {
+        gateways.remove(own);
+    }
+    match table {
+        Some(None) => warn(
+            "gateway",
+            "not asked: which others there are the directory says, and it does not answer",
+        )?,
+        Some(Some(table)) if gateways.is_empty() => {
+            warn(
+                "gateway",
+                format_args!(
+                    "the directory ({table}) knows no other: is that the one that the others have?"
+                ),
+            )?;
+        }
+        _ if gateways.is_empty() => warn("gateway", "the directory knows no other")?,
+        _ => {}
     }
     for url in &gateways {
         check.gateway("gateway", url)?;
@@ -82,6 +107,20 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<(), Failure> {
         0 => print_line("all right: a gateway with these options reaches all of it"),
         1 => Err(failed("one thing is wrong")),
         many => Err(failed(format_args!("{many} things are wrong"))),
+    }
+}
+
+/// A table in Redis that answered.
+struct Table {
+    database: i64,
+    prefix: String,
+    /// Those that are not silent.
+    gateways: Vec<String>,
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "database {}, prefix {}", self.database, self.prefix)
     }
 }
 
@@ -97,24 +136,60 @@ impl Check<'_> {
         wrong(step, what)
     }
 
-    /// The server with the table; the gateways that it knows.
-    fn directory(&mut self, redis: &RedisDirectory) -> Result<Vec<String>, Failure> {
+    /// What a directory in a file has.
+    fn file(&self, own: Option<&str>) -> Result<(), Failure> {
+        let Some(file) = &self.named.file else { return Ok(()) };
+        let lines = self.named.listed.len();
+        let is_own = |url: &&String| own.is_some_and(|own| spelt(url) == own);
+        let of_own = self.named.listed.iter().filter(is_own).count();
+        let text = format!("{}: {}", file.display(), counted(lines as u64, "line"));
+        match lines {
+            0 => warn("directory", format_args!("{text}: devices of other gateways are not found")),
+            _ if of_own == lines => warn("directory", format_args!("{text}, all for this gateway")),
+            _ => good("directory", format_args!("{text}, {of_own} for this gateway")),
+        }
+    }
+
+    /// Whether the gateway that answers at this one's URL is in this table.
+    fn own_place(&mut self, own: &str, answers: bool, table: &Table) -> Result<(), Failure> {
+        match (table.gateways.iter().any(|url| url == own), answers) {
+            (true, _) => Ok(()),
+            (false, true) => self.bad(
+                "known",
+                format_args!(
+                    "a gateway answers at {own} and is not in this directory ({table}): does it have another --directory, database or --directory-prefix? (Just started, or the directory just emptied: check again)"
+                ),
+            ),
+            (false, false) => {
+                warn("known", format_args!("{own}, this gateway, is not there: it does not run"))
+            }
+        }
+    }
+
+    /// The server with the table, and the gateways that it knows; `None`: it does not answer.
+    fn directory(&mut self, redis: &RedisDirectory) -> Result<Option<Table>, Failure> {
         let (asked, timeout) = (redis.clone(), self.timeout);
         let look = move || asked.examine(timeout).map_err(|e| e.to_string());
         let report = match files::on_a_thread(timeout.saturating_mul(STEPS), look) {
             Ok(report) => report,
             Err(e) => {
-                let remedy = "is --directory right, does the server run, does it take this --directory-user and --directory-password, does a firewall let it through?";
-                self.bad("directory", format_args!("{e}: {remedy}"))?;
-                return Ok(Vec::new());
+                let is_away = ["os error", "in time", "lookup"].iter().any(|part| e.contains(part));
+                let remedy = match is_away {
+                    true => {
+                        "; is --directory right, does the server run, does a firewall let this one through?"
+                    }
+                    false => "",
+                };
+                self.bad("directory", format_args!("{e}{remedy}"))?;
+                return Ok(None);
             }
         };
         self.server(&report)?;
         let mut urls = Vec::new();
-        for (url, ago) in report.gateways {
-            let url = spelled_out(&url); // whoever can write there has written it
+        for (url, ago) in &report.gateways {
+            let url = spelled_out(url); // whoever can write there has written it
             let text = format!("{url} announced itself {} s ago", ago.as_secs());
-            match ago > SILENT {
+            match *ago > SILENT {
                 true => warn(
                     "known",
                     format_args!(
@@ -127,13 +202,14 @@ impl Check<'_> {
                 }
             }
         }
-        if let Some(own) = self.named.own.as_deref().map(spelt).filter(|own| !urls.contains(own)) {
-            warn("known", format_args!("{own}, this gateway, is not there: it does not run"))?;
-        }
-        Ok(urls)
+        let DirectoryReport { database, prefix, .. } = report;
+        Ok(Some(Table { database, prefix, gateways: urls }))
     }
 
     fn server(&mut self, report: &DirectoryReport) -> Result<(), Failure> {
+        for said in &report.passed_over {
+            warn("directory", format_args!("passed over: {said}"))?;
+        }
         let or_hidden = |text: &Option<String>| text.clone().unwrap_or("unknown".to_owned());
         let (version, role) = (or_hidden(&report.version), or_hidden(&report.role));
         let text = format!(
@@ -150,18 +226,15 @@ impl Check<'_> {
         }
         match &report.claims {
             Ok(()) => good("claims", "a name that nobody has was claimed and released")?,
-            Err(e) => self.bad(
-                "claims",
-                format_args!(
-                    "{e}: the server has to take writes, and its user the commands and keys of docs/cluster.md"
-                ),
-            )?,
+            Err(e) => {
+                self.bad("claims", format_args!("{e}; a gateway's claims have to be taken"))?
+            }
         }
         match &report.changes {
             Ok(()) => good("changes", "the channel can be listened to")?,
             Err(e) => self.bad(
                 "changes",
-                format_args!("{e}: its user has to be allowed the channel (&PREFIX:changes)"),
+                format_args!("{e}; its user has to be allowed the channel (&PREFIX:changes)"),
             )?,
         }
         if let Some(policy) = report.memory_policy.as_ref().filter(|policy| *policy != "noeviction")
@@ -185,11 +258,11 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// A gateway as this one would ask it.
-    fn gateway(&mut self, step: &str, url: &str) -> Result<(), Failure> {
+    /// A gateway as this one would ask it; returns true if it is one.
+    fn gateway(&mut self, step: &str, url: &str) -> Result<bool, Failure> {
         match self.ask(url) {
-            Ok(told) => good(step, format_args!("{url}: {told}")),
-            Err(why) => self.bad(step, format_args!("{url}: {why}")),
+            Ok(told) => good(step, format_args!("{url}: {told}")).map(|()| true),
+            Err(why) => self.bad(step, format_args!("{url}: {why}")).map(|()| false),
         }
     }
 
@@ -208,11 +281,10 @@ impl Check<'_> {
         let config = if is_secure { Some(tls()?) } else { None };
         let mut wire = match config {
             None => wire,
-            Some(config) => wire.secure(config, &host).map_err(|e| {
-                format!(
-                    "no TLS: {e}; --peers-ca has the CA of its --peers-cert, which names this host"
-                )
-            })?,
+            Some(config) => wire
+                .explained(DeviceTls::explained_between_gateways)
+                .secure(config, &host)
+                .map_err(|e| format!("no TLS: {e}"))?,
         };
         wire.extend(self.timeout);
         let secret = match &self.named.secret {
@@ -223,11 +295,17 @@ impl Check<'_> {
             format!("OPTIONS * HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n{secret}\r\n");
         let began = Instant::now();
         let answered = wire.send(request.as_bytes()).and_then(|()| Answered::read(&mut wire));
-        let answered = answered.map_err(|e| match is_secure {
-            false => format!("{e}; does it speak TLS there (https://)?"),
-            true => format!(
-                "{e}; does it want a certificate (--peers-client-ca)? --peers-cert is shown"
+        let answered = answered.map_err(|e| match (is_secure, e.contains("in time")) {
+            (false, true) => format!(
+                "it took the connection and said nothing for {:?}: it hangs, or speaks TLS (https://)",
+                self.timeout
             ),
+            (true, true) => format!("it did not answer for {:?}: it hangs", self.timeout),
+            (false, false) => format!("{e}; does it speak TLS there (https://)?"),
+            (true, false) if e.contains("--peers-c") => e,
+            (true, false) => {
+                format!("{e}; does it want a certificate (--peers-client-ca)? --peers-cert is shown")
+            }
         })?;
         let tls = if is_secure { format!(", {}", wire.version()) } else { String::new() };
         answered
@@ -311,6 +389,9 @@ impl Answered {
                 "it does not take this one's secret; give both the same in the first line of --peer-secret".to_owned(),
             ),
             (true, _) => Err(format!("{status}: it does not serve now; see its log")),
+            (false, _) if is_for_tls(status, &self.text) => {
+                Err("this port speaks TLS; write https:// in the URL".to_owned())
+            }
             (false, _) => Err(format!(
                 "{status}: this is {}, not its --peers; correct the directory, or its --advertise",
                 self.place()

@@ -111,7 +111,9 @@ pub(crate) struct Cluster {
 pub(crate) struct Named {
     /// How others reach this gateway, where that is known.
     pub(crate) own: Option<String>,
-    /// The gateways of a directory in a file.
+    /// The directory in a file.
+    pub(crate) file: Option<PathBuf>,
+    /// The gateway of each of its lines.
     pub(crate) listed: Vec<String>,
     pub(crate) redis: Option<RedisDirectory>,
     /// The secret that is shown.
@@ -196,6 +198,7 @@ impl PeersArgs {
                 Some(url) => Some(url.clone()),
                 None => self.own_address()?,
             },
+            file: self.table_file().map(Path::to_owned),
             listed: self.table(first).map_err(usage)?.into_values().collect(),
             redis,
             secret: secrets.and_then(|secrets| secrets.into_iter().next()),
@@ -271,9 +274,13 @@ impl PeersArgs {
     fn check(&self) -> Result<(), Failure> {
         self.check_directory()?;
         if self.peers_ca.is_some() && self.peers.is_some() && self.directory.is_none() {
-            return Err(usage(
-                "--peers-ca goes with --directory: it is the CA of gateways that this one asks; those that come to --peers are known by --peers-client-ca",
-            ));
+            // Whoever has written both knows which is which.
+            if self.peers_client_ca.is_none() {
+                return Err(usage(
+                    "--peers-ca goes with --directory: it is the CA of gateways that this one asks; those that come to --peers are known by --peers-client-ca",
+                ));
+            }
+            log::warn!("--peers-ca does nothing without --directory: this gateway asks no other");
         }
         let Some(address) = &self.peers else {
             let only_there = [

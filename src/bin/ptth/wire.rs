@@ -37,6 +37,8 @@ enum Socket {
 pub(crate) struct Timed {
     socket: Socket,
     until: Instant,
+    /// The first bytes that came, by which something else than TLS is known.
+    first: Vec<u8>,
 }
 
 impl Timed {
@@ -56,7 +58,10 @@ impl Read for Timed {
             Socket::Tcp(tcp) => tcp.set_read_timeout(left).and_then(|()| tcp.read(bytes)),
             Socket::Unix(unix) => unix.set_read_timeout(left).and_then(|()| unix.read(bytes)),
         };
-        read.map_err(late)
+        let read = read.map_err(late)?;
+        let missing = FIRST.len().saturating_sub(self.first.len());
+        self.first.extend_from_slice(&bytes[..read.min(missing)]);
+        Ok(read)
     }
 }
 
@@ -82,6 +87,12 @@ fn late(error: io::Error) -> io::Error {
     }
 }
 
+/// How an answer of HTTP begins.
+const FIRST: &[u8] = b"HTTP/1.";
+
+/// What a failure of TLS means, for whoever asks; `None`: it is none of TLS.
+pub(crate) type Explain = fn(&io::Error) -> Option<String>;
+
 enum Stream {
     Plain(Timed),
     Tls(Box<StreamOwned<ClientConnection, Timed>>),
@@ -91,6 +102,7 @@ pub(crate) struct Wire {
     stream: Stream,
     /// Read and not used yet.
     unread: Vec<u8>,
+    explain: Explain,
 }
 
 /// The answer to an offer or a CONNECT.
@@ -146,7 +158,8 @@ impl Wire {
     }
 
     fn over(socket: Socket, until: Instant) -> Self {
-        Wire { stream: Stream::Plain(Timed { socket, until }), unread: Vec::new() }
+        let stream = Stream::Plain(Timed { socket, until, first: Vec::new() });
+        Wire { stream, unread: Vec::new(), explain: DeviceTls::explained }
     }
 
     /// To the first address that accepts; each has its share of the time.
@@ -187,9 +200,16 @@ impl Wire {
         }
     }
 
+    /// Whose failures of TLS are told: a device's, or else these.
+    pub(crate) fn explained(mut self, explain: Explain) -> Self {
+        self.explain = explain;
+        self
+    }
+
     /// Finishes a TLS handshake.
     pub(crate) fn secure(self, config: Arc<ClientConfig>, host: &str) -> Result<Wire, String> {
-        let Stream::Plain(timed) = self.stream else {
+        let Wire { stream, explain, .. } = self;
+        let Stream::Plain(timed) = stream else {
             return Err("it is secured already".to_owned());
         };
         let name = ServerName::try_from(host.to_owned())
@@ -198,10 +218,13 @@ impl Wire {
         let mut tls = StreamOwned::new(client, timed);
         while tls.conn.is_handshaking() {
             if let Err(e) = tls.conn.complete_io(&mut tls.sock) {
-                return Err(handshake_failure(&e));
+                return Err(match tls.sock.first.starts_with(FIRST) {
+                    true => "what came is plain HTTP; write http:// in the URL".to_owned(),
+                    false => handshake_failure(&e, explain),
+                });
             }
         }
-        Ok(Wire { stream: Stream::Tls(Box::new(tls)), unread: Vec::new() })
+        Ok(Wire { stream: Stream::Tls(Box::new(tls)), unread: Vec::new(), explain })
     }
 
     /// The socket under it, before any TLS.
@@ -285,7 +308,10 @@ impl Wire {
                 take(status, Part::Body(data))?;
             }
             self.take(used);
-            if used == 0 && !decoder.is_done() && !self.fill().map_err(read_failed)? {
+            if used == 0
+                && !decoder.is_done()
+                && !self.fill().map_err(|e| read_failed(&e, self.explain))?
+            {
                 decoder.finish_at_eof().map_err(|_| failed("the answer was cut off"))?;
             }
         }
@@ -302,7 +328,7 @@ impl Wire {
         loop {
             let found = head::response(&self.unread, &limits, LineEnds::CrlfOrLf);
             let Some(head) = found.map_err(no_http)? else {
-                if !self.fill().map_err(read_failed)? {
+                if !self.fill().map_err(|e| read_failed(&e, self.explain))? {
                     return Err(failed("the connection was closed without an answer"));
                 }
                 continue;
@@ -402,7 +428,10 @@ fn no_http(refusal: reverse_http::Refusal) -> Failure {
     failed(format_args!("what came back is no HTTP: {}", refusal.reason))
 }
 
-fn read_failed(error: io::Error) -> Failure {
+fn read_failed(error: &io::Error, explain: Explain) -> Failure {
+    if let Some(told) = explain(error) {
+        return failed(told);
+    }
     match error.kind() {
         io::ErrorKind::TimedOut => failed("the answer did not come in time"),
         _ => failed(format_args!("the connection broke within the answer ({error})")),
@@ -410,8 +439,8 @@ fn read_failed(error: io::Error) -> Failure {
 }
 
 /// What the library makes of a mistake of TLS, which comes wrapped.
-fn handshake_failure(error: &io::Error) -> String {
-    match DeviceTls::explained(error) {
+fn handshake_failure(error: &io::Error, explain: Explain) -> String {
+    match explain(error) {
         Some(told) => told,
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             "the connection was closed within the handshake: does the other side speak TLS at this port?".to_owned()

@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use redis::Connection;
-
 use crate::engine::random;
 use crate::error::{Error, Fault};
 use crate::gateway::claims::{Claimant, Failed, SharedTable, Verdict};
-use crate::gateway::redis::{RedisDirectory, RedisTable};
+use crate::gateway::redis::{RedisDirectory, RedisTable, Server, Servers};
 use crate::limits::Limits;
 
 /// Gateways of which a look tells.
@@ -21,6 +19,13 @@ const BY: &str = "http://check.invalid:80";
 pub struct DirectoryReport {
     /// Where the server is that was found: `HOST:PORT`, or a path.
     pub server: String,
+    /// What those say that a gateway passes over to come there: servers that do not answer, replicas,
+    /// sentinels.
+    pub passed_over: Vec<String>,
+    /// The number of the database in the server.
+    pub database: i64,
+    /// What keys and the channel begin with ([`RedisDirectory::prefix`]).
+    pub prefix: String,
     /// Its name and version (`redis 7.2.4`); `None`: the user may not ask.
     pub version: Option<String>,
     /// `master`, or `slave` for a replica; `None`: the user may not ask.
@@ -70,11 +75,11 @@ impl RedisDirectory {
 
 impl RedisTable {
     fn examine(&self) -> Result<DirectoryReport, Failed> {
-        let (mut connection, server) = self.connect_to()?;
+        let (mut server, passed_over) = self.connect_telling()?;
         let asked = (Instant::now(), SystemTime::now());
-        let clock: Option<(u64, u64)> = self.ask(&mut connection, &redis::cmd("TIME")).ok();
+        let clock: Option<(u64, u64)> = self.ask(&mut server, &redis::cmd("TIME")).ok();
         let round_trip = asked.0.elapsed();
-        let info = self.info(&mut connection);
+        let info = self.info(&mut server);
         let of = |name: &str| {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.map(str::trim).filter(|value| !value.is_empty())
@@ -85,7 +90,10 @@ impl RedisTable {
         };
         let has_bound = of("maxmemory").is_some_and(|bytes| bytes != "0");
         Ok(DirectoryReport {
-            server,
+            server: server.at.clone(),
+            passed_over,
+            database: self.directory.database,
+            prefix: self.directory.prefix.clone(),
             version,
             role: of("role").map(str::to_owned),
             round_trip,
@@ -93,15 +101,41 @@ impl RedisTable {
             clock_difference: clock.map(|clock| apart(asked.1 + round_trip / 2, clock)),
             claims: self.try_claim().map_err(|e| e.to_string()),
             changes: self.try_changes().map_err(|e| e.to_string()),
-            gateways: self.announced(&mut connection, clock)?,
+            gateways: self.announced(&mut server, clock)?,
         })
     }
 
+    /// A connection to the server that takes writes, as a gateway finds it that tries again; and what
+    /// those have said that it passes over.
+    ///
+    /// # Errors
+    /// There is none: what all of them say.
+    fn connect_telling(&self) -> Result<(Server, Vec<String>), Failed> {
+        let tries = match &self.directory.servers {
+            Servers::Socket(_) => 1,
+            Servers::Listed(at) | Servers::Sentinels { at, .. } => at.len(),
+        };
+        let (mut noted, mut all) = (Vec::new(), Vec::<String>::new());
+        for _ in 0..tries {
+            let found = self.connect_noting(&mut noted);
+            let last = found.as_ref().err().map(ToString::to_string);
+            for told in noted.drain(..).chain(last) {
+                if !all.contains(&told) {
+                    all.push(told);
+                }
+            }
+            if let Ok(server) = found {
+                return Ok((server, all));
+            }
+        }
+        Err(all.join("; ").into())
+    }
+
     /// What it says of itself; nothing where the user may not ask.
-    fn info(&self, connection: &mut Connection) -> String {
+    fn info(&self, server: &mut Server) -> String {
         let sections = ["server", "replication", "memory"].map(|section| {
             let mut asked = redis::cmd("INFO");
-            self.ask::<String>(connection, asked.arg(section)).unwrap_or_default()
+            self.ask::<String>(server, asked.arg(section)).unwrap_or_default()
         });
         sections.join("\n")
     }
@@ -128,12 +162,12 @@ impl RedisTable {
 
     fn announced(
         &self,
-        connection: &mut Connection,
+        server: &mut Server,
         clock: Option<(u64, u64)>,
     ) -> Result<Vec<(String, Duration)>, Failed> {
         let mut asked = redis::cmd("ZRANGE");
         asked.arg(&self.gateways).arg(0).arg(GATEWAYS_MAX - 1).arg("WITHSCORES");
-        let listed: Vec<(String, u64)> = self.ask(connection, &asked)?;
+        let listed: Vec<(String, u64)> = self.ask(server, &asked)?;
         let here = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = clock.map_or_else(here, since_epoch);
         let ago = |at| now.saturating_sub(Duration::from_millis(at));

@@ -225,7 +225,8 @@ fn the_chain_is_explained() {
     says(&wrong, 1, &["no CA that is trusted here has issued the gateway's certificate", "--pin"]);
     says(&wrong, 1, &chain);
     let plain = check(&format!("http://localhost:{port}/lamp"), &["--timeout", "2s"]);
-    assert_eq!(plain.0, 1, "{}", plain.1);
+    says(&plain, 1, &["wrong  offer      400: this port speaks TLS; write https:// in the URL"]);
+    assert!(!plain.1.contains("does not serve"), "{}", plain.1);
     let raw = RawGateway::at_localhost();
     let secure = format!("https://localhost:{}/lamp", raw.addr.port());
     let mut process = Ptth::start(&["check", &secure]);
@@ -235,7 +236,7 @@ fn the_chain_is_explained() {
     peer.write("HTTP/1.1 400 Bad Request\r\n\r\n");
     assert_eq!(process.exit_code(), 1);
     let told = process.all_lines().join("\n");
-    assert!(told.contains("what came is not TLS"), "{told}");
+    assert!(told.contains("what came is plain HTTP; write http:// in the URL"), "{told}");
 }
 
 #[test]

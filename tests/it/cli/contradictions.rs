@@ -148,6 +148,13 @@ fn options_of_a_gateway_that_cannot_work_together_are_refused() {
             parts.iter().for_each(|part| assert!(told.contains(part), "{part}: {told}"));
         },
     );
+    // A file for several gateways, of which this one asks no other.
+    let authority = Authority::new();
+    let pair = authority.server("peers");
+    let tls = ["--peers-cert", pair.certificate(), "--peers-key", pair.key()];
+    let both = ["--peers-client-ca", authority.ca(), "--peers-ca", authority.ca()];
+    let (code, told) = check(&[&["gateway", "--peers", "127.0.0.1:0"], &tls[..], &both].concat());
+    assert!(code == 0 && told.contains("--peers-ca does nothing without --directory"), "{told}");
 }
 
 #[test]

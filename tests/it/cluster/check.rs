@@ -76,13 +76,13 @@ fn what_is_wrong_with_a_gateway_is_told() {
         (&admin, None, "this is a gateway's --admin, not its --peers"),
         (&devices, None, "this is a gateway's --devices, not its --peers"),
         (&local, None, "something that is no gateway"),
-        (&silent_url, None, "in time"),
-        (&secure, None, "no TLS"),
+        (&silent_url, None, "it took the connection and said nothing for 300ms: it hangs, or"),
+        (&secure, None, "no TLS: what came is plain HTTP; write http://"),
     ] {
         cluster.say("wrong", &format!("lamp {url}\n"));
         let directory = format!("file:{}", cluster.path("wrong"));
         let secret = more.cloned().unwrap_or_else(|| cluster.path("secret"));
-        let timeout = if told == "in time" { "300ms" } else { "10s" };
+        let timeout = if url == &silent_url { "300ms" } else { "10s" };
         let (code, out) =
             check(&["--directory", &directory, "--peer-secret", &secret, "--timeout", timeout]);
         assert_eq!(code, 1, "{url}: {out}");
@@ -105,7 +105,45 @@ fn tls_between_gateways_is_checked_as_they_do() {
     let other = Authority::new();
     let (code, out) = cluster.check("all", &["--peers-ca", other.ca()]);
     assert_eq!(code, 1, "{out}");
-    assert!(line(&out, "wrong", "gateway").contains("no TLS"), "{out}");
+    let told = line(&out, "wrong", "gateway");
+    assert!(told.contains("no TLS") && told.contains("--peers-ca"), "{out}");
+    // A gateway has no options of devices.
+    assert!(!told.contains("--ca") && !told.contains("--pin"), "{out}");
+    cluster.say("plain", &format!("lamp http://localhost:{port}\n"));
+    let (code, out) = cluster.check("plain", &[]);
+    assert_eq!(code, 1, "{out}");
+    let told = line(&out, "wrong", "gateway");
+    assert!(told.contains("this port speaks TLS; write https:// in the URL"), "{out}");
+    // Where it wants a certificate that this one does not have.
+    let wants = [&tls[..], &["--peers-client-ca", other.ca()]].concat();
+    let (_strict, url) = cluster.gateway("strict", &wants);
+    let port = url.rsplit(':').next().unwrap();
+    cluster.say("strict-all", &format!("lamp https://localhost:{port}\n"));
+    let known = ["--peers-ca", authority.ca()];
+    let (code, out) = cluster.check("strict-all", &known);
+    assert!(code == 1 && line(&out, "wrong", "gateway").contains("--peers-cert"), "{out}");
+    let (code, out) = cluster.check("strict-all", &[&known[..], &tls].concat());
+    let told = line(&out, "wrong", "gateway");
+    assert!(code == 1 && told.contains("--peers-client-ca"), "{out}");
+    assert!(told.contains("does not accept the certificate"), "{out}");
+}
+
+#[test]
+fn a_directory_in_a_file_says_what_it_has() {
+    let cluster = Cluster::new();
+    let (_one, first) = cluster.gateway("one", &[]);
+    let (_two, second) = cluster.gateway("two", &[]);
+    let own = ["--peers", first.trim_start_matches("http://")];
+    for (lines, verdict, told) in [
+        (String::new(), "note", "0 lines: devices of other gateways are not found"),
+        (format!("lamp {first}\n"), "note", "1 line, all for this gateway"),
+        (format!("lamp {first}\ndoor {second}\n"), "ok", "2 lines, 1 for this gateway"),
+    ] {
+        cluster.say("all", &lines);
+        let (code, out) = cluster.check("all", &own);
+        assert_eq!(code, 0, "{out}");
+        assert!(line(&out, verdict, "directory").contains(told), "{told}: {out}");
+    }
 }
 
 #[test]
@@ -185,4 +223,64 @@ fn redis_is_looked_at_and_the_gateways_that_it_knows() {
     crate::support::eventually("it has ended", || redis.process.has_ended().then_some(()));
     let (code, out) = check(&options);
     assert!(code == 1 && line(&out, "wrong", "directory").contains("does the server run"), "{out}");
+    assert!(line(&out, "note", "gateway").contains("not asked"), "{out}");
+}
+
+/// A gateway's way: what hangs or is refused is passed over.
+#[cfg(feature = "redis")]
+#[test]
+fn servers_that_a_gateway_passes_over_are_notes() {
+    let Some(redis) = crate::cluster::shared::Redis::start(&[]) else { return };
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hangs_at = hangs.local_addr().unwrap();
+    let right = format!("127.0.0.1:{}", redis.port);
+    for (first, told) in [(silent, "refused"), (hangs_at, "did not answer in time")] {
+        let url = format!("redis://{first},{right}");
+        let (code, out) = check(&["--directory", &url, "--timeout", "1s"]);
+        assert_eq!(code, 0, "{out}");
+        let note = line(&out, "note", "directory");
+        assert!(note.contains(&first.to_string()) && note.contains(told), "{out}");
+        assert!(line(&out, "ok", "directory").contains(&right), "{out}");
+    }
+    let (code, out) = check(&["--directory", &redis.url(), "--timeout", "1s"]);
+    assert!(code == 0 && !out.contains("passed over"), "{out}");
+    let nobody = format!("redis://{silent},{hangs_at}");
+    let (code, out) = check(&["--directory", &nobody, "--timeout", "300ms"]);
+    let told = line(&out, "wrong", "directory");
+    assert!(code == 1 && told.contains("refused") && told.contains("in time"), "{out}");
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_gateway_in_another_table_is_wrong() {
+    let Some(redis) = crate::cluster::shared::Redis::start(&[]) else { return };
+    let cluster = Cluster::new();
+    let (url, secret) = (redis.url(), cluster.path("secret"));
+    let common = ["--peer-secret", &secret, "--directory"];
+    let gateway = Gateway::start(&[&common[..], &[&url, "--peers", "127.0.0.1:0"]].concat());
+    let own = crate::cluster::peers_of(&gateway.process);
+    crate::support::eventually("it is known", || {
+        redis.ask(&["ZRANGE", "ptth:gateways", "0", "-1"]).contains(&own).then_some(())
+    });
+    let with = |more: &[&str]| check(&[&common[..], more].concat());
+    let peers = ["--peers", own.trim_start_matches("http://")];
+    let (code, out) = with(&[&[&*url][..], &peers].concat());
+    assert!(code == 0 && line(&out, "ok", "known").contains(&own), "{out}");
+    let other = format!("{url}/3");
+    for (more, told) in [
+        (vec![&*other], "database 3, prefix ptth"),
+        (vec![&*url, "--directory-prefix", "other"], "database 0, prefix other"),
+    ] {
+        let (code, out) = with(&[&more[..], &peers].concat());
+        let known = line(&out, "wrong", "known");
+        assert!(code == 1 && known.contains(&own) && known.contains(told), "{out}");
+        assert!(known.contains("--directory-prefix"), "{out}");
+        let (code, out) = with(&more);
+        assert!(code == 0 && line(&out, "note", "gateway").contains(told), "{out}");
+    }
+    // One that does not run is none that is elsewhere.
+    let absent = format!("127.0.0.1:{}", free_port());
+    let (code, out) = with(&[&url, "--peers", &absent]);
+    assert!(code == 1 && line(&out, "note", "known").contains("it does not run"), "{out}");
 }

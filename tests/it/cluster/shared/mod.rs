@@ -10,6 +10,7 @@ mod partitions;
 mod servers;
 mod stale;
 mod takeovers;
+mod words;
 
 use std::net::SocketAddr;
 use std::process::Command;
