@@ -12,7 +12,7 @@ use crate::admin::metrics;
 use crate::admin::operators::UNKNOWN;
 use crate::admin::page;
 use crate::admin::reply::Reply;
-use crate::admin::view::{Silent, View};
+use crate::admin::view::{Elsewhere, Silent, View};
 
 /// Longest wait for an event.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -119,11 +119,11 @@ fn show(asked: &Asked<'_>, context: &Context) -> Result<Reply, Silent> {
             Reply::json(&json!({ "level": log::max_level().as_str().to_ascii_lowercase() }))
         }
         path => match (path.strip_prefix("/api/v1/devices/"), path.strip_prefix("/devices/")) {
-            (Some(name), _) => with_device(view, name, |history, links| {
-                Reply::json(&api::device(&history, &links))
+            (Some(name), _) => with_device(view, name, |history, links, elsewhere| {
+                Reply::json(&api::device(&history, &links, elsewhere.as_ref()))
             })?,
-            (_, Some(name)) => with_device(view, name, |history, links| {
-                page(asked, page::device(&history, &links))
+            (_, Some(name)) => with_device(view, name, |history, links, elsewhere| {
+                page(asked, page::device(&history, &links, elsewhere.as_ref()))
             })?,
             _ => Reply::missing("there is no such page; docs/admin.md lists them"),
         },
@@ -136,13 +136,30 @@ fn with_device(
     show: impl FnOnce(
         Box<crate::gateway::questions::DeviceHistory>,
         Vec<crate::gateway::questions::LinkRow>,
+        Option<Elsewhere>,
     ) -> Reply,
 ) -> Result<Reply, Silent> {
     let Some(name) = decoded(name) else { return Ok(Reply::missing("this name is malformed")) };
     let Some(history) = view.device(&name)? else {
-        return Ok(Reply::missing("no device of this name was here lately"));
+        return Ok(Reply::missing(&unknown(view, &name)?));
     };
-    Ok(show(history, view.links(Some(&name))?))
+    let is_here = history.row.transport.is_some();
+    let elsewhere = if is_here { None } else { view.elsewhere(&name) };
+    Ok(show(history, view.links(Some(&name))?, elsewhere))
+}
+
+/// What there is to say of a device that was not connected lately.
+fn unknown(view: &View, name: &str) -> Result<String, Silent> {
+    let mut text = "no device of this name was here lately".to_owned();
+    if let Some(elsewhere) = view.elsewhere(name) {
+        text.push_str("; ");
+        text.push_str(&api::whereabouts(&elsewhere));
+    }
+    for refused in view.process()?.refusals.of(name) {
+        text.push_str("; ");
+        text.push_str(&api::refusal(refused, Instant::now()));
+    }
+    Ok(text)
 }
 
 /// A page with the only script and style that may run on it.

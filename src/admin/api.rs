@@ -8,10 +8,12 @@ use serde_json::{Map, Value, json};
 
 use crate::admin::asked::Asked;
 use crate::admin::event::{transport_name, unix_seconds};
-use crate::admin::view::{ClusterView, Snapshot, View};
+use crate::admin::view::{ClusterView, Elsewhere, Snapshot, View};
 use crate::gateway::peer_table::PeerRow;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process};
+use crate::observe::refusals::Refused;
 use crate::observe::row::{Change, Counts, Done, Minute};
+use crate::text::counted;
 
 /// Devices of one page, where nothing is said.
 const PAGE: usize = 100;
@@ -171,7 +173,11 @@ fn failures(counts: &Counts) -> Value {
     Value::Object(pairs.map(|(reason, count)| ((*reason).to_owned(), json!(count))).collect())
 }
 
-pub(super) fn device(history: &DeviceHistory, links: &[LinkRow]) -> Value {
+pub(super) fn device(
+    history: &DeviceHistory,
+    links: &[LinkRow],
+    elsewhere: Option<&Elsewhere>,
+) -> Value {
     let (now, wall) = (Instant::now(), SystemTime::now());
     let unix = |at: Instant| {
         let ago = now.saturating_duration_since(at);
@@ -186,6 +192,15 @@ pub(super) fn device(history: &DeviceHistory, links: &[LinkRow]) -> Value {
         let changes = history.changes.iter().rev().map(|change| change_json(change, &unix));
         fields.insert("recent_changes".to_owned(), changes.collect());
         fields.insert("minutes".to_owned(), minutes.collect());
+        let refused = history.refused.iter().map(|refused| refused_json(refused, &unix));
+        fields.insert("refused_offers".to_owned(), refused.collect());
+        let elsewhere = elsewhere.map(|found| {
+            json!({
+                "gateways": found.as_deref().unwrap_or_default(),
+                "error": found.as_ref().err(),
+            })
+        });
+        fields.insert("elsewhere".to_owned(), json!(elsewhere));
     }
     device
 }
@@ -221,6 +236,36 @@ fn change_json(change: &Change, unix: &dyn Fn(Instant) -> f64) -> Value {
         "reason": &*change.reason,
         "cause": change.cause.map(|cause| cause.as_str()),
     })
+}
+
+/// Offers that were refused, those of one name, address and status together.
+fn refused_json(refused: &Refused, unix: &dyn Fn(Instant) -> f64) -> Value {
+    json!({
+        "name": text(&refused.name),
+        "address": refused.address.map(|address| address.to_string()),
+        "status": refused.status,
+        "reason": &*refused.reason,
+        "count": refused.count,
+        "at": unix(refused.at),
+    })
+}
+
+/// Where the directory has a device, in words.
+pub(super) fn whereabouts(elsewhere: &Elsewhere) -> String {
+    match elsewhere.as_deref() {
+        Ok([]) => "the directory of gateways knows none that has it".to_owned(),
+        Ok(urls) => format!("the directory of gateways has it at {}", urls.join(", ")),
+        Err(why) => format!("the directory of gateways cannot say where it is: {why}"),
+    }
+}
+
+/// A refused offer, in words.
+pub(super) fn refusal(refused: &Refused, now: Instant) -> String {
+    let Refused { address, status, reason, count, at, .. } = refused;
+    let from = address.map(|address| format!(" from {address}")).unwrap_or_default();
+    let ago = now.saturating_duration_since(*at).as_secs();
+    let offers = counted(*count, "offer");
+    format!("{offers} for it{from} refused with {status}, the last {ago} s ago: {reason}")
 }
 
 fn link_json(link: &LinkRow) -> Value {
@@ -331,6 +376,12 @@ pub(super) fn totals(snapshot: &Snapshot, view: &View) -> Value {
         "responses": responses(&process.totals.counts),
         "failures": failures(&process.totals.counts),
         "refused": stats.refused,
+        "refused_offers": {
+            "count": process.refusals.count,
+            "latest": process.refusals.latest.iter().rev()
+                .map(|refused| refused_json(refused, &|at| snapshot.unix(at)))
+                .collect::<Value>(),
+        },
         "turns": stats.turns,
         "bytes": {
             "to_devices": process.totals.counts.bytes_to_devices,

@@ -6,11 +6,12 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::admin::api::{Wanted, days_left};
+use crate::admin::api::{Wanted, days_left, whereabouts};
 use crate::admin::asked::Asked;
 use crate::admin::event::transport_name;
-use crate::admin::view::{ClusterView, Snapshot, View};
+use crate::admin::view::{ClusterView, Elsewhere, Snapshot, View};
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow};
+use crate::observe::refusals::Refused;
 use crate::observe::row::{Change, Done, MINUTES_MAX, Minute};
 use crate::proto::digits::percent_encoded;
 
@@ -183,6 +184,8 @@ pub(super) fn devices(asked: &Asked<'_>, snapshot: &Snapshot, view: &View) -> Co
         device_row(&mut html, snapshot, row);
     }
     html.push_str("</tbody></table></div>");
+    let refused = snapshot.process.refusals.latest.iter().rev();
+    refused_section(&mut html, refused, snapshot.at);
     if let Some(cluster) = &snapshot.cluster {
         cluster_section(&mut html, snapshot, cluster);
     }
@@ -251,6 +254,30 @@ fn tiles(html: &mut String, snapshot: &Snapshot, view: &View) {
         let ago = span(configuration.read.elapsed().unwrap_or_default());
         let told = escaped(&configuration.told);
         let _ = write!(html, "<p class=\"soft\">configuration, {ago} ago: {told}</p>");
+    }
+}
+
+/// Offers that were refused, where there are any.
+fn refused_section<'r>(
+    html: &mut String,
+    refused: impl Iterator<Item = &'r Refused>,
+    now: Instant,
+) {
+    let rows: Vec<String> = refused
+        .map(|refused| {
+            row_of(&[
+                ("device", "", escaped(&refused.name)),
+                ("address", "", refused.address.map(|ip| ip.to_string()).unwrap_or_default()),
+                ("status", "n", refused.status.to_string()),
+                ("times", "n", refused.count.to_string()),
+                ("last", "n", span(now.saturating_duration_since(refused.at))),
+                ("reason", "wide", escaped(&refused.reason)),
+            ])
+        })
+        .collect();
+    if !rows.is_empty() {
+        let columns = ["device", "address", "#status", "#times", "#last", "reason"];
+        table(html, "Refused offers", &columns, &rows);
     }
 }
 
@@ -357,7 +384,11 @@ fn device_row(html: &mut String, snapshot: &Snapshot, row: &DeviceRow) {
     html.push_str("</tr>");
 }
 
-pub(super) fn device(history: &DeviceHistory, links: &[LinkRow]) -> Content {
+pub(super) fn device(
+    history: &DeviceHistory,
+    links: &[LinkRow],
+    elsewhere: Option<&Elsewhere>,
+) -> Content {
     let (row, now) = (&history.row, Instant::now());
     let mut html = String::from("<div class=\"tiles\">");
     let _ = write!(
@@ -377,11 +408,15 @@ pub(super) fn device(history: &DeviceHistory, links: &[LinkRow]) -> Content {
     tile(&mut html, &size(row.counts.bytes_to_devices), "out");
     html.push_str("</div>");
     offer(&mut html, row);
+    if let Some(elsewhere) = elsewhere {
+        let _ = write!(html, "<p class=\"soft\">{}</p>", escaped(&whereabouts(elsewhere)));
+    }
     html.push_str("<h2>Last hour</h2>");
     sparkline(&mut html, &history.minutes, history.minute);
     link_table(&mut html, links);
     request_table(&mut html, &history.recent, now);
     change_table(&mut html, &history.changes, now);
+    refused_section(&mut html, history.refused.iter(), now);
     let (name, path) = (escaped(&row.name), percent_encoded(&row.name));
     let controls = format!(
         "<div class=\"actions\"><button data-post=\"/api/v1/devices/{path}/drain\" data-ask=\"Tell the links of {name} to go when they are idle?\">drain</button><button class=\"danger\" data-post=\"/api/v1/devices/{path}/disconnect\" data-ask=\"Cut every connection of {name} now?\">disconnect</button></div>"

@@ -18,6 +18,7 @@ use crate::gateway::state::Command;
 use crate::gateway::stats::Stats;
 use crate::gateway::{Gateway, GatewayStats};
 use crate::limits::{Limits, PEERS_MAX};
+use crate::proto::turn::Name;
 
 /// Maximum age of a snapshot.
 const FRESH: Duration = Duration::from_millis(500);
@@ -27,6 +28,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The loop has ended, or stands still.
 #[derive(Debug)]
 pub(super) struct Silent;
+
+/// URLs of gateways, or why they are not known.
+pub(super) type Elsewhere = Result<Vec<String>, String>;
 
 /// Everything at one moment.
 pub(super) struct Snapshot {
@@ -254,6 +258,15 @@ impl View {
         let found = self.ask(|reply| Question::Device { name: name.to_owned(), reply })?;
         let found = found.into_iter().flatten();
         Ok(found.reduce(|one, other| if other.row.home.is_some() { other } else { one }))
+    }
+
+    /// At which gateways the directory has a device that is not connected here; `None`: there is no
+    /// directory, or no device can have this name.
+    pub(super) fn elsewhere(&self, name: &str) -> Option<Elsewhere> {
+        let cluster = self.cluster.as_ref()?;
+        let is_name = if name.contains("://") { Name::origin(name) } else { Name::label(name) };
+        is_name.ok()?;
+        Some(cluster.whereabouts(name, self.limits().directory_timeout))
     }
 
     pub(super) fn links(&self, name: Option<&str>) -> Result<Vec<LinkRow>, Silent> {

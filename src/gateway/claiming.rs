@@ -7,6 +7,7 @@ use crate::engine::connections::{Connections, Id};
 use crate::gateway::claims::Claimant;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::ledger::{Ledger, Rival, Ticket};
+use crate::gateway::peers::Holder;
 use crate::gateway::refusals::REPLACED;
 use crate::gateway::registry::{Denied, Owner, Registration, Waiter};
 use crate::gateway::state::{Claim, Command, GatewayRole, Granted, State, States};
@@ -61,20 +62,21 @@ impl GatewayRole {
         &mut self,
         cx: &mut Connections<State>,
         id: Id,
-        claimed: Option<Result<Ticket, Rival>>,
+        claimed: Option<Result<Ticket, Holder>>,
     ) -> Option<Granted> {
         let mut granted = *self.claiming.remove(&id)?;
         match claimed {
             None => {}
             Some(Ok(ticket)) => granted.journey.claim = Claim::Made(ticket),
-            Some(Err(rival)) => {
+            Some(Err(Holder { rival, at })) => {
                 let reason = match rival {
                     Rival::Session => REPLACED,
                     Rival::Credential => HELD_ELSEWHERE,
                 };
                 let denied = Denied { status: 409, reason, retry_after: Some(60) };
                 if cx.deciding(id).is_some() {
-                    self.deny_offer(cx, id, &granted.offer, &denied);
+                    let holder = at.map(|url| format!("it is at {url}"));
+                    self.deny_held(cx, id, &granted.offer, &denied, holder);
                 }
                 return None;
             }

@@ -79,6 +79,7 @@ impl GatewayRole {
     fn device_history(&self, name: &str) -> Option<Box<DeviceHistory>> {
         let (mut table, now) = (self.observer.table()?, Instant::now());
         let minute = table.minute(now);
+        let refused = table.refusals.of(name).cloned().collect();
         let row = table.aged(name, now)?;
         Some(Box::new(DeviceHistory {
             row: self.device_row(row),
@@ -86,6 +87,7 @@ impl GatewayRole {
             recent: row.recent.iter().cloned().collect(),
             minutes: row.minutes.iter().copied().collect(),
             minute,
+            refused,
         }))
     }
 
@@ -163,6 +165,7 @@ impl GatewayRole {
             leases: self.leases.len(),
             is_stopping: self.lifecycle.is_ending(),
             totals: table.as_ref().map(|table| table.totals.clone()).unwrap_or_default(),
+            refusals: table.as_ref().map(|table| table.refusals.clone()).unwrap_or_default(),
             start: table.map_or_else(Instant::now, |table| table.start),
             certificates: self.listeners.certificates(),
         }

@@ -10,6 +10,7 @@ use crate::observe::{OFFER_TEXT_MAX, Observed, Visit, cut};
 use crate::proto::forward::REQUEST_ID;
 use crate::proto::forwarded::ProxyClaims;
 use crate::proto::head::Fields;
+use crate::proto::turn::Name;
 
 /// Longest `X-Request-Id` of a trusted proxy, in bytes; a longer one is replaced.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -63,6 +64,20 @@ impl GatewayRole {
         };
         for name in registration.names() {
             self.observer.offered(name, seen.clone(), &owner.credential);
+        }
+    }
+
+    /// An offer or poll is refused; `None`: it could not be read.
+    pub(super) fn observe_refusal(
+        &self,
+        offer: Option<&Offer>,
+        from: Option<IpAddr>,
+        answer: (u16, &str),
+    ) {
+        if self.observer.is_on() {
+            let names = offer.map_or(&[][..], Offer::names);
+            let names: Vec<String> = names.iter().map(Name::to_string).collect();
+            self.observer.refused(names.iter().map(String::as_str), from, answer);
         }
     }
 

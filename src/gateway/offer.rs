@@ -112,6 +112,12 @@ impl Offer {
             .filter(|(name, _)| name.eq_ignore_ascii_case("authorization"))
             .map(|(_, value)| value.as_slice())
     }
+    /// The same, and from which address it came, for the log.
+    pub(super) fn whose(&self) -> String {
+        let from = self.peer.map(|peer| format!(" from {peer}")).unwrap_or_default();
+        format!("{}{from}", self.label())
+    }
+
     pub(super) fn label(&self) -> String {
         self.wire.names.iter().map(Name::to_string).collect::<Vec<_>>().join(", ")
     }

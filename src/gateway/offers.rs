@@ -17,9 +17,10 @@ use crate::error::{Error, Refusal};
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::device_head::{Admitted, DeviceHead};
 use crate::gateway::events::GatewayEventKind;
-use crate::gateway::ledger::{Rival, Ticket};
+use crate::gateway::ledger::Ticket;
 use crate::gateway::loops::UNSETTLED;
 use crate::gateway::offer::{Grant, Offer, Reject};
+use crate::gateway::peers::Holder;
 use crate::gateway::polls::posted::PostedAnswer;
 use crate::gateway::refusals::EARLY;
 use crate::gateway::refusals::REPLACED;
@@ -214,6 +215,8 @@ impl GatewayRole {
                 "an offer or poll from {} was refused: {refusal}",
                 peer.stream().peer_label()
             );
+            let from = peer.stream().peer_ip();
+            self.observe_refusal(None, from, (refusal.status, &refusal.reason));
         }
         let purpose = format!("{}; {PORT_PURPOSE}", refusal.reason);
         let (reason, fields): (&str, &[(&str, &str)]) = match refusal.status {
@@ -367,7 +370,7 @@ impl GatewayRole {
         &mut self,
         cx: &mut Connections<State>,
         id: Id,
-        claimed: Option<Result<Ticket, Rival>>,
+        claimed: Option<Result<Ticket, Holder>>,
     ) {
         if let Some(Granted { offer, grant, journey }) = self.claimed(cx, id, claimed) {
             self.decided(cx, id, offer, Ok(grant), journey);
@@ -413,14 +416,9 @@ impl GatewayRole {
     }
 
     fn rejected(&mut self, cx: &mut Connections<State>, id: Id, offer: &Offer, reject: &Reject) {
-        let from = offer.peer().map(|peer| format!(" from {peer}")).unwrap_or_default();
-        log_names!(
-            Info,
-            "an offer for {}{from} was rejected: {} {}",
-            offer.label(),
-            reject.status,
-            reject.reason
-        );
+        let (status, reason) = (reject.status, &*reject.reason);
+        log_names!(Info, "an offer for {} was refused: {status} {reason}", offer.whose());
+        self.observe_refusal(Some(offer), offer.peer(), (status, reason));
         let location = reject.location.as_deref().map(|l| [("Location", l)]);
         let fields: &[_] = location.as_ref().map_or(&[], |location| location);
         let origin = self.origin_of(cx, id);

@@ -261,6 +261,22 @@ pub(crate) struct Cluster {
     claimers: Workers,
 }
 
+/// Why a name cannot be claimed.
+pub(crate) struct Holder {
+    pub(crate) rival: Rival,
+    /// The gateway that has it, where the table says so.
+    pub(crate) at: Option<Arc<str>>,
+}
+
+impl Holder {
+    fn of(rival: Rival, ledger: &Ledger, names: &[String], own: &PeerUrl) -> Self {
+        let find = |name: &String| ledger.find(name).unwrap_or_default().into_iter();
+        let urls = names.iter().flat_map(find).filter_map(|url| PeerUrl::parse(&url).ok());
+        let at = urls.map(|url| url.text).find(|url| *url != own.text);
+        Holder { rival, at }
+    }
+}
+
 /// A secret, and what others are compared with.
 struct Secret {
     text: String,
@@ -417,11 +433,14 @@ impl Cluster {
         &self,
         names: Vec<String>,
         claimant: Claimant,
-        tell: impl FnOnce(Option<Result<Ticket, Rival>>) + Send + 'static,
+        tell: impl FnOnce(Option<Result<Ticket, Holder>>) + Send + 'static,
     ) -> bool {
         let (Some(ledger), Some(own)) = (self.ledger.clone(), self.own()) else { return false };
         self.claimers.submit(move || {
-            let claim = || ledger.claim(&own.text, &names, &claimant);
+            let claim = || {
+                let claimed = ledger.claim(&own.text, &names, &claimant)?;
+                Some(claimed.map_err(|rival| Holder::of(rival, &ledger, &names, &own)))
+            };
             tell(catch_unwind(AssertUnwindSafe(claim)).unwrap_or_default());
         })
     }
@@ -443,6 +462,32 @@ impl Cluster {
             }
         };
         DirectoryRow { kind: self.kind, away, claims }
+    }
+
+    /// The gateways that the directory names for a device, for an operator. Waits no longer than
+    /// this for it.
+    #[cfg(feature = "admin")]
+    pub(crate) fn whereabouts(
+        self: &Arc<Self>,
+        name: &str,
+        within: std::time::Duration,
+    ) -> Result<Vec<String>, String> {
+        let (cluster, of) = (self.clone(), name.to_owned());
+        let (tell, told) = crossbeam_channel::bounded(1);
+        let begun = self.threads.submit(move || {
+            let found = catch_unwind(AssertUnwindSafe(|| (cluster.find)(&of)));
+            let _ = tell.send(found.map_or_else(
+                |_| Err(PANICKED.to_owned()),
+                |found| found.map_err(|e| e.to_string()),
+            )); // who asked may have given up
+        });
+        if !begun {
+            return Err("too many requests wait for it".to_owned());
+        }
+        let found = told.recv_timeout(within);
+        let found = found.unwrap_or_else(|_| Err("it did not answer in time".to_owned()))?;
+        let urls = found.iter().map(|url| PeerUrl::parse(url).map_err(|e| e.to_string()));
+        urls.map(|url| url.map(|url| url.text.to_string())).collect()
     }
 
     /// Notes whether a program's function answers. May be called by a loop: nobody holds the lock

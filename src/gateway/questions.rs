@@ -14,6 +14,7 @@ use crate::gateway::registry::Load;
 use crate::gateway::tokens::Whose;
 use crate::observe::Asked;
 use crate::observe::records::ExchangeRecord;
+use crate::observe::refusals::{Refusals, Refused};
 use crate::observe::row::{Change, Counts, Done, Minute, OfferSeen, Totals};
 use crate::proto::turn::Transport;
 use crate::subscription::Charged;
@@ -103,6 +104,8 @@ pub(crate) struct DeviceHistory {
     pub(crate) minutes: Vec<Minute>,
     /// The number of the minute that lasts now.
     pub(crate) minute: u32,
+    /// Its offers that were refused, the newest first.
+    pub(crate) refused: Vec<Refused>,
 }
 
 /// One connection of a device.
@@ -123,13 +126,14 @@ pub(crate) struct LinkRow {
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
     pub(crate) connections: usize,
-    /// Of all loops, as are `messages` and `totals`.
+    /// Of all loops, as are `messages`, `totals` and `refusals`.
     pub(crate) memory: usize,
     pub(crate) messages: usize,
     pub(crate) exchanges: usize,
     pub(crate) leases: usize,
     pub(crate) is_stopping: bool,
     pub(crate) totals: Totals,
+    pub(crate) refusals: Refusals,
     pub(crate) start: Instant,
     /// The listeners with certificates: their side, address, and when the certificates expire.
     pub(crate) certificates: Vec<(Whose, SocketAddr, SystemTime)>,

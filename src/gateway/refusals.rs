@@ -7,7 +7,7 @@ use crate::gateway::offer::Offer;
 use crate::gateway::polls::reply::cors_fields;
 use crate::gateway::registry::Denied;
 use crate::gateway::state::{Device, GatewayRole, Hold, State, States};
-use crate::proto::turn::STOPPING;
+use crate::proto::turn::{Name, STOPPING};
 use crate::relay::LocalAnswer;
 
 pub(super) const EARLY: &str =
@@ -112,8 +112,34 @@ impl GatewayRole {
         offer: &Offer,
         denied: &Denied,
     ) {
+        let holder = if denied.status == 409 { self.holder_here(cx, offer) } else { None };
+        self.deny_held(cx, id, offer, denied, holder);
+    }
+
+    /// Where the device is connected that holds a name of this offer, and for how long.
+    fn holder_here(&self, cx: &Connections<State>, offer: &Offer) -> Option<String> {
+        let names = offer.names().iter().map(Name::to_string);
+        names.into_iter().find_map(|name| {
+            let (since, _, connection) = self.registry.presence(&name)?;
+            let from = cx.get(connection?)?.stream().peer_ip()?;
+            let seconds = cx.now().saturating_duration_since(since).as_secs();
+            Some(format!("{name} is connected from {from}, for {seconds} s"))
+        })
+    }
+
+    /// The same where it is known who holds the name, in words for the log.
+    pub(super) fn deny_held(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        offer: &Offer,
+        denied: &Denied,
+        holder: Option<String>,
+    ) {
         let (status, reason) = (denied.status, denied.reason);
-        log_names!(Info, "an offer for {} was refused: {status} {reason}", offer.label());
+        let holder = holder.map(|holder| format!(" ({holder})")).unwrap_or_default();
+        log_names!(Info, "an offer for {} was refused: {status} {reason}{holder}", offer.whose());
+        self.observe_refusal(Some(offer), offer.peer(), (status, &format!("{reason}{holder}")));
         let origin = self.origin_of(cx, id);
         let answer =
             LocalAnswer { retry_after: denied.retry_after, ..LocalAnswer::new(status, reason) };

@@ -35,6 +35,7 @@ use crate::gateway::listeners::{Listeners, Side};
 use crate::gateway::loops::Loops;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::peer_table::{PeerLink, PeerTable};
+use crate::gateway::peers::Holder;
 use crate::gateway::peers::{Cluster, Located};
 use crate::gateway::polls::deliveries::{Deliveries, MessageId};
 use crate::gateway::polls::posted::PostedAnswer;
@@ -452,7 +453,7 @@ pub(crate) enum Command {
     ForgetPeers { what: Outdated },
     /// Whether the names of this offer are its own in the table of several gateways; `None`: that
     /// did not answer.
-    Claimed { id: Id, claimed: Option<Result<ClaimTicket, Rival>> },
+    Claimed { id: Id, claimed: Option<Result<ClaimTicket, Holder>> },
     /// Another gateway has a name that was claimed with this epoch.
     LostName { name: Arc<str>, epoch: u64, to: Rival },
     /// Whether the loop turns.

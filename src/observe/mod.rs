@@ -17,6 +17,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `texts.rs` | texts of peers, cut to a bounded length |
+//! | `refusals.rs` | offers that were refused, the last ones |
 //! | `histogram.rs` | counts of durations by their size |
 //! | `records.rs` | a record of each request, for an access log |
 //! | `exchanged.rs` | the observations of one exchange |
@@ -32,6 +33,7 @@ pub(crate) mod histogram;
 mod observed;
 mod observer;
 pub(crate) mod records;
+pub(crate) mod refusals;
 pub(crate) mod row;
 pub(crate) mod table;
 #[cfg(test)]

@@ -161,6 +161,18 @@ impl Observer {
         }
     }
 
+    /// An offer or poll was refused.
+    pub(crate) fn refused<'n>(
+        &self,
+        names: impl Iterator<Item = &'n str>,
+        address: Option<IpAddr>,
+        answer: (u16, &str),
+    ) {
+        if let Some(mut table) = self.table() {
+            table.refusals.note(names, address, answer, Instant::now());
+        }
+    }
+
     /// What the latest offer under a name said, and whose it was.
     pub(crate) fn offered(&self, name: &str, offer: OfferSeen, credential: &Option<Arc<str>>) {
         if let Some(mut table) = self.table() {

@@ -9,6 +9,7 @@ use crate::engine::departed::{Departed, Stamp};
 use crate::limits::{Limits, OBSERVED_AWAY_MAX, OBSERVED_PART, RECORDS_PART};
 use crate::observe::exchanged::Exchanged;
 use crate::observe::records::{Records, Taken};
+use crate::observe::refusals::Refusals;
 use crate::observe::row::{Change, Done, OfferSeen, Row, Totals};
 use crate::proto::turn::Transport;
 
@@ -49,6 +50,7 @@ pub(crate) struct Table {
     bytes_max: usize,
     generations: u64,
     pub(crate) totals: Totals,
+    pub(crate) refusals: Refusals,
     pub(crate) start: Instant,
     pub(super) records: Records,
 }
@@ -70,6 +72,7 @@ impl Table {
             bytes_max: bounds.bytes,
             generations: 0,
             totals: Totals::default(),
+            refusals: Refusals::default(),
             start: now,
             records: Records::new(records, bounds.records),
         }

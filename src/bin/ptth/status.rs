@@ -20,6 +20,9 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 const LINE_CHARS_MAX: usize = 400;
 /// How often `--watch` looks.
 const PERIOD: Duration = Duration::from_secs(2);
+/// Refused offers that are shown above the table of devices, and for how long.
+const REFUSED: usize = 5;
+const REFUSED_LATELY: Duration = Duration::from_secs(600);
 
 #[derive(Args)]
 pub(crate) struct AdminAt {
@@ -222,7 +225,50 @@ fn show(args: &StatusArgs, token: Option<&str>) -> Result<String, Failure> {
     let totals = args.at.json("/api/v1/status", token)?;
     let cluster = args.at.json_if_there("/api/v1/cluster", token)?;
     let cluster = cluster.map(|cluster| format!("\n{}", others(&cluster))).unwrap_or_default();
-    Ok(format!("{}{cluster}\n{}", summary(&totals, &list), table(&rows_of(&list))))
+    let refused = refused(&totals["refused_offers"]);
+    Ok(format!("{}{cluster}{refused}\n{}", summary(&totals, &list), table(&rows_of(&list))))
+}
+
+/// The latest refused offers, a line for each; nothing where none were refused of late.
+fn refused(offers: &Value) -> String {
+    let is_late = |refused: &&Value| age(&refused["at"]).is_some_and(|age| age < REFUSED_LATELY);
+    let latest: Vec<&Value> =
+        offers["latest"].as_array().into_iter().flatten().filter(is_late).take(REFUSED).collect();
+    if latest.is_empty() {
+        return String::new();
+    }
+    let lines = latest.into_iter().map(|refused| format!("\n  {}", refusal(refused)));
+    format!(
+        "\n{} refused so far, of late:{}",
+        counted(offers["count"].as_u64().unwrap_or(0), "offer"),
+        lines.collect::<String>()
+    )
+}
+
+fn refusal(refused: &Value) -> String {
+    let name = refused["name"].as_str().map_or_else(|| "(no name)".to_owned(), shown);
+    format!(
+        "{name} from {}: {}, {}, {} ago: {}",
+        plain(&refused["address"]),
+        plain(&refused["status"]),
+        counted(refused["count"].as_u64().unwrap_or(0), "time"),
+        ago(&refused["at"]),
+        plain(&refused["reason"]),
+    )
+}
+
+/// Where the directory of gateways has a device that is not connected here.
+fn elsewhere(found: &Value) -> String {
+    let gateways: Vec<String> =
+        found["gateways"].as_array().into_iter().flatten().map(plain).collect();
+    match found["error"].as_str() {
+        _ if found.is_null() => String::new(),
+        Some(why) => {
+            format!("\nthe directory of gateways cannot say where it is: {}", shown(why))
+        }
+        None if gateways.is_empty() => "\nthe directory of gateways knows none that has it".into(),
+        None => format!("\nthe directory of gateways has it at {}", gateways.join(", ")),
+    }
 }
 
 /// Other gateways, and the directory of all.
@@ -308,12 +354,16 @@ fn time(value: &Value) -> String {
     }
 }
 
-/// How long ago a moment in seconds since 1970 was.
+/// How long ago a moment in seconds since 1970 was, in words.
 fn ago(value: &Value) -> String {
-    let now =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let since = value.as_f64().map(|at| (now.as_secs_f64() - at).max(0.0) * 1_000.0);
-    since.map_or_else(|| "-".to_owned(), |ms| time(&Value::from(ms)))
+    let ms = age(value).map(|age| age.as_secs_f64() * 1_000.0);
+    ms.map_or_else(|| "-".to_owned(), |ms| time(&Value::from(ms)))
+}
+
+fn age(value: &Value) -> Option<Duration> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seconds = (now.unwrap_or_default().as_secs_f64() - value.as_f64()?).max(0.0);
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 fn rows_of(list: &Value) -> Vec<Vec<String>> {
@@ -384,6 +434,9 @@ fn one(device: &Value) -> String {
         let told = failures.iter().map(|(reason, count)| format!("{} {count}", shown(reason)));
         let _ = write!(text, "; failures: {}", told.collect::<Vec<_>>().join(", "));
     }
+    text.push_str(&elsewhere(&device["elsewhere"]));
+    let offers = device["refused_offers"].as_array().into_iter().flatten();
+    offers.for_each(|refused| text.push_str(&format!("\nrefused: {}", refusal(refused))));
     let section = |title: &str, list: &Value, of: &dyn Fn(&Value) -> Vec<String>| {
         let rows: Vec<Vec<String>> = list.as_array().into_iter().flatten().map(of).collect();
         if rows.is_empty() { String::new() } else { format!("\n\n{title}\n{}", table(&rows)) }

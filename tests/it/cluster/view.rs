@@ -56,6 +56,44 @@ impl Seen {
     }
 }
 
+#[test]
+fn where_the_directory_has_a_device_is_told_to_operators() {
+    let cluster = Cluster::new();
+    let (second, url) = cluster.gateway("second", &[]);
+    cluster.say("first", &format!("lamp {url}\n"));
+    let seen = Seen::start(&cluster, "first", &[]);
+    let told = |name: &str| {
+        let (code, out, error) = Ptth::run(&["status", "--admin", &seen.admin.to_string(), name]);
+        (code, out + &error)
+    };
+    let (code, lamp) = told("lamp");
+    assert_eq!(code, 1, "{lamp}");
+    let at = format!("the directory of gateways has it at {url}");
+    assert!(lamp.contains(&format!("404 no device of this name was here lately; {at}")), "{lamp}");
+    let (code, door) = told("door");
+    assert!(
+        door.contains("here lately; the directory of gateways knows none that has it"),
+        "{door}"
+    );
+    assert_eq!(code, 1, "{door}");
+    assert_eq!(asked(seen.admin, "/api/v1/devices/no%20name").status(), 404);
+    // One that was here, and is elsewhere now.
+    drop(seen.gateway.link("lamp"));
+    let lamp = eventually("it is away", || {
+        let answer = asked(seen.admin, "/api/v1/devices/lamp");
+        let lamp: Value = serde_json::from_slice(&answer.body).unwrap();
+        (lamp["state"] == "down").then_some(lamp)
+    });
+    assert_eq!(lamp["elsewhere"], serde_json::json!({ "gateways": [url], "error": null }));
+    assert!(told("lamp").1.contains(&at), "{}", told("lamp").1);
+    assert!(asked(seen.admin, "/devices/lamp").text().contains(&at));
+    let _here = seen.gateway.link("lamp");
+    let answer = asked(seen.admin, "/api/v1/devices/lamp");
+    let lamp: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((&lamp["state"], &lamp["elsewhere"]), (&"up".into(), &Value::Null));
+    drop(second);
+}
+
 /// The ready line of operators.
 #[track_caller]
 pub fn admin_of(process: &Process) -> SocketAddr {

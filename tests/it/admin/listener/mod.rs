@@ -7,6 +7,7 @@ mod hostile;
 mod monitoring;
 mod operators;
 mod refused;
+mod refused_offers;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -492,6 +493,9 @@ fn prometheus_parser_and_the_schema_take_every_answer() {
     let mut link = observed.gateway.link("lamp");
     exchange(&observed.gateway, &mut link, "/lamp/");
     let _door = observed.gateway.link("door");
+    let mut probe = observed.gateway.dial();
+    probe.write(get("/"));
+    probe.read_answer("GET").expect_refusal(405);
     observed.gateway.get("/lamp/late").expect_refusal(504);
     observed.device("lamp", "two requests", |device| device["requests"] == 2);
     let read = |arguments: &[&str], bytes: &[u8]| {
@@ -532,6 +536,9 @@ fn prometheus_parser_and_the_schema_take_every_answer() {
         told["peers"][0]["last_failure"].is_object().then(|| told.to_string())
     });
     assert_eq!(read(&["json", "cluster"], failed.as_bytes()), "right\n");
+    drop(clustered.gateway.link("lamp"));
+    let lamp = clustered.device("lamp", "it is away", |lamp| lamp["elsewhere"].is_object());
+    assert_eq!(read(&["json", "device"], lamp.to_string().as_bytes()), "right\n");
     let away = format!("redis://127.0.0.1:{}", free_port());
     let shared = Observed::start(&["--directory", &away]);
     let told = shared.get("/api/v1/cluster");

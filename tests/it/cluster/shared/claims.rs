@@ -6,8 +6,9 @@ use http::Request;
 use reverse_http::{Body, Device, GatewayEventKind, Grant, RedisDirectory, Reject};
 
 use super::{One, Redis, built};
-use crate::support::process::get;
-use crate::support::{RawPeer, eventually};
+use crate::cluster::{Cluster, peers_of};
+use crate::support::process::{get, offer};
+use crate::support::{Gateway, Ptth, RawPeer, eventually};
 
 #[test]
 fn a_device_is_found_whichever_gateway_it_is_connected_to() {
@@ -102,6 +103,32 @@ fn a_name_is_one_credentials_across_gateways() {
     // The secret itself is not there.
     assert!(!redis.ask(&["HGETALL", "ptth:n:lamp"]).contains("mine"));
     drop(kept);
+}
+
+/// Whoever is refused for it does not hear where; the operator does.
+#[test]
+fn the_log_says_at_which_gateway_a_name_is_held() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let cluster = Cluster::new();
+    let tokens = cluster.path("tokens");
+    let drawn = ["one", "two"].map(|_| Ptth::run(&["token", "*"]).1);
+    let pairs = drawn.each_ref().map(|drawn| drawn.trim_end().split_once('\n').unwrap());
+    std::fs::write(&tokens, pairs.map(|(_, line)| line.to_owned() + "\n").concat()).unwrap();
+    let (directory, secret) = (redis.url(), cluster.path("secret"));
+    let options = ["--peers", "127.0.0.1:0", "--directory", &directory, "--peer-secret", &secret];
+    let start = || Gateway::start(&[&options[..], &["--tokens", &tokens]].concat());
+    let (first, second) = (start(), start());
+    let (at, _) = (peers_of(&first.process), peers_of(&second.process));
+    let [one, two] = pairs.map(|(token, _)| format!("Authorization: Bearer {token}\r\n"));
+    let _held = first.link_with("lamp", &one);
+    eventually("it is claimed", || (redis.owners("lamp").len() == 1).then_some(()));
+    let mut device = second.dial();
+    device.write(offer("lamp", &two));
+    let refused = device.read_answer("POST");
+    refused.expect_refusal(409);
+    assert!(!refused.text().contains(&at), "{}", refused.text());
+    let held = format!("another credential holds this name, at another gateway (it is at {at})");
+    second.process.expect_stderr(&held);
 }
 
 #[test]
