@@ -5,6 +5,7 @@
 //! - [`polls`]: what happens where no upgrade gets through
 //! - [`deadlines`]: limits, errors, and what to do about them
 //! - [`credentials`]: TLS and tokens
+//! - [`gateways`]: several gateways, each with some of the devices
 //! - [`embedded`]: small devices, other transports
 //! - [`running`]: logs, events, stopping
 //! - [`testing`]: a handler without sockets
@@ -27,6 +28,9 @@ pub mod deadlines {}
 #[cfg_attr(feature = "tls", doc = "")]
 #[cfg_attr(feature = "tls", doc = include_str!("docs/credentials.md"))]
 pub mod credentials {}
+
+#[doc = include_str!("docs/gateways.md")]
+pub mod gateways {}
 
 #[doc = include_str!("docs/embedded.md")]
 pub mod embedded {}

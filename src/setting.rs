@@ -17,6 +17,13 @@ pub(crate) const CORS_ORIGIN: &str = "GatewayBuilder::cors_origin, or --cors-ori
 pub(crate) const DEVICES_ALLOW: &str = "GatewayBuilder::devices_allow, or --devices-allow";
 pub(crate) const VISITORS_ALLOW: &str = "GatewayBuilder::visitors_allow, or --visitors-allow";
 pub(crate) const TRUSTED_PROXIES: &str = "GatewayBuilder::trusted_proxies, or --trusted-proxies";
+pub(crate) const DEVICES_PROXY_PROTOCOL: &str =
+    "GatewayBuilder::devices_proxy_protocol, or --devices-proxy-protocol";
+pub(crate) const VISITORS_PROXY_PROTOCOL: &str =
+    "GatewayBuilder::visitors_proxy_protocol, or --visitors-proxy-protocol";
+pub(crate) const DRAIN_TO: &str = "GatewayBuilder::drain_to, or --drain-to";
+pub(crate) const VIA: &str = "GatewayBuilder::via, or --via";
+pub(crate) const HEALTH_PATH: &str = "Routes::health_path, or --health-path";
 pub(crate) const TOKENS: &str = "GatewayBuilder::tokens, or --tokens";
 pub(crate) const ADVERTISE: &str = "Peers::advertise, or --advertise";
 pub(crate) const VISITOR_TOKENS: &str = "GatewayBuilder::visitor_tokens, or --visitor-tokens";

@@ -28,6 +28,7 @@ use crate::admin::settings::Admin;
 use crate::admin::view::View;
 use crate::error::{Error, Fault};
 use crate::gateway::Tokens;
+use crate::gateway::listeners::why_not_bound;
 use crate::limits::Limits;
 use crate::message::{DateText, date_now};
 use crate::proto::body::Framing;
@@ -158,8 +159,10 @@ impl Drop for Server {
 }
 
 fn bind_tcp(address: &str, has_tokens: bool) -> Result<(Listener, String), Error> {
-    let doing =
-        |e| Error::io(Fault::Network, format_args!("listening for operators on {address}"), e);
+    let doing = |e| {
+        let hint = why_not_bound(&e);
+        Error::io(Fault::Network, format_args!("listening for operators on {address}{hint}"), e)
+    };
     let candidates: Vec<SocketAddr> = address.to_socket_addrs().map_err(doing)?.collect();
     let beyond = candidates.iter().find(|at| !at.ip().to_canonical().is_loopback());
     if let Some(at) = beyond.filter(|_| !has_tokens) {

@@ -229,7 +229,7 @@ impl Device {
     }
 
     /// Forwards requests to a local HTTP server, `http://127.0.0.1:3000`, `https://nas.internal`
-    /// (feature `tls`; [`DeviceBuilder::local_tls`](crate::DeviceBuilder::local_tls)) or
+    /// (feature `tls`; `DeviceBuilder::local_tls`) or
     /// `unix:/run/app.sock`, or to several by their paths
     /// ([`LocalServer`](crate::device::LocalServer)), until the process ends
     /// or the gateway refuses. No thread per request, however slow. Each server has its own

@@ -92,6 +92,9 @@ impl Url {
         if host.is_empty() || (after_host.contains(':') && authority.port_u16().is_none()) {
             return Err(bad("its host or port is not valid"));
         }
+        if authority.port_u16() == Some(0) {
+            return Err(bad("nobody listens at port 0; write the gateway's port"));
+        }
         let target = uri.path_and_query().map_or("/", |p| p.as_str());
         Ok(Url {
             host,

@@ -27,6 +27,10 @@ use crate::proto::authority::authority;
 use crate::proto::dialect::Dialect;
 use crate::proto::forwarded::Network;
 use crate::proto::turn::{Fallback, Name};
+use crate::setting::{
+    DEVICES_ALLOW, DEVICES_PROXY_PROTOCOL, DRAIN_TO, TRUSTED_PROXIES, VIA, VISITORS_ALLOW,
+    VISITORS_PROXY_PROTOCOL,
+};
 use crate::stream::GatewayTls;
 
 /// Longest pseudonym in `Via`, in bytes; the room that a hop has for its fields is for all of them.
@@ -158,7 +162,9 @@ impl GatewayBuilder {
     /// IETF origin is compared with. May be called several times. Default: nobody; what comes in
     /// these fields is overwritten.
     pub fn trusted_proxies<I: IntoIterator<Item = S>, S: AsRef<str>>(self, networks: I) -> Self {
-        self.read_networks("trusted proxies", networks, |settings| &mut settings.trusted)
+        self.read_networks(("trusted proxies", TRUSTED_PROXIES), networks, |settings| {
+            &mut settings.trusted
+        })
     }
     /// The pseudonym of this gateway in `Via`. A request that names it already has come round in a
     /// circle, and is answered 508. Give several gateways the same one where they stand side by
@@ -168,7 +174,7 @@ impl GatewayBuilder {
     pub fn via(mut self, pseudonym: &str) -> Self {
         if pseudonym.len() > VIA_BYTES_MAX || !crate::proto::head::is_token(pseudonym.as_bytes()) {
             self.note_invalid(format!(
-                "via {pseudonym:?} is no pseudonym: it has 1 to {VIA_BYTES_MAX} letters, digits, and marks such as - . _, without blanks"
+                "via {pseudonym:?} ({VIA}) is no pseudonym: it has 1 to {VIA_BYTES_MAX} letters, digits, and marks such as - . _, without blanks"
             ));
         }
         self.via = Some(pseudonym.into());
@@ -196,7 +202,7 @@ impl GatewayBuilder {
         });
         if named.is_none() {
             self.note_invalid(format!(
-                "drain to {origin:?}: write another gateway like http://b.example:9999, without a path"
+                "drain to {origin:?} ({DRAIN_TO}): write another gateway like http://b.example:9999, without a path"
             ));
         }
         self.settings.drain_to = named;
@@ -227,12 +233,14 @@ impl GatewayBuilder {
     /// are closed at once. What counts is the address of the connection, a proxy's where there is
     /// one. May be called several times. Default: from everywhere.
     pub fn devices_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(self, networks: I) -> Self {
-        self.read_networks("networks of devices", networks, |settings| &mut settings.devices.allow)
+        self.read_networks(("networks of devices", DEVICES_ALLOW), networks, |settings| {
+            &mut settings.devices.allow
+        })
     }
     /// Takes connections of visitors only from these networks; others get 403 and are closed. The
     /// rest as with [`devices_allow`](Self::devices_allow).
     pub fn visitors_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(self, networks: I) -> Self {
-        self.read_networks("networks of visitors", networks, |settings| {
+        self.read_networks(("networks of visitors", VISITORS_ALLOW), networks, |settings| {
             &mut settings.visitors.allow
         })
     }
@@ -259,9 +267,11 @@ impl GatewayBuilder {
         self,
         networks: I,
     ) -> Self {
-        self.read_networks("balancers before the devices' port", networks, |settings| {
-            &mut settings.devices.balancers
-        })
+        self.read_networks(
+            ("balancers before the devices' port", DEVICES_PROXY_PROTOCOL),
+            networks,
+            |settings| &mut settings.devices.balancers,
+        )
     }
     /// The same for visitors' connections; the peer that the header names is also the one in
     /// `X-Forwarded-For` and `Forwarded`, and that [`trusted_proxies`](Self::trusted_proxies) are
@@ -270,9 +280,11 @@ impl GatewayBuilder {
         self,
         networks: I,
     ) -> Self {
-        self.read_networks("balancers before the visitors' port", networks, |settings| {
-            &mut settings.visitors.balancers
-        })
+        self.read_networks(
+            ("balancers before the visitors' port", VISITORS_PROXY_PROTOCOL),
+            networks,
+            |settings| &mut settings.visitors.balancers,
+        )
     }
     /// Other gateways: requests for devices that are connected there are sent to them, and theirs
     /// are taken where [`listen_peers`](Gateway::listen_peers) lets them in. Default: a device that
@@ -322,14 +334,16 @@ impl GatewayBuilder {
 
     fn read_networks<I: IntoIterator<Item = S>, S: AsRef<str>>(
         mut self,
-        whose: &str,
+        (whose, setting): (&str, &str),
         networks: I,
         into: fn(&mut Settings) -> &mut Vec<Network>,
     ) -> Self {
         for network in networks {
             match network.as_ref().parse() {
                 Ok(network) => into(&mut self.settings).push(network),
-                Err(Refusal { reason, .. }) => self.note_invalid(format!("{whose}: {reason}")),
+                Err(Refusal { reason, .. }) => {
+                    self.note_invalid(format!("{whose} ({setting}): {reason}"));
+                }
             }
         }
         self

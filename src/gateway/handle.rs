@@ -859,7 +859,9 @@ impl DeviceRef {
         self.gateway.0.loops.home_of(&self.name)
     }
 
-    /// Waits until the device is connected: it has a link, or polls.
+    /// Waits until the device is connected to this gateway: it has a link, or polls. One that is
+    /// connected to another gateway ([`Peers`](crate::Peers)) does not count, and
+    /// [`send`](Self::send) reaches it all the same.
     ///
     /// # Errors
     /// It was not connected within `time` ([`Error::is_not_connected`]: `Away`, or `Unknown` where

@@ -188,16 +188,7 @@ pub(super) fn bind(
     sockets: usize,
 ) -> Result<(Vec<TcpListener>, SocketAddr), Error> {
     let doing = |e: io::Error| {
-        let hint = match e.kind() {
-            io::ErrorKind::AddrInUse => {
-                "; another program has this port, or this gateway itself at another address: stop it or choose another port"
-            }
-            io::ErrorKind::PermissionDenied => {
-                "; ports below 1024 need privileges: choose another port, or grant CAP_NET_BIND_SERVICE"
-            }
-            io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
-            _ => "",
-        };
+        let hint = why_not_bound(&e);
         Error::io(Fault::Network, format_args!("listening for {whose} on {address}{hint}"), e)
     };
     let candidates: Vec<SocketAddr> = address.to_socket_addrs().map_err(doing)?.collect();
@@ -210,6 +201,20 @@ pub(super) fn bind(
         listeners.push(open(at, sockets, false).map_err(doing)?);
     }
     Ok((listeners, at))
+}
+
+/// What keeps an address from being bound, and what to do.
+pub(crate) fn why_not_bound(e: &io::Error) -> &'static str {
+    match e.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another program has this port, or this gateway itself at another address: stop it or choose another port"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need privileges: choose another port, or grant CAP_NET_BIND_SERVICE"
+        }
+        io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+        _ => "",
+    }
 }
 
 fn open(at: SocketAddr, sockets: usize, is_first: bool) -> io::Result<TcpListener> {

@@ -120,7 +120,7 @@ mod leasing;
 mod ledger;
 mod lifecycle;
 mod links;
-mod listeners;
+pub(crate) mod listeners;
 mod listing;
 pub(crate) mod loops;
 mod mismatches;

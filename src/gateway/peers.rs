@@ -193,6 +193,9 @@ impl PeerUrl {
         }
         let named = authority(bare.as_bytes()).map_err(|refusal| wrong(&refusal.reason))?;
         let port = named.port.unwrap_or(if is_secure { 443 } else { 80 });
+        if port == 0 {
+            return Err(wrong("nobody listens at port 0"));
+        }
         let host = named.host.to_ascii_lowercase();
         let scheme = if is_secure { "https" } else { "http" };
         let text = format!("{scheme}://{host}:{port}").into();
@@ -551,9 +554,15 @@ mod tests {
         ] {
             assert_eq!(&*PeerUrl::parse(text).unwrap().text, spelt);
         }
-        for text in
-            ["10.0.0.2:7000", "ftp://a", "http://a/b", "http://a:b@c", "http://", "http://a b"]
-        {
+        for text in [
+            "10.0.0.2:7000",
+            "ftp://a",
+            "http://a/b",
+            "http://a:b@c",
+            "http://",
+            "http://a b",
+            "http://a:0",
+        ] {
             assert!(PeerUrl::parse(text).unwrap_err().is_usage(), "{text}");
         }
         assert_eq!(PeerUrl::parse("http://[::1]:7").unwrap().addresses().unwrap().len(), 1);

@@ -29,6 +29,7 @@ use crate::proto::forwarded::path_prefix;
 use crate::proto::prefixes::{Prefixes, path_of, without_prefix};
 use crate::proto::turn::Name;
 use crate::relay::{Wait, Waits};
+use crate::setting::HEALTH_PATH;
 
 /// How visitors' requests find their device. Origins that devices registered (IETF offers) come
 /// first, then the table's routes, then host suffixes, then paths.
@@ -203,7 +204,9 @@ impl Routes {
     /// a fragment.
     pub fn health_path(mut self, path: &str) -> Result<Self, Error> {
         path_prefix(path).map_err(|why| {
-            Error::usage(format!("health path {path:?}: {why}; write it like /health"))
+            Error::usage(format!(
+                "health path {path:?} ({HEALTH_PATH}): {why}; write it like /health"
+            ))
         })?;
         self.health = Some(path.to_owned());
         Ok(self)

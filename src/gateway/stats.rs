@@ -60,7 +60,7 @@ pub struct GatewayStats {
     pub hops_served: u64,
     /// Links that were closed since the start, by cause.
     pub closed: CloseCounts,
-    /// [Records](crate::Gateway::records) of requests that were lost since the start, because nobody
+    /// Records (`Gateway::records`) of requests that were lost since the start, because nobody
     /// read them in time.
     pub records_lost: u64,
 }

@@ -157,7 +157,7 @@ pub(crate) struct GatewayArgs {
     pub(crate) loops: Option<usize>,
     /// Connections in all; beyond, idle visitors' connections are closed, or accepting pauses;
     /// lowered to the limit of open files
-    #[arg(long, value_name = "N", default_value = "65000", value_parser = some_number, env = "PTTH_CONNECTIONS")]
+    #[arg(long, value_name = "N", default_value = "65000", value_parser = connections, env = "PTTH_CONNECTIONS")]
     pub(crate) connections: usize,
     /// Connections from one peer address (IPv6: one /64) to --devices, and as many to --visitors,
     /// trusted proxies aside; more are closed at once [default: a quarter of --connections]
@@ -177,17 +177,17 @@ pub(crate) struct GatewayArgs {
     #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, env = "PTTH_HEARTBEAT")]
     pub(crate) heartbeat: Duration,
     /// How long the answer to a heartbeat may take
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_HEARTBEAT_TIMEOUT")]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_HEARTBEAT_TIMEOUT")]
     pub(crate) heartbeat_timeout: Duration,
     /// How long a poll (and, with --turn on-demand, an offer) is held before it gets an empty
     /// answer
-    #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, env = "PTTH_POLL_HOLD")]
+    #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = some_time, env = "PTTH_POLL_HOLD")]
     pub(crate) poll_hold: Duration,
     /// How long a request waits for a link of a known device, then 503
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "PTTH_WAIT_FOR_LINK")]
     pub(crate) wait_for_link: Duration,
     /// How long a device may take to begin its response, then 504
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "PTTH_FIRST_BYTE")]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_time, env = "PTTH_FIRST_BYTE")]
     pub(crate) first_byte: Duration,
     /// How long a request's head may take to arrive, in all, then 408
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_HEAD")]
@@ -524,6 +524,12 @@ pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
 
 fn some_number(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a whole number from 1 on".to_owned())
+}
+
+/// So many that there are some for devices and some for visitors.
+fn connections(text: &str) -> Result<usize, String> {
+    some_number(text)
+        .and_then(|n| if n < 4 { Err("it takes at least 4".to_owned()) } else { Ok(n) })
 }
 
 /// An option for the local server of a path, or for all.

@@ -34,11 +34,7 @@ impl Pairs<'_> {
     /// A file cannot be read; a key is not its certificate's; the only certificate is read again
     /// and is not valid now; one that is not the default has no DNS name.
     pub(crate) fn identities(&self, reading: Reading) -> Result<Vec<Identity>, String> {
-        // A renewal writes one file after the other: between the two writes they are no pair.
-        let read = files::together(reading, || {
-            let all = self.named()?.into_iter().chain(self.of_folder(reading)?);
-            all.map(|pair| Ok((pair.identity(reading)?, pair))).collect::<Result<Vec<_>, String>>()
-        })?;
+        let read = self.read(reading)?;
         for (identity, pair) in &read {
             warn_of_readers(pair.key.0, &pair.key.1);
             match identity.check_dates(SystemTime::now()) {
@@ -51,6 +47,22 @@ impl Pairs<'_> {
             }
         }
         in_order(read, self.certificate.1.is_empty())
+    }
+
+    /// The default one, without a second word on what [`identities`](Self::identities) has told of.
+    ///
+    /// # Errors
+    /// A file cannot be read; a key is not its certificate's.
+    pub(crate) fn default_again(&self, reading: Reading) -> Result<Option<Identity>, String> {
+        Ok(self.read(reading)?.into_iter().next().map(|(identity, _)| identity))
+    }
+
+    fn read(&self, reading: Reading) -> Result<Vec<(Identity, Pair)>, String> {
+        // A renewal writes one file after the other: between the two writes they are no pair.
+        files::together(reading, || {
+            let all = self.named()?.into_iter().chain(self.of_folder(reading)?);
+            all.map(|pair| Ok((pair.identity(reading)?, pair))).collect::<Result<Vec<_>, String>>()
+        })
     }
 
     fn named(&self) -> Result<Vec<Pair>, String> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use reverse_http::proto::turn::Name;
 use reverse_http::tls::{ClientCertificates, DeviceTls, GatewayTls};
-use reverse_http::{Gateway, Peers, RedisDirectory};
+use reverse_http::{Error, Gateway, Peers, RedisDirectory};
 
 use crate::addresses::{self, Listening, address, at_listener, is_loopback, is_unspecified};
 use crate::certificates;
@@ -160,7 +160,7 @@ impl PeersArgs {
             None => peers.directory_kind("none"),
         };
         if let Some(secrets) = self.secrets(first).map_err(usage)? {
-            let option = |e| usage(format!("--peer-secret: {e}"));
+            let option = |e| usage(self.of_secrets(&e));
             peers = peers.secrets(secrets).map_err(option)?;
         }
         if let Some(url) = &self.advertise {
@@ -184,7 +184,7 @@ impl PeersArgs {
         let mut valid = Peers::found_by(|_| Ok(None));
         let secrets = self.secrets(first).map_err(usage)?;
         if let Some(secrets) = &secrets {
-            valid = valid.secrets(secrets).map_err(|e| usage(format!("--peer-secret: {e}")))?;
+            valid = valid.secrets(secrets).map_err(|e| usage(self.of_secrets(&e)))?;
         }
         if let Some(url) = &self.advertise {
             drop(valid.advertise(url).map_err(|e| usage(format!("--advertise: {e}")))?);
@@ -386,7 +386,8 @@ impl PeersArgs {
                 .ca(certificates::read("--peers-ca", ca, reading)?)
                 .map_err(|e| format!("--peers-ca {}: {e}", ca.display()))?;
         }
-        if let Some(identity) = self.pairs().identities(reading)?.pop() {
+        // The listener's, of which is told there.
+        if let Some(identity) = self.pairs().default_again(reading)? {
             tls = tls.identity(identity);
         }
         Ok(tls)
@@ -399,9 +400,22 @@ impl PeersArgs {
         if reading == Reading::First {
             certificates::warn_of_readers("--peer-secret", file);
         }
-        let lines = text.lines().map(str::trim);
-        let secrets = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-        Ok(Some(secrets.map(str::to_owned).collect()))
+        let lines = text.lines().map(str::trim).enumerate();
+        let mut secrets = Vec::new();
+        for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+            let valid = Peers::found_by(|_| Ok(None)).secrets([line]);
+            valid.map(drop).map_err(|e| {
+                format!("--peer-secret {}, line {}: {e}", file.display(), number + 1)
+            })?;
+            secrets.push(line.to_owned());
+        }
+        Ok(Some(secrets))
+    }
+
+    /// A mistake of the whole file of secrets.
+    fn of_secrets(&self, e: &Error) -> String {
+        let file = self.peer_secret.as_deref().unwrap_or(Path::new(""));
+        format!("--peer-secret {}: {e}", file.display())
     }
 
     fn table(&self, reading: Reading) -> Result<Table, String> {
@@ -497,7 +511,7 @@ impl PeersInForce {
         let secrets = args.secrets(again).and_then(|secrets| {
             let Some(secrets) = secrets else { return Ok(None) };
             let count = secrets.len();
-            gateway.set_peer_secrets(secrets).map_err(|e| format!("--peer-secret: {e}"))?;
+            gateway.set_peer_secrets(secrets).map_err(|e| args.of_secrets(&e))?;
             Ok(Some(count))
         });
         match secrets {

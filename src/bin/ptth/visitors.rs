@@ -1,6 +1,7 @@
 //! The way to a gateway's visitors, for `ptth call` and `ptth connect`: its URL, and a connection to
 //! it, through a proxy where there is one.
 
+use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::time::Instant;
 
@@ -88,7 +89,17 @@ impl Visitors {
 fn dial(host: &str, port: u16, until: Instant) -> Result<Wire, Failure> {
     let found = looked_up((host.to_owned(), port), until);
     let found = found.map_err(|e| failed(format_args!("{host}: {e}")))?;
-    Wire::dial(&found, until).map_err(|e| failed(format_args!("{host}:{port}: {e}")))
+    let at = with_port(host, port);
+    Wire::dial(&found, until).map_err(|e| {
+        let hint = match e.kind() {
+            ErrorKind::ConnectionRefused => {
+                "; does a gateway run there, and is this where its visitors come in (--visitors)?"
+            }
+            ErrorKind::TimedOut => "; no answer came in time: does a firewall drop the packets?",
+            _ => "",
+        };
+        failed(format_args!("connecting to {at}: {e}{hint}"))
+    })
 }
 
 /// A URL as it may be shown: a password in it is nobody's business.

@@ -228,6 +228,93 @@ fn an_address_that_is_none_is_told_with_its_option_and_its_place() {
 }
 
 #[test]
+fn a_value_that_cannot_work_is_told_with_its_option() {
+    let folder = TempDir::new("values");
+    let file = folder.0.join("ptth.toml").display().to_string();
+    for (option, wrong, right) in [
+        ("first-byte", "0s", "1s"),
+        ("poll-hold", "0s", "1s"),
+        ("heartbeat-timeout", "0s", "1s"),
+        ("connections", "3", "4"),
+        ("trusted-proxies", "10.0.0.0/40", "10.0.0.0/8"),
+        ("devices-allow", "nobody", "10.0.0.0/8"),
+        ("visitors-allow", "nobody", "10.0.0.0/8"),
+        ("devices-proxy-protocol", "nobody", "10.0.0.0/8"),
+        ("visitors-proxy-protocol", "nobody", "10.0.0.0/8"),
+        ("drain-to", "nonsense", "http://b.example:9999"),
+        ("health-path", "health", "/health"),
+        ("via", "a b", "a-b"),
+    ] {
+        let option = format!("--{option}");
+        let (code, told) = check(&["gateway", &option, wrong]);
+        assert!(code == 2 && told.contains(&option), "{told}");
+        let (code, told) = check(&["gateway", &option, right]);
+        assert_eq!(code, 0, "{told}");
+        let name = option.trim_start_matches('-').replace('-', "_");
+        std::fs::write(&file, format!("[gateway]\n\n{name} = \"{wrong}\"\n")).unwrap();
+        let (code, told) = check(&["gateway", "--config", &file]);
+        assert!(code == 2 && told.contains("line 3, column "), "{told}");
+    }
+}
+
+#[test]
+fn a_gateway_has_a_port() {
+    let device = |url: &str| check(&["device", url, "--text", "x"]);
+    let (code, told) = device("http://127.0.0.1:0/lamp");
+    assert!(code == 2 && told.contains("port 0"), "{told}");
+    assert_eq!(device("http://127.0.0.1:1/lamp").0, 0);
+    let advertised = |url: &str| check(&["gateway", "--peers", "127.0.0.1:0", "--advertise", url]);
+    let (code, told) = advertised("http://gw.example:0");
+    assert!(code == 2 && told.contains("--advertise") && told.contains("port 0"), "{told}");
+    assert_eq!(advertised("http://gw.example:1").0, 0);
+}
+
+#[test]
+fn nobody_there_is_told_with_what_to_look_at() {
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let called = Ptth::run(&["call", "lamp", "GET", "/", "--visitors", &nobody]);
+    let connected = Ptth::run(&["connect", &format!("{nobody}/lamp/ssh")]);
+    for (code, _, error) in [called, connected] {
+        assert!(code == 1 && error.contains("does a gateway run there"), "{error}");
+        assert!(error.contains("--visitors") && error.contains(&nobody[7..]), "{error}");
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap().to_string();
+    let gateway = ["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"];
+    let (code, _, error) = Ptth::run(&[&gateway[..], &["--admin", &at]].concat());
+    assert!(code == 1 && error.contains("another program has this port"), "{error}");
+    let device = ["device", "http://127.0.0.1:9/lamp", "--text", "x", "--status", &at];
+    let (code, _, error) = Ptth::run(&device);
+    assert!(code == 1 && error.contains("another program has this port"), "{error}");
+}
+
+#[test]
+fn files_of_gateways_are_told_once_and_with_their_lines() {
+    let (authority, folder) = (Authority::new(), TempDir::new("secrets"));
+    let secrets = folder.0.join("secrets").display().to_string();
+    let gateway = ["gateway", "--peers", "127.0.0.1:0", "--peer-secret", &secrets];
+    for (text, told) in [
+        ("0123456789abcdef\n# old\n\nshort\n", ", line 4: "),
+        ("short\n", ", line 1: "),
+        ("# none\n", ": there is no secret"),
+    ] {
+        std::fs::write(&secrets, text).unwrap();
+        let (code, error) = check(&gateway);
+        assert!(code == 2 && error.contains(&format!("--peer-secret {secrets}{told}")), "{error}");
+        assert!(!error.contains("short"), "a secret is told: {error}");
+    }
+    std::fs::write(&secrets, "0123456789abcdef\n# old\nfedcba9876543210\n").unwrap();
+    assert_eq!(check(&gateway).0, 0);
+    let pair = authority.server("peers");
+    let readable = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(pair.key(), readable).unwrap();
+    let tls = ["--peers-cert", pair.certificate(), "--peers-key", pair.key()];
+    let (code, told) = check(&[&gateway[..], &tls].concat());
+    assert_eq!(code, 0, "{told}");
+    assert_eq!(told.matches(&format!("--peers-key {}", pair.key())).count(), 1, "{told}");
+}
+
+#[test]
 fn a_variable_that_is_empty_is_told_by_its_name() {
     let with = |variable: &str, value: &str| {
         let mut command = Ptth::command(&["gateway", "--check"]);

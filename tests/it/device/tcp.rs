@@ -366,7 +366,8 @@ fn connect_says_why_there_is_no_target() {
     let closed = format!("127.0.0.1:{}", free_port());
     let _lamp = device(&gateway, "lamp", &closed, &[]);
     let _plain = Ptth::device(&gateway, "plain", &["--text", "on"]);
-    let polls = device_by_polls(&gateway, &at.to_string());
+    let takes_polls = Gateway::start(&["--fallback", "only"]);
+    let polls = device_by_polls(&takes_polls, &at.to_string());
     let away = device(&gateway, "away", &at.to_string(), &[]);
     drop(away);
     let url = |path: &str| format!("http://{}{path}", gateway.visitors);
@@ -374,7 +375,11 @@ fn connect_says_why_there_is_no_target() {
         (url("/nobody/echo"), 3, "404"),
         (url("/lamp/echo"), 1, "refuses connections"),
         (url("/plain/echo"), 1, "this is no TCP target"),
-        (url("/polls/echo"), 1, "TCP needs connections that turn"),
+        (
+            format!("http://{}/polls/echo", takes_polls.visitors),
+            1,
+            "TCP needs connections that turn",
+        ),
         (url("/away/echo"), 1, "503"),
         (format!("http://{closed}/lamp/echo"), 1, "refused"),
         (format!("http://{at}/lamp/echo"), 1, "no HTTP"),
@@ -395,11 +400,10 @@ fn connect_says_why_there_is_no_target() {
     assert!(exit == 1 && wrong.contains("--timeout"), "{wrong}");
 }
 
-/// A device that polls.
+/// A device of a gateway that only takes polls.
 fn device_by_polls(gateway: &Gateway, target: &str) -> Process {
     let (url, tcp) = (gateway.device_url("polls"), format!("echo={target}"));
-    let device =
-        Ptth::start(&["device", &url, "--text", "on", "--tcp", &tcp, "--fallback", "only"]);
+    let device = Ptth::start(&["device", &url, "--text", "on", "--tcp", &tcp]);
     assert!(device.line().starts_with("connected polls"));
     device
 }

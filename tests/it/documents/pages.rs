@@ -297,6 +297,35 @@ fn settings_in_messages_are_there() {
     }
 }
 
+/// Whoever looks for a feature or a command finds it where all are listed.
+#[cfg(feature = "cli")]
+#[test]
+fn every_feature_and_every_command_is_listed() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let features = manifest.split_once("\n[features]\n").unwrap().1;
+    let features = features.split("\n[").next().unwrap().lines().filter_map(|line| {
+        line.split_once(" = ").map(|(name, _)| name).filter(|name| !name.starts_with('#'))
+    });
+    let readme = page("README.md").unwrap();
+    let listed = readme.lines().find(|line| line.starts_with("Features: ")).unwrap();
+    let forgotten: Vec<&str> = features
+        .filter(|name| *name != "default" && !listed.contains(&format!("`{name}`")))
+        .collect();
+    assert!(forgotten.is_empty(), "README.md lists no feature {forgotten:?}");
+    let help = Command::new(env!("CARGO_BIN_EXE_ptth")).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let commands = help.split_once("Commands:\n").unwrap().1.lines();
+    let commands = commands.take_while(|line| !line.is_empty());
+    let commands = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let table = page("command-line.md").unwrap();
+    let told = |command: &&str| *command != "help" && !command.is_empty();
+    let commands: Vec<&str> = commands.filter(told).collect();
+    assert!(commands.len() > 9, "{commands:?}");
+    for command in commands {
+        assert!(table.contains(&format!("`ptth {command}")), "docs/command-line.md: {command}");
+    }
+}
+
 /// A program that gets an error finds what to do about it.
 #[test]
 fn every_predicate_of_errors_is_explained() {
