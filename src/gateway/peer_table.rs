@@ -39,6 +39,7 @@ pub(super) enum PeerStage {
     /// Its TLS handshake is in progress.
     Securing {
         key: Key,
+        address: usize,
     },
     Busy {
         key: Key,

@@ -383,15 +383,13 @@ impl GatewayRole {
         self.peer_unreached(cx, peer, why);
         match stage {
             // What refuses a connection does not hang: what it was asked goes on, or has ended.
-            PeerStage::Connecting { key, .. } | PeerStage::Securing { key } if self.probes(key) => {
+            PeerStage::Connecting { key, .. } | PeerStage::Securing { key, .. }
+                if self.probes(key) =>
+            {
                 self.probe_over(key, peer, true);
             }
-            PeerStage::Connecting { key, address } => self.connect_peer(cx, key, peer, address + 1),
-            PeerStage::Securing { key } => {
-                let exchange = self.exchanges.get(key);
-                if let Some(id) = exchange.and_then(|exchange| exchange.downstream()) {
-                    self.peer_is_away(cx, (id, key), peer);
-                }
+            PeerStage::Connecting { key, address } | PeerStage::Securing { key, address } => {
+                self.connect_peer(cx, key, peer, address + 1);
             }
             PeerStage::Busy { .. } | PeerStage::Probing { .. } | PeerStage::Idle => {}
         }
@@ -430,11 +428,11 @@ impl GatewayRole {
         let Some(PeerLink { peer, stage }) = cx.peer_link(connection) else { return };
         let (peer, stage) = (*peer, *stage);
         match stage {
-            PeerStage::Connecting { key, .. } => {
+            PeerStage::Connecting { key, address } => {
                 let connected = cx.get(connection).map_or(Ok(false), |c| c.stream().connected());
                 match connected {
                     Ok(false) => {}
-                    Ok(true) => self.peer_connected(cx, connection, (peer, key)),
+                    Ok(true) => self.peer_connected(cx, connection, (peer, key), address),
                     Err(e) => self.peer_failed(cx, connection, &e.to_string()),
                 }
             }
@@ -453,7 +451,9 @@ impl GatewayRole {
         let Some(PeerLink { peer, stage }) = cx.peer_link(connection) else { return };
         let (peer, stage) = (*peer, *stage);
         match stage {
-            PeerStage::Connecting { key, .. } | PeerStage::Securing { key } if self.probes(key) => {
+            PeerStage::Connecting { key, .. } | PeerStage::Securing { key, .. }
+                if self.probes(key) =>
+            {
                 cx.close(connection);
                 self.probe_over(key, peer, false);
             }
@@ -477,6 +477,7 @@ impl GatewayRole {
         cx: &mut Connections<State>,
         connection: Id,
         (peer, key): (PeerId, Key),
+        address: usize,
     ) {
         let Some(peers) = &self.peers else { return };
         let url = peers.url(peer).filter(|url| url.is_secure);
@@ -485,7 +486,7 @@ impl GatewayRole {
         };
         let channel = TlsSession::to_server(connector, url.host());
         if let Some(link) = cx.peer_link_mut(connection) {
-            link.stage = PeerStage::Securing { key };
+            link.stage = PeerStage::Securing { key, address };
         }
         let most = self.settings.limits.handshake_timeout;
         let exchange = self.exchanges.get(key);
@@ -511,7 +512,7 @@ impl GatewayRole {
         outcome: Result<(), HandshakeError>,
     ) {
         let Some(PeerLink { peer, stage }) = cx.peer_link(connection) else { return };
-        let (peer, PeerStage::Securing { key }) = (*peer, *stage) else { return };
+        let (peer, PeerStage::Securing { key, .. }) = (*peer, *stage) else { return };
         match outcome {
             Ok(()) => self.peer_opened(cx, connection, (peer, key)),
             Err(broken) => {
@@ -603,8 +604,16 @@ impl GatewayRole {
         outcome: &Result<(), CloseReason>,
     ) {
         let PeerStage::Busy { key } = stage else { return };
-        let mismatch = self.mismatch(key, self.exchanges.get(key).and_then(|e| e.miss()));
+        let exchange = self.exchanges.get(key);
+        let miss = exchange.and_then(|exchange| exchange.miss());
+        let visitor = exchange.and_then(|exchange| exchange.downstream());
+        let mismatch = self.mismatch(key, miss);
         let Some(peers) = &mut self.peers else { return };
+        if let Some(Miss::Away | Miss::Unknown) = miss
+            && let Some(asking) = visitor.and_then(|id| cx.asking(id))
+        {
+            peers.note_setback(peer, Setback::Missed(asking.name.clone()));
+        }
         match (outcome.as_ref().map_err(|why| why.cause), mismatch) {
             (_, Some(mismatch)) => peers.count_failure(peer, cx.now(), mismatch.told),
             (Ok(()) | Err(CloseCause::LastMessage | CloseCause::Tunnel), _) => {
@@ -660,11 +669,6 @@ impl GatewayRole {
         search.obstacle = None;
         let name = name.clone();
         let until = if misses > 1 { cx.after(PEER_RECALL) } else { now };
-        if let Some((Heard::At(peer), peers)) =
-            self.peers.as_ref().and_then(|peers| Some((peers.heard(&name, now)?, peers)))
-        {
-            peers.note_setback(peer, Setback::Missed(name.clone()));
-        }
         match miss {
             Miss::Away => self.expect_back(cx, &name, until),
             Miss::Unknown => {
