@@ -311,6 +311,7 @@ pub(super) fn cluster(snapshot: &Snapshot, cluster: &ClusterView) -> Value {
             "away": directory.away.as_ref().map(|(why, ago)| {
                 json!({ "since": snapshot.unix_ago(*ago), "reason": why })
             }),
+            "url_is_shared": directory.claims.as_ref().map(|claims| claims.url_is_shared),
             "names": directory.claims.as_ref().map(|claims| {
                 json!({
                     "claimed": claims.claimed,

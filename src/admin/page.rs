@@ -329,6 +329,11 @@ fn directory_line(cluster: &ClusterView) -> String {
             "; names: {} claimed, {} unclaimed, {} lost",
             claims.claimed, claims.unclaimed, claims.lost
         );
+        if claims.url_is_shared {
+            line.push_str(
+                "; <span class=\"down\">another gateway announces itself by this URL, too</span>",
+            );
+        }
     }
     line
 }

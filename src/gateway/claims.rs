@@ -98,7 +98,7 @@ pub(crate) trait SharedTable: Send + Sync {
     fn release(&self, by: &str, claims: &[(Arc<str>, u64)]) -> Result<(), Failed>;
 
     /// Notes that this gateway is there, or that it leaves.
-    fn announce(&self, by: &str, is_there: bool) -> Result<(), Failed>;
+    fn announce(&self, by: &str, is_there: bool) -> Result<bool, Failed>;
 
     /// Tells of changes until `tell` returns false, which it is asked at least once a second, also
     /// without any. The first call says that listening has begun.

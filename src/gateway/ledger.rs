@@ -9,13 +9,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::engine::random;
 use crate::gateway::claims::{Change, Claimant, Failed, Renewal, Renewed, SharedTable, Verdict};
+use crate::setting::ADVERTISE;
 
 /// Claims that are renewed, or released, at once.
 const BATCH: usize = 256;
@@ -84,6 +85,9 @@ pub struct DirectoryStatus {
     pub unclaimed: usize,
     /// Names that other gateways have taken over, or had already, since this gateway was started.
     pub lost: usize,
+    /// Another gateway announces itself by the same URL: requests for devices of
+    /// either go to any of them.
+    pub url_is_shared: bool,
     /// Why the directory does not answer, and for how long it has not; `None`: it does.
     pub away: Option<(String, Duration)>,
 }
@@ -94,6 +98,8 @@ pub(crate) struct Ledger {
     state: Mutex<State>,
     wake: Condvar,
     lost: AtomicUsize,
+    /// Another gateway announces itself by the same URL.
+    url_is_shared: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -104,6 +110,7 @@ impl Ledger {
             state: Mutex::default(),
             wake: Condvar::new(),
             lost: AtomicUsize::new(0),
+            url_is_shared: AtomicBool::new(false),
             threads: Mutex::default(),
         }
     }
@@ -246,6 +253,7 @@ impl Ledger {
             unclaimed: state.held.len() - claimed,
             away: state.away.as_ref().map(|(why, since)| (why.clone(), since.elapsed())),
             lost: self.lost.load(Relaxed),
+            url_is_shared: self.url_is_shared.load(Relaxed),
         }
     }
 
@@ -272,7 +280,7 @@ impl Ledger {
                 // What cannot be released now expires by itself.
                 let last = || -> Result<(), Failed> {
                     while self.release_some(&by)? {}
-                    self.table.announce(&by, false)
+                    self.table.announce(&by, false).map(drop)
                 };
                 if failed_at.is_none() {
                     let _ = self.noted(last());
@@ -311,7 +319,14 @@ impl Ledger {
         let interval = self.table.claim_time() / 3;
         let is_away = self.lock().away.is_some();
         if is_away || announced.is_none_or(|at| at.elapsed() >= interval) {
-            self.table.announce(by, true)?;
+            let is_shared = self.table.announce(by, true)?;
+            if is_shared && !self.url_is_shared.load(Relaxed) {
+                log_names!(
+                    Warn,
+                    "another gateway announces itself by {by}, too: requests for the devices of either go to any of them; give each a URL of its own ({ADVERTISE})"
+                );
+            }
+            self.url_is_shared.store(is_shared, Relaxed);
             *announced = Some(Instant::now());
         }
         while self.release_some(by)? {}
@@ -546,7 +561,7 @@ mod tests {
         fn release(&self, _: &str, _: &[(Arc<str>, u64)]) -> Result<(), Failed> {
             Err("away".into())
         }
-        fn announce(&self, _: &str, _: bool) -> Result<(), Failed> {
+        fn announce(&self, _: &str, _: bool) -> Result<bool, Failed> {
             Err("away".into())
         }
         fn listen(&self, _: &mut dyn FnMut(Option<Change>) -> bool) -> Result<(), Failed> {

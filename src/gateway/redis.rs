@@ -17,6 +17,7 @@ use redis::{
 
 pub use self::examine::DirectoryReport;
 use self::words::told;
+use crate::engine::random;
 use crate::error::Error;
 use crate::gateway::claims::{Change, Claimant, Failed, Renewal, Renewed, SharedTable, Verdict};
 use crate::limits::Limits;
@@ -259,12 +260,23 @@ impl RedisDirectory {
             counter: format!("{}:epoch", self.prefix),
             names: format!("{}:n:", self.prefix),
             gateways: format!("{}:gateways", self.prefix),
+            processes: format!("{}:processes", self.prefix),
+            process: process_id(),
+            other: Mutex::default(),
             channel: format!("{}:changes", self.prefix),
             directory: self,
             idle: Mutex::default(),
             turn: AtomicUsize::new(0),
         }
     }
+}
+
+/// What tells this process from others with the same URL.
+fn process_id() -> String {
+    let mut chance = [0; 8];
+    // Without chance its number has to do.
+    let id = random::fill(&mut chance).map(|()| u64::from_ne_bytes(chance));
+    format!("{:016x}", id.unwrap_or(u64::from(std::process::id())))
 }
 
 fn hosts_of(text: &str, port: u16) -> Result<Vec<(String, u16)>, String> {
@@ -278,6 +290,15 @@ fn hosts_of(text: &str, port: u16) -> Result<Vec<(String, u16)>, String> {
         Ok((host, named.port.unwrap_or(port)))
     };
     hosts.into_iter().map(host).collect()
+}
+
+/// Another process that has announced itself by this gateway's URL.
+#[derive(Default)]
+struct OtherProcess {
+    /// When it did so last, by the server's clock; 0: there is none.
+    at: u64,
+    /// It has done so again.
+    lives: bool,
 }
 
 /// The table.
@@ -295,7 +316,11 @@ pub(crate) struct RedisTable {
     counter: String,
     names: String,
     gateways: String,
+    processes: String,
     channel: String,
+    /// Which process this is, by chance.
+    process: String,
+    other: Mutex<OtherProcess>,
     idle: Mutex<Vec<Server>>,
     /// Which of several servers or sentinels is asked first.
     turn: AtomicUsize,
@@ -560,10 +585,16 @@ impl SharedTable for RedisTable {
         self.with(|connection| asked.invoke(connection))
     }
 
-    fn announce(&self, by: &str, is_there: bool) -> Result<(), Failed> {
+    fn announce(&self, by: &str, is_there: bool) -> Result<bool, Failed> {
+        let mut other = self.other.lock().unwrap_or_else(PoisonError::into_inner);
         let mut asked = self.announce.prepare_invoke();
-        asked.key(&self.gateways).arg(by).arg(u8::from(is_there));
-        self.with(|connection| asked.invoke(connection))
+        asked.key(&self.gateways).key(&self.processes).arg(by).arg(u8::from(is_there));
+        asked.arg(&self.process).arg(self.time(self.directory.claim_time));
+        asked.arg(u8::from(other.lives));
+        let at: u64 = self.with(|connection| asked.invoke(connection))?;
+        // One that was killed a moment ago says it no more.
+        *other = OtherProcess { lives: other.at > 0 && at > other.at, at };
+        Ok(other.lives)
     }
 
     fn listen(&self, tell: &mut dyn FnMut(Option<Change>) -> bool) -> Result<(), Failed> {

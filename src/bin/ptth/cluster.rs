@@ -202,6 +202,15 @@ impl Check<'_> {
                 }
             }
         }
+        for url in &report.shared_urls {
+            let url = spelled_out(url);
+            self.bad(
+                "known",
+                format_args!(
+                    "{url}: several gateways announce themselves by it, and requests for the devices of one go to any of them; give each its own --advertise"
+                ),
+            )?;
+        }
         let DirectoryReport { database, prefix, .. } = report;
         Ok(Some(Table { database, prefix, gateways: urls }))
     }

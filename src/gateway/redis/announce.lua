@@ -1,11 +1,32 @@
--- KEYS: the gateways that are there, each with when it said so last. ARGV: a gateway, and "1" if it is
--- there, "0" if it leaves. One that was killed is forgotten after a day, by the clock of this server: that
--- of a gateway may be wrong.
-local kept = redis.pcall('ZREMRANGEBYSCORE', KEYS[1], '-inf', number(now - 86400000))
-if type(kept) == 'table' and kept.err and kept.err:find('WRONGTYPE', 1, true) then redis.call('DEL', KEYS[1]) end
-if ARGV[2] == '1' then
-  redis.call('ZADD', KEYS[1], number(now), ARGV[1])
-else
-  redis.call('ZREM', KEYS[1], ARGV[1])
+-- KEYS: the gateways that are there, each with when it said so last; the processes that said so, by URL.
+-- ARGV: a gateway's URL, "1" if it is there, "0" if it leaves, which process says so, for how many
+-- milliseconds that counts, and "1" if two processes are known to have this URL. One that was killed is
+-- forgotten after a day, by the clock of this server: that of a gateway may be wrong. Returns when
+-- another process has said last that it has this URL, if that still counts, else 0.
+local gateways, processes, url = KEYS[1], KEYS[2], ARGV[1]
+local kept = redis.pcall('ZRANGEBYSCORE', gateways, '-inf', number(now - 86400000))
+if kept.err then
+  redis.call('DEL', gateways)
+  kept = {}
 end
-return 'OK'
+local said = redis.pcall('HGET', processes, url)
+if type(said) == 'table' then
+  redis.call('DEL', processes)
+  said = nil
+end
+for i = 1, math.min(#kept, 256) do
+  redis.call('ZREM', gateways, kept[i])
+  redis.call('HDEL', processes, kept[i], '!' .. kept[i])
+end
+local process, at = (said or ''):match('^(%S+) (%d+)$')
+at = whole(at)
+local is_other = process and at and process ~= ARGV[3] and at > now - tonumber(ARGV[4])
+if ARGV[5] == '1' then redis.call('HSET', processes, '!' .. url, number(now)) end
+if ARGV[2] == '1' then
+  redis.call('ZADD', gateways, number(now), url)
+  if not is_other then redis.call('HSET', processes, url, ARGV[3] .. ' ' .. number(now)) end
+elseif not is_other then
+  redis.call('ZREM', gateways, url)
+  redis.call('HDEL', processes, url)
+end
+return is_other and at or 0

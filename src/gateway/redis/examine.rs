@@ -45,6 +45,8 @@ pub struct DirectoryReport {
     /// The gateways that have announced themselves within a day, by their URLs, and how long ago by
     /// the server's clock (or this machine's, where the user may not ask for it); 1,024 at most.
     pub gateways: Vec<(String, Duration)>,
+    /// Those of these URLs by which several gateways announce themselves.
+    pub shared_urls: Vec<String>,
 }
 
 impl RedisDirectory {
@@ -89,7 +91,10 @@ impl RedisTable {
             (None, version) => version.map(|version| format!("redis {version}")),
         };
         let has_bound = of("maxmemory").is_some_and(|bytes| bytes != "0");
+        let gateways = self.announced(&mut server, clock)?;
+        let shared_urls = self.shared_urls(&mut server, clock, &gateways);
         Ok(DirectoryReport {
+            shared_urls,
             server: server.at.clone(),
             passed_over,
             database: self.directory.database,
@@ -101,7 +106,7 @@ impl RedisTable {
             clock_difference: clock.map(|clock| apart(asked.1 + round_trip / 2, clock)),
             claims: self.try_claim().map_err(|e| e.to_string()),
             changes: self.try_changes().map_err(|e| e.to_string()),
-            gateways: self.announced(&mut server, clock)?,
+            gateways,
         })
     }
 
@@ -168,11 +173,35 @@ impl RedisTable {
         let mut asked = redis::cmd("ZRANGE");
         asked.arg(&self.gateways).arg(0).arg(GATEWAYS_MAX - 1).arg("WITHSCORES");
         let listed: Vec<(String, u64)> = self.ask(server, &asked)?;
-        let here = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now = clock.map_or_else(here, since_epoch);
+        let now = now(clock);
         let ago = |at| now.saturating_sub(Duration::from_millis(at));
         Ok(listed.into_iter().map(|(url, at)| (url, ago(at))).collect())
     }
+
+    /// What the gateways have found out themselves; nothing where the user may not ask.
+    fn shared_urls(
+        &self,
+        server: &mut Server,
+        clock: Option<(u64, u64)>,
+        gateways: &[(String, Duration)],
+    ) -> Vec<String> {
+        let now = now(clock);
+        let mut is_shared = |url: &&String| {
+            let mut asked = redis::cmd("HGET");
+            asked.arg(&self.processes).arg(format!("!{url}"));
+            let found = self.ask::<Option<u64>>(server, &asked).ok().flatten();
+            found.is_some_and(|at| {
+                now.saturating_sub(Duration::from_millis(at)) < self.directory.claim_time
+            })
+        };
+        gateways.iter().map(|(url, _)| url).filter(&mut is_shared).cloned().collect()
+    }
+}
+
+/// Now, by the server's clock, or by this machine's where the user may not ask for that.
+fn now(clock: Option<(u64, u64)>) -> Duration {
+    let here = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    clock.map_or_else(here, since_epoch)
 }
 
 /// A server's clock, which is told in seconds and microseconds.

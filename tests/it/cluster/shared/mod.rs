@@ -10,6 +10,7 @@ mod partitions;
 mod servers;
 mod stale;
 mod takeovers;
+mod twins;
 mod words;
 
 use std::net::SocketAddr;
