@@ -289,9 +289,9 @@ fn gateways_know_each_other_by_their_certificates() {
         let more: Vec<&str> = more.iter().map(String::as_str).collect();
         crate::support::Gateway::start(&more)
     };
-    let mut options = tls(&theirs, pki.ca());
-    options.extend(["--peers", "127.0.0.1:0", "--peers-client-ca", pki.ca()].map(str::to_owned));
-    let second = start(&options);
+    let options = ["--peers-cert", theirs.certificate(), "--peers-key", theirs.key()];
+    let listens = ["--peers", "127.0.0.1:0", "--peers-client-ca", pki.ca()];
+    let second = crate::support::Gateway::start(&[options, listens].concat());
     let url = peers_of(&second.process);
     assert!(url.starts_with("https://127.0.0.1:"), "{url}");
     let local = LocalServer::start();
