@@ -32,8 +32,11 @@ use crate::gateway::listeners::why_not_bound;
 use crate::limits::Limits;
 use crate::message::{DateText, date_now};
 use crate::proto::body::Framing;
+use crate::proto::dialect::Dialect;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
+use crate::proto::turn;
+use crate::setting::DEVICES;
 use crate::stream::Stream;
 
 /// Connections that follow events or wait for one.
@@ -363,6 +366,13 @@ fn answer(
     context: &Context,
 ) -> (Reply, Option<Operator>) {
     let refused = |reply| (reply, None);
+    if turn::is_of_device(request, &Dialect::table()) {
+        // Before its token is looked at, which is none of an operator's.
+        let text =
+            format!("this port is for operators; devices connect to the devices' port ({DEVICES})");
+        let mark = format!("{}; error=http_request_denied; details=\"{text}\"", turn::MARK.1);
+        return refused(Reply::text(404, &text).field(turn::MARK.0, mark).last());
+    }
     if request.framing() != Framing::Empty {
         return refused(Reply::text(413, "requests to the admin listener have no body").last());
     }

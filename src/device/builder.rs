@@ -134,7 +134,7 @@ impl Device {
 impl DeviceBuilder {
     /// Sends `Authorization: Bearer TOKEN` with the offer, to the gateways' own origins only. A token
     /// that was read from a file has to be trimmed: [`build`](Self::build) refuses one with a line
-    /// end, as it does an empty one.
+    /// end or a blank, as it does an empty one.
     pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
@@ -564,6 +564,9 @@ fn check_token(token: &str) -> Result<(), Error> {
         () if token.chars().any(char::is_control) => {
             Err(wrong("has a control character, which no field may have"))
         }
+        () if token.contains(' ') => Err(wrong(
+            "has a blank, which no token has (RFC 6750 §2.1); give the token alone, without what stands beside it",
+        )),
         () => Ok(()),
     }
 }

@@ -43,6 +43,9 @@ const STEP_LEAST: usize = 4 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// A longer absence is not counted by the loop's clock.
 const AWAY: Duration = Duration::from_secs(1);
+/// The longest sleep. A process that is frozen while it sleeps, and goes on with an event, sees its
+/// absence only if it would have woken up by itself.
+const SLEEP_MAX: Duration = Duration::from_secs(5);
 
 /// The way for other threads to ask something of a loop. Clones share it.
 ///
@@ -217,7 +220,7 @@ impl<R: Role> EventLoop<R> {
         let mut last = Instant::now();
         while !role.finished(&self.connections) {
             self.change_listeners();
-            let mut timeout = self.timeout();
+            let mut timeout = Some(self.timeout().map_or(SLEEP_MAX, |time| time.min(SLEEP_MAX)));
             let before = Instant::now();
             let found = timeout != Some(Duration::ZERO)
                 && self.spinning.find(&mut self.poll, &mut events)?;
@@ -324,7 +327,7 @@ impl<R: Role> EventLoop<R> {
         }
         if !away.is_zero() {
             log::warn!(
-                "the event loop stood still for {:.1} s; deadlines shift by that time",
+                "the event loop stood still for {:.1} s (the process was stopped, or the machine busy); deadlines shift by that time, and the other side may have given up meanwhile",
                 away.as_secs_f64()
             );
         }

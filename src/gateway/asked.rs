@@ -52,6 +52,8 @@ pub(super) enum Asked {
     /// Another gateway asks for a device that is not connected here.
     Missed {
         miss: Miss,
+        /// It looks like a device's offer or poll.
+        of_device: bool,
         to_head: bool,
         keep: bool,
     },

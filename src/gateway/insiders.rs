@@ -16,6 +16,7 @@ use crate::proto::forward::{self, REQUEST_ID, RequestRules};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head;
 use crate::proto::peer::{self, Miss};
+use crate::proto::turn;
 use crate::relay::{self, Exchange};
 
 pub(super) const TOO_LONG_WITH_OURS: &str = "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
@@ -83,8 +84,10 @@ impl GatewayRole {
             && !self.lifecycle.is_ending();
         let refused = |refusal, keep| Asked::Refused { refusal, to_head, keep };
         let shown = peer::secret(&request.fields);
+        let of_device = turn::is_of_device(request, &self.settings.offer_rules.dialects);
+        let stranger = Asked::Missed { miss: Miss::Stranger, of_device, to_head, keep: false };
         if !self.peers.as_ref().is_some_and(|peers| peers.cluster.admits(shown)) {
-            return Asked::Missed { miss: Miss::Stranger, to_head, keep: false };
+            return stranger;
         }
         let target = match forward::origin_form(request) {
             Ok("*") => return Asked::Server { keep },
@@ -93,6 +96,7 @@ impl GatewayRole {
         };
         let told = match peer::read(&request.fields) {
             Ok(told) => told,
+            Err(_) if of_device => return stranger,
             Err(refusal) => return refused(refusal, false),
         };
         // The last one in it is the gateway that sends this, which may have the same name.
@@ -103,7 +107,7 @@ impl GatewayRole {
             let is_known =
                 self.registry.is_known_anywhere(told.device) || self.is_expected(told.device);
             let miss = if is_known { Miss::Away } else { Miss::Unknown };
-            return Asked::Missed { miss, to_head, keep };
+            return Asked::Missed { miss, of_device: false, to_head, keep };
         }
         if let Some(to) = self.elsewhere(told.device, now) {
             return Asked::Elsewhere(to);

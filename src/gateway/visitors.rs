@@ -34,6 +34,7 @@ use crate::proto::peer::{MISS, Miss};
 use crate::proto::prefixes::path_of;
 use crate::proto::turn;
 use crate::relay::{self, Exchange, LocalAnswer};
+use crate::setting::DEVICES;
 
 const SEVERAL_TOKENS: &str = "there are several PTTH-Authorization fields; send one";
 const HEAD_LATE: &str = "the request head was not whole within head_timeout";
@@ -148,20 +149,36 @@ impl GatewayRole {
                     "this gateway answers OPTIONS * itself; ask for a path to reach a device";
                 self.answer_visitor(cx, id, &LocalAnswer { keep, ..LocalAnswer::new(200, text) });
             }
-            Asked::Missed { miss, to_head, keep } => {
-                if miss == Miss::Stranger {
-                    self.log_stranger(cx, id);
-                }
-                let fields = [(MISS, miss.as_str())];
-                let answer = if miss == Miss::Stranger { NOT_A_PEER } else { NOT_HERE };
-                let answer = LocalAnswer { fields: &fields, to_head, keep, ..answer };
-                self.answer_visitor(cx, id, &answer);
+            Asked::Missed { miss, of_device, to_head, keep } => {
+                self.answer_peer(cx, id, (miss, of_device), (to_head, keep));
             }
             Asked::Forward(Forwarding { exchange, .. }) if self.is_short_of_memory(cx) => {
                 self.refuse_for_memory(cx, id, *exchange)
             }
             Asked::Forward(forwarding) => self.begin(cx, id, forwarding),
         }
+    }
+
+    /// Tells another gateway, or who takes this for its port, why no device is asked.
+    fn answer_peer(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        (miss, of_device): (Miss, bool),
+        (to_head, keep): (bool, bool),
+    ) {
+        if miss == Miss::Stranger {
+            self.log_stranger(cx, id);
+        }
+        let fields = [(MISS, miss.as_str())];
+        let answer = if miss == Miss::Stranger { NOT_A_PEER } else { NOT_HERE };
+        let hint = format!("{}; devices connect to the devices' port ({DEVICES})", answer.reason);
+        // As at the visitors' port: 403 would say that its token is known.
+        let (status, reason) =
+            if of_device { (404, &*hint) } else { (answer.status, answer.reason) };
+        let answer = LocalAnswer { fields: &fields, to_head, keep, ..answer };
+        let answer = LocalAnswer { status, reason, ..answer };
+        self.answer_visitor(cx, id, &answer);
     }
 
     fn refuse_for_memory(&mut self, cx: &mut Connections<State>, id: Id, mut exchange: Exchange) {

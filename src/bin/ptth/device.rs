@@ -322,9 +322,24 @@ pub(crate) fn token(
     let from = file.map_or(variable.to_owned(), |file| format!("{option} {file}"));
     match text.trim_start_matches('\u{feff}').trim() {
         "" => Err(usage(format!("{from}: the token is empty; omit it, or give one"))),
+        text if text.lines().any(is_line_of_gateway) => Err(usage(format!(
+            "{from}: this is a line of a gateway's file of tokens (HASH NAMES); give the token, the first line of what ptth token prints"
+        ))),
         token if token.contains(['\r', '\n']) => Err(usage(format!(
             "{from}: there is more than one line; a token is one line (of what ptth token prints it is the first)"
         ))),
+        token if token.contains(char::is_whitespace) => Err(usage(format!(
+            "{from}: there is a blank in the token; give the token alone, one word"
+        ))),
         token => Ok(Some(token.to_owned())),
     }
+}
+
+/// Whether this is what a gateway's file says of a token: its SHA-256, and names.
+fn is_line_of_gateway(line: &str) -> bool {
+    const DIGITS: usize = 64;
+    let mut words = line.split_whitespace();
+    let is_hash =
+        |word: &str| word.len() == DIGITS && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    words.next().is_some_and(is_hash) && words.next().is_some()
 }

@@ -103,6 +103,36 @@ fn what_is_no_gateway_is_named() {
     says(&told, 3, &["404", "URL"]);
 }
 
+/// So it does at the ports of other gateways and of operators, where its token is not looked at.
+#[test]
+fn at_every_other_port_a_device_is_told_of_the_devices_port() {
+    let folder = TempDir::new("check-other-ports");
+    let secret = folder.0.join("secret");
+    std::fs::write(&secret, "the-secret-of-this-cluster\n").unwrap();
+    let (_, made, _) = Ptth::run(&["token", "lamp"]);
+    let operators = folder.0.join("operators");
+    std::fs::write(&operators, made.split_once('\n').unwrap().1).unwrap();
+    let peers = ["--peers", "127.0.0.1:0"];
+    let guarded = ["--peer-secret", secret.to_str().unwrap()];
+    let admin = ["--admin", "127.0.0.1:0", "--admin-tokens", operators.to_str().unwrap()];
+    for more in [&[&peers[..], &guarded, &admin].concat(), &[&peers[..], &admin[..2]].concat()] {
+        let gateway = Gateway::start(more);
+        let ready = |name: &str| {
+            let line = gateway.process.line();
+            line.strip_prefix(name).unwrap_or_else(|| panic!("{line}")).to_owned()
+        };
+        let ports = [ready("peers "), ready("admin ")];
+        for (port, whose) in [(&ports[0], "other gateways"), (&ports[1], "operators")] {
+            let told = check(&format!("{port}/lamp"), &["--token-file", guarded[1]]);
+            let remedy =
+                "devices connect to the devices' port (GatewayBuilder::listen, or --devices)";
+            says(&told, 3, &["404", whose, remedy]);
+        }
+        let log = gateway.process.stderr();
+        assert!(!log.contains("an operator's token"), "{log}");
+    }
+}
+
 /// A device that takes the visitors' port for its own learns which port is its, whatever that port
 /// would tell a visitor. Its offer, with its token, goes to no device; one for a gateway behind a
 /// device goes on as any upgrade does.

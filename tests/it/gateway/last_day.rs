@@ -81,16 +81,30 @@ fn a_file_has_one_line_for_a_token() {
     let dir = TempDir::new("token-lines");
     let file = dir.0.join("token");
     let path = file.to_str().unwrap();
+    let line = reverse_http::Tokens::line("one", "lamp").unwrap();
+    let lines = format!("# tokens\n{line}\n{line}\n");
     for (text, said) in [
         ("one\ntwo\n", format!("--token-file {path}: there is more than one line")),
         ("\n", format!("--token-file {path}: the token is empty")),
+        ("one two\n", format!("--token-file {path}: there is a blank in the token; give")),
+        (&line, format!("--token-file {path}: this is a line of a gateway's file of tokens")),
+        (&lines, format!("--token-file {path}: this is a line of a gateway's file of tokens")),
         ("on\u{1}e", "the token (DeviceBuilder::bearer_token, or --token-file and PTTH_TOKEN) has a control character".to_owned()),
     ] {
         std::fs::write(&file, text).unwrap();
         let device = ["device", "http://127.0.0.1:9/lamp", "--text", "on", "--token-file", path];
         let (code, _, err) = Ptth::run(&device);
         assert!(code == 2 && err.contains(&said) && !err.contains("two"), "{code}: {err}");
+        let told = Ptth::run(&["check", "http://127.0.0.1:9/lamp", "--token-file", path]);
+        assert!(told.0 == 2 && told.2.contains(&said), "{told:?}");
     }
+    let mut from_environment =
+        Ptth::command(&["device", "http://127.0.0.1:9/lamp", "--text", "on"]);
+    let (code, _, err) = Ptth::finish(from_environment.env("PTTH_TOKEN", "Bearer one"));
+    assert!(
+        code == 2 && err.contains("PTTH_TOKEN: there is a blank in the token"),
+        "{code}: {err}"
+    );
     for text in ["one", "one\n", "\u{feff}one\r\n\r\n"] {
         std::fs::write(&file, text).unwrap();
         let raw = RawGateway::start();
@@ -106,8 +120,12 @@ fn a_program_hears_which_setting_has_a_line_end() {
     let build = |token: &str| {
         reverse_http::Device::builder("http://127.0.0.1:9/lamp").bearer_token(token).build()
     };
-    for (token, said) in [("secret\n", "has a line end"), ("", "is empty"), ("sec\0ret", "control")]
-    {
+    for (token, said) in [
+        ("secret\n", "has a line end"),
+        ("", "is empty"),
+        ("sec\0ret", "control"),
+        ("Bearer one", "has a blank"),
+    ] {
         let error = build(token).unwrap_err();
         let text = error.to_string();
         assert!(error.is_usage() && text.contains(said) && text.contains("bearer_token"), "{text}");

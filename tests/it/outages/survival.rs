@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::process::get;
 use crate::support::{
-    DEADLINE, Gateway, LocalServer, Process, Ptth, RawPeer, eventually, eventually_within,
-    free_port, say, skipped,
+    DEADLINE, Gateway, LocalServer, Process, Ptth, RawGateway, RawPeer, eventually,
+    eventually_within, free_port, say, skipped,
 };
 
 /// A process whose outputs are not the test's.
@@ -245,6 +245,22 @@ fn a_device_that_was_stopped_comes_back_by_itself() {
     eventually("the gateway misses it", || (gateway.get("/lamp/x").status() == 503).then_some(()));
     device.signal("CONT");
     serves(gateway.visitors, "/lamp/x", "on");
+}
+
+/// It waits for nothing but its gateway, which has given up its link when it goes on.
+#[test]
+fn a_device_that_was_frozen_while_it_idled_says_so() {
+    let gateway = RawGateway::start();
+    let device = Ptth::start(&["device", &gateway.url("lamp"), "--text", "on"]);
+    let link = gateway.turn();
+    device.line_like("connected");
+    assert!(!device.stderr().contains("stood still"), "{}", device.stderr());
+    device.signal("STOP");
+    std::thread::sleep(Duration::from_millis(6_500)); // how long it is frozen: longer than a loop sleeps
+    drop(link);
+    device.signal("CONT");
+    device.expect_stderr("the event loop stood still for");
+    gateway.turn();
 }
 
 /// Whether this process may make a mount namespace, and what is in it read-only.
