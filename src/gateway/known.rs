@@ -17,12 +17,9 @@ impl GatewayRole {
         self.registry.knows(name) || (is_awaited() && self.registry.expect(name, now).is_ok())
     }
 
-    /// The other gateway that was heard to have this device within the last `remember`, and how long
-    /// ago that was.
-    pub(super) fn last_elsewhere(&self, name: &str, now: Instant) -> Option<(&str, Duration)> {
-        let most = self.settings.limits.remember;
-        let (url, ago) = self.peers.as_ref()?.last(name, now, most)?;
-        Some((&url.text, ago))
+    /// How long ago another gateway was heard to have this device; `None`: none within `remember`.
+    pub(super) fn last_elsewhere(&self, name: &str, now: Instant) -> Option<Duration> {
+        self.peers.as_ref()?.last(name, now, self.settings.limits.remember)
     }
 
     /// Whether a route or a token names this device.

@@ -325,9 +325,8 @@ impl GatewayRole {
             }
             None => {
                 let last = match self.last_elsewhere(name, now) {
-                    Some((url, ago)) => {
-                        format!("the gateway at {url} had it {} s ago", ago.as_secs())
-                    }
+                    // Where that is, is not for visitors.
+                    Some(ago) => format!("another gateway had it {} s ago", ago.as_secs()),
                     None => "and was not lately".to_owned(),
                 };
                 format!("device {name} is not connected, {last}; it did not come within {wait}")

@@ -49,8 +49,8 @@ impl GatewayRole {
         let url = peers.url(peer).map(|url| url.text.clone()).unwrap_or_default();
         match (lives, hung) {
             (true, true) => log_names!(Info, "the gateway at {url} answers again"),
-            (true, false) => {}
-            (false, _) => {
+            (true, false) | (false, true) => {}
+            (false, false) => {
                 let why = format!(
                     "it did not begin a response, nor give a sign of life within {wait:?}, twice"
                 );

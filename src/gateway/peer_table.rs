@@ -146,8 +146,8 @@ pub(crate) struct PeerTable {
 #[derive(Default)]
 struct Name {
     heard: Option<Heard>,
-    /// The gateway that had it last, and until when that was believed.
-    last: Option<(PeerId, Instant)>,
+    /// Until when it was believed that a gateway has it.
+    last: Option<Instant>,
 }
 
 impl Name {
@@ -156,8 +156,8 @@ impl Name {
     }
 
     fn set(&mut self, heard: Option<Heard>, now: Instant) {
-        if let Some(Heard::At(peer)) = self.heard {
-            self.last = Some((peer, now));
+        if self.is_at() {
+            self.last = Some(now);
         }
         self.heard = heard;
     }
@@ -269,20 +269,14 @@ impl PeerTable {
         self.names.entry(name.into()).or_default().set(Some(heard), now);
     }
 
-    /// The gateway that had a device last, and how long ago that was believed; `None`: none had it,
-    /// as far as was heard, or not for so long.
-    pub(super) fn last(
-        &self,
-        name: &str,
-        now: Instant,
-        most: Duration,
-    ) -> Option<(&PeerUrl, Duration)> {
-        let (peer, at) = match self.names.get(name)? {
-            Name { heard: Some(Heard::At(peer)), .. } => (*peer, now),
+    /// How long ago another gateway was believed to have a device; `None`: none was, or not for so
+    /// long.
+    pub(super) fn last(&self, name: &str, now: Instant, most: Duration) -> Option<Duration> {
+        let at = match self.names.get(name)? {
+            Name { heard: Some(Heard::At(_)), .. } => now,
             name => name.last?,
         };
-        let ago = now.saturating_duration_since(at);
-        Some((self.url(peer)?, ago)).filter(|_| ago < most)
+        Some(now.saturating_duration_since(at)).filter(|ago| *ago < most)
     }
 
     fn place(&mut self, location: Location) -> Option<PeerId> {
@@ -300,10 +294,7 @@ impl PeerTable {
         }
         // One to which nothing is connected gives way.
         let unused = self.peers.iter().position(|peer| peer.open.unseen() == 0)?;
-        self.names.retain(|_, name| {
-            name.last = name.last.filter(|(last, _)| *last != unused);
-            name.heard != Some(Heard::At(unused))
-        });
+        self.names.retain(|_, name| name.heard != Some(Heard::At(unused)));
         self.peers[unused] = peer;
         Some(unused)
     }
