@@ -25,6 +25,8 @@ use crate::{Failure, failed, usage};
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Clocks that are further apart are told.
 const CLOCKS_APART: Duration = Duration::from_secs(1);
+/// The step that looks at how others reach this gateway.
+const OWN: &str = "own URL";
 /// A gateway announces itself more often than this.
 const SILENT: Duration = Duration::from_secs(120);
 /// Steps of the look at Redis, each of which may take `--timeout`: some twelve, and each of 16 servers
@@ -69,11 +71,11 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<(), Failure> {
     };
     match &own {
         None => warn(
-            "own URL",
+            OWN,
             "it is not known how others reach this gateway; give --peers, and --advertise where that is 0.0.0.0 or has port 0",
         )?,
         Some(own) => {
-            let answers = check.gateway("own URL", own)?;
+            let answers = check.gateway(OWN, own)?;
             if let Some(Some(table)) = &table {
                 check.own_place(own, answers, table)?;
             }
@@ -269,13 +271,14 @@ impl Check<'_> {
 
     /// A gateway as this one would ask it; returns true if it is one.
     fn gateway(&mut self, step: &str, url: &str) -> Result<bool, Failure> {
-        match self.ask(url) {
+        match self.ask(url, step == OWN) {
             Ok(told) => good(step, format_args!("{url}: {told}")).map(|()| true),
             Err(why) => self.bad(step, format_args!("{url}: {why}")).map(|()| false),
         }
     }
 
-    fn ask(&self, url: &str) -> Result<String, String> {
+    /// `is_own`: the URL is this gateway's.
+    fn ask(&self, url: &str, is_own: bool) -> Result<String, String> {
         let Target { host, port, authority, is_secure } = target(url)?;
         let asked = (host.clone(), port);
         let until = Instant::now() + self.timeout;
@@ -318,7 +321,7 @@ impl Check<'_> {
         })?;
         let tls = if is_secure { format!(", {}", wire.version()) } else { String::new() };
         answered
-            .verdict(self.named.secret.is_some())
+            .verdict(self.named.secret.is_some(), is_own)
             .map(|taken| format!("{taken}{tls}, after {}", rounded(began)))
     }
 }
@@ -389,32 +392,39 @@ impl Answered {
         self.is_marked = reverse_http::proto::turn::is_marked(&head.fields);
     }
 
-    fn verdict(&self, has_secret: bool) -> Result<&'static str, String> {
+    fn verdict(&self, has_secret: bool, is_own: bool) -> Result<&'static str, String> {
         let status = self.status;
+        let remedy = match is_own {
+            true => "correct --advertise",
+            false => "correct the directory, or its --advertise",
+        };
         match (self.is_served, status) {
             (true, 200) if has_secret => Ok("it takes the secret"),
             (true, 200) => Ok("it takes requests of this gateway"),
-            (true, _) if self.is_stranger => Err(
+            (true, _) if self.is_stranger && has_secret => Err(
                 "it does not take this one's secret; give both the same in the first line of --peer-secret".to_owned(),
             ),
+            (true, _) if self.is_stranger => {
+                Err("it wants a secret, and this one shows none; give --peer-secret".to_owned())
+            }
             (true, _) => Err(format!("{status}: it does not serve now; see its log")),
             (false, _) if is_for_tls(status, &self.text) => {
                 Err("this port speaks TLS; write https:// in the URL".to_owned())
             }
-            (false, _) => Err(format!(
-                "{status}: this is {}, not its --peers; correct the directory, or its --advertise",
-                self.place()
-            )),
+            (false, _) => Err(match self.place() {
+                Some(place) => format!("{status}: this is {place}, not its --peers; {remedy}"),
+                None => format!("what answers there ({status}) is no gateway; {remedy}"),
+            }),
         }
     }
 
-    /// Which port it is that answers without the mark of others.
-    fn place(&self) -> &'static str {
+    /// Which port of a gateway it is that answers without the mark of others, if it is one.
+    fn place(&self) -> Option<&'static str> {
         match &self.text {
-            text if text.contains("admin listener") => "a gateway's --admin",
-            text if text.contains("answers OPTIONS * itself") => "a gateway's --visitors",
-            _ if self.is_marked => "a gateway's --devices",
-            _ => "something that is no gateway",
+            text if text.contains("admin listener") => Some("a gateway's --admin"),
+            text if text.contains("answers OPTIONS * itself") => Some("a gateway's --visitors"),
+            _ if self.is_marked => Some("a gateway's --devices"),
+            _ => None,
         }
     }
 }

@@ -75,7 +75,11 @@ fn what_is_wrong_with_a_gateway_is_told() {
         (&visitors, None, "this is a gateway's --visitors, not its --peers"),
         (&admin, None, "this is a gateway's --admin, not its --peers"),
         (&devices, None, "this is a gateway's --devices, not its --peers"),
-        (&local, None, "something that is no gateway"),
+        (
+            &local,
+            None,
+            "what answers there (204) is no gateway; correct the directory, or its --advertise",
+        ),
         (&silent_url, None, "it took the connection and said nothing for 300ms: it hangs, or"),
         (&secure, None, "no TLS: what came is plain HTTP; write http://"),
     ] {
@@ -89,6 +93,19 @@ fn what_is_wrong_with_a_gateway_is_told() {
         assert!(line(&out, "wrong", "gateway").contains(told), "{told}: {out}");
         assert!(out.contains("one thing is wrong"), "{out}");
     }
+    // None at all is no wrong one.
+    cluster.say("wrong", &format!("lamp {right}\n"));
+    let directory = format!("file:{}", cluster.path("wrong"));
+    let (code, out) = check(&["--directory", &directory]);
+    let told = "it wants a secret, and this one shows none; give --peer-secret";
+    assert!(code == 1 && line(&out, "wrong", "gateway").contains(told), "{out}");
+    // Of its own URL there is one thing to correct.
+    let own = ["--peers", "127.0.0.1:7000", "--advertise", &visitors];
+    let (code, out) = cluster.check("wrong", &own);
+    assert!(
+        code == 1 && line(&out, "wrong", "own URL").ends_with("; correct --advertise"),
+        "{out}"
+    );
 }
 
 #[test]
