@@ -187,14 +187,14 @@ impl Ledger {
         match (why, &state.away) {
             (Some(why), None) => {
                 log::warn!(
-                    "the directory of gateways does not answer: {why}; devices of this gateway are served, those of others are not found"
+                    "the directory of gateways cannot be used: {why}; devices of this gateway are served, those of others are not found"
                 );
                 state.away = Some((why, Instant::now()));
                 self.wake.notify_all();
             }
             (None, Some((_, since))) => {
                 log::info!(
-                    "the directory of gateways answers again, after {:.1} s",
+                    "the directory of gateways can be used again, after {:.1} s",
                     since.elapsed().as_secs_f64()
                 );
                 (state.away, state.back) = (None, Some(Instant::now()));
