@@ -429,10 +429,13 @@ pub fn decide(head: &FramedRequest<'_>, rules: &OfferRules) -> Result<Decision, 
     Ok(Decision::Turn(Box::new(registration(head, names, token, row)?)))
 }
 
-/// Returns true if a request looks like a device's: an offer of one of these dialects, or a poll with
-/// a session. So a port that is not for devices can say so; a decision is [`decide`]'s.
+/// Returns true if a request looks like a device's: an offer of one of these dialects, or of another
+/// version of this protocol, or a poll with a session. The version of HTTP does not count here. So a port that is not for devices can say so; a decision is [`decide`]'s.
 pub(crate) fn is_of_device(head: &FramedRequest<'_>, dialects: &[Dialect]) -> bool {
-    (head.minor > 0 && offered(&head.fields, dialects).is_some())
+    let is_ours =
+        |token: &[u8]| token.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"PTTH/"));
+    offered(&head.fields, dialects).is_some()
+        || head.fields.list("upgrade").any(is_ours)
         || (head.method == "POST" && head.fields.get("PTTH-Session").is_some())
 }
 

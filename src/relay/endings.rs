@@ -136,7 +136,10 @@ pub(super) fn fail<R: Relaying>(
     let rules = role.rules();
     let Some(exchange) = role.exchanges().get(key) else { return false };
     let text = format!("{} {}", exchange.upstream_name(&rules), why.text);
-    log_names!(Info, "an exchange failed: {text}");
+    match exchange.is_probe() {
+        true => log_names!(Info, "a sign of life was asked for: the other side {}", why.text),
+        false => log_names!(Info, "an exchange failed: {text}"),
+    }
     if exchange.downstream().is_none() || exchange.is_answered() {
         abort(role, cx, key, why);
         return false;

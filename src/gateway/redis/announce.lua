@@ -4,7 +4,7 @@
 -- forgotten after a day, by the clock of this server: that of a gateway may be wrong. Returns when
 -- another process has said last that it has this URL, if that still counts, else 0.
 local gateways, processes, url = KEYS[1], KEYS[2], ARGV[1]
-local kept = redis.pcall('ZRANGEBYSCORE', gateways, '-inf', number(now - 86400000))
+local kept = redis.pcall('ZRANGEBYSCORE', gateways, '-inf', number(now - 86400000), 'LIMIT', 0, 256)
 if kept.err then
   redis.call('DEL', gateways)
   kept = {}
@@ -14,13 +14,14 @@ if type(said) == 'table' then
   redis.call('DEL', processes)
   said = nil
 end
-for i = 1, math.min(#kept, 256) do
+for i = 1, #kept do
   redis.call('ZREM', gateways, kept[i])
   redis.call('HDEL', processes, kept[i], '!' .. kept[i])
 end
 local process, at = (said or ''):match('^(%S+) (%d+)$')
 at = whole(at)
-local is_other = process and at and process ~= ARGV[3] and at > now - tonumber(ARGV[4])
+-- One from the future is none of ours, or this server's clock was set.
+local is_other = process and at and process ~= ARGV[3] and math.abs(now - at) < tonumber(ARGV[4])
 if ARGV[5] == '1' then redis.call('HSET', processes, '!' .. url, number(now)) end
 if ARGV[2] == '1' then
   redis.call('ZADD', gateways, number(now), url)

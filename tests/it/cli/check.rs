@@ -188,7 +188,9 @@ fn at_the_visitors_port_a_device_is_told_of_the_devices_port() {
     says(&check(&at_visitors(&with_route), &[]), 3, &["404", "has no such route", REMEDY]);
     // The device is there: its local server gets neither offer nor poll, nor the token in them.
     let mut link = gateway.link_with("lamp", &format!("Authorization: Bearer {token}\r\n"));
-    for request in [offer, &poll.replace("nobody/", "lamp")] {
+    let old = offer.replace("HTTP/1.1", "HTTP/1.0");
+    let newer = offer.replace("PTTH/1.0", "ptth/2.0");
+    for request in [offer, &old, &newer, &poll.replace("nobody/", "lamp")] {
         let answer = gateway.visitor().ask(request);
         answer.expect_refusal(404);
         assert!(answer.text().contains("no request for lamp"), "{}", answer.text());
