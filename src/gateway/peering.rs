@@ -609,9 +609,8 @@ impl GatewayRole {
         let visitor = exchange.and_then(|exchange| exchange.downstream());
         let mismatch = self.mismatch(key, miss);
         let Some(peers) = &mut self.peers else { return };
-        if let Some(Miss::Away | Miss::Unknown) = miss
-            && let Some(asking) = visitor.and_then(|id| cx.asking(id))
-        {
+        let missed = matches!(miss, Some(Miss::Away | Miss::Unknown));
+        if let Some(asking) = visitor.filter(|_| missed).and_then(|id| cx.asking(id)) {
             peers.note_setback(peer, Setback::Missed(asking.name.clone()));
         }
         match (outcome.as_ref().map_err(|why| why.cause), mismatch) {
@@ -730,13 +729,13 @@ impl GatewayRole {
             }
         };
         for (id, key) in peers.take_line(name) {
-            if self.is_in_line(cx, id, key) {
-                self.seek_again(cx, id, key);
+            if !self.is_in_line(cx, id, key) {
+                continue;
             }
-            if self.is_in_line(cx, id, key)
-                && let Some(Asking { name, .. }) = cx.asking(id)
-            {
-                self.line_up(cx, &name.clone(), (id, key));
+            self.seek_again(cx, id, key);
+            let name = cx.asking(id).map(|asking| asking.name.clone());
+            if let Some(name) = name.filter(|_| self.is_in_line(cx, id, key)) {
+                self.line_up(cx, &name, (id, key)); // until the next change
             }
         }
     }
