@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     print!("the lamp says: {answer}");
 
     // Another token: the gateway refuses the first offer, and the device ends with that error.
-    let stranger = device("not a token of this gateway")?;
+    let stranger = device("no-token-of-this-gateway")?;
     let refused = stranger.serve(|_| Response::new(Body::empty())).err().ok_or("it got in")?;
     println!("a stranger is told: {refused}");
     assert!(refused.is_refused() && refused.status_hint() == Some(401));

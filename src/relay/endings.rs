@@ -46,7 +46,7 @@ pub(crate) fn abort<R: Relaying>(
     why: CloseReason,
 ) {
     let Some(mut exchange) = role.exchanges().remove(key) else { return };
-    if why.cause != CloseCause::Tunnel && !exchange.is_delivered {
+    if why.cause != CloseCause::Tunnel && !exchange.is_delivered() {
         exchange.observed.failed(why.cause.as_str(), 0);
     }
     let is_cut = |direction: fn(&Tunnel) -> Direction| {
@@ -209,7 +209,7 @@ fn client_left<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: K
     let looked = (!rules.limits.half_close_timeout.is_zero()).then_some(now);
     let left = std::mem::replace(&mut exchange.caller, Caller::Gone { looked });
     if drains {
-        if !exchange.is_delivered {
+        if !exchange.is_delivered() {
             exchange.observed.failed(CloseCause::CallerGone.as_str(), 0);
         }
         // A stream that trickles on must not hold the link for nobody.

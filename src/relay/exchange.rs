@@ -22,15 +22,11 @@ use crate::relay::rules::Rules;
 use crate::relay::timeouts::{Wait, Waits};
 
 /// One exchange in progress.
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Exchange {
     pub(super) caller: Caller,
     pub(super) request: Request,
     pub(super) phase: Phase,
     pub(super) beginning: Beginning,
-    /// The whole response was written to the downstream side. What befalls the rest of the request
-    /// then is no failure.
-    pub(super) is_delivered: bool,
     pub(super) clocks: Clocks,
     /// The limits' waits, or those of its route.
     pub(crate) waits: Waits,
@@ -119,7 +115,6 @@ impl Exchange {
             request: Request::bare(head, limits),
             phase: Phase::Waiting,
             beginning: Beginning::default(),
-            is_delivered: false,
             clocks: Clocks::new(now, Some(within)),
             waits: Waits::of(limits),
             place: None,
@@ -267,6 +262,11 @@ impl Exchange {
     /// Returns true if it has no upstream connection yet.
     pub(crate) fn is_waiting(&self) -> bool {
         matches!(self.phase, Phase::Waiting | Phase::Collecting(_))
+    }
+
+    /// Returns true if the whole response was written to the downstream side.
+    pub(super) fn is_delivered(&self) -> bool {
+        self.phase.receiving().is_some_and(|response| response.is_delivered)
     }
 
     /// Returns true if the head of a response is on its way to the downstream side.

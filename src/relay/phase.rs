@@ -62,6 +62,8 @@ pub(super) struct Receiving {
     pub(super) framing: Framing,
     /// Its head is on its way to the downstream side.
     pub(super) is_told: bool,
+    /// All of it was written there. What befalls the rest of the request then is no failure.
+    pub(super) is_delivered: bool,
     /// Why the upstream connection is not used again, as far as the head tells.
     pub(super) link_ends: Option<&'static str>,
     /// Bytes of it that were dropped, since nobody wants them.

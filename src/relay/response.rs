@@ -290,6 +290,7 @@ impl Exchange {
             body: Decoder::new(framing, &rules.answer_limits).line_ends(rules.ends),
             framing: outgoing,
             is_told: false,
+            is_delivered: false,
             link_ends: self.why_link_ends(response, framing, rules),
             drained: 0,
             held: None,

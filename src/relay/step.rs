@@ -150,9 +150,11 @@ impl Exchange {
             ends.downstream.as_ref().is_none_or(|downstream| downstream.pending() == 0)
         };
         let reads = self.caller.client().is_some_and(|client| !client.is_deaf);
-        self.is_delivered |= reads && ends.downstream.is_some() && is_sent(ends);
-        let link_keeps =
-            self.phase.receiving().is_some_and(|response| response.link_ends.is_none());
+        let delivered = reads && ends.downstream.is_some() && is_sent(ends);
+        let link_keeps = self.phase.receiving_mut().is_some_and(|response| {
+            response.is_delivered |= delivered;
+            response.link_ends.is_none()
+        });
         let sends_rest = self.awaits_rest() && link_keeps && !self.request.is_cut();
         let mut moved = moved;
         match (ends.upstream.as_deref(), ends.downstream.as_deref_mut()) {
