@@ -405,6 +405,10 @@ impl PeerTable {
         wait: Duration,
     ) -> Check {
         let Some(Peer { pulse, .. }) = self.peers.get_mut(peer) else { return Check::Nothing };
+        if wait.is_zero() {
+            *pulse = Pulse::default(); // the limit was set meanwhile: nobody is asked
+            return Check::Nothing;
+        }
         let since = oldest.map(|oldest| pulse.heard.map_or(oldest, |heard| heard.max(oldest)));
         let check = match since {
             _ if pulse.hangs && pulse.is_wanted => Check::Probe,
@@ -515,6 +519,10 @@ mod tests {
         assert!(!table.hangs(0) && table.watch(0), "the next request finds out");
         assert!(!table.probed(0, false, at(40)) && table.hangs(0));
         assert!(table.probed(0, true, at(41)) && !table.hangs(0), "it answers again");
+        // The limit is set to zero while it hangs: nobody is asked any more, and it is tried again.
+        assert!(!table.probed(0, false, at(50)) && table.hangs(0));
+        assert_eq!(table.check(0, Some(at(40)), at(55), Duration::ZERO), Check::Nothing);
+        assert!(!table.hangs(0) && table.watch(0));
     }
 
     #[test]

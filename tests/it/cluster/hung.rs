@@ -49,6 +49,37 @@ fn a_gateway_that_hangs_is_found_out_long_before_its_device_would_be_late() {
     drop(first);
 }
 
+/// Whatever was sent to it while it was asked for a sign of life would wait as long as a device may.
+#[test]
+fn requests_that_came_while_a_gateway_was_asked_are_given_up_with_it() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", other.local_addr().unwrap());
+    let (first, visitors) = asks(&url, Duration::from_secs(5));
+    let ask = |path: &str| {
+        let mut visitor = RawPeer::connect(visitors);
+        visitor.deadline = Duration::from_secs(30); // first_byte_timeout is 60 s
+        visitor.write(get(path));
+        visitor
+    };
+    let accept = |target: &str| {
+        let mut peer = RawPeer::adopt(other.accept().unwrap().0, "a gateway");
+        peer.deadline = Duration::from_secs(20);
+        assert_eq!(peer.read_head().target(), target);
+        peer
+    };
+    let mut early = ask("/lamp/early");
+    let _held = accept("/early");
+    let _probed = accept("*");
+    let mut late = ask("/lamp/late");
+    let _held_too = accept("/late");
+    for visitor in [&mut early, &mut late] {
+        let refused = visitor.read_answer("GET");
+        refused.expect_refusal(504);
+        assert!(refused.text().contains("hangs"), "{}", refused.text());
+    }
+    drop(first);
+}
+
 /// A device may take its time: its gateway says that it lives.
 #[test]
 fn a_gateway_that_waits_for_a_slow_device_lives() {
