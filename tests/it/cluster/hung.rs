@@ -70,6 +70,7 @@ fn requests_that_came_while_a_gateway_was_asked_are_given_up_with_it() {
     let mut early = ask("/lamp/early");
     let _held = accept("/early");
     let _probed = accept("*");
+    early.expect_quiet(Duration::from_secs(1)); // well within the time of the question
     let mut late = ask("/lamp/late");
     let _held_too = accept("/late");
     for visitor in [&mut early, &mut late] {
