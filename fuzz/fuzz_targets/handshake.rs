@@ -6,13 +6,13 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use reverse_http::proto::dialect::Dialect;
 use reverse_http::proto::framed::FramedRequest;
-use reverse_http::proto::head::{LineEnds, is_token, request, response};
+use reverse_http::proto::head::{Fields, LineEnds, is_token, request, response};
 use reverse_http::proto::turn::{
     Brought, Decision, Encoding, Name, OfferPlan, OfferRules, decide, ietf_target, write_offer,
     write_post, write_switch,
 };
 use reverse_http::proto::verdict::{Verdict, check};
-use reverse_http_fuzz::{all, check_refusal, choices, wide};
+use reverse_http_fuzz::{all, check_refusal, choices, same, wide};
 
 /// An offer of ours, and what follows the 101.
 #[derive(Arbitrary, Debug)]
@@ -109,7 +109,32 @@ fn asked(bytes: &[u8], missing_host: bool, strict: bool) {
     for name in &offer.names {
         is_name(name);
     }
-    assert!(!format!("{offer:?}").contains("s3cret-of-the-corpus"), "a credential in Debug");
+    let masked = masked(bytes, &head.fields);
+    let masked = request(&masked, &wide(), LineEnds::Crlf).unwrap().unwrap();
+    let masked = FramedRequest::of(masked).expect("the framing is the head's");
+    let Ok(Decision::Turn(other) | Decision::Poll(other)) = decide(&masked, &rules) else {
+        panic!("credentials decide nothing about the shape of an offer")
+    };
+    assert_eq!(format!("{offer:?}"), format!("{other:?}"), "a credential in Debug");
+}
+
+/// The bytes of a head with other credentials of the same length.
+fn masked(bytes: &[u8], fields: &Fields<'_>) -> Vec<u8> {
+    const SECRETS: [&str; 6] = [
+        "Authorization",
+        "Proxy-Authorization",
+        "PTTH-Authorization",
+        "PTTH-Peer-Secret",
+        "Cookie",
+        "Set-Cookie",
+    ];
+    let mut masked = bytes.to_vec();
+    let is_secret = |name: &str| SECRETS.iter().any(|secret| same(secret, name));
+    for field in fields.iter().filter(|field| is_secret(field.name) && !field.value.is_empty()) {
+        let at = field.value.as_ptr().addr() - bytes.as_ptr().addr();
+        masked[at..at + field.value.len()].fill(b'x');
+    }
+    masked
 }
 
 fn is_name(name: &Name) {

@@ -204,9 +204,15 @@ pub(crate) fn begins(text: &str, prefix: &str) -> bool {
 /// Returns true if fields of this name carry credentials, which no log and no `Debug` may show
 /// (T23).
 pub(crate) fn is_secret(name: &str) -> bool {
-    ["authorization", "proxy-authorization", "cookie", "set-cookie", "ptth-peer-secret"]
-        .iter()
-        .any(|secret| same_name(name, secret))
+    const SECRETS: [&str; 6] = [
+        "authorization",
+        "proxy-authorization",
+        "ptth-authorization",
+        "cookie",
+        "set-cookie",
+        "ptth-peer-secret",
+    ];
+    SECRETS.iter().any(|secret| same_name(name, secret))
 }
 
 /// A value as `Debug` may show it.

@@ -709,7 +709,7 @@ fn other_protocols_are_named() {
 #[test]
 fn debug_shows_no_credentials() {
     let bytes = get(
-        "Authorization: Bearer s3cret\r\nPROXY-authorization: s3cret\r\nCookie: s3cret\r\nAccept: shown\r\n",
+        "Authorization: Bearer s3cret\r\nPROXY-authorization: s3cret\r\nPTTH-Authorization: s3cret\r\nPTTH-Peer-Secret: s3cret\r\nCookie: s3cret\r\nAccept: shown\r\n",
     );
     let debug = format!("{:?}", asked(&bytes));
     assert!(
