@@ -18,7 +18,7 @@
 //! | `registry.rs` | the connected devices: names, sessions, idle links, held polls, waiting callers |
 //! | `rates.rs` | how many requests somebody may send in a time |
 //! | `sign_in.rs` | cookies and pages of the sign-in |
-//! | `routes.rs` | which device a visitor's request is for |
+//! | `routes.rs` | which device a visitor's request is for; `routes/route.rs`: one route, `routes/table.rs`: how a request finds its own, `routes/reply.rs`: answers of routes themselves |
 //! | `lifecycle.rs` | serving, notice, draining, stopped |
 //! | `events.rs` | what happens to names, for subscribers |
 //! | `stats.rs` | counters |
@@ -85,6 +85,7 @@
 //! | `observation.rs` | answers to what operators and programs ask about devices |
 //! | `role.rs` | the gateway on its event loop: each event goes to the file whose business it is |
 //! | `handle.rs` | a running gateway as a program holds it |
+//! | `device_ref.rs` | one device, by name |
 //! | `listing.rs` | the list of connected devices |
 //! | `agent.rs` | a ureq agent whose requests go to devices (feature `ureq`) |
 //! | `builder.rs` | how a gateway is set up and started |
@@ -106,6 +107,7 @@ mod claims;
 mod credentials;
 mod device_head;
 mod device_info;
+mod device_ref;
 mod directory;
 mod draining;
 mod events;
@@ -165,8 +167,9 @@ mod waiting;
 pub use crate::observe::records::ExchangeRecord;
 pub use builder::GatewayBuilder;
 pub use device_info::DeviceInfo;
+pub use device_ref::DeviceRef;
 pub use events::{GatewayEvent, GatewayEventKind};
-pub use handle::{DeviceRef, Gateway};
+pub use handle::Gateway;
 pub use ledger::DirectoryStatus;
 pub use offer::{Grant, Offer, Reject};
 pub use peers::Peers;

@@ -1,7 +1,13 @@
 //! Which device a request is for, and what no table may hold.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
 use super::*;
+use crate::engine::budget::Held;
+use crate::limits::Limits;
+use crate::proto::forward::Destination;
+use crate::relay::Waits;
 
 fn to<'a>(host: &str, target: &'a str) -> Destination<'a> {
     Destination { host: host.to_owned(), port: None, authority: "x", target }
