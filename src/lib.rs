@@ -43,6 +43,7 @@ mod logs;
 
 #[cfg(feature = "admin")]
 pub mod admin;
+pub mod body;
 pub mod calendar;
 mod cancel;
 pub mod close_reason;
@@ -51,9 +52,10 @@ mod engine;
 pub mod error;
 pub mod gateway;
 pub mod guide;
+mod http_date;
 pub mod limits;
 pub mod link;
-pub mod message;
+mod message;
 mod observe;
 pub mod proto;
 mod relay;
@@ -69,6 +71,7 @@ pub mod text;
 pub mod tls;
 mod upgraded;
 
+pub use body::{Body, Progress};
 pub use cancel::Cancel;
 pub use close_reason::{CloseCause, CloseCounts};
 pub use device::{
@@ -85,7 +88,6 @@ pub use gateway::{
 pub use gateway::{DirectoryReport, RedisDirectory};
 pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};
-pub use message::{Body, Progress};
 pub use proto::turn::{Encoding, Fallback, Transport};
 pub use response::IntoResponse;
 pub use subscription::Subscription;

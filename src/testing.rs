@@ -32,11 +32,11 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response, StatusCode};
 
+use crate::body::Body;
 use crate::device::{Handler, ask_handler};
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::link::{DeviceLink, GatewayLink};
-use crate::message::Body;
 use crate::response::IntoResponse;
 use crate::stream::TimedStream;
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use http::Response;
 
+use crate::body::Body;
 use crate::link::CutError;
-use crate::message::Body;
 use crate::stream::{Shared, Stream};
 use stopping::Phase;
 pub use stopping::Stopping;

@@ -15,8 +15,8 @@ use crate::error::Error;
 use crate::gateway::tokens::{Digest, Tokens, shown};
 use crate::logs::Gate;
 use crate::proto::authority;
+use crate::proto::fields::begins;
 use crate::proto::framed::FramedRequest;
-use crate::proto::head::begins;
 use crate::proto::peer;
 use crate::proto::rebinding;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::error::Refusal;
-use crate::message::{DateText, date_now};
+use crate::http_date::{DateText, date_now};
 use crate::proto::head_writer;
 use crate::stream::Stream;
 

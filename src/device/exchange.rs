@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use http::{Request, Response, StatusCode};
 
+use crate::body::Body;
 use crate::device::lease::Busy;
 use crate::device::lease::CLOSED;
 use crate::device::lease::Lease;
@@ -14,7 +15,6 @@ use crate::device::upgrade::upgraded;
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::link::DeviceLink;
-use crate::message::Body;
 use crate::stream::Shared;
 use crate::upgraded::Upgraded;
 

@@ -22,9 +22,10 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use rustix::io::Errno;
 
+use crate::body::Body;
 use crate::device::files::beneath::{Found, Root, STEPS_MAX};
 use crate::error::{Error, Refusal};
-use crate::message::{Body, date_of};
+use crate::http_date::date_of;
 use crate::proto::digits::{decimal, percent_decoded};
 
 /// A directory that is served.

@@ -15,6 +15,7 @@ use crate::engine::connection::Fetched;
 use crate::engine::connections::{Connections, Id};
 use crate::error::{Error, Fault};
 use crate::proto::body::Framing;
+use crate::proto::fields;
 use crate::proto::head::{LineEnds, ResponseHead};
 use crate::proto::turn::Fallback;
 use crate::proto::verdict::Verdict;
@@ -55,7 +56,7 @@ fn reply_head(response: &ResponseHead<'_>, sent: bool, behind: &[u8]) -> ReplyHe
     ReplyHead {
         marked: turn::is_marked(fields) || wants_token,
         details: turn::details(fields).filter(|_| turn::is_marked(fields)).map(str::to_owned),
-        coding: head::coding(fields).map(printable),
+        coding: fields::coding(fields).map(printable),
         retry_after: retry_after(fields),
         status: response.status,
         keep,

@@ -13,6 +13,7 @@ use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::alias::Alias;
 use crate::proto::body::Framing;
+use crate::proto::bound_login;
 use crate::proto::forward;
 use crate::proto::forward::RequestRules;
 use crate::proto::forwarded::path_prefix;
@@ -287,7 +288,7 @@ impl Servers {
         let mut text = Vec::with_capacity(request.len + 64);
         forward::request(&mut text, request, framing, &rules)?;
         let is_odd = framing != Framing::Empty && !head::expects_content(request.method);
-        let is_shared = !head::has_bound_login(&request.fields)
+        let is_shared = !bound_login::has_bound_login(&request.fields)
             && request.fields.get(forward::SAME_VISITOR).is_none();
         if is_odd && is_shared {
             forward::ask_to_close(&mut text);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use http::Request;
 
+use crate::body::Body;
 use crate::device::command::Command;
 use crate::device::counters::Counters;
 use crate::device::events::DeviceEvent;
@@ -32,7 +33,6 @@ use crate::device::target::Edits;
 use crate::engine::event_loop::EventLoop;
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
-use crate::message::Body;
 use crate::response::IntoResponse;
 use crate::subscription::Subscription;
 #[cfg(feature = "tls")]

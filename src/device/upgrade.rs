@@ -14,11 +14,11 @@ use http::Response;
 use http::StatusCode;
 use http::header;
 
+use crate::body::Body;
 use crate::device::lease::Busy;
 use crate::device::lease::Ticket;
 use crate::link::CutError;
 use crate::link::DeviceLink;
-use crate::message::Body;
 use crate::stream::Shared;
 use crate::upgraded::Upgraded;
 

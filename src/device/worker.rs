@@ -10,6 +10,7 @@ use http::StatusCode;
 use http::header::CONNECTION;
 use http::header::HeaderValue;
 
+use crate::body::Body;
 use crate::device::lease::Busy;
 use crate::device::lease::CLOSED;
 use crate::device::lease::Lease;
@@ -22,7 +23,6 @@ use crate::limits::Limits;
 use crate::link::DeviceLink;
 use crate::link::Lingered;
 use crate::link::Next;
-use crate::message::Body;
 use crate::stream::Shared;
 
 /// What answers requests: plain blocking code.

@@ -17,8 +17,8 @@ use crate::engine::handshakes::{Handshake, Handshakes};
 use crate::engine::permits::Permit;
 use crate::engine::slab::{Key, Slab};
 use crate::engine::timers::{Timer, Timers};
+use crate::http_date::second_now;
 use crate::limits::instant_after;
-use crate::message::second_now;
 use crate::proto::head::are_line_ends;
 use crate::stream::{HandshakeError, Shaken, Stream, TlsSession};
 

@@ -7,6 +7,7 @@ use crate::error::Refusal;
 use crate::gateway::registry::{Owner, Registration};
 use crate::proto::body::Framing;
 use crate::proto::comet;
+use crate::proto::fields;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head;
 use crate::proto::turn::{Encoding, LAST, Transport};
@@ -53,7 +54,7 @@ impl DeviceHead {
                 "an answer is application/json or message/http; its Content-Type says something else",
             )
         };
-        if framing != Framing::Empty && head::coding(&request.fields).is_some() {
+        if framing != Framing::Empty && fields::coding(&request.fields).is_some() {
             let status = if turns { 400 } else { 415 };
             return Err(Refusal::new(
                 status,

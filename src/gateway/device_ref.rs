@@ -6,6 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use http::{Request, Response};
 
+use crate::body::Body;
 use crate::cancel::{Cancel, Watch};
 use crate::close_reason::CloseCause;
 use crate::error::{Error, Fault};
@@ -17,7 +18,6 @@ use crate::gateway::stats::LinkCounts;
 #[cfg(doc)]
 use crate::limits::Limits;
 use crate::link::{Asked, Done, GatewayLink, NothingArrived, Owned, Settlement, Switched, Whole};
-use crate::message::Body;
 use crate::proto::turn::{Name, Transport};
 use crate::relay::{Wait, Waits};
 use crate::stream::Shared;

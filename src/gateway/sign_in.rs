@@ -25,7 +25,7 @@ use crate::limits::SIGN_INS_PER_MINUTE;
 use crate::proto::absolute::absolute_form;
 use crate::proto::authority::{Authority, authority};
 use crate::proto::digits::percent_decoded;
-use crate::proto::head::{Fields, trim};
+use crate::proto::fields::{Fields, trim};
 
 /// The cookie's name. No request brings it to a device, and no device sets it.
 pub(super) const COOKIE: &str = "ptth-sign-in";

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 
+use crate::body::Body;
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::Limits;
 use crate::link::deadlines::Patience;
@@ -12,7 +13,7 @@ use crate::link::line::Line;
 use crate::link::send::{SendFault, WriteBuffers};
 use crate::link::wire::{Expectation, HeadFault, Side, Wire, header_map, is_timeout};
 use crate::link::wire_body::WireBody;
-use crate::message::{Asked, Body, write_refusal, write_response_head};
+use crate::message::{Asked, write_refusal, write_response_head};
 use crate::proto::body::Framing;
 use crate::proto::forward::{SAME_VISITOR, WAITING, callers_waiting, host_of};
 use crate::proto::framed::FramedRequest;

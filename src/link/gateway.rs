@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
+use crate::body::Body;
 use crate::close_reason::CloseReason;
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::{Limits, instant_after};
@@ -16,8 +17,9 @@ use crate::link::send::{COPY_MAX, SendFault, WriteBuffers};
 use crate::link::upload::{EARLY, Step, Upload};
 use crate::link::wire::{HeadFault, Side, Wire, header_map};
 use crate::link::wire_body::{CutError, Done, Settlement, WireBody};
-use crate::message::{Body, names_protocol, write_request_head};
+use crate::message::{names_protocol, write_request_head};
 use crate::proto::body::{self, Framing};
+use crate::proto::bound_login;
 use crate::proto::forward;
 use crate::proto::head::foreign_protocol;
 use crate::proto::head::{self, LineEnds, ResponseHead};
@@ -475,7 +477,7 @@ fn why_no_switch<S: TimedStream + 'static>(
 /// Returns true if a head is part of a login that belongs to its connection: nobody else may have
 /// that.
 fn has_bound_login(fields: &HeaderMap) -> bool {
-    fields.iter().any(|(name, value)| head::is_bound_login(name.as_str(), value.as_bytes()))
+    fields.iter().any(|(name, value)| bound_login::is_bound_login(name.as_str(), value.as_bytes()))
 }
 
 fn first_byte(limits: &Limits, deadline: Option<Instant>) -> Patience {

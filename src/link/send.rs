@@ -3,10 +3,11 @@
 use std::io::{self, Read};
 use std::ops::Range;
 
+use crate::body::{Body, STEP, from_io};
 use crate::error::{Error, Fault};
 use crate::link::line::Line;
 use crate::link::wire::Expectation;
-use crate::message::{Body, STEP, from_io, trailers_to_send};
+use crate::message::trailers_to_send;
 use crate::proto::body::{Framing, last_chunk, open_chunk};
 use crate::stream::TimedStream;
 

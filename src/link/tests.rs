@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 
+use crate::body::Body;
 use crate::limits::Limits;
 use crate::link::{CutError, DeviceLink, GatewayLink, Lingered, Next, NothingArrived, Owned};
-use crate::message::Body;
 
 fn limits() -> Arc<Limits> {
     Arc::new(Limits::default())

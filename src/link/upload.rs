@@ -9,10 +9,10 @@ use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::body::Body;
 use crate::error::{Error, Fault};
 use crate::link::send::{SendFault, WriteBuffers};
 use crate::link::wire::{Wire, is_timeout};
-use crate::message::Body;
 use crate::proto::body::Framing;
 use crate::stream::TimedStream;
 
@@ -132,7 +132,7 @@ impl Upload {
         wire: &mut Wire<S>,
     ) -> Result<Step, SendFault> {
         let wait = self.pause.min(TURN * 5);
-        match wire.fill(Some(wait), crate::message::STEP) {
+        match wire.fill(Some(wait), crate::body::STEP) {
             Ok(0) => Ok(Step::End),
             Ok(_) => Ok(self.moved()),
             Err(error) if is_timeout(&error) => self.waited(wire, wait),

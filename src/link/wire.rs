@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::body::STEP;
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::{Limits, instant_after};
 use crate::link::deadlines::{Patience, Whole};
 use crate::link::inbox::Inbox;
 use crate::link::socket;
-use crate::message::STEP;
 use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::head::{Fields, LineEnds};
 use crate::proto::interim::CONTINUE;

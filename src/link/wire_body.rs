@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderMap;
 
+use crate::body::Streamed;
 use crate::close_reason::CloseReason;
 use crate::error::{Error, Fault};
 use crate::link::line::Line;
 use crate::link::send::SendFault;
 use crate::link::upload::{EARLY, Step, Upload};
 use crate::link::wire::Wire;
-use crate::message::Streamed;
 use crate::proto::body::Framing;
 use crate::stream::TimedStream;
 

@@ -2,7 +2,7 @@
 
 use crate::error::Refusal;
 use crate::proto::authority::{Authority, authority};
-use crate::proto::head::begins;
+use crate::proto::fields::begins;
 
 /// The scheme's port, the authority, and the rest, of a text that is an http or https URL.
 ///

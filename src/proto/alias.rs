@@ -18,8 +18,8 @@
 use crate::error::Refusal;
 use crate::proto::absolute::{absolute_form, split_authority};
 use crate::proto::authority::{Authority, authority};
+use crate::proto::fields::{Fields, begins, same_name, trim};
 use crate::proto::forwarded::outer_prefix;
-use crate::proto::head::{Fields, begins, same_name, trim};
 
 /// How a local server is named inside and outside, for [`RequestRules`] and [`ResponseRules`].
 ///

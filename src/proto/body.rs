@@ -19,9 +19,8 @@
 use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::digits::decimal;
-use crate::proto::head::{
-    Fields, LineEnds, Part, RequestHead, ResponseHead, begins, is_token, same_name, section, trim,
-};
+use crate::proto::fields::{Fields, begins, same_name, trim};
+use crate::proto::head::{LineEnds, Part, RequestHead, ResponseHead, is_token, section};
 use crate::proto::head_writer::write_field;
 
 /// How the end of a body is found (RFC 9112 §6.3).

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use crate::error::Refusal;
-use crate::proto::head::{is_token, same_name};
+use crate::proto::fields::same_name;
+use crate::proto::head::is_token;
 
 /// `http/1.1` as the `ALPN` field writes it (RFC 7639 §2.2).
 pub(super) const ALPN_HTTP_1_1: &str = "http%2F1.1";

@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::error::Refusal;
 use crate::proto::body::Decoder;
-use crate::proto::head::{begins, same_name};
+use crate::proto::fields::{begins, same_name};
 use crate::proto::head_writer::{push_field, write_field};
 
 /// More edits than this, or more bytes in them, are a mistake: the next hop has limits, too.

@@ -10,9 +10,8 @@ use crate::error::Refusal;
 use crate::proto::authority::{Authority, authority, one_host};
 use crate::proto::body::{Framing, content_length};
 use crate::proto::digits::decimal;
-use crate::proto::head::{
-    Field, Fields, RequestHead, ResponseHead, begins, is_dots, is_token, members, same_name, trim,
-};
+use crate::proto::fields::{Field, Fields, begins, members, same_name, trim};
+use crate::proto::head::{RequestHead, ResponseHead, is_dots, is_token};
 use crate::proto::head_writer::{
     push_decimal, push_field, write_field, write_request_line, write_status_line,
 };

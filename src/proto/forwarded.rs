@@ -13,7 +13,8 @@ use std::fmt::{self, Write};
 
 use crate::error::Refusal;
 use crate::proto::authority::authority;
-use crate::proto::head::{Fields, is_dots, is_token, trim};
+use crate::proto::fields::{Fields, trim};
+use crate::proto::head::{is_dots, is_token};
 use crate::proto::head_writer::{push_decimal, push_field, write_field};
 
 /// Members of a list that are kept, those nearest to us. A chain of that many proxies is a loop.

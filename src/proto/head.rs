@@ -6,17 +6,16 @@
 //!                                           (refuses at the first     (finds the empty      (names, values)
 //!                                            byte that is wrong)      line, counts lines)
 //! ```
-//! What this file never does: look at what a field means. Framing is [`body`](super::body), `Host`
-//! and target are [`forward`](super::forward) and [`turn`](super::turn); only the grammar of `Host`
-//! stands here, since both need it.
+//! What this file never does: look at what a field means. Framing is in [`body`](super::body), `Host`
+//! and target are in [`forward`](super::forward) and [`turn`](super::turn).
 //!
 //! httparse alone is not enough: it takes a lone LF as a line end, any number of leading empty
 //! lines, bytes above 0x7F in a target and statuses below 100. Hence the pass before it.
-use std::borrow::Cow;
-use std::fmt;
 
 use crate::error::Refusal;
 use crate::limits::Limits;
+use crate::proto::fields::begins;
+pub use crate::proto::fields::{Field, Fields};
 
 /// How strictly line ends are read (protocol.md §3: a lone LF ends a line only in what a device or
 /// a local server answers).
@@ -38,186 +37,10 @@ pub enum LineEnds {
     CrlfOrLf,
 }
 
-/// One field line. `Debug` shows no credentials (T23).
-///
-/// ```
-/// use reverse_http::Limits;
-/// use reverse_http::proto::head::{self, LineEnds};
-///
-/// let bytes = b"GET /status HTTP/1.1\r\nHost:  lamp \r\n\r\n";
-/// let head = head::request(bytes, &Limits::default(), LineEnds::Crlf)?.expect("it is whole");
-/// let host = head.fields.iter().next().expect("it has one field");
-/// assert_eq!((host.name, host.value), ("Host", b"lamp".as_slice()));
-/// # Ok::<(), reverse_http::Refusal>(())
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Field<'a> {
-    /// The name as it came.
-    pub name: &'a str,
-    /// The value without surrounding white space.
-    pub value: &'a [u8],
-}
-
-impl fmt::Debug for Field<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Field")
-            .field("name", &self.name)
-            .field("value", &shown(self.name, self.value))
-            .finish()
-    }
-}
-
-/// The fields of a head in their order, duplicates and spelling kept. `Debug` shows no credentials
-/// (T23).
-///
-/// ```
-/// use reverse_http::Limits;
-/// use reverse_http::proto::head::{self, LineEnds};
-///
-/// let head = b"GET / HTTP/1.1\r\nHost: lamp\r\nConnection: close, TE\r\n\r\n";
-/// let head = head::request(head, &Limits::default(), LineEnds::Crlf)?.expect("it is whole");
-/// assert_eq!(head.fields.get("host"), Some(b"lamp".as_slice()));
-/// assert!(head.fields.lists("connection", "te"));
-/// # Ok::<(), reverse_http::Refusal>(())
-/// ```
-#[derive(Clone, Default)]
-pub struct Fields<'a>(Vec<Field<'a>>);
-
-impl<'a> Fields<'a> {
-    /// All fields in order.
-    pub fn iter(&self) -> std::slice::Iter<'_, Field<'a>> {
-        self.0.iter()
-    }
-    /// How many lines.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-    /// Returns true if there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-    /// Value of the first line of this name (compared without case).
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
-        self.0.iter().find(|field| same_name(field.name, name)).map(|field| field.value)
-    }
-    /// Values of all lines of this name.
-    pub fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
-        self.0.iter().filter(move |field| same_name(field.name, name)).map(|field| field.value)
-    }
-    /// Members of the comma list over all lines of this name, trimmed, empty ones left out. Quoted
-    /// strings are not split.
-    pub fn list<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
-        self.all(name).flat_map(members)
-    }
-    /// Returns true if that list has this token (compared without case).
-    #[must_use]
-    pub fn lists(&self, name: &str, token: &str) -> bool {
-        self.list(name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
-    }
-}
-
-impl<'s, 'a> IntoIterator for &'s Fields<'a> {
-    type Item = &'s Field<'a>;
-    type IntoIter = std::slice::Iter<'s, Field<'a>>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.iter()
-    }
-}
-
-impl fmt::Debug for Fields<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map()
-            .entries(self.iter().map(|field| (field.name, shown(field.name, field.value))))
-            .finish()
-    }
-}
-
-/// Members of the comma list in one value, trimmed, empty ones left out.
-pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    Members { rest: value }
-}
-
-/// Members of one comma list (RFC 9110 §5.6.1), quoted strings kept whole.
-struct Members<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Iterator for Members<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        while !self.rest.is_empty() {
-            let end = comma(self.rest);
-            let member = trim(&self.rest[..end]);
-            self.rest = self.rest.get(end + 1..).unwrap_or_default();
-            if !member.is_empty() {
-                return Some(member);
-            }
-        }
-        None
-    }
-}
-
-/// Where the first comma outside a quoted string is, or the end.
-fn comma(list: &[u8]) -> usize {
-    let (mut quoted, mut escaped) = (false, false);
-    for (i, &byte) in list.iter().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b',' if !quoted => return i,
-            _ => {}
-        }
-    }
-    list.len()
-}
-
-/// Without the optional white space around it (RFC 9110 §5.6.3).
-pub(crate) fn trim(mut bytes: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
-        bytes = rest;
-    }
-    bytes
-}
-
 /// Returns true if these bytes are line ends and nothing else: behind a message, or before an
 /// answer, that is nothing (some peers end a body with a CRLF that is not counted).
 pub(crate) fn are_line_ends(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
-}
-
-/// Names of fields are compared without case (RFC 9110 §5.1).
-pub(crate) fn same_name(a: &str, b: &str) -> bool {
-    a.len() == b.len() && a.eq_ignore_ascii_case(b)
-}
-
-/// Returns true if a name, scheme or segment begins with `prefix`, compared without case.
-pub(crate) fn begins(text: &str, prefix: &str) -> bool {
-    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-}
-
-/// Returns true if fields of this name carry credentials, which no log and no `Debug` may show
-/// (T23).
-pub(crate) fn is_secret(name: &str) -> bool {
-    const SECRETS: [&str; 6] = [
-        "authorization",
-        "proxy-authorization",
-        "ptth-authorization",
-        "cookie",
-        "set-cookie",
-        "ptth-peer-secret",
-    ];
-    SECRETS.iter().any(|secret| same_name(name, secret))
-}
-
-/// A value as `Debug` may show it.
-pub(crate) fn shown<'v>(name: &str, value: &'v [u8]) -> Cow<'v, str> {
-    if is_secret(name) { "(not shown)".into() } else { String::from_utf8_lossy(value) }
 }
 
 /// A request head. Borrowed from the bytes it was read from.
@@ -733,40 +556,6 @@ fn name_foreign(bytes: &[u8], refusal: Refusal) -> Refusal {
         }
         None => refusal,
     }
-}
-
-/// The first coding of a message's content that is not `identity` (RFC 9110 §8.4).
-pub(crate) fn coding<'a>(fields: &Fields<'a>) -> Option<&'a [u8]> {
-    fields
-        .list("content-encoding")
-        .find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
-}
-
-/// Returns true if a field of this name and value is part of a login that belongs to its connection
-/// and not to its request: NTLM, and negotiation with it (RFC 4559). The next request on such a
-/// connection is made as that user, so no other visitor may get it. Judged as HAProxy does, by how
-/// a scheme begins; a word too many in a list costs a connection and harms nobody.
-pub(crate) fn is_bound_login(name: &str, value: &[u8]) -> bool {
-    const SCHEMES: [&[u8]; 4] = [b"ntlm", b"nego", b"kerberos", b"credssp"];
-    let is = |other: &str| same_name(name, other);
-    let login = match name.len() {
-        13 => is("authorization"),
-        16 => is("www-authenticate"),
-        18 => is("proxy-authenticate"),
-        19 => is("proxy-authorization"),
-        _ => false,
-    };
-    let bound = |member: &[u8]| {
-        SCHEMES.iter().any(|scheme| {
-            member.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
-        })
-    };
-    login && value.split(|byte| *byte == b',').any(|member| bound(trim(member)))
-}
-
-/// The same of a whole head.
-pub(crate) fn has_bound_login(fields: &Fields<'_>) -> bool {
-    fields.iter().any(|field| is_bound_login(field.name, field.value))
 }
 
 /// Returns true if the connection may carry another exchange after this message, as far as its head

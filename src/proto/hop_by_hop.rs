@@ -1,7 +1,7 @@
 //! Hop-by-hop fields: they are of one connection, by their name or since `Connection` names them,
 //! and are stripped at each hop (RFC 9110 §7.6.1).
 
-use crate::proto::head::{Fields, begins, same_name};
+use crate::proto::fields::{Fields, begins, same_name};
 
 /// Returns true if a field of this name is of one connection alone (RFC 9110 §7.6.1), whatever
 /// `Connection` lists.

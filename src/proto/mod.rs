@@ -9,7 +9,9 @@
 // | file | contents |
 // |---|---|
 // | `digits.rs` | decimal and hexadecimal digits, percent-encoding |
-// | `head.rs` | request and response heads: start line and fields |
+// | `fields.rs` | the fields of a head |
+// | `head.rs` | request and response heads, read |
+// | `bound_login.rs` | logins that belong to a connection |
 // | `head_writer.rs` | start lines and fields, written |
 // | `authority.rs` | host and port |
 // | `interim.rs` | a count of 1xx responses |
@@ -42,10 +44,12 @@ pub mod alias;
 pub(crate) mod authority;
 pub(crate) mod authorization;
 pub mod body;
+pub(crate) mod bound_login;
 pub mod comet;
 pub mod dialect;
 pub mod digits;
 pub mod edits;
+pub(crate) mod fields;
 pub mod forward;
 pub mod forwarded;
 pub mod framed;

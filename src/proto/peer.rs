@@ -21,7 +21,7 @@ use core::time::Duration;
 
 use crate::error::Refusal;
 use crate::proto::digits::decimal;
-use crate::proto::head::{Fields, members};
+use crate::proto::fields::{Fields, members};
 use crate::proto::head_writer::write_field;
 use crate::proto::turn::Name;
 

@@ -14,8 +14,9 @@ use crate::error::Refusal;
 use crate::proto::authority::{authority, one_host};
 use crate::proto::dialect::{ALPN_HTTP_1_1, Dialect, Naming};
 use crate::proto::digits::{from_hex, hex, percent_decoded, percent_encoded};
+use crate::proto::fields::{Fields, same_name, shown, trim};
 use crate::proto::framed::FramedRequest;
-use crate::proto::head::{Fields, RequestHead, same_name, shown, trim};
+use crate::proto::head::RequestHead;
 use crate::proto::head_writer::{write_field, write_request_line};
 
 /// The field that carries an event's id beside `message/http` (protocol.md §2.2); allowed beside

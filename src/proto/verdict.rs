@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::proto::dialect::Dialect;
 use crate::proto::dialect::name_and_version;
 use crate::proto::digits::decimal;
-use crate::proto::head::{Fields, ResponseHead, trim};
+use crate::proto::fields::{Fields, trim};
+use crate::proto::head::ResponseHead;
 use crate::proto::turn::{Encoding, MESSAGE_ID, is_http_1_1};
 use crate::text::spelled_out;
 

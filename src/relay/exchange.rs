@@ -45,7 +45,7 @@ pub(crate) struct Exchange {
     pub(crate) own_cookie: Option<&'static str>,
     /// It looks like a device's offer or poll, at a port of visitors.
     pub(crate) is_of_device: bool,
-    /// Its response asks for a login that belongs to the connection ([`head::is_bound_login`]).
+    /// Its response asks for a login that belongs to the connection ([NTLM](crate::proto::bound_login)).
     /// Nobody is logged in by that.
     pub(super) is_challenged: bool,
     /// The upstream side reads each request to its end, whatever it has answered: a device of this

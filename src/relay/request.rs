@@ -6,6 +6,7 @@ use crate::engine::budget::{Budget, Held};
 use crate::engine::connection::{Connection, Fetched};
 use crate::limits::Limits;
 use crate::proto::body::{self, Decoder, Framing, Piece};
+use crate::proto::bound_login;
 use crate::proto::edits::FieldEdits;
 use crate::proto::forward;
 use crate::proto::head::{self, RequestHead};
@@ -27,7 +28,7 @@ pub(super) struct Request {
     pub(super) is_idempotent: bool,
     /// It offers to switch to another protocol, and says so on its way.
     pub(super) wants_upgrade: bool,
-    /// It is part of a login that belongs to the connection ([`head::is_bound_login`]): its
+    /// It is part of a login that belongs to the connection ([`bound_login::is_bound_login`]): its
     /// upstream serves this visitor alone.
     pub(super) is_bound: bool,
     /// It says that it comes from the same visitor's connection as the one before it
@@ -145,7 +146,7 @@ impl Request {
             is_head: request.method == "HEAD",
             is_idempotent,
             wants_upgrade: wants_upgrade(request, framing),
-            is_bound: head::has_bound_login(&request.fields),
+            is_bound: bound_login::has_bound_login(&request.fields),
             same_visitor: request.fields.get(forward::SAME_VISITOR).map(Into::into),
             ..Self::bare(text, limits)
         }

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connection::{Connection, Fetched};
-use crate::message::{DateText, date_now};
+use crate::http_date::{DateText, date_now};
 use crate::observe::Observed;
 use crate::proto::body::{self, Decoder, Framing, Piece};
+use crate::proto::bound_login;
 use crate::proto::edits::FieldEdits;
 use crate::proto::forward::{self, ResponseRules};
 use crate::proto::head::{self, ResponseHead};
@@ -274,7 +275,7 @@ impl Exchange {
             other => other,
         };
         self.observed.answered(response.status);
-        self.is_challenged = head::has_bound_login(&response.fields);
+        self.is_challenged = bound_login::has_bound_login(&response.fields);
         self.may_leave_body = match self.request.content {
             Content::Absent => false,
             Content::Expected => !(200..300).contains(&response.status),

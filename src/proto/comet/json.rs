@@ -20,7 +20,9 @@ use crate::proto::comet::text::{
     write_request,
 };
 use crate::proto::digits::decimal;
-use crate::proto::head::{self, Fields, LineEnds, RequestHead, same_name, trim};
+use crate::proto::fields;
+use crate::proto::fields::{Fields, same_name, trim};
+use crate::proto::head::{self, LineEnds, RequestHead};
 use crate::proto::head_writer;
 use crate::proto::head_writer::{reason_phrase, write_field, write_status_line};
 use crate::proto::hop_by_hop::{Named, TOO_MANY_NAMED, is_of_connection};
@@ -327,7 +329,7 @@ pub fn answer_from_json(
 /// The fields that travel; others are left out, whatever they say.
 fn write_lines(out: &mut Vec<u8>, fields: &[(String, String)]) -> Result<(), Refusal> {
     let connection = fields.iter().filter(|(name, _)| same_name(name, "connection"));
-    let options = connection.flat_map(|(_, value)| head::members(value.as_bytes()));
+    let options = connection.flat_map(|(_, value)| fields::members(value.as_bytes()));
     let named = Named::of(options).ok_or_else(|| Refusal::new(400, TOO_MANY_NAMED))?;
     for (name, value) in fields {
         let value = bytes(value)?;

@@ -7,7 +7,8 @@ use crate::limits::Limits;
 use crate::proto::body::{
     Decoder, Framing, Piece, last_chunk, of_request, of_response, open_chunk,
 };
-use crate::proto::head::{self, Fields, LineEnds, RequestHead, same_name};
+use crate::proto::fields::{Fields, same_name};
+use crate::proto::head::{self, LineEnds, RequestHead};
 use crate::proto::head_writer::{push_field, write_request_line};
 use crate::proto::interim::InterimCount;
 
