@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use crate::admin::operators::Operators;
-use crate::admin::places::Places;
+use crate::admin::permits::Permits;
 use crate::admin::settings::SetLogLevel;
 use crate::admin::view::View;
 use crate::limits::Limits;
@@ -20,6 +20,6 @@ pub(super) struct Context {
     pub(super) set_log_level: Option<SetLogLevel>,
     pub(super) limits: Limits,
     pub(super) stopped: Arc<AtomicBool>,
-    pub(super) connections: Arc<Places>,
+    pub(super) connections: Arc<Permits>,
     pub(super) followers: AtomicUsize,
 }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   server.rs  connections, heads ─► answers.rs  paths ────────────────────────────┬─► api.rs      JSON
-//!     places.rs     which connection gives way                                     │
+//!     permits.rs    which connection gives way                                     │
 //!     operators.rs  access                                                         │
 //!   view.rs    the gateway at one moment, asked twice a second at most ◄───────────┼─► metrics.rs  Prometheus
 //!   feed.rs    the events with their numbers                          ◄───────────┴─► page.rs     HTML
@@ -21,7 +21,7 @@
 // | `reply.rs` | a response, and how it is written |
 // | `operators.rs` | access: tokens, host names, what the log says |
 // | `asked.rs` | a request, and the parameters in its query |
-// | `places.rs` | which connection gives way to a new one |
+// | `permits.rs` | which connection gives way to a new one |
 // | `event.rs` | an event in JSON |
 // | `feed.rs` | the latest events, with numbers |
 // | `view.rs` | the gateway at one moment |
@@ -44,7 +44,7 @@ mod log_level;
 mod metrics;
 mod operators;
 mod page;
-mod places;
+mod permits;
 mod reply;
 mod server;
 mod settings;

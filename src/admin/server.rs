@@ -22,7 +22,7 @@ use crate::admin::answers;
 use crate::admin::asked::Asked;
 use crate::admin::context::{Context, PULSE};
 use crate::admin::operators::{Operator, Operators, Remote};
-use crate::admin::places::ConnectionPlace;
+use crate::admin::permits::ConnectionPermit;
 use crate::admin::reply::Reply;
 use crate::admin::settings::Admin;
 use crate::admin::view::View;
@@ -228,25 +228,25 @@ fn accept(listener: &Listener, mut poll: Poll, context: &Arc<Context>) {
 }
 
 /// One taken of so many; dropping it gives it back.
-struct Place<'c>(&'c AtomicUsize);
+struct FollowerPermit<'c>(&'c AtomicUsize);
 
-impl<'c> Place<'c> {
-    fn take(taken: &'c AtomicUsize, most: usize) -> Option<Place<'c>> {
-        let place = Place(taken);
-        (taken.fetch_add(1, SeqCst) < most).then_some(place) // one too many is given back at once
+impl<'c> FollowerPermit<'c> {
+    fn take(taken: &'c AtomicUsize, most: usize) -> Option<FollowerPermit<'c>> {
+        let permit = FollowerPermit(taken);
+        (taken.fetch_add(1, SeqCst) < most).then_some(permit) // one too many is given back at once
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for FollowerPermit<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, SeqCst);
     }
 }
 
-/// Starts the connection's thread, which it gets only with a place.
+/// Starts the connection's thread, which it gets only with a permit.
 fn serve_on_thread(stream: Stream, from: Remote, context: &Arc<Context>) {
     let stream = Arc::new(stream);
-    let Some(place) = context.connections.take(&stream, from.beyond()) else {
+    let Some(permit) = context.connections.take(&stream, from.beyond()) else {
         // Nothing was written before, so the socket takes it at once, or never.
         let told = stream.set_nonblocking(true).and_then(|()| {
             Reply::text(503, "the admin listener has as many connections as it takes")
@@ -257,7 +257,7 @@ fn serve_on_thread(stream: Stream, from: Remote, context: &Arc<Context>) {
     let context = context.clone();
     let thread = std::thread::Builder::new().name("ptth-admin-peer".to_owned());
     let spawned = thread.spawn(move || {
-        serve((&stream, from), &place, &context)
+        serve((&stream, from), &permit, &context)
             .unwrap_or_else(|e| log::debug!("a connection of an operator ended: {e}"));
     });
     if let Err(e) = spawned {
@@ -267,7 +267,7 @@ fn serve_on_thread(stream: Stream, from: Remote, context: &Arc<Context>) {
 
 fn serve(
     (stream, from): (&Stream, Remote),
-    place: &ConnectionPlace,
+    permit: &ConnectionPermit,
     context: &Context,
 ) -> io::Result<()> {
     let mut bytes = Vec::new();
@@ -278,7 +278,7 @@ fn serve(
                 return Ok(());
             }
         }
-        if !place.answers() {
+        if !permit.answers() {
             return Ok(());
         }
         let Some(answered) = answer_head(&bytes, from, context) else { return Ok(()) };
@@ -290,7 +290,7 @@ fn serve(
         if !answered.keep || answered.reply.is_last() {
             return Ok(());
         }
-        place.waits(true);
+        permit.waits(true);
     }
     Ok(())
 }
@@ -396,8 +396,8 @@ fn answer(
         last_event: request.fields.get("Last-Event-ID").unwrap_or_default(),
         operator,
     };
-    let place = asked.waits().then(|| Place::take(&context.followers, FOLLOWERS_MAX));
-    match place {
+    let permit = asked.waits().then(|| FollowerPermit::take(&context.followers, FOLLOWERS_MAX));
+    match permit {
         Some(None) => refused(Reply::text(503, "as many follow events already as may")),
         _ => (answers::answer(&asked, context), operator),
     }
@@ -410,7 +410,7 @@ fn follow(
     (mut after, operator): (u64, Operator),
     to_head: bool,
 ) -> io::Result<()> {
-    let Some(_place) = Place::take(&context.followers, FOLLOWERS_MAX) else {
+    let Some(_permit) = FollowerPermit::take(&context.followers, FOLLOWERS_MAX) else {
         return Reply::text(503, "as many follow events already as may")
             .write(stream, false, false);
     };

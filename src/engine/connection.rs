@@ -85,7 +85,7 @@ pub(crate) struct Connection<T> {
     pub(super) deadline: Option<Instant>,
     pub(super) wake_up: Option<Instant>,
     /// Counted as long as it is here.
-    pub(super) place: Option<Permit>,
+    pub(super) permit: Option<Permit>,
     /// What its buffers were last counted with.
     pub(super) charged: usize,
     /// Its TLS session is being made; nothing is read or written here meanwhile.
@@ -112,7 +112,7 @@ impl<T> Connection<T> {
             read: 0,
             deadline: None,
             wake_up: None,
-            place: None,
+            permit: None,
             charged: 0,
             handshake: None,
             lingers: None,

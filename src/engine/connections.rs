@@ -300,24 +300,24 @@ impl<T> Connections<T> {
         self.group.set_lent(self.leases, leases);
         self.leases = leases;
     }
-    /// Gives a connection its place.
-    pub(crate) fn set_permit(&mut self, id: Id, place: Option<Permit>) {
+    /// Gives a connection its permit.
+    pub(crate) fn set_permit(&mut self, id: Id, permit: Option<Permit>) {
         if let Some(peer) = self.slab.get_mut(id) {
-            peer.place = place;
+            peer.permit = permit;
         }
     }
     /// Takes it, before the connection leaves the loop for other hands.
-    pub(crate) fn unseat(&mut self, id: Id) -> Option<Permit> {
-        self.slab.get_mut(id)?.place.take()
+    pub(crate) fn take_permit(&mut self, id: Id) -> Option<Permit> {
+        self.slab.get_mut(id)?.permit.take()
     }
     /// The connection is authenticated.
     pub(crate) fn seen(&mut self, id: Id) {
-        if let Some(place) = self.slab.get_mut(id).and_then(|peer| peer.place.as_mut()) {
-            place.seen();
+        if let Some(permit) = self.slab.get_mut(id).and_then(|peer| peer.permit.as_mut()) {
+            permit.seen();
         }
     }
     pub(crate) fn is_unseen(&self, id: Id) -> bool {
-        self.slab.get(id).and_then(|peer| peer.place.as_ref()).is_some_and(Permit::is_unseen)
+        self.slab.get(id).and_then(|peer| peer.permit.as_ref()).is_some_and(Permit::is_unseen)
     }
     pub(crate) fn ids(&self) -> Vec<Id> {
         self.slab.keys()
@@ -350,7 +350,7 @@ impl<T> Connections<T> {
         Ok(id)
     }
 
-    /// Takes a connection out for another loop of the group, whole. It keeps its place and stays
+    /// Takes a connection out for another loop of the group, whole. It keeps its permit and stays
     /// counted.
     pub(crate) fn take_out(&mut self, id: Id) -> Option<Parcel<T>> {
         let mut peer = self.detach(id)?;

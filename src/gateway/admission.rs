@@ -44,16 +44,16 @@ impl Unseen {
 
 /// The part that all loops share: permits, and unauthenticated connections.
 #[derive(Clone)]
-pub(super) struct Places {
+pub(super) struct SharedAdmission {
     permits: Permits,
     devices: Unseen,
     peers: Unseen,
 }
 
-impl Places {
+impl SharedAdmission {
     pub(super) fn new() -> Self {
         let permits = Permits::default();
-        Places { devices: Unseen::of_devices(&permits), peers: Unseen::default(), permits }
+        SharedAdmission { devices: Unseen::of_devices(&permits), peers: Unseen::default(), permits }
     }
 }
 
@@ -139,14 +139,19 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    /// The admission of the loop of this number. Places are counted for all loops.
-    pub(super) fn new(devices: Sources, visitors: Sources, places: Places, number: usize) -> Self {
+    /// The admission of the loop of this number. Permits are counted for all loops.
+    pub(super) fn new(
+        devices: Sources,
+        visitors: Sources,
+        shared: SharedAdmission,
+        number: usize,
+    ) -> Self {
         Admission {
             devices,
             visitors,
-            permits: places.permits,
-            new_devices: Newcomers::of(places.devices, number),
-            new_peers: Newcomers::of(places.peers, number),
+            permits: shared.permits,
+            new_devices: Newcomers::of(shared.devices, number),
+            new_peers: Newcomers::of(shared.peers, number),
             idle: VecDeque::new(),
             few: None,
         }

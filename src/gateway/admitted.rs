@@ -167,7 +167,7 @@ impl GatewayRole {
             peer.output().extend_from_slice(switch);
         }
         let turned = peer_flush(cx, id);
-        let place = cx.unseat(id);
+        let permit = cx.take_permit(id);
         let peer = self.peer(cx, id, &registration);
         let Some((stream, unread, _)) = cx.remove(id).filter(|_| turned) else {
             cx.set_leases(self.leases.len());
@@ -179,7 +179,7 @@ impl GatewayRole {
             handle,
             cut_error: CutError::default(),
             observed: Observed::default(),
-            place,
+            permit,
         });
         cx.set_leases(self.leases.len());
         let (limits, remote) = (self.settings.link_limits.clone(), self.remote.clone());

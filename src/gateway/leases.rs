@@ -60,7 +60,7 @@ pub(super) struct LeasedLink {
     pub(super) cut_error: CutError,
     pub(super) observed: Observed,
     /// Counted until it comes back or ends.
-    pub(super) place: Option<Permit>,
+    pub(super) permit: Option<Permit>,
 }
 
 pub(super) enum Handle {

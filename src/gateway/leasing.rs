@@ -34,7 +34,7 @@ impl GatewayRole {
 
     fn lease_to(&mut self, cx: &mut Connections<State>, reply: &LeaseReply, id: Id) -> bool {
         let Some(registration) = cx.registration(id) else { return true };
-        let place = cx.unseat(id);
+        let permit = cx.take_permit(id);
         let Some((stream, unread, _)) = cx.remove(id) else { return true };
         let stream = Arc::new(stream);
         let airplay = registration.is_airplay();
@@ -47,7 +47,7 @@ impl GatewayRole {
             handle: Handle::Weak(Arc::downgrade(&stream)),
             cut_error: cut_error.clone(),
             observed,
-            place,
+            permit,
         });
         cx.set_leases(self.leases.len());
         self.stats.exchanges.fetch_add(1, Relaxed);
@@ -122,7 +122,7 @@ impl GatewayRole {
         ticket: Ticket,
         stream: Result<(Stream, Vec<u8>), CloseReason>,
     ) {
-        let Some(LeasedLink { registration, place, mut observed, .. }) = self.leases.take(ticket)
+        let Some(LeasedLink { registration, permit, mut observed, .. }) = self.leases.take(ticket)
         else {
             return;
         };
@@ -143,7 +143,7 @@ impl GatewayRole {
         });
         match inserted {
             Ok(id) => {
-                cx.set_permit(id, place);
+                cx.set_permit(id, permit);
                 self.registry.place(&registration, id);
                 let revoked = if self.credentials.is_revoked(&registration) {
                     Err(CloseCause::Revoked.because(REVOKED))

@@ -17,7 +17,7 @@ use crate::engine::event_loop::Remote;
 use crate::engine::slab::{Key, Slab};
 use crate::engine::workers::Workers;
 use crate::error::{Error, Refusal};
-use crate::gateway::admission::{Admission, Places, Port};
+use crate::gateway::admission::{Admission, Port, SharedAdmission};
 use crate::gateway::alarms::{Alarm, Alarms};
 use crate::gateway::callers::{Callers, LeaseReply, NameReply};
 use crate::gateway::claims::Change;
@@ -593,7 +593,7 @@ pub(super) struct Common {
     heads: Budget,
     rates: Arc<RateTable>,
     sign_ins: Arc<SignIns>,
-    places: Places,
+    admission: SharedAdmission,
     origins: Arc<AtomicBool>,
     subscribers: Arc<Mutex<Subscribers>>,
     upgrades: Arc<Upgrades>,
@@ -630,7 +630,7 @@ impl Common {
             heads: Budget::new(usize::MAX),
             rates: Arc::new(RateTable::new(limits.memory_bytes_max)),
             sign_ins: Arc::new(SignIns::new()),
-            places: Places::new(),
+            admission: SharedAdmission::new(),
             origins: Arc::default(),
             subscribers: Arc::default(),
             upgrades: Arc::default(),
@@ -704,7 +704,7 @@ impl GatewayRole {
             admission: Admission::new(
                 settings.devices.clone(),
                 settings.visitors.clone(),
-                common.places.clone(),
+                common.admission.clone(),
                 number,
             ),
             number,

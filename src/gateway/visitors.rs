@@ -676,8 +676,8 @@ impl GatewayRole {
             exchange.alias = Some(Box::new(Alias::of_route(to.authority, prefix, is_bare)));
         }
         let visitor = visit.from;
-        if let Some(Terms { waits, place, offline, edits }) = terms {
-            (exchange.waits, exchange.place) = (waits, Some(place));
+        if let Some(Terms { waits, in_flight, offline, edits }) = terms {
+            (exchange.waits, exchange.in_flight) = (waits, Some(in_flight));
             exchange.edits = edits.response;
             exchange.offline = offline.and_then(|offline| offline.page(&request.fields).cloned());
         }

@@ -30,9 +30,9 @@ pub(crate) struct Exchange {
     pub(super) clocks: Clocks,
     /// The limits' waits, or those of its route.
     pub(crate) waits: Waits,
-    /// Its place among the requests that its route lets be in flight.
-    pub(crate) place: Option<Held>,
-    /// The place of the server that it is for, where its role has a list of such.
+    /// Counts it among the requests of its route that are in flight.
+    pub(crate) in_flight: Option<Held>,
+    /// Index of the server that it is for, where its role has a list of servers.
     pub(crate) server: Option<usize>,
     /// What its visitor is shown where the device is away, instead of a reason.
     pub(crate) offline: Option<Page>,
@@ -117,7 +117,7 @@ impl Exchange {
             beginning: Beginning::default(),
             clocks: Clocks::new(now, Some(within)),
             waits: Waits::of(limits),
-            place: None,
+            in_flight: None,
             server: None,
             offline: None,
             alias: None,

@@ -269,7 +269,7 @@ fn serve(at: &str, target: Target) -> Result<(), Failure> {
     }
     say(format_args!("listening {address}"));
     let target = Arc::new(target);
-    let (places, taken) = bounded(CONNECTIONS_MAX);
+    let (permits, taken) = bounded(CONNECTIONS_MAX);
     for near in listener.incoming() {
         let near = match near {
             Ok(near) => near,
@@ -279,11 +279,11 @@ fn serve(at: &str, target: Target) -> Result<(), Failure> {
                 continue;
             }
         };
-        let _ = places.send(()); // waits for a place; the other end is below
-        let (place, target) = (Place(taken.clone()), target.clone());
+        let _ = permits.send(()); // waits for a permit; the other end is below
+        let (permit, target) = (Permit(taken.clone()), target.clone());
         let spawned =
             std::thread::Builder::new().name("ptth-connection".to_owned()).spawn(move || {
-                let _place = place;
+                let _permit = permit;
                 if let Err(failure) = carry(near, &target) {
                     log::warn!("{}", failure.text);
                 }
@@ -296,9 +296,9 @@ fn serve(at: &str, target: Target) -> Result<(), Failure> {
 }
 
 /// One of the connections that may be at once.
-struct Place(Receiver<()>);
+struct Permit(Receiver<()>);
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         let _ = self.0.try_recv(); // there is one for each
     }

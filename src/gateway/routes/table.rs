@@ -72,7 +72,8 @@ pub(in crate::gateway) struct SignInAt<'a> {
 #[derive(Debug)]
 pub(in crate::gateway) struct Terms {
     pub(in crate::gateway) waits: Waits,
-    pub(in crate::gateway) place: Held,
+    /// Counts it among the requests of its route.
+    pub(in crate::gateway) in_flight: Held,
     /// The page that is shown while the device is away.
     pub(in crate::gateway) offline: Option<Arc<Offline>>,
     pub(in crate::gateway) edits: Edits,
@@ -106,15 +107,14 @@ type Paths = Prefixes<Row>;
 struct Row {
     route: Route,
     paces: Option<Arc<Paces>>,
-    /// Requests in flight.
-    places: Budget,
+    in_flight: Budget,
 }
 
 /// Requests in flight by a route of another table count in the route of the same path here.
 fn succeed(paths: &mut Paths, old: &Paths) {
     for (path, row) in paths.iter_mut() {
         if let Some(old) = old.get(path) {
-            row.places.succeed(&old.places);
+            row.in_flight.succeed(&old.in_flight);
         }
     }
 }
@@ -141,9 +141,9 @@ impl Table {
                 Host::Wildcard(suffix) => table.wildcard.entry(suffix).or_default(),
                 Host::Exact(host) => table.exact.entry(host).or_default(),
             };
-            let places = Budget::new(route.in_flight.unwrap_or(usize::MAX));
+            let in_flight = Budget::new(route.in_flight.unwrap_or(usize::MAX));
             let paces = route.rates.paces(&format!("route {route}"));
-            paths.insert(path, Row { route, paces, places });
+            paths.insert(path, Row { route, paces, in_flight });
         }
         table
     }
@@ -305,19 +305,19 @@ impl Row {
     }
 
     fn admit<'a>(&self, to: &Destination<'a>, limits: &Limits) -> Result<ToDevice<'a>, Refusal> {
-        let Row { route, paces, places } = self;
+        let Row { route, paces, in_flight } = self;
         let name = match &route.device {
             Some(name) => name.clone(),
             None => Name::label(to.host.split('.').next().unwrap_or_default())
                 .map_err(|e| Refusal::new(404, e.reason))?
                 .to_string(),
         };
-        let place = places.one().ok_or_else(|| {
+        let in_flight = in_flight.one().ok_or_else(|| {
             let most = route.in_flight.unwrap_or(usize::MAX);
             Refusal::new(503, format!("as many requests of route {route} are in flight as its in_flight allows: {most}"))
         })?;
         let (offline, edits) = (route.offline.clone(), route.edits.clone());
-        let terms = Some(Terms { waits: route.waits(limits), place, offline, edits });
+        let terms = Some(Terms { waits: route.waits(limits), in_flight, offline, edits });
         let path = route.path.as_deref().filter(|path| !path.is_empty() && !route.keeps_prefix);
         let target = without_prefix(to.target, path.unwrap_or_default());
         let (rewrites, paces) = (route.rewrites, paces.clone());

@@ -327,7 +327,7 @@ fn a_bound_is_met_exactly_and_is_kept_by_the_tables_successor() {
     };
     let (table, limits) = (Table::new(bounded(2)), Limits::default());
     let ask = |table: &Table, target| match table.find("GET", &to("a", target), &limits) {
-        Ok(Found::Device(found)) => Ok(found.terms.unwrap().place),
+        Ok(Found::Device(found)) => Ok(found.terms.unwrap().in_flight),
         Ok(found) => panic!("{found:?}"),
         Err(refusal) => Err(refusal.status),
     };

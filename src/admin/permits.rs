@@ -23,7 +23,7 @@ const LEAVING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The connections in progress.
 #[derive(Default)]
-pub(super) struct Places {
+pub(super) struct Permits {
     table: Mutex<Table>,
     /// A connection that gave way has ended.
     ended: Condvar,
@@ -82,18 +82,18 @@ impl Table {
     }
 }
 
-impl Places {
+impl Permits {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a connection, which waits for its first request. `from`: the address that has a
+    /// A permit for a connection, which waits for its first request. `from`: the address that has a
     /// share, where there is one. `None`: all are busy.
     pub(super) fn take(
         self: &Arc<Self>,
         stream: &Arc<Stream>,
         from: Option<IpAddr>,
-    ) -> Option<ConnectionPlace> {
+    ) -> Option<ConnectionPermit> {
         let has_many_leaving = |table: &mut Table| table.leaving >= LEAVING_MAX;
         let waited = self.ended.wait_timeout_while(self.table(), LEAVING_TIMEOUT, has_many_leaving);
         let mut table = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -103,20 +103,20 @@ impl Places {
         let number = table.next();
         let waits = Some(Waits { is_operators: false, since: number });
         table.connections.insert(number, Connection { stream: stream.clone(), from, waits });
-        Some(ConnectionPlace { places: self.clone(), number })
+        Some(ConnectionPermit { permits: self.clone(), number })
     }
 }
 
-/// The place of one connection; dropping it gives it back.
-pub(super) struct ConnectionPlace {
-    places: Arc<Places>,
+/// The permit of one connection; dropping it gives it back.
+pub(super) struct ConnectionPermit {
+    permits: Arc<Permits>,
     number: u64,
 }
 
-impl ConnectionPlace {
+impl ConnectionPermit {
     /// The connection waits for its next request; `is_operators`: an operator has asked on it.
     pub(super) fn waits(&self, is_operators: bool) {
-        let mut table = self.places.table();
+        let mut table = self.permits.table();
         let since = table.next();
         if let Some(connection) = table.connections.get_mut(&self.number) {
             connection.waits = Some(Waits { is_operators, since });
@@ -125,18 +125,18 @@ impl ConnectionPlace {
 
     /// A request is here; returns false if the connection has given way before.
     pub(super) fn answers(&self) -> bool {
-        let mut table = self.places.table();
+        let mut table = self.permits.table();
         let found = table.connections.get_mut(&self.number);
         found.map(|connection| connection.waits = None).is_some()
     }
 }
 
-impl Drop for ConnectionPlace {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut table = self.places.table();
+        let mut table = self.permits.table();
         if table.connections.remove(&self.number).is_none() {
             table.leaving -= 1;
-            self.places.ended.notify_one();
+            self.permits.ended.notify_one();
         }
     }
 }
@@ -156,9 +156,9 @@ mod tests {
         (Arc::new(ours.into()), theirs)
     }
 
-    fn answer_all(held: &[(ConnectionPlace, UnixStream)]) {
-        for (place, _) in held {
-            let _ = place.answers(); // one that gave way before has none
+    fn answer_all(held: &[(ConnectionPermit, UnixStream)]) {
+        for (permit, _) in held {
+            let _ = permit.answers(); // one that gave way before has none
         }
     }
 
@@ -168,40 +168,40 @@ mod tests {
 
     #[test]
     fn the_oldest_that_waits_gives_way_and_operators_last() {
-        let places = Arc::new(Places::default());
+        let permits = Arc::new(Permits::default());
         let held: Vec<_> = (0..CONNECTIONS_MAX)
             .map(|_| {
                 let (ours, theirs) = connected();
-                (places.take(&ours, None).unwrap(), theirs)
+                (permits.take(&ours, None).unwrap(), theirs)
             })
             .collect();
         assert!(held[0].0.answers(), "it is being answered");
         held[1].0.waits(true);
         let (ours, _theirs) = connected();
-        let new = places.take(&ours, None).unwrap();
+        let new = permits.take(&ours, None).unwrap();
         assert_eq!(held.iter().position(|(_, theirs)| is_over(theirs)), Some(2));
         assert!(!held[2].0.answers() && new.answers(), "what gave way is not answered");
         // Connections of operators go when no other waits; one that is being answered never goes.
-        held.iter().for_each(|(place, _)| place.waits(true));
+        held.iter().for_each(|(permit, _)| permit.waits(true));
         held[0].0.answers();
         let (ours, _theirs) = connected();
-        let _second = places.take(&ours, None).unwrap();
+        let _second = permits.take(&ours, None).unwrap();
         assert!(!is_over(&held[0].1) && is_over(&held[1].1));
         answer_all(&held);
         let (ours, _theirs) = connected();
-        assert!(places.take(&ours, None).is_some(), "the second one waits");
+        assert!(permits.take(&ours, None).is_some(), "the second one waits");
         drop((held, new));
-        let table = places.table();
+        let table = permits.table();
         assert_eq!((table.connections.len(), table.leaving), (0, 1), "the second one's thread");
     }
 
     #[test]
     fn one_address_beyond_loopback_has_a_share_of_the_connections() {
-        let places = Arc::new(Places::default());
+        let permits = Arc::new(Permits::default());
         let (stranger, other) = ([203, 0, 113, 7].into(), [203, 0, 113, 8].into());
         let take = |from| {
             let (ours, theirs) = connected();
-            places.take(&ours, from).map(|place| (place, theirs))
+            permits.take(&ours, from).map(|permit| (permit, theirs))
         };
         let mut held: Vec<_> =
             (0..CONNECTIONS_PER_ADDRESS_MAX).map(|_| take(Some(stranger)).unwrap()).collect();
@@ -213,12 +213,12 @@ mod tests {
         held.extend(take(Some(other)));
         held.extend((0..CONNECTIONS_MAX).filter_map(|_| take(None)));
         assert!(!is_over(&held[1].1), "others take nothing of what is being answered");
-        assert_eq!(places.table().connections.len(), CONNECTIONS_MAX);
+        assert_eq!(permits.table().connections.len(), CONNECTIONS_MAX);
         answer_all(&held);
         assert!(take(None).is_none() && take(Some(other)).is_none());
         drop(held);
         drop(its);
-        let table = places.table();
+        let table = permits.table();
         assert_eq!((table.connections.len(), table.leaving), (0, 0));
     }
 }
