@@ -37,18 +37,20 @@ impl DeviceRole {
         self.demand.is_pending() || self.shared.is_short()
     }
 
-    /// Whether what came through `home` may be the way in: there is none, or that is the one.
-    pub(super) fn takes(&mut self, home: &Arc<GatewayTarget>) -> bool {
+    /// Whether what came through `gateway` may be the way in: there is none, or that is the one.
+    pub(super) fn takes(&mut self, gateway: &Arc<GatewayTarget>) -> bool {
         if self.transport.is_none() {
-            self.plan.homes.settle_on(home);
+            self.plan.gateways.settle_on(gateway);
         }
-        self.plan.homes.is_current(home)
+        self.plan.gateways.is_current(gateway)
     }
 
-    /// Whether a failure at `home` moves a failover's list on: it is the one whose turn it is, and
+    /// Whether a failure at `gateway` moves a failover's list on: it is the one whose turn it is, and
     /// there is no way in.
-    pub(super) fn may_go_on(&self, home: &Arc<GatewayTarget>) -> bool {
-        self.plan.homes.is_list() && self.transport.is_none() && self.plan.homes.is_current(home)
+    pub(super) fn may_go_on(&self, gateway: &Arc<GatewayTarget>) -> bool {
+        self.plan.gateways.is_list()
+            && self.transport.is_none()
+            && self.plan.gateways.is_current(gateway)
     }
 
     /// One failed attempt more; with as many as may be, and no way in, this gateway is given up,
@@ -84,7 +86,7 @@ impl DeviceRole {
     pub(super) fn failed_at(
         &mut self,
         cx: &mut Connections<State>,
-        home: &Arc<GatewayTarget>,
+        gateway: &Arc<GatewayTarget>,
         why: &str,
         asked: Option<Duration>,
     ) {
@@ -95,14 +97,14 @@ impl DeviceRole {
         if !together && self.gives_up(why) {
             return; // the device's error says it all
         }
-        if self.may_go_on(home) {
-            self.plan.homes.rest(home, asked.map(|asked| cx.after(asked)), false);
-            if self.plan.homes.advance(cx.now()) {
-                log_names!(Warn, "{why}; next is {}", self.home().url.text);
+        if self.may_go_on(gateway) {
+            self.plan.gateways.rest(gateway, asked.map(|asked| cx.after(asked)), false);
+            if self.plan.gateways.advance(cx.now()) {
+                log_names!(Warn, "{why}; next is {}", self.current_gateway().url.text);
                 self.dial_later(cx, Duration::ZERO);
             } else {
                 let pause = self.backoff.fail(random(), None);
-                let at = self.plan.homes.start_over(cx.after(pause));
+                let at = self.plan.gateways.start_over(cx.after(pause));
                 log_names!(
                     Warn,
                     "{why}; next attempt in {:.1} s",
@@ -160,9 +162,9 @@ impl DeviceRole {
 
     /// The way in is lost: a failover's list begins again with its first.
     pub(super) fn begin_again(&mut self, cx: &mut Connections<State>) {
-        if self.plan.homes.is_list() && !self.draining {
+        if self.plan.gateways.is_list() && !self.draining {
             let now = cx.now();
-            let at = self.plan.homes.start_over(now);
+            let at = self.plan.gateways.start_over(now);
             self.forget_mode();
             if at > now {
                 self.dial_at(cx, at);
@@ -181,8 +183,8 @@ impl DeviceRole {
                      (set the clock, or give an earliest time: {CLOCK_FLOOR})"
                 );
                 log::warn!("{why}");
-                let home = self.home();
-                self.tell(DeviceEventKind::Failed, &home, &home.url.text, why);
+                let gateway = self.current_gateway();
+                self.tell(DeviceEventKind::Failed, &gateway, &gateway.url.text, why);
             }
             self.dial_later(cx, CLOCK_LOOK);
         } else if std::mem::take(&mut self.waits_for_clock) {

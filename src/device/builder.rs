@@ -344,13 +344,13 @@ impl DeviceBuilder {
         self.check_links()?;
         let fallback = self.check_fallback()?;
         let tcp: Arc<[TcpTarget]> = TcpTarget::parse_all(&self.tcp)?.into();
-        let (proxy, homes) = (self.check_proxy()?, self.check_gateways()?);
+        let (proxy, gateways) = (self.check_proxy()?, self.check_gateways()?);
         let redirects =
-            RedirectHosts::new(homes.iter().map(|home| &*home.url), &self.redirect_hosts)?;
-        let tls = self.connector(homes.iter().any(|home| home.url.secure))?;
-        let (offer, secrets) = self.offer(&homes, fallback)?;
-        let plan = |homes: GatewayList| Plan {
-            homes,
+            RedirectHosts::new(gateways.iter().map(|gateway| &*gateway.url), &self.redirect_hosts)?;
+        let tls = self.connector(gateways.iter().any(|gateway| gateway.url.secure))?;
+        let (offer, secrets) = self.offer(&gateways, fallback)?;
+        let plan = |gateways: GatewayList| Plan {
+            gateways,
             tls: tls.clone(),
             offer: offer.clone(),
             secrets: secrets.clone(),
@@ -364,14 +364,14 @@ impl DeviceBuilder {
             encoding: self.poll_encoding.unwrap_or(Encoding::Message),
         };
         let groups = if self.failover {
-            vec![homes]
+            vec![gateways]
         } else {
-            homes.into_iter().map(|home| vec![home]).collect()
+            gateways.into_iter().map(|gateway| vec![gateway]).collect()
         };
         let members = groups
             .into_iter()
             .filter_map(GatewayList::new)
-            .map(|homes| (plan(homes), Arc::new(Counters::new(self.links.clone()))))
+            .map(|gateways| (plan(gateways), Arc::new(Counters::new(self.links.clone()))))
             .collect();
         let (events, events_out) = bounded(self.limits.events_max);
         let parts = Parts {
@@ -426,12 +426,14 @@ impl DeviceBuilder {
     }
 
     /// The offer, and the fields of it that only a configured gateway's origin gets.
-    fn offer(&self, homes: &[GatewayTarget], fallback: Fallback) -> Result<Offer, Error> {
+    fn offer(&self, gateways: &[GatewayTarget], fallback: Fallback) -> Result<Offer, Error> {
         let mut session = [0; 16];
         random::fill(&mut session).map_err(|e| {
             Error::io(Fault::Network, "drawing a session id", io::Error::other(e.to_string()))
         })?;
-        let first = homes.first().map_or(("", ""), |home| (&home.url.authority, &home.url.target));
+        let first = gateways
+            .first()
+            .map_or(("", ""), |gateway| (&gateway.url.authority, &gateway.url.target));
         let mut offer = OfferPlan::new(first.0, first.1, self.dialect.clone());
         offer.session = Some(session);
         offer.upgrade = fallback != Fallback::Only;
@@ -454,26 +456,28 @@ impl DeviceBuilder {
 
     /// The gateways' URLs, each with the name that it will know this device by.
     fn check_gateways(&self) -> Result<Vec<GatewayTarget>, Error> {
-        let mut homes: Vec<GatewayTarget> = Vec::new();
+        let mut gateways: Vec<GatewayTarget> = Vec::new();
         for text in std::iter::once(&self.url).chain(&self.others) {
             let mut url = Url::parse(text, "gateway")?;
             let name = match self.dialect.naming {
                 Naming::Origins => self.register_origins(&mut url)?,
                 _ => path_name(&url, self.whole_target)?,
             };
-            if homes.iter().any(|home| home.url.same_origin(&url) && home.url.target == url.target)
+            if gateways
+                .iter()
+                .any(|gateway| gateway.url.same_origin(&url) && gateway.url.target == url.target)
             {
                 return Err(Error::usage(format!("gateway URL {}: it is given twice", url.text)));
             }
-            homes.push(GatewayTarget { url: Arc::new(url), name: name.to_string() });
+            gateways.push(GatewayTarget { url: Arc::new(url), name: name.to_string() });
         }
-        if homes.len() > GATEWAYS_CEILING {
+        if gateways.len() > GATEWAYS_CEILING {
             return Err(Error::usage(format!(
                 "{} gateways: it takes {GATEWAYS_CEILING} at most",
-                homes.len()
+                gateways.len()
             )));
         }
-        Ok(homes)
+        Ok(gateways)
     }
 
     /// Sets an IETF offer's path; the first origin.

@@ -16,7 +16,7 @@ pub(super) const STEPS_MAX: usize = 4;
 pub(crate) struct Dial {
     pub(super) url: Arc<Url>,
     /// The configured gateway that it began with.
-    pub(super) home: Arc<GatewayTarget>,
+    pub(super) gateway: Arc<GatewayTarget>,
     pub(super) redirects: usize,
     pub(super) stage: Stage,
     /// The poll slot whose connection it is.
@@ -34,13 +34,13 @@ pub(crate) struct Dial {
 impl Dial {
     pub(super) fn new(
         url: Arc<Url>,
-        home: Arc<GatewayTarget>,
+        gateway: Arc<GatewayTarget>,
         redirects: usize,
         slot: Option<Key>,
     ) -> Self {
         Dial {
             url,
-            home,
+            gateway,
             redirects,
             stage: Stage::Connecting,
             slot,

@@ -55,8 +55,8 @@ impl DeviceRole {
                     return self.demand.forget();
                 }
                 self.demand.dialled(now);
-                let home = self.home();
-                let key = self.new_slot(home.url.clone(), home, false);
+                let gateway = self.current_gateway();
+                let key = self.new_slot(gateway.url.clone(), gateway, false);
                 if let Some(dial) = self.begin_dial(key) {
                     self.resolve(cx, dial);
                 }
@@ -69,8 +69,8 @@ impl DeviceRole {
                 }
                 self.demand.dialled(now);
                 self.shared.dialing.fetch_add(1, Relaxed);
-                let home = self.home();
-                self.resolve(cx, Box::new(Dial::new(home.url.clone(), home, 0, None)));
+                let gateway = self.current_gateway();
+                self.resolve(cx, Box::new(Dial::new(gateway.url.clone(), gateway, 0, None)));
             } else {
                 return self.demand.forget();
             }
@@ -135,7 +135,7 @@ impl DeviceRole {
             ),
             None => format!("gateway {} cannot be reached: {why}", dial.url.text),
         };
-        self.dial_failed(cx, &dial.home, dial.slot, &why, None);
+        self.dial_failed(cx, &dial.gateway, dial.slot, &why, None);
     }
 
     pub(super) fn end_dial(
@@ -146,16 +146,16 @@ impl DeviceRole {
         retry_after: Option<Duration>,
     ) {
         let Some(dial) = cx.dial(id) else { return };
-        let (url, home, slot) = (dial.url.clone(), dial.home.clone(), dial.slot);
+        let (url, gateway, slot) = (dial.url.clone(), dial.gateway.clone(), dial.slot);
         cx.close(id);
-        self.dial_failed(cx, &home, slot, &format!("{}: {why}", url.text), retry_after);
+        self.dial_failed(cx, &gateway, slot, &format!("{}: {why}", url.text), retry_after);
     }
 
-    /// An attempt to offer or poll at `home` failed, and its connection is closed.
+    /// An attempt to offer or poll at `gateway` failed, and its connection is closed.
     pub(super) fn dial_failed(
         &mut self,
         cx: &mut Connections<State>,
-        home: &Arc<GatewayTarget>,
+        gateway: &Arc<GatewayTarget>,
         slot: Option<Key>,
         why: &str,
         retry_after: Option<Duration>,
@@ -167,8 +167,8 @@ impl DeviceRole {
         if self.draining && (slot.is_none() || self.slots.len() == 0) {
             return;
         }
-        self.tell(DeviceEventKind::Failed, home, &home.url.text, why.to_owned());
-        self.failed_at(cx, home, why, retry_after);
+        self.tell(DeviceEventKind::Failed, gateway, &gateway.url.text, why.to_owned());
+        self.failed_at(cx, gateway, why, retry_after);
     }
 
     pub(super) fn attempt_over(

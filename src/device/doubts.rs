@@ -17,11 +17,9 @@ impl DeviceRole {
 
     /// Polls beside links that have not carried anything for `doubt_after`.
     pub(super) fn doubt_links(&mut self, cx: &mut Connections<State>) {
-        let (now, patience) = (cx.now(), self.limits.doubt_after);
-        let Some(since) = self
-            .doubt
-            .since
-            .filter(|_| !patience.is_zero() && self.plan.fallback == Fallback::Auto)
+        let (now, timeout) = (cx.now(), self.limits.doubt_after);
+        let Some(since) =
+            self.doubt.since.filter(|_| !timeout.is_zero() && self.plan.fallback == Fallback::Auto)
         else {
             return;
         };
@@ -32,9 +30,9 @@ impl DeviceRole {
         {
             return;
         }
-        let patience =
-            if self.doubt.again && self.doubt.tries == 0 { Duration::ZERO } else { patience };
-        let left = patience
+        let timeout =
+            if self.doubt.again && self.doubt.tries == 0 { Duration::ZERO } else { timeout };
+        let left = timeout
             .saturating_mul(1 << self.doubt.tries.min(6))
             .saturating_sub(now.saturating_duration_since(since));
         if !left.is_zero() {
@@ -45,15 +43,15 @@ impl DeviceRole {
             }
             return;
         }
-        let home = self.home();
+        let gateway = self.current_gateway();
         if self.doubt.tries == 0 {
             log_names!(
                 Info,
                 "nothing has come over the links to {} yet; polling beside them, in case it is swallowed on the way",
-                home.url.text
+                gateway.url.text
             );
         }
-        let key = self.new_slot(home.url.clone(), home, true);
+        let key = self.new_slot(gateway.url.clone(), gateway, true);
         self.dial_slot(key);
     }
 

@@ -344,7 +344,7 @@ impl DeviceRole {
                 self.mode.end_swallowed();
                 self.doubt.again = false;
                 self.succeeded();
-                self.plan.homes.hurry();
+                self.plan.gateways.hurry();
                 self.hurry_slots(cx.now());
                 self.top_up(cx);
             }

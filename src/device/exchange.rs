@@ -10,7 +10,7 @@ use crate::body::Body;
 use crate::device::lease::Busy;
 use crate::device::lease::CLOSED;
 use crate::device::lease::Lease;
-use crate::device::lease::Ticket;
+use crate::device::lease::LeaseGuard;
 use crate::device::upgrade::upgraded;
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
@@ -42,8 +42,8 @@ use crate::upgraded::Upgraded;
 pub struct Exchange {
     request: Request<Body>,
     link: DeviceLink<Shared>,
-    _busy: Busy, // before the ticket: the loop counts when it hears of the link's end
-    ticket: Ticket,
+    _busy: Busy, // before the guard: the loop counts when it hears of the link's end
+    guard: LeaseGuard,
 }
 
 impl fmt::Debug for Exchange {
@@ -57,22 +57,22 @@ impl fmt::Debug for Exchange {
 
 impl Exchange {
     pub(super) fn begin(lease: Lease, limits: &Arc<Limits>) -> Option<Self> {
-        let Lease { stream, unread, busy, ticket } = lease;
-        let busy = busy.unwrap_or_else(|| ticket.busy());
+        let Lease { stream, unread, busy, guard } = lease;
+        let busy = busy.unwrap_or_else(|| guard.busy());
         let mut link = DeviceLink::within(Shared::new(stream), unread, limits.clone()).watched();
         match link.next_request() {
             Ok(Some(request)) => {
-                ticket.shared.exchanges.fetch_add(1, Relaxed);
-                Some(Exchange { request, link, ticket, _busy: busy })
+                guard.shared.exchanges.fetch_add(1, Relaxed);
+                Some(Exchange { request, link, guard, _busy: busy })
             }
             Ok(None) => {
                 drop(busy); // before the loop hears of the link's end
-                ticket.end(CLOSED);
+                guard.end(CLOSED);
                 None
             }
             Err(e) => {
                 drop(busy);
-                ticket.refused(link, &e);
+                guard.refused(link, &e);
                 None
             }
         }
@@ -101,10 +101,10 @@ impl Exchange {
                 response.status()
             )));
         }
-        let Exchange { request, mut link, ticket, _busy } = self;
+        let Exchange { request, mut link, guard, _busy } = self;
         link.respond(response)?;
         drop(request);
-        upgraded(link, ticket, _busy)
+        upgraded(link, guard, _busy)
             .map_err(|e| Error::io(Fault::Network, "switching a link to another protocol", e))
     }
 
@@ -120,17 +120,17 @@ impl Exchange {
                 response.status()
             )));
         }
-        let Exchange { request, mut link, ticket, _busy } = self;
+        let Exchange { request, mut link, guard, _busy } = self;
         link.respond(response)?;
         drop(request);
         let (keeps, heartbeat) = (link.is_reusable(), link.has_seen_heartbeat());
         let (stream, unread) = link.into_parts();
         let stream = stream.into_inner();
         match keeps {
-            true => ticket.give_back(stream, unread, heartbeat),
+            true => guard.give_back(stream, unread, heartbeat),
             false => {
                 drop(_busy); // before the loop hears of the link's end
-                ticket.close(stream, unread);
+                guard.close(stream, unread);
             }
         }
         Ok(())

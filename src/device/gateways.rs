@@ -22,7 +22,7 @@ pub(crate) struct GatewayList {
 
 #[derive(Debug)]
 struct Entry {
-    pub(super) home: Arc<GatewayTarget>,
+    pub(super) gateway: Arc<GatewayTarget>,
     /// It asked to be left alone until then.
     pub(super) not_before: Option<Instant>,
     /// It refused the device for good.
@@ -30,25 +30,25 @@ struct Entry {
 }
 
 impl GatewayList {
-    /// `homes` has at least one.
-    pub(crate) fn new(homes: Vec<GatewayTarget>) -> Option<Self> {
-        let list: Vec<Entry> = homes
+    /// `gateways` has at least one.
+    pub(crate) fn new(gateways: Vec<GatewayTarget>) -> Option<Self> {
+        let list: Vec<Entry> = gateways
             .into_iter()
-            .map(|home| Entry { home: Arc::new(home), not_before: None, refused: false })
+            .map(|gateway| Entry { gateway: Arc::new(gateway), not_before: None, refused: false })
             .collect();
         (!list.is_empty()).then_some(GatewayList { list, current: 0 })
     }
 
     pub(crate) fn current(&self) -> &Arc<GatewayTarget> {
-        &self.list[self.current].home
+        &self.list[self.current].gateway
     }
 
-    pub(crate) fn is_current(&self, home: &Arc<GatewayTarget>) -> bool {
-        Arc::ptr_eq(self.current(), home)
+    pub(crate) fn is_current(&self, gateway: &Arc<GatewayTarget>) -> bool {
+        Arc::ptr_eq(self.current(), gateway)
     }
 
     pub(crate) fn any_has_origin(&self, url: &Url) -> bool {
-        self.list.iter().any(|entry| entry.home.url.same_origin(url))
+        self.list.iter().any(|entry| entry.gateway.url.same_origin(url))
     }
 
     pub(crate) fn is_list(&self) -> bool {
@@ -56,8 +56,8 @@ impl GatewayList {
     }
 
     /// The way in goes through this one.
-    pub(crate) fn settle_on(&mut self, home: &Arc<GatewayTarget>) {
-        self.current = self.place(home).unwrap_or(self.current);
+    pub(crate) fn settle_on(&mut self, gateway: &Arc<GatewayTarget>) {
+        self.current = self.place(gateway).unwrap_or(self.current);
     }
 
     /// Nobody is asked to wait any more.
@@ -66,8 +66,13 @@ impl GatewayList {
     }
 
     /// It will not be dialled before `at`; nor ever, where it `refused` for good.
-    pub(crate) fn rest(&mut self, home: &Arc<GatewayTarget>, at: Option<Instant>, refused: bool) {
-        if let Some(place) = self.place(home) {
+    pub(crate) fn rest(
+        &mut self,
+        gateway: &Arc<GatewayTarget>,
+        at: Option<Instant>,
+        refused: bool,
+    ) {
+        if let Some(place) = self.place(gateway) {
             let entry = &mut self.list[place];
             entry.not_before = at.max(entry.not_before);
             entry.refused |= refused;
@@ -101,8 +106,8 @@ impl GatewayList {
         self.list[self.current].not_before.map_or(at, |not_before| not_before.max(at))
     }
 
-    pub(super) fn place(&self, home: &Arc<GatewayTarget>) -> Option<usize> {
-        self.list.iter().position(|entry| Arc::ptr_eq(&entry.home, home))
+    pub(super) fn place(&self, gateway: &Arc<GatewayTarget>) -> Option<usize> {
+        self.list.iter().position(|entry| Arc::ptr_eq(&entry.gateway, gateway))
     }
 }
 
@@ -118,44 +123,48 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn homes(n: usize) -> (GatewayList, Vec<Arc<GatewayTarget>>) {
-        let home = |n: usize| GatewayTarget {
+    fn gateways(n: usize) -> (GatewayList, Vec<Arc<GatewayTarget>>) {
+        let gateway = |n: usize| GatewayTarget {
             url: Arc::new(Url::parse(&format!("http://gw{n}/lamp"), "gateway").unwrap()),
             name: "lamp".to_owned(),
         };
-        let homes = GatewayList::new((0..n).map(home).collect()).unwrap();
-        let list = homes.list.iter().map(|entry| entry.home.clone()).collect();
-        (homes, list)
+        let gateways = GatewayList::new((0..n).map(gateway).collect()).unwrap();
+        let list = gateways.list.iter().map(|entry| entry.gateway.clone()).collect();
+        (gateways, list)
     }
 
     #[test]
     fn a_failovers_list_is_gone_through_in_order_and_begins_again_with_its_first() {
         let now = Instant::now();
-        let (mut homes, list) = homes(3);
+        let (mut gateways, list) = gateways(3);
         assert!(
-            homes.is_current(&list[0])
-                && homes.advance(now)
-                && homes.is_current(&list[1])
-                && homes.advance(now)
+            gateways.is_current(&list[0])
+                && gateways.advance(now)
+                && gateways.is_current(&list[1])
+                && gateways.advance(now)
         );
-        assert!(homes.is_current(&list[2]) && !homes.advance(now) && homes.is_current(&list[2]));
-        assert_eq!(homes.start_over(now), now);
-        assert!(homes.is_current(&list[0]));
+        assert!(
+            gateways.is_current(&list[2])
+                && !gateways.advance(now)
+                && gateways.is_current(&list[2])
+        );
+        assert_eq!(gateways.start_over(now), now);
+        assert!(gateways.is_current(&list[0]));
         // One that asked to be left alone is left alone.
         let later = now + Duration::from_secs(60);
-        homes.rest(&list[0], Some(later), false);
-        homes.rest(&list[1], Some(now + Duration::from_secs(90)), false);
-        assert_eq!(homes.start_over(now), now);
-        assert!(homes.is_current(&list[2]));
-        homes.rest(&list[2], Some(now + Duration::from_secs(61)), false);
-        assert_eq!(homes.start_over(now), later);
-        assert!(homes.is_current(&list[0]) && !homes.advance(now));
+        gateways.rest(&list[0], Some(later), false);
+        gateways.rest(&list[1], Some(now + Duration::from_secs(90)), false);
+        assert_eq!(gateways.start_over(now), now);
+        assert!(gateways.is_current(&list[2]));
+        gateways.rest(&list[2], Some(now + Duration::from_secs(61)), false);
+        assert_eq!(gateways.start_over(now), later);
+        assert!(gateways.is_current(&list[0]) && !gateways.advance(now));
         // One that refused for good is not dialled again.
-        homes.rest(&list[0], None, true);
-        assert_eq!(homes.start_over(now), now + Duration::from_secs(61));
-        assert!(homes.is_current(&list[2]) && !homes.all_refused());
-        homes.hurry();
-        assert_eq!(homes.start_over(now), now);
-        assert!(homes.is_current(&list[1]));
+        gateways.rest(&list[0], None, true);
+        assert_eq!(gateways.start_over(now), now + Duration::from_secs(61));
+        assert!(gateways.is_current(&list[2]) && !gateways.all_refused());
+        gateways.hurry();
+        assert_eq!(gateways.start_over(now), now);
+        assert!(gateways.is_current(&list[1]));
     }
 }

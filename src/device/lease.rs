@@ -22,14 +22,14 @@ pub(crate) struct Lease {
     pub(crate) unread: Vec<u8>,
     /// It carries a request, which may wait for `recv()` or a thread: no idle link.
     pub(crate) busy: Option<Busy>,
-    pub(crate) ticket: Ticket,
+    pub(crate) guard: LeaseGuard,
 }
 
 /// Why a link ended that its gateway closed between two requests.
 pub(crate) const CLOSED: CloseReason = CloseCause::Closed.because("by the gateway");
 
 /// Gives a link, or word of its end, back to the loop.
-pub(crate) struct Ticket {
+pub(crate) struct LeaseGuard {
     pub(super) remote: Remote<Command>,
     pub(super) number: u64,
     pub(super) link: Link,
@@ -38,7 +38,7 @@ pub(crate) struct Ticket {
     pub(crate) shared: Arc<Counters>,
 }
 
-impl Ticket {
+impl LeaseGuard {
     /// The link ended for a reason other than its exchange.
     pub(crate) fn end(mut self, why: CloseReason) {
         self.why = why;
@@ -142,7 +142,7 @@ fn reason_of(error: &Error) -> CloseReason {
     CloseReason::new(end, error.to_string())
 }
 
-impl Drop for Ticket {
+impl Drop for LeaseGuard {
     fn drop(&mut self) {
         if self.number != 0 {
             self.remote.send(Command::Gone {

@@ -15,7 +15,7 @@ use crate::device::backoff::random;
 use crate::device::dial::{PACE, QUICK_MAX};
 use crate::device::events::DeviceEventKind;
 use crate::device::follow_ups::FollowUp;
-use crate::device::lease::{Lease, Ticket};
+use crate::device::lease::{Lease, LeaseGuard};
 use crate::device::link::Link;
 use crate::device::plan::Service;
 use crate::device::role::DeviceRole;
@@ -47,9 +47,9 @@ impl DeviceRole {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Dial(dial) = &peer.state else { return };
-        let (url, home, slot) = (dial.url.clone(), dial.home.clone(), dial.slot);
+        let (url, gateway, slot) = (dial.url.clone(), dial.gateway.clone(), dial.slot);
         let asked = peer.kept() > 0; // a 101 that comes at once, and alone, is from a gateway that holds nothing
-        if !self.takes(&home) {
+        if !self.takes(&gateway) {
             let Some(key) = slot else {
                 cx.close(id);
                 return self.undialed();
@@ -114,7 +114,7 @@ impl DeviceRole {
         }
         self.tries.brief = self.tries.brief.saturating_add(1);
         if self.tries.brief == BRIEF_MAX + 1 && !self.signs.holds {
-            let url = &self.home().url.text;
+            let url = &self.current_gateway().url.text;
             log_names!(
                 Info,
                 "{url} ends its links after a few seconds or requests; from now on it is told only when no other one comes"
@@ -166,20 +166,20 @@ impl DeviceRole {
         if link.slot.is_some() {
             return log_names!(Debug, "a virtual link ended: {why}"); // its slot sees the end at the bridge
         }
-        let home = self.home();
+        let gateway = self.current_gateway();
         let last = self.shared.links.fetch_sub(1, Relaxed) == 1 && self.polls_with().is_none();
         self.note_brief(cx, link, &why);
         let quiet = self.comes_and_goes();
         match (last, why.cause.is_usual() || quiet) {
             (true, _) if !quiet => {} // the line of the way in says it
-            (_, true) => log_names!(Debug, "a link to {} ended: {why}", home.url.text),
-            (_, false) => log_names!(Info, "a link to {} ended: {why}", home.url.text),
+            (_, true) => log_names!(Debug, "a link to {} ended: {why}", gateway.url.text),
+            (_, false) => log_names!(Info, "a link to {} ended: {why}", gateway.url.text),
         }
         self.shared.closed.count(why.cause);
         self.publish(
             DeviceEventKind::Ended,
-            &home,
-            &home.url.text,
+            &gateway,
+            &gateway.url.text,
             why.text.to_string(),
             Some(why.cause),
         );
@@ -220,13 +220,13 @@ impl DeviceRole {
             self.transport == Some(Transport::Turn) && self.tries.quick_ends <= QUICK_MAX as u32;
         if short && !forgiven {
             if self.transport.is_none() {
-                self.plan.homes.settle_on(&home);
+                self.plan.gateways.settle_on(&gateway);
             }
             self.tries.doubtful = true;
             self.failed_at(
                 cx,
-                &home,
-                &format!("{}: a link ended as soon as it was turned: {why}", home.url.text),
+                &gateway,
+                &format!("{}: a link ended as soon as it was turned: {why}", gateway.url.text),
                 None,
             );
         }
@@ -479,12 +479,12 @@ impl DeviceRole {
         self.leases.insert(self.numbers, Arc::downgrade(&stream));
         let (why, shared) =
             (CloseCause::Program.because("its exchange ended it"), self.shared.clone());
-        let ticket =
-            Ticket { remote: self.remote.clone(), number: self.numbers, link, why, shared };
+        let guard =
+            LeaseGuard { remote: self.remote.clone(), number: self.numbers, link, why, shared };
         let unread = if bytes.is_empty() { kept } else { bytes.to_vec() };
-        let busy = (!matches!(self.service, Service::Listen(_))).then(|| ticket.occupy());
-        let lease = Lease { stream, unread, busy, ticket };
-        // What cannot be handed over is dropped: its ticket tells the loop.
+        let busy = (!matches!(self.service, Service::Listen(_))).then(|| guard.occupy());
+        let lease = Lease { stream, unread, busy, guard };
+        // What cannot be handed over is dropped: its guard tells the loop.
         match &self.service {
             Service::Handler(handler) => {
                 let (handler, limits, workers) =
@@ -561,7 +561,7 @@ impl DeviceRole {
         (self.doubt.since, self.doubt.tries, self.doubt.again) = (None, 0, true);
         self.mode.swallow();
         self.poll_alone();
-        let url = self.home().url.clone();
+        let url = self.current_gateway().url.clone();
         log_names!(
             Warn,
             "connections to {} turn, and nothing comes over them: polling without Upgrade until the way in is lost",

@@ -12,7 +12,7 @@ use crossbeam_channel::Receiver;
 use crate::device::handle::StopOnDrop;
 use crate::device::lease::Busy;
 use crate::device::lease::Lease;
-use crate::device::lease::Ticket;
+use crate::device::lease::LeaseGuard;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::link::DeviceLink;
@@ -56,17 +56,13 @@ impl Listener {
     /// # Errors
     /// Refused by the gateway; stopped.
     pub fn accept(&self) -> Result<DeviceLink<Accepted>, Error> {
-        let Lease { stream, unread, mut ticket, .. } =
+        let Lease { stream, unread, mut guard, .. } =
             self.queue.recv().map_err(|_| self.running.0.ended())?;
         if !unread.is_empty() {
-            ticket.used();
+            guard.used();
         }
-        let busy = ticket.busy();
-        Ok(DeviceLink::within(
-            Accepted { stream, ticket, _busy: busy },
-            unread,
-            self.limits.clone(),
-        ))
+        let busy = guard.busy();
+        Ok(DeviceLink::within(Accepted { stream, guard, _busy: busy }, unread, self.limits.clone()))
     }
 
     /// Ends the device and with it all its links.
@@ -89,8 +85,8 @@ impl Listener {
 /// ```
 pub struct Accepted {
     stream: Arc<Stream>,
-    _busy: Busy, // before the ticket: the loop counts when it hears of the link's end
-    ticket: Ticket,
+    _busy: Busy, // before the guard: the loop counts when it hears of the link's end
+    guard: LeaseGuard,
 }
 
 impl fmt::Debug for Accepted {
@@ -103,7 +99,7 @@ impl Read for Accepted {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = (&*self.stream).read(buf)?;
         if n > 0 {
-            self.ticket.used();
+            self.guard.used();
         }
         Ok(n)
     }
@@ -134,15 +130,15 @@ impl TimedStream for Accepted {
     fn read_arrived(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
         let read = self.stream.read_what_arrived(buf);
         if matches!(read, Some(Ok(1..))) {
-            self.ticket.used();
+            self.guard.used();
         }
         read
     }
     fn before_goaway(&mut self) {
-        self.ticket.says_goaway();
+        self.guard.says_goaway();
     }
     fn callers_wait(&mut self, callers: usize) {
-        self.ticket.callers_wait(callers);
+        self.guard.callers_wait(callers);
     }
     fn half_close(&self) -> bool {
         self.stream.shutdown(Shutdown::Write).is_ok()

@@ -63,7 +63,7 @@ impl DeviceRole {
             plan.target = target;
             plan.fields.extend(authorization);
         }
-        if self.plan.homes.any_has_origin(&url) {
+        if self.plan.gateways.any_has_origin(&url) {
             plan.fields.extend(self.plan.secrets.iter().cloned());
             plan.session = self.sessions.own();
         } else {
@@ -102,14 +102,14 @@ impl DeviceRole {
         if dial.slot.is_some() {
             return dial.slot;
         }
-        let (url, home) = (dial.url.clone(), dial.home.clone());
+        let (url, gateway) = (dial.url.clone(), dial.gateway.clone());
         self.undialed();
         if !force && self.slots.len() >= *self.plan.polls.start() {
             cx.close(id);
             self.settle_polls(cx, "there are as many polls as may be");
             return None;
         }
-        let key = self.new_slot(url, home, false);
+        let key = self.new_slot(url, gateway, false);
         self.has_connection(Some(key), id);
         if let Some(dial) = cx.dial_mut(id) {
             dial.slot = Some(key);

@@ -93,7 +93,7 @@ impl DeviceRole {
         }
         let Some((_, _, State::Dial(dial))) = cx.remove(id) else { return };
         let next =
-            Dial { quick: dial.quick, ..Dial::new(dial.url, dial.home, dial.redirects, None) };
+            Dial { quick: dial.quick, ..Dial::new(dial.url, dial.gateway, dial.redirects, None) };
         self.resolve(cx, Box::new(next));
     }
 
@@ -312,14 +312,14 @@ impl DeviceRole {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Dial(dial) = &mut peer.state else { return };
-        let (url, home) = (dial.url.clone(), dial.home.clone());
+        let (url, gateway) = (dial.url.clone(), dial.gateway.clone());
         dial.quick = if quick { dial.quick + 1 } else { 0 };
         let pauses = dial.quick > QUICK_MAX;
         (self.signs.welcomed, self.signs.holds) = (true, true);
         self.succeeded();
         if !self.signs.waiting && self.transport.is_none() {
             self.signs.waiting = true;
-            self.tell(DeviceEventKind::Waiting, &home, &url.text, String::new());
+            self.tell(DeviceEventKind::Waiting, &gateway, &url.text, String::new());
         }
         if self.draining {
             return self.end_dial(cx, id, "the device stops", None);
@@ -345,9 +345,9 @@ impl DeviceRole {
         if dial.redirects >= self.limits.redirects_max {
             let why = format!(
                 "gateway {} redirects in a circle: {} times",
-                dial.home.url.text, dial.redirects
+                dial.gateway.url.text, dial.redirects
             );
-            return self.dial_failed(cx, &dial.home, dial.slot, &why, None);
+            return self.dial_failed(cx, &dial.gateway, dial.slot, &why, None);
         }
         match self.plan.redirects.follow(&dial.url, location, from) {
             Err(e) => {
@@ -355,7 +355,7 @@ impl DeviceRole {
                     "gateway {} redirects to where this device cannot go: {e}",
                     dial.url.text
                 );
-                self.dial_failed(cx, &dial.home, dial.slot, &why, None);
+                self.dial_failed(cx, &dial.gateway, dial.slot, &why, None);
             }
             Ok(url) => {
                 log_names!(Info, "gateway {} redirects to {}", dial.url.text, url.text);
@@ -363,7 +363,7 @@ impl DeviceRole {
                 self.goes_to(cx, dial.slot, &url);
                 self.resolve(
                     cx,
-                    Box::new(Dial::new(url, dial.home, dial.redirects + 1, dial.slot)),
+                    Box::new(Dial::new(url, dial.gateway, dial.redirects + 1, dial.slot)),
                 );
             }
         }
@@ -402,12 +402,12 @@ impl DeviceRole {
     ) {
         let marked = reply.marked;
         let Some(dial) = cx.dial(id) else { return };
-        let (slot, home) = (dial.slot, dial.home.clone());
+        let (slot, gateway) = (dial.slot, dial.gateway.clone());
         let text = self.refusal(&dial.url.text, status, reply);
         cx.close(id);
         self.demand.forget(); // callers that wait now will not wait that long
         self.attempt_over(cx, slot, &text);
-        self.tell(DeviceEventKind::Refused { status }, &home, &home.url.text, text.clone());
+        self.tell(DeviceEventKind::Refused { status }, &gateway, &gateway.url.text, text.clone());
         let for_good = !self.signs.welcomed
             && match self.plan.on_refusal {
                 OnRefusal::Retry => false,
@@ -415,9 +415,9 @@ impl DeviceRole {
                 OnRefusal::StopOnAny => true,
             };
         if for_good {
-            self.plan.homes.rest(&home, None, true);
+            self.plan.gateways.rest(&gateway, None, true);
         }
-        if for_good && self.plan.homes.all_refused() {
+        if for_good && self.plan.gateways.all_refused() {
             let error = Error::refused(Fault::Gateway, status, text.clone(), None);
             if !self.group.report(self.member, Standing::Refused, error) {
                 log::warn!("{text}; the device goes on with its other gateways");
@@ -426,11 +426,11 @@ impl DeviceRole {
             return;
         }
         if !marked {
-            return self.failed_at(cx, &home, &text, None); // a balancer that is not ready yet will be soon
+            return self.failed_at(cx, &gateway, &text, None); // a balancer that is not ready yet will be soon
         }
-        if self.may_go_on(&home) {
+        if self.may_go_on(&gateway) {
             let long = self.backoff.long(random());
-            return self.failed_at(cx, &home, &text, Some(long));
+            return self.failed_at(cx, &gateway, &text, Some(long));
         }
         self.tries.answered = false;
         if self.gives_up(&text) {

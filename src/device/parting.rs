@@ -32,8 +32,8 @@ impl DeviceRole {
         if !may_ask || !(has_links || cx.ids().iter().any(|id| is_offered(cx, *id))) {
             return false;
         }
-        let home = self.home();
-        let key = self.new_slot(home.url.clone(), home, false);
+        let gateway = self.current_gateway();
+        let key = self.new_slot(gateway.url.clone(), gateway, false);
         self.parting = Parting::Asks(key);
         let at = cx.after(time.min(self.limits.abandoned_timeout));
         cx.alarm(at, PART);

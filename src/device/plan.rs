@@ -55,7 +55,7 @@ pub(crate) enum Service {
 /// What one event loop goes by.
 pub(crate) struct Plan {
     /// The gateway; with failover all of them.
-    pub(crate) homes: GatewayList,
+    pub(crate) gateways: GatewayList,
     /// For URLs with `https`.
     pub(crate) tls: Option<Arc<Connector>>,
     pub(crate) offer: OfferPlan,

@@ -42,7 +42,7 @@ impl DeviceRole {
 
     /// Whether polls are wanted rather than links.
     pub(super) fn is_polling(&self, now: Instant) -> bool {
-        self.mode.polls(now) || self.polls_through_proxy(&self.plan.homes.current().url, now)
+        self.mode.polls(now) || self.polls_through_proxy(&self.plan.gateways.current().url, now)
     }
 
     /// Whether the next request offers the turn.
@@ -140,14 +140,14 @@ impl DeviceRole {
     pub(super) fn new_slot(
         &mut self,
         url: Arc<Url>,
-        home: Arc<GatewayTarget>,
+        gateway: Arc<GatewayTarget>,
         beside: bool,
     ) -> Key {
         self.shared.polls.fetch_add(1, Relaxed);
         let conn = Conn::None;
         self.slots.insert(Slot {
             url,
-            home,
+            gateway,
             conn,
             redial: None,
             connected: false,
@@ -164,7 +164,7 @@ impl DeviceRole {
     pub(super) fn begin_dial(&mut self, key: Key) -> Option<Box<Dial>> {
         let slot = self.slots.get_mut(key)?;
         (slot.conn, slot.redial) = (Conn::Resolving, None);
-        Some(Box::new(Dial::new(slot.url.clone(), slot.home.clone(), 0, Some(key))))
+        Some(Box::new(Dial::new(slot.url.clone(), slot.gateway.clone(), 0, Some(key))))
     }
 
     /// The same, when the step is over.

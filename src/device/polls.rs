@@ -70,12 +70,12 @@ impl DeviceRole {
     /// Lets go of answers that could not be posted for `first_byte_timeout`: nobody waits for them
     /// any more.
     pub(super) fn give_up_late_answers(&mut self, cx: &mut Connections<State>) {
-        let (now, patience) = (cx.now(), self.limits.first_byte_timeout);
+        let (now, timeout) = (cx.now(), self.limits.first_byte_timeout);
         for key in self.slots.keys() {
             let Some(slot) = self.slots.get(key) else { continue };
             let since = slot.work.as_ref().and_then(|work| work.failing_since);
             if slot.conn == Conn::None
-                && since.is_some_and(|since| now.saturating_duration_since(since) >= patience)
+                && since.is_some_and(|since| now.saturating_duration_since(since) >= timeout)
             {
                 self.give_up(cx, key, "it could not be posted within first_byte_timeout");
                 self.drop_slot(cx, key, "its answer could not be posted");

@@ -115,7 +115,7 @@ impl DeviceRole {
     fn replied(&mut self, cx: &mut Connections<State>, id: Id) {
         let now = cx.now();
         let Some(dial) = cx.dial_mut(id) else { return };
-        let (url, home, slot) = (dial.url.clone(), dial.home.clone(), dial.slot);
+        let (url, gateway, slot) = (dial.url.clone(), dial.gateway.clone(), dial.slot);
         let Stage::Reading(reply) = std::mem::replace(&mut dial.stage, Stage::Resting) else {
             return;
         };
@@ -150,7 +150,7 @@ impl DeviceRole {
         };
         let wanted =
             (self.is_polling(now) || short || (beside && self.doubt.since.is_some())) && has_room;
-        let wanted = wanted && self.takes(&home) && !self.draining();
+        let wanted = wanted && self.takes(&gateway) && !self.draining();
         if wanted && !beside {
             self.mode.decide(true);
         }

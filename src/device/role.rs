@@ -183,8 +183,8 @@ impl DeviceRole {
     }
 
     /// The gateway that is dialled now.
-    pub(super) fn home(&self) -> Arc<GatewayTarget> {
-        self.plan.homes.current().clone()
+    pub(super) fn current_gateway(&self) -> Arc<GatewayTarget> {
+        self.plan.gateways.current().clone()
     }
 
     /// A local server of the list.
@@ -200,30 +200,30 @@ impl DeviceRole {
         self.server(server).map_or("", |target| &target.text)
     }
 
-    /// `url`: where `home` has led to.
+    /// `url`: where `gateway` has led to.
     pub(super) fn tell(
         &self,
         kind: DeviceEventKind,
-        home: &GatewayTarget,
+        gateway: &GatewayTarget,
         url: &str,
         detail: String,
     ) {
-        self.publish(kind, home, url, detail, None);
+        self.publish(kind, gateway, url, detail, None);
     }
 
     pub(super) fn publish(
         &self,
         kind: DeviceEventKind,
-        home: &GatewayTarget,
+        gateway: &GatewayTarget,
         url: &str,
         detail: String,
         cause: Option<CloseCause>,
     ) {
-        notices::changed(kind, &home.name, url, &detail);
+        notices::changed(kind, &gateway.name, url, &detail);
         let transport = self.transport.filter(|_| kind == DeviceEventKind::Connected);
         let event = DeviceEvent {
             kind,
-            name: home.name.clone(),
+            name: gateway.name.clone(),
             url: url.to_owned(),
             detail,
             transport,

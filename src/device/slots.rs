@@ -14,7 +14,7 @@ pub(crate) struct Slot {
     /// Where it polls: the configured gateway, or where that sent it.
     pub(super) url: Arc<Url>,
     /// The configured gateway that led there.
-    pub(super) home: Arc<GatewayTarget>,
+    pub(super) gateway: Arc<GatewayTarget>,
     pub(super) conn: Conn,
     /// It wants a connection, not before this.
     pub(super) redial: Option<Instant>,

@@ -44,17 +44,22 @@ impl DeviceRole {
         let place =
             transport.and_then(|transport| TRANSPORTS.iter().position(|known| *known == transport));
         self.shared.transport.store(place.map_or(0, |place| place as u8 + 1), Relaxed); // below TRANSPORTS.len()
-        let home = self.home();
-        let url = if url.is_empty() { &home.url.text } else { url };
+        let gateway = self.current_gateway();
+        let url = if url.is_empty() { &gateway.url.text } else { url };
         match transport {
             None => {
                 let text = why.map_or(String::new(), |why| why.text.to_string());
                 let because = why.map_or(String::new(), |why| format!(": {why}"));
-                log_names!(Info, "disconnected {} from {}{because}", home.name, home.url.text);
+                log_names!(
+                    Info,
+                    "disconnected {} from {}{because}",
+                    gateway.name,
+                    gateway.url.text
+                );
                 self.publish(
                     DeviceEventKind::Disconnected,
-                    &home,
-                    &home.url.text,
+                    &gateway,
+                    &gateway.url.text,
                     text,
                     why.map(|why| why.cause),
                 );
@@ -63,12 +68,12 @@ impl DeviceRole {
             }
             Some(Transport::Turn) => self.tell(
                 DeviceEventKind::Connected,
-                &home,
+                &gateway,
                 url,
                 format!("{} turn", self.plan.offer.dialect.token),
             ),
             Some(transport) => {
-                self.tell(DeviceEventKind::Connected, &home, url, transport.to_string())
+                self.tell(DeviceEventKind::Connected, &gateway, url, transport.to_string())
             }
         }
     }

@@ -16,7 +16,7 @@ use http::header;
 
 use crate::body::Body;
 use crate::device::lease::Busy;
-use crate::device::lease::Ticket;
+use crate::device::lease::LeaseGuard;
 use crate::link::CutError;
 use crate::link::DeviceLink;
 use crate::stream::Shared;
@@ -25,13 +25,13 @@ use crate::upgraded::Upgraded;
 /// The stream behind a 101 on this link.
 pub(super) fn upgraded(
     link: DeviceLink<Shared>,
-    ticket: Ticket,
+    guard: LeaseGuard,
     busy: Busy,
 ) -> io::Result<Upgraded> {
     let (stream, unread) = link.into_parts();
-    let stopping = ticket.shared.upgrades.add();
+    let stopping = guard.shared.upgrades.add();
     // The loop counts when it hears of the link's end; where it cuts the link, `stopping` has told.
-    Upgraded::new(stream, unread, stopping, CutError::default(), (busy, ticket))
+    Upgraded::new(stream, unread, stopping, CutError::default(), (busy, guard))
 }
 
 pub(super) type Taker = Box<dyn FnOnce(Upgraded) + Send>;

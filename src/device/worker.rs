@@ -14,7 +14,7 @@ use crate::body::Body;
 use crate::device::lease::Busy;
 use crate::device::lease::CLOSED;
 use crate::device::lease::Lease;
-use crate::device::lease::Ticket;
+use crate::device::lease::LeaseGuard;
 use crate::device::upgrade::Taker;
 use crate::device::upgrade::taker;
 use crate::device::upgrade::upgraded;
@@ -40,38 +40,38 @@ pub(super) fn answer_with(
 ) {
     /// A job that began later may have lost its caller meanwhile.
     const SOON: Duration = Duration::from_secs(1);
-    let Lease { stream, unread, busy: mut first, ticket } = lease;
+    let Lease { stream, unread, busy: mut first, guard } = lease;
     let mut waited = since.elapsed() > SOON;
     let mut link = DeviceLink::within(Shared::new(stream), unread, limits.clone()).watched();
     loop {
         let is_new = first.is_none(); // the loop has read the head of the first request
-        let busy = first.take().unwrap_or_else(|| ticket.busy());
+        let busy = first.take().unwrap_or_else(|| guard.busy());
         let next = link.next_head();
         if let Some(callers) = link.callers_waiting().filter(|callers| is_new && *callers > 0) {
-            ticket.callers_wait(callers);
+            guard.callers_wait(callers);
         }
         match next {
             Ok(Next::Heartbeat) => {}
             Ok(Next::Closed) => {
                 drop(busy); // before the loop hears of the link's end
-                return ticket.end(CLOSED);
+                return guard.end(CLOSED);
             }
             Err(e) => {
                 drop(busy);
-                return ticket.refused(link, &e);
+                return guard.refused(link, &e);
             }
             // Nobody waits for its response any more, or nobody may.
             Ok(Next::Request(_))
-                if ticket.shared.stopped.load(Relaxed)
+                if guard.shared.stopped.load(Relaxed)
                     || (std::mem::take(&mut waited) && link.has_ended()) =>
             {
                 drop(busy);
-                return ticket.end(CLOSED);
+                return guard.end(CLOSED);
             }
             Ok(Next::Request(request)) => {
-                ticket.shared.exchanges.fetch_add(1, Relaxed);
+                guard.shared.exchanges.fetch_add(1, Relaxed);
                 let (mut response, taker) = ask_handler(handler, request);
-                if ticket.shared.stopping.load(Relaxed) && taker.is_none() {
+                if guard.shared.stopping.load(Relaxed) && taker.is_none() {
                     // The gateway is to send nothing behind it.
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -82,19 +82,19 @@ pub(super) fn answer_with(
                         );
                         link.respond(internal_error())
                     }
-                    Ok(()) if taker.is_some() => return hand_over(link, ticket, busy, taker),
+                    Ok(()) if taker.is_some() => return hand_over(link, guard, busy, taker),
                     sent => sent,
                 };
                 if let Err(e) = sent {
                     drop(busy);
-                    return ticket.failed(&e);
+                    return guard.failed(&e);
                 }
             }
         }
-        if !link.is_reusable() || ticket.shared.stopping.load(Relaxed) {
+        if !link.is_reusable() || guard.shared.stopping.load(Relaxed) {
             let (stream, unread) = link.into_parts();
             drop(busy);
-            return ticket.close(stream.into_inner(), unread);
+            return guard.close(stream.into_inner(), unread);
         }
         drop(busy);
         if !lingers || workers.is_pressed() {
@@ -105,25 +105,25 @@ pub(super) fn answer_with(
             Lingered::Ready if link.heartbeat_waits() => break,
             Lingered::Ready => {}
             Lingered::Quiet => break,
-            Lingered::Closed => return ticket.end(CLOSED),
+            Lingered::Closed => return guard.end(CLOSED),
         }
     }
     let seen = link.has_seen_heartbeat();
     let (stream, unread) = link.into_parts();
-    ticket.give_back(stream.into_inner(), unread, seen);
+    guard.give_back(stream.into_inner(), unread, seen);
 }
 
 /// Behind a 101 the stream is the handler's, for as long as it likes: on a thread of its own, so that
 /// requests find one of `handlers_max`. Links bound how many there are.
-fn hand_over(link: DeviceLink<Shared>, ticket: Ticket, busy: Busy, taker: Option<Taker>) {
-    let run = move || take_over(link, ticket, busy, taker);
+fn hand_over(link: DeviceLink<Shared>, guard: LeaseGuard, busy: Busy, taker: Option<Taker>) {
+    let run = move || take_over(link, guard, busy, taker);
     if let Err(e) = std::thread::Builder::new().name("ptth-upgraded".to_owned()).spawn(run) {
         log_names!(Warn, "there is no thread for an upgraded connection, which is closed: {e}");
     }
 }
 
-fn take_over(link: DeviceLink<Shared>, ticket: Ticket, busy: Busy, taker: Option<Taker>) {
-    match (upgraded(link, ticket, busy), taker) {
+fn take_over(link: DeviceLink<Shared>, guard: LeaseGuard, busy: Busy, taker: Option<Taker>) {
+    match (upgraded(link, guard, busy), taker) {
         (Ok(upgraded), Some(taker)) => taker(upgraded),
         (Err(e), _) => log_names!(Info, "a link that was switched to another protocol ended: {e}"),
         (Ok(_), None) => {}

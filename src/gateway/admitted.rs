@@ -7,7 +7,7 @@ use crate::close_reason::CloseCause;
 use crate::engine::connections::{Connections, Id};
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::device_head::{Admitted, DeviceHead};
-use crate::gateway::leases::{Handle, LeasedLink, Ticket};
+use crate::gateway::leases::{Handle, LeaseId, LeasedLink};
 use crate::gateway::links::UNTURNED;
 use crate::gateway::links::peer_flush;
 use crate::gateway::refusals::REPLACED;
@@ -174,7 +174,7 @@ impl GatewayRole {
             return give_up(self, cx);
         };
         let handle = stream.try_clone().map_or(Handle::None, Handle::Own);
-        let ticket = self.leases.add(LeasedLink {
+        let lease = self.leases.add(LeasedLink {
             registration: registration.clone(),
             handle,
             cut_error: CutError::default(),
@@ -185,7 +185,7 @@ impl GatewayRole {
         let (limits, remote) = (self.settings.link_limits.clone(), self.remote.clone());
         let airplay = registration.is_airplay();
         let submitted = self.link_workers.submit(move || {
-            let _back = Returning { remote, ticket };
+            let _back = Returning { remote, lease };
             match stream.set_nonblocking(false) {
                 Ok(()) => handler(
                     GatewayLink::within(stream, unread, limits)
@@ -196,7 +196,7 @@ impl GatewayRole {
             }
         });
         if !submitted {
-            self.leases.take(ticket);
+            self.leases.take(lease);
             cx.set_leases(self.leases.len());
             give_up(self, cx);
         }
@@ -216,13 +216,13 @@ impl GatewayRole {
 /// Tells the loop, also when the handler panics, that an `on_link` worker is done.
 struct Returning {
     remote: crate::engine::event_loop::Remote<Command>,
-    ticket: Ticket,
+    lease: LeaseId,
 }
 
 impl Drop for Returning {
     fn drop(&mut self) {
         self.remote.send(Command::Return {
-            ticket: self.ticket,
+            lease: self.lease,
             stream: Err(CloseCause::Program.because("its handler is done with it")),
         });
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::engine::connections::Id;
 use crate::engine::slab::Key;
-use crate::gateway::leases::Ticket;
+use crate::gateway::leases::LeaseId;
 use crate::gateway::peer_table::PeerId;
 
 /// The reason of an alarm.
@@ -14,7 +14,7 @@ pub(super) enum Alarm {
     /// A caller's time is up.
     Caller(u64),
     /// The grace of replaced links is over.
-    Evict { links: Vec<Id>, leases: Vec<Ticket> },
+    Evict { links: Vec<Id>, leases: Vec<LeaseId> },
     /// The grace of what visitors asked with revoked tokens is over.
     EvictVisitors(Vec<Key>),
     /// A certificate that let a device in may have expired.

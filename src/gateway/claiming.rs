@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::engine::connections::{Connections, Id};
 use crate::gateway::claims::Claimant;
 use crate::gateway::follow_ups::FollowUp;
-use crate::gateway::ledger::{Ledger, Rival, Ticket};
-use crate::gateway::peers::Holder;
+use crate::gateway::ledger::{ClaimGuard, Ledger, Rival};
+use crate::gateway::peers::OtherOwner;
 use crate::gateway::refusals::REPLACED;
 use crate::gateway::registry::{Denied, Owner, Registration, Waiter};
 use crate::gateway::state::{Claim, Command, GatewayRole, Granted, State, States};
@@ -35,7 +35,7 @@ impl GatewayRole {
             return Some(granted);
         }
         // What is wrong with it is said behind this.
-        let Ok(owner) = self.holder(offer, grant, names) else { return Some(granted) };
+        let Ok(owner) = self.owner_of(offer, grant, names) else { return Some(granted) };
         if names.is_empty() || self.registry.needs_no_claim(names, &owner, cx.now()) {
             return Some(granted);
         }
@@ -62,21 +62,21 @@ impl GatewayRole {
         &mut self,
         cx: &mut Connections<State>,
         id: Id,
-        claimed: Option<Result<Ticket, Holder>>,
+        claimed: Option<Result<ClaimGuard, OtherOwner>>,
     ) -> Option<Granted> {
         let mut granted = *self.claiming.remove(&id)?;
         match claimed {
             None => {}
-            Some(Ok(ticket)) => granted.journey.claim = Claim::Made(ticket),
-            Some(Err(Holder { rival, at })) => {
+            Some(Ok(guard)) => granted.journey.claim = Claim::Made(guard),
+            Some(Err(OtherOwner { rival, at })) => {
                 let reason = match rival {
                     Rival::Session => REPLACED,
                     Rival::Credential => HELD_ELSEWHERE,
                 };
                 let denied = Denied { status: 409, reason, retry_after: Some(60) };
                 if cx.deciding(id).is_some() {
-                    let holder = at.map(|url| format!("it is at {url}"));
-                    self.deny_held(cx, id, &granted.offer, &denied, holder);
+                    let owner = at.map(|url| format!("it is at {url}"));
+                    self.deny_held(cx, id, &granted.offer, &denied, owner);
                 }
                 return None;
             }
@@ -90,7 +90,7 @@ impl GatewayRole {
         let epoch = match claim {
             Claim::None => return,
             Claim::Later => 0,
-            Claim::Made(ticket) => ticket.epoch(),
+            Claim::Made(guard) => guard.epoch(),
         };
         let claimant = Claimant::of(owner);
         registration.names().for_each(|name| ledger.hold(name, epoch, &claimant));

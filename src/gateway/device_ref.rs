@@ -218,10 +218,10 @@ impl DeviceRef {
     /// Gives back what came after the request was cancelled; the error of that.
     fn give_back(&self, lease: Lease) -> Error {
         let Lease { stream, unread, of, .. } = lease;
-        if let Leased::Link(ticket) = of {
+        if let Leased::Link(lease) = of {
             let stream = Arc::into_inner(stream).map(|stream| (stream, unread));
             let stream = stream.ok_or(CloseCause::Program.because(CANCELLED));
-            self.gateway.0.loops.send(ticket.home(), Command::Return { ticket, stream });
+            self.gateway.0.loops.send(lease.home(), Command::Return { lease, stream });
         }
         Error::cancelled()
     }
@@ -320,7 +320,7 @@ fn watch_lease(cancel: &Cancel, lease: &Lease) -> Option<Watch> {
 fn returning(loops: Loops<Command>, of: Leased, watch: Option<Watch>) -> Done<Shared> {
     Box::new(move |link| {
         let is_whole = watch.is_none_or(Watch::end); // before anybody else has the link
-        let Leased::Link(ticket) = of else { return }; // dropping a pair's end ends it
+        let Leased::Link(lease) = of else { return }; // dropping a pair's end ends it
         let back = |(stream, unread): (Shared, Vec<u8>)| {
             let stream = stream.into_inner()?;
             stream.set_nonblocking(true).ok()?;
@@ -335,7 +335,7 @@ fn returning(loops: Loops<Command>, of: Leased, watch: Option<Watch>) -> Done<Sh
             Ok(link) => back(link).ok_or_else(unfinished),
             Err(why) => Err(why.unwrap_or_else(unfinished)),
         };
-        loops.send(ticket.home(), Command::Return { ticket, stream });
+        loops.send(lease.home(), Command::Return { lease, stream });
     })
 }
 

@@ -130,8 +130,8 @@ impl GatewayRole {
                 self.end_exchange(cx, key, CloseCause::Stopped, STOPPED);
             }
         }
-        for ticket in self.leases.tickets(|_| true) {
-            self.leases.cut(ticket, Error::stopped(STOPPED));
+        for lease in self.leases.ids(|_| true) {
+            self.leases.cut(lease, Error::stopped(STOPPED));
         }
         for id in cx.ids() {
             cx.close(id);

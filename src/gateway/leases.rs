@@ -13,12 +13,12 @@ use crate::stream::Stream;
 
 /// Names a link that is leased: the number of the loop that leased it, and one of its own there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Ticket(u64);
+pub(crate) struct LeaseId(u64);
 
-/// Bits of a ticket's own number.
+/// Bits of an identifier's own number.
 const NUMBER: u32 = 48;
 
-impl Ticket {
+impl LeaseId {
     /// Its number, for lists.
     pub(super) fn number(self) -> u64 {
         self.0
@@ -45,8 +45,8 @@ pub(crate) struct Lease {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leased {
-    /// A device's link, which comes back under this ticket.
-    Link(Ticket),
+    /// A device's link, which comes back under this identifier.
+    Link(LeaseId),
     /// One end of a socket pair, for a device that polls. The loop serves the other end like a
     /// visitor's; dropping this one ends it.
     Pair,
@@ -70,7 +70,7 @@ pub(super) enum Handle {
 }
 
 pub(super) struct Leases {
-    links: BTreeMap<Ticket, LeasedLink>,
+    links: BTreeMap<LeaseId, LeasedLink>,
     latest: u64,
 }
 
@@ -84,19 +84,19 @@ impl Leases {
         self.links.len()
     }
 
-    pub(super) fn add(&mut self, link: LeasedLink) -> Ticket {
+    pub(super) fn add(&mut self, link: LeasedLink) -> LeaseId {
         self.latest += 1;
-        self.links.insert(Ticket(self.latest), link);
-        Ticket(self.latest)
+        self.links.insert(LeaseId(self.latest), link);
+        LeaseId(self.latest)
     }
 
     /// A link comes back, or has ended.
-    pub(super) fn take(&mut self, ticket: Ticket) -> Option<LeasedLink> {
-        self.links.remove(&ticket)
+    pub(super) fn take(&mut self, lease: LeaseId) -> Option<LeasedLink> {
+        self.links.remove(&lease)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Ticket, &LeasedLink)> {
-        self.links.iter().map(|(ticket, link)| (*ticket, link))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (LeaseId, &LeasedLink)> {
+        self.links.iter().map(|(lease, link)| (*lease, link))
     }
 
     pub(super) fn registrations(&self) -> impl Iterator<Item = &Registration> {
@@ -104,15 +104,15 @@ impl Leases {
     }
 
     /// Those whose registration is like that.
-    pub(super) fn tickets(&self, of: impl Fn(&Registration) -> bool) -> Vec<Ticket> {
+    pub(super) fn ids(&self, of: impl Fn(&Registration) -> bool) -> Vec<LeaseId> {
         let found = self.links.iter().filter(|(_, link)| of(&link.registration));
-        found.map(|(ticket, _)| *ticket).collect()
+        found.map(|(lease, _)| *lease).collect()
     }
 
     /// Wakes a program's thread that is blocked on a leased link: its next read or write fails,
     /// with this error.
-    pub(super) fn cut(&self, ticket: Ticket, why: Error) {
-        let Some(link) = self.links.get(&ticket) else { return };
+    pub(super) fn cut(&self, lease: LeaseId, why: Error) {
+        let Some(link) = self.links.get(&lease) else { return };
         link.cut_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
         let cut = match &link.handle {
             Handle::Weak(stream) => stream.upgrade().map(|stream| stream.cut()),

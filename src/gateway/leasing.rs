@@ -12,7 +12,7 @@ use crate::gateway::alarms::Alarm;
 use crate::gateway::callers::{Caller, LeaseReply, NameReply};
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::follow_ups::FollowUp;
-use crate::gateway::leases::{Handle, Lease, Leased, LeasedLink, Ticket};
+use crate::gateway::leases::{Handle, Lease, LeaseId, Leased, LeasedLink};
 use crate::gateway::links::{UNTURNED, peer_flush};
 use crate::gateway::loops::UNSETTLED;
 use crate::gateway::registry::{Registration, Waiter};
@@ -42,7 +42,7 @@ impl GatewayRole {
         self.registry.lease(&registration, id);
         let waiting = self.registry.demand(&registration, 0);
         let cut_error = CutError::default();
-        let ticket = self.leases.add(LeasedLink {
+        let lease_id = self.leases.add(LeasedLink {
             registration,
             handle: Handle::Weak(Arc::downgrade(&stream)),
             cut_error: cut_error.clone(),
@@ -51,13 +51,14 @@ impl GatewayRole {
         });
         cx.set_leases(self.leases.len());
         self.stats.exchanges.fetch_add(1, Relaxed);
-        let lease = Lease { stream, unread, of: Leased::Link(ticket), cut_error, airplay, waiting };
+        let lease =
+            Lease { stream, unread, of: Leased::Link(lease_id), cut_error, airplay, waiting };
         if let Err(unsent) = reply.send(Ok(lease)) {
             let Ok(Lease { stream, unread, .. }) = unsent.0 else { return true };
             let stream = Arc::into_inner(stream).map(|stream| (stream, unread));
             self.take_back(
                 cx,
-                ticket,
+                lease_id,
                 stream.ok_or(CloseCause::Failed.because("its caller went while it was leased")),
             );
         }
@@ -119,10 +120,10 @@ impl GatewayRole {
     pub(super) fn take_back(
         &mut self,
         cx: &mut Connections<State>,
-        ticket: Ticket,
+        lease: LeaseId,
         stream: Result<(Stream, Vec<u8>), CloseReason>,
     ) {
-        let Some(LeasedLink { registration, permit, mut observed, .. }) = self.leases.take(ticket)
+        let Some(LeasedLink { registration, permit, mut observed, .. }) = self.leases.take(lease)
         else {
             return;
         };

@@ -165,7 +165,7 @@ impl Ledger {
         by: &str,
         names: &[String],
         claimant: &Claimant,
-    ) -> Option<Result<Ticket, Rival>> {
+    ) -> Option<Result<ClaimGuard, Rival>> {
         if self.lock().away.is_some() {
             return None;
         }
@@ -173,7 +173,7 @@ impl Ledger {
         Some(match claimed {
             Verdict::Granted { epoch } => {
                 let names = names.iter().map(|name| name.as_str().into()).collect();
-                Ok(Ticket { ledger: self.clone(), names, epoch })
+                Ok(ClaimGuard { ledger: self.clone(), names, epoch })
             }
             Verdict::Held => Err(Rival::Credential),
             Verdict::Newer => Err(Rival::Session),
@@ -518,13 +518,13 @@ fn by_chance(most: Duration) -> Duration {
 }
 
 /// Names that were claimed for a device that is not let in yet. They are released where it is not.
-pub(crate) struct Ticket {
+pub(crate) struct ClaimGuard {
     ledger: Arc<Ledger>,
     names: Vec<Arc<str>>,
     epoch: u64,
 }
 
-impl Ticket {
+impl ClaimGuard {
     /// The device was let in.
     pub(crate) fn epoch(mut self) -> u64 {
         self.names.clear();
@@ -532,7 +532,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for ClaimGuard {
     fn drop(&mut self) {
         if !self.names.is_empty() {
             self.ledger.release(&self.names, self.epoch);

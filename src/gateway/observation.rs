@@ -101,8 +101,8 @@ impl GatewayRole {
             rows.extend(self.link_row(cx, id, name, now));
         }
         let leases = self.leases.iter().filter(|(_, lease)| is_of(&lease.registration, name));
-        rows.extend(leases.take(LINKS_MAX - rows.len()).map(|(ticket, lease)| LinkRow {
-            id: ticket.number(),
+        rows.extend(leases.take(LINKS_MAX - rows.len()).map(|(id, lease)| LinkRow {
+            id: id.number(),
             device: lease.registration.name().clone(),
             state: "program",
             peer: None,
@@ -201,9 +201,9 @@ impl GatewayRole {
             }
         }
         self.fail_events_of_name(cx, name, CloseCause::Operator, DISCONNECTED);
-        let leases = self.leases.tickets(|registration| is_of(registration, Some(name)));
-        for ticket in &leases {
-            self.leases.cut(*ticket, crate::Error::closed(crate::Fault::Gateway, DISCONNECTED));
+        let leases = self.leases.ids(|registration| is_of(registration, Some(name)));
+        for lease in &leases {
+            self.leases.cut(*lease, crate::Error::closed(crate::Fault::Gateway, DISCONNECTED));
         }
         ids.len() + leases.len()
     }

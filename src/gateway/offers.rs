@@ -17,10 +17,10 @@ use crate::error::{Error, Refusal};
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::device_head::{Admitted, DeviceHead};
 use crate::gateway::events::GatewayEventKind;
-use crate::gateway::ledger::Ticket;
+use crate::gateway::ledger::ClaimGuard;
 use crate::gateway::loops::UNSETTLED;
 use crate::gateway::offer::{Grant, Offer, Reject};
-use crate::gateway::peers::Holder;
+use crate::gateway::peers::OtherOwner;
 use crate::gateway::polls::posted::PostedAnswer;
 use crate::gateway::refusals::EARLY;
 use crate::gateway::refusals::REPLACED;
@@ -370,7 +370,7 @@ impl GatewayRole {
         &mut self,
         cx: &mut Connections<State>,
         id: Id,
-        claimed: Option<Result<Ticket, Holder>>,
+        claimed: Option<Result<ClaimGuard, OtherOwner>>,
     ) {
         if let Some(Granted { offer, grant, journey }) = self.claimed(cx, id, claimed) {
             self.decided(cx, id, offer, Ok(grant), journey);
@@ -445,7 +445,7 @@ impl GatewayRole {
             let reason = "the credential is not for this name";
             return Err(Denied { status: 403, reason, retry_after: None }.into());
         }
-        let owner = self.holder(offer, grant, &names)?;
+        let owner = self.owner_of(offer, grant, &names)?;
         if last && self.registry.would_replace(&names, &owner) {
             return Err(Denied { status: 409, reason: REPLACED, retry_after: None }.into());
         }
@@ -463,8 +463,7 @@ impl GatewayRole {
         }
         if !claimed.replaced.is_empty() {
             let registry = &self.registry;
-            let replaced_leases =
-                self.leases.tickets(|registration| !registry.in_force(registration));
+            let replaced_leases = self.leases.ids(|registration| !registry.in_force(registration));
             for id in claimed.idle.into_iter().chain(claimed.polls) {
                 // A link with several names stays while one of them is its own.
                 if cx

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use crate::engine::workers::Workers;
 use crate::error::Error;
 use crate::gateway::claims::{Claimant, Failed};
-use crate::gateway::ledger::{DirectoryStatus, Ledger, Rival, Ticket, Told};
+use crate::gateway::ledger::{ClaimGuard, DirectoryStatus, Ledger, Rival, Told};
 #[cfg(feature = "redis")]
 use crate::gateway::redis::RedisDirectory;
 use crate::gateway::setbacks::{Setback, Setbacks};
@@ -265,18 +265,18 @@ pub(crate) struct Cluster {
 }
 
 /// Why a name cannot be claimed.
-pub(crate) struct Holder {
+pub(crate) struct OtherOwner {
     pub(crate) rival: Rival,
     /// The gateway that has it, where the table says so.
     pub(crate) at: Option<Arc<str>>,
 }
 
-impl Holder {
+impl OtherOwner {
     fn of(rival: Rival, ledger: &Ledger, names: &[String], own: &PeerUrl) -> Self {
         let find = |name: &String| ledger.find(name).unwrap_or_default().into_iter();
         let urls = names.iter().flat_map(find).filter_map(|url| PeerUrl::parse(&url).ok());
         let at = urls.map(|url| url.text).find(|url| *url != own.text);
-        Holder { rival, at }
+        OtherOwner { rival, at }
     }
 }
 
@@ -436,13 +436,13 @@ impl Cluster {
         &self,
         names: Vec<String>,
         claimant: Claimant,
-        tell: impl FnOnce(Option<Result<Ticket, Holder>>) + Send + 'static,
+        tell: impl FnOnce(Option<Result<ClaimGuard, OtherOwner>>) + Send + 'static,
     ) -> bool {
         let (Some(ledger), Some(own)) = (self.ledger.clone(), self.own()) else { return false };
         self.claimers.submit(move || {
             let claim = || {
                 let claimed = ledger.claim(&own.text, &names, &claimant)?;
-                Some(claimed.map_err(|rival| Holder::of(rival, &ledger, &names, &own)))
+                Some(claimed.map_err(|rival| OtherOwner::of(rival, &ledger, &names, &own)))
             };
             tell(catch_unwind(AssertUnwindSafe(claim)).unwrap_or_default());
         })

@@ -112,12 +112,12 @@ impl GatewayRole {
         offer: &Offer,
         denied: &Denied,
     ) {
-        let holder = if denied.status == 409 { self.holder_here(cx, offer) } else { None };
-        self.deny_held(cx, id, offer, denied, holder);
+        let owner = if denied.status == 409 { self.owner_here(cx, offer) } else { None };
+        self.deny_held(cx, id, offer, denied, owner);
     }
 
     /// Where the device is connected that holds a name of this offer, and for how long.
-    fn holder_here(&self, cx: &Connections<State>, offer: &Offer) -> Option<String> {
+    fn owner_here(&self, cx: &Connections<State>, offer: &Offer) -> Option<String> {
         let names = offer.names().iter().map(Name::to_string);
         names.into_iter().find_map(|name| {
             let (since, _, connection) = self.registry.presence(&name)?;
@@ -134,12 +134,12 @@ impl GatewayRole {
         id: Id,
         offer: &Offer,
         denied: &Denied,
-        holder: Option<String>,
+        owner: Option<String>,
     ) {
         let (status, reason) = (denied.status, denied.reason);
-        let holder = holder.map(|holder| format!(" ({holder})")).unwrap_or_default();
-        log_names!(Info, "an offer for {} was refused: {status} {reason}{holder}", offer.whose());
-        self.observe_refusal(Some(offer), offer.peer(), (status, &format!("{reason}{holder}")));
+        let owner = owner.map(|owner| format!(" ({owner})")).unwrap_or_default();
+        log_names!(Info, "an offer for {} was refused: {status} {reason}{owner}", offer.whose());
+        self.observe_refusal(Some(offer), offer.peer(), (status, &format!("{reason}{owner}")));
         let origin = self.origin_of(cx, id);
         let answer =
             LocalAnswer { retry_after: denied.retry_after, ..LocalAnswer::new(status, reason) };

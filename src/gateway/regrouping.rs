@@ -38,15 +38,15 @@ impl GatewayRole {
             return None;
         };
         if own && self.number > first {
-            let holder = match self.holder(&offer, &grant, names) {
-                Ok(holder) => holder,
+            let owner = match self.owner_of(&offer, &grant, names) {
+                Ok(owner) => owner,
                 Err(denied) => {
                     self.deny_offer(cx, id, &offer, &denied);
                     return None;
                 }
             };
             for name in names {
-                match self.registry.surrender(name, &holder, cx.now()) {
+                match self.registry.surrender(name, &owner, cx.now()) {
                     Ok(None) => {}
                     Ok(Some(surrendered)) => {
                         let replaced = surrendered.replaced.iter();
@@ -89,7 +89,7 @@ impl GatewayRole {
             }
         }
         let registry = &self.registry;
-        let leases = self.leases.tickets(|registration| !registry.in_force(registration));
+        let leases = self.leases.ids(|registration| !registry.in_force(registration));
         self.evict_later(cx, was.busy, leases);
         for waiter in was.waiting {
             match waiter {
@@ -100,7 +100,7 @@ impl GatewayRole {
     }
 
     /// The owner that this offer would register for these names.
-    pub(super) fn holder(
+    pub(super) fn owner_of(
         &self,
         offer: &Offer,
         grant: &Grant,

@@ -11,7 +11,7 @@ use crate::engine::slab::Key;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::alarms::Alarm;
 use crate::gateway::credentials::REVOKED;
-use crate::gateway::leases::Ticket;
+use crate::gateway::leases::LeaseId;
 use crate::gateway::refusals::REPLACED;
 use crate::gateway::registry::Registration;
 use crate::gateway::state::{Device, GatewayRole, State, States, TICK};
@@ -203,7 +203,7 @@ impl GatewayRole {
             }
         }
         let credentials = &self.credentials;
-        let leases = self.leases.tickets(|registration| credentials.is_revoked(registration));
+        let leases = self.leases.ids(|registration| credentials.is_revoked(registration));
         let staying = self.leases.registrations().filter(|r| !credentials.is_revoked(r));
         kept.extend(staying.flat_map(Registration::names).cloned());
         self.registry.revoke(|name, owner| {
@@ -235,7 +235,7 @@ impl GatewayRole {
         &mut self,
         cx: &mut Connections<State>,
         links: Vec<Id>,
-        leases: Vec<Ticket>,
+        leases: Vec<LeaseId>,
     ) {
         if !links.is_empty() || !leases.is_empty() {
             let at = cx.after(self.settings.limits.take_over_grace);
@@ -247,7 +247,7 @@ impl GatewayRole {
         &mut self,
         cx: &mut Connections<State>,
         links: Vec<Id>,
-        leases: Vec<Ticket>,
+        leases: Vec<LeaseId>,
     ) {
         for id in links {
             let Some(device) = cx.device(id) else { continue };
@@ -285,9 +285,9 @@ impl GatewayRole {
                 }
             }
         }
-        for ticket in leases {
+        for lease in leases {
             let why = "the device's session was replaced, or its token revoked, and take_over_grace is over";
-            self.leases.cut(ticket, Error::closed(Fault::Device, why));
+            self.leases.cut(lease, Error::closed(Fault::Device, why));
         }
     }
 }

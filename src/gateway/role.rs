@@ -244,7 +244,7 @@ impl GatewayRole {
             Command::Borrow(wanted) => self.borrow(cx, wanted),
             #[cfg(feature = "ureq")]
             Command::Open { name, reply } => self.open(cx, &name, &reply),
-            Command::Return { ticket, stream } => self.take_back(cx, ticket, stream),
+            Command::Return { lease, stream } => self.take_back(cx, lease, stream),
             Command::Wait { name, time, cancel, reply } => {
                 self.await_name(cx, name, time, cancel, reply)
             }

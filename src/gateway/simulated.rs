@@ -73,9 +73,9 @@ pub(crate) fn borrow(
 
 /// The link comes back, or has ended. A stream that is no link ends when it is dropped.
 pub(crate) fn give_back(loops: &Loops<Command>, of: Leased, stream: Result<Stream, CloseReason>) {
-    if let Leased::Link(ticket) = of {
+    if let Leased::Link(lease) = of {
         let stream = stream.map(|stream| (stream, Vec::new()));
-        loops.send(ticket.home(), Command::Return { ticket, stream });
+        loops.send(lease.home(), Command::Return { lease, stream });
     }
 }
 

@@ -28,14 +28,14 @@ use crate::gateway::directory::{Directory, Home};
 use crate::gateway::events::{Subscriber, Subscribers};
 use crate::gateway::exchange_deadlines::ExchangeDeadlines;
 use crate::gateway::follow_ups::FollowUp;
-use crate::gateway::leases::{Leases, Ticket};
-use crate::gateway::ledger::{Rival, Ticket as ClaimTicket};
+use crate::gateway::leases::{LeaseId, Leases};
+use crate::gateway::ledger::{ClaimGuard, Rival};
 use crate::gateway::lifecycle::Lifecycle;
 use crate::gateway::listeners::{Listeners, Side};
 use crate::gateway::loops::Loops;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::peer_table::{PeerLink, PeerTable};
-use crate::gateway::peers::Holder;
+use crate::gateway::peers::OtherOwner;
 use crate::gateway::peers::{Cluster, Located};
 use crate::gateway::polls::deliveries::{Deliveries, MessageId};
 use crate::gateway::polls::posted::PostedAnswer;
@@ -379,7 +379,7 @@ pub(crate) enum Command {
     #[cfg(feature = "ureq")]
     Open { name: String, reply: LeaseReply },
     /// The link comes back, or has ended.
-    Return { ticket: Ticket, stream: Result<(Stream, Vec<u8>), CloseReason> },
+    Return { lease: LeaseId, stream: Result<(Stream, Vec<u8>), CloseReason> },
     /// Tell when a name has a link.
     Wait { name: String, time: Duration, cancel: Option<Cancel>, reply: NameReply },
     /// Some of the threads that wait were cancelled.
@@ -453,7 +453,7 @@ pub(crate) enum Command {
     ForgetPeers { what: Outdated },
     /// Whether the names of this offer are its own in the table of several gateways; `None`: that
     /// did not answer.
-    Claimed { id: Id, claimed: Option<Result<ClaimTicket, Holder>> },
+    Claimed { id: Id, claimed: Option<Result<ClaimGuard, OtherOwner>> },
     /// Another gateway has a name that was claimed with this epoch.
     LostName { name: Arc<str>, epoch: u64, to: Rival },
     /// Whether the loop turns.
@@ -502,7 +502,7 @@ pub(crate) enum Claim {
     None,
     /// The table did not answer.
     Later,
-    Made(ClaimTicket),
+    Made(ClaimGuard),
 }
 
 /// An offer's way through the loops.

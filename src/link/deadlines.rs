@@ -7,14 +7,14 @@ use crate::error::{Error, Fault};
 /// One deadline: its name in [`Limits`](crate::Limits) and its length, as the error repeats them. `None`: for
 /// ever.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct Timeout {
     pub(super) name: &'static str,
     pub(super) time: Option<Duration>,
 }
 
-impl Patience {
+impl Timeout {
     pub(super) fn new(name: &'static str, time: Duration) -> Self {
-        Patience { name, time: Some(time) }
+        Timeout { name, time: Some(time) }
     }
 }
 

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 use crate::body::Body;
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::Limits;
-use crate::link::deadlines::Patience;
+use crate::link::deadlines::Timeout;
 use crate::link::line::Line;
 use crate::link::send::{SendFault, WriteBuffers};
 use crate::link::wire::{Expectation, HeadFault, Side, Wire, header_map, is_timeout};
@@ -288,11 +288,11 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
     fn read_question(&mut self) -> Result<Option<Question>, Error> {
         let mut wire = self.line.lock();
         let silence = wire.limits.silence;
-        let patience = Patience {
+        let timeout = Timeout {
             name: "silence",
             time: (self.seen_heartbeat && !silence.is_zero()).then_some(silence),
         };
-        let (error, refusal) = match wire.read_head(patience, read_request) {
+        let (error, refusal) = match wire.read_head(timeout, read_request) {
             Ok(Some(question)) => return Ok(Some(question)),
             Ok(None) => {
                 wire.spoil("the peer closed the connection");

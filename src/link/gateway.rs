@@ -11,7 +11,7 @@ use crate::body::Body;
 use crate::close_reason::CloseReason;
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::{Limits, instant_after};
-use crate::link::deadlines::{Patience, Whole};
+use crate::link::deadlines::{Timeout, Whole};
 use crate::link::line::Line;
 use crate::link::send::{COPY_MAX, SendFault, WriteBuffers};
 use crate::link::upload::{EARLY, Step, Upload};
@@ -480,10 +480,10 @@ fn has_bound_login(fields: &HeaderMap) -> bool {
     fields.iter().any(|(name, value)| bound_login::is_bound_login(name.as_str(), value.as_bytes()))
 }
 
-fn first_byte(limits: &Limits, deadline: Option<Instant>) -> Patience {
+fn first_byte(limits: &Limits, deadline: Option<Instant>) -> Timeout {
     match deadline {
-        None => Patience::new("first_byte_timeout", limits.first_byte_timeout),
-        Some(deadline) => Patience::new(
+        None => Timeout::new("first_byte_timeout", limits.first_byte_timeout),
+        Some(deadline) => Timeout::new(
             "the deadline for the first byte",
             deadline.saturating_duration_since(Instant::now()),
         ),
@@ -551,7 +551,7 @@ fn look_for_unasked<S: TimedStream + 'static>(wire: &mut Wire<S>) -> Result<(), 
         Some(Ok(_)) => refuse_unasked(wire),
         Some(Err(error)) => Err(wire.read_failed(
             "looking at an idle link",
-            Patience { name: "", time: None },
+            Timeout { name: "", time: None },
             error,
         )),
     }

@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::Limits;
-use crate::link::deadlines::Patience;
+use crate::link::deadlines::Timeout;
 use crate::link::device::DeviceLink;
 use crate::link::gateway::GatewayLink;
 use crate::link::wire::{HeadFault, Side, Wire};
@@ -118,8 +118,8 @@ fn read_verdict<S: TimedStream + 'static>(
     const DOING: &str = "reading the answer to an offer";
     let mut interim = InterimCount::default();
     loop {
-        let patience = Patience::new("offer_timeout", wire.limits.offer_timeout);
-        let judged = match wire.read_head(patience, |bytes, limits| judge(bytes, limits, token)) {
+        let timeout = Timeout::new("offer_timeout", wire.limits.offer_timeout);
+        let judged = match wire.read_head(timeout, |bytes, limits| judge(bytes, limits, token)) {
             Ok(Some(judged)) => judged,
             Ok(None) => {
                 return Err(Error::closed(
@@ -190,9 +190,9 @@ pub fn receive<S: TimedStream + 'static>(
     limits: Arc<Limits>,
 ) -> Result<Offering<S>, Error> {
     let mut wire = Wire::new(stream, Vec::new(), limits, Side::Gateway);
-    let patience = Patience::new("head_timeout", wire.limits.head_timeout);
+    let timeout = Timeout::new("head_timeout", wire.limits.head_timeout);
     let (error, refusal) =
-        match wire.read_head(patience, |bytes, limits| read_offer(bytes, limits, rules)) {
+        match wire.read_head(timeout, |bytes, limits| read_offer(bytes, limits, rules)) {
             Ok(Some(Ok((offer, dialect)))) if wire.inbox.is_empty() => {
                 return Ok(Offering { wire, offer, dialect });
             }

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::body::STEP;
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::{Limits, instant_after};
-use crate::link::deadlines::{Patience, Whole};
+use crate::link::deadlines::{Timeout, Whole};
 use crate::link::inbox::Inbox;
 use crate::link::socket;
 use crate::proto::body::{Decoder, Framing, Piece};
@@ -209,7 +209,7 @@ impl<S: TimedStream + 'static> Wire<S> {
     /// gateway no longer than `first`. `Ok(None)`: the peer closed before one began.
     pub(super) fn read_head<T>(
         &mut self,
-        first: Patience,
+        first: Timeout,
         parse: impl Fn(&[u8], &Limits) -> Result<Option<(T, usize)>, Refusal>,
     ) -> Result<Option<T>, HeadFault> {
         let waits_since = Instant::now();
@@ -278,7 +278,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         let late = |wire: &mut Self, error| {
             let error = wire.read_failed(
                 &format!("reading a {}'s head", wire.side.message()),
-                Patience::new("head_timeout", whole),
+                Timeout::new("head_timeout", whole),
                 error,
             );
             if error.is_timeout() { HeadFault::Late(error) } else { HeadFault::Failed(error) }
@@ -301,12 +301,7 @@ impl<S: TimedStream + 'static> Wire<S> {
     }
 
     /// An error of a read, with the deadline's name where it was one.
-    pub(super) fn read_failed(
-        &mut self,
-        doing: &str,
-        patience: Patience,
-        error: io::Error,
-    ) -> Error {
+    pub(super) fn read_failed(&mut self, doing: &str, timeout: Timeout, error: io::Error) -> Error {
         if !is_timeout(&error) {
             self.spoil("reading from the connection failed");
             return Error::io(Fault::Network, doing, error);
@@ -315,11 +310,11 @@ impl<S: TimedStream + 'static> Wire<S> {
         if let Some(whole) = self.whole.filter(Whole::is_over) {
             return whole.error(self.side.peer(), doing);
         }
-        let time = patience.time.unwrap_or_default();
+        let time = timeout.time.unwrap_or_default();
         let text = format!(
             "{doing}: {} sent nothing more within {} ({time:?})",
             self.side.peer_name(),
-            patience.name
+            timeout.name
         );
         Error::timeout(self.side.peer(), text)
     }
@@ -381,23 +376,23 @@ impl<S: TimedStream + 'static> Wire<S> {
                 }
                 continue;
             }
-            let patience = Patience::new("body_silence_timeout", self.limits.body_silence_timeout);
-            if let Some(n) = self.read_plain(buf, patience)? {
+            let timeout = Timeout::new("body_silence_timeout", self.limits.body_silence_timeout);
+            if let Some(n) = self.read_plain(buf, timeout)? {
                 return Ok(n);
             }
             let doing = self.reading_body();
-            match self.fill(patience.time, STEP) {
+            match self.fill(timeout.time, STEP) {
                 Ok(0) => return self.eof_in_body().map(|()| 0),
                 Ok(_) => {}
                 Err(error) => {
-                    return Err(self.body_failed(|wire| wire.read_failed(doing, patience, error)));
+                    return Err(self.body_failed(|wire| wire.read_failed(doing, timeout, error)));
                 }
             }
         }
     }
 
     /// Straight from the stream into a large buffer, where no decoding is needed. `None`: not now.
-    fn read_plain(&mut self, buf: &mut [u8], patience: Patience) -> Result<Option<usize>, Error> {
+    fn read_plain(&mut self, buf: &mut [u8], timeout: Timeout) -> Result<Option<usize>, Error> {
         let Some(incoming) =
             self.incoming.as_ref().filter(|incoming| incoming.plain && buf.len() >= PLAIN_MIN)
         else {
@@ -409,7 +404,7 @@ impl<S: TimedStream + 'static> Wire<S> {
             .map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
         let room = buf.len().min(left);
         let doing = self.reading_body();
-        let got = self.limit_read(patience.time).and_then(|()| {
+        let got = self.limit_read(timeout.time).and_then(|()| {
             let stream = self.stream.as_mut().ok_or_else(taken)?;
             retry(|| stream.read(&mut buf[..room]))
         });
@@ -420,7 +415,7 @@ impl<S: TimedStream + 'static> Wire<S> {
                 self.count_plain(n.min(room));
                 Ok(Some(n.min(room)))
             }
-            Err(error) => Err(self.body_failed(|wire| wire.read_failed(doing, patience, error))),
+            Err(error) => Err(self.body_failed(|wire| wire.read_failed(doing, timeout, error))),
         }
     }
 
@@ -534,7 +529,7 @@ impl<S: TimedStream + 'static> Wire<S> {
     /// Reads an abandoned body to its end, within `drain_bytes_max` and, in all,
     /// `body_silence_timeout`. Where that does not do, the wire is spoilt.
     pub(super) fn drain(&mut self) -> Result<(), Error> {
-        let patience = Patience::new("body_silence_timeout", self.limits.body_silence_timeout);
+        let timeout = Timeout::new("body_silence_timeout", self.limits.body_silence_timeout);
         let deadline = instant_after(Instant::now(), self.limits.body_silence_timeout);
         let mut left = self.limits.drain_bytes_max;
         while !self.drain_inbox(&mut left)? {
@@ -556,7 +551,7 @@ impl<S: TimedStream + 'static> Wire<S> {
                 Ok(_) => {}
                 Err(error) => {
                     return Err(self.body_failed(|wire| {
-                        wire.read_failed("dropping the rest of an unread body", patience, error)
+                        wire.read_failed("dropping the rest of an unread body", timeout, error)
                     }));
                 }
             }

@@ -420,7 +420,7 @@ impl TlsSession {
         }
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let blocking = !self.nonblocking.load(Acquire);
-        let mut patience = Patience::new(
+        let mut timeout = ReadTimeout::new(
             blocking.then(|| self.read_limit.load(Acquire)).filter(|millis| *millis > 0),
         );
         let (mut filled, mut drained, mut records) =
@@ -444,7 +444,7 @@ impl TlsSession {
             if filled == buf.len() || (filled > 0 && (blocking || drained)) {
                 break Ok(());
             }
-            if let Err(e) = patience.lessen(socket) {
+            if let Err(e) = timeout.lessen(socket) {
                 break Err(e);
             }
             match self.read_socket(socket) {
@@ -459,7 +459,7 @@ impl TlsSession {
                 Err(e) => break Err(e),
             }
         };
-        patience.restore(socket);
+        timeout.restore(socket);
         self.answer(socket);
         read.map(|()| filled)
     }
@@ -727,17 +727,17 @@ fn marked_behind(slices: &[IoSlice<'_>], skip: usize, length: usize) -> Option<u
 }
 
 /// The deadline of a blocking read that needs several of the socket's.
-struct Patience {
+struct ReadTimeout {
     limit: Option<Duration>,
     /// When the first read of the socket began.
     began: Option<Instant>,
     lessened: bool,
 }
 
-impl Patience {
+impl ReadTimeout {
     fn new(millis: Option<u64>) -> Self {
         let limit = millis.map(Duration::from_millis);
-        Patience { limit, began: None, lessened: false }
+        ReadTimeout { limit, began: None, lessened: false }
     }
 
     /// Before a read of the socket: every one but the first may take the remaining time.
