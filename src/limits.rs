@@ -598,6 +598,10 @@ pub(crate) const PEER_SETBACKS_MAX: usize = 1024;
 /// TLS handshake: time for a retransmission.
 pub(crate) const PEER_ATTEMPT: Duration = Duration::from_secs(1);
 
+/// Bytes of a request's body that are kept while another gateway is asked, which may not have the
+/// device any more. Of a longer body nothing is kept, and it is not sent to a third one.
+pub(crate) const PEER_BODY_KEPT_MAX: usize = 64 * 1024;
+
 /// How long a gateway that stops keeps idle connections of others: a request may be on its way.
 pub(crate) const PEER_PARTING: Duration = Duration::from_millis(500);
 

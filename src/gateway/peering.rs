@@ -34,7 +34,7 @@ use crate::stream::{HandshakeError, Stream, TlsSession};
 const LATE: &str = "it did not answer within directory_timeout";
 const DIRECTORY_BUSY: &str =
     "too many requests wait for the directory of gateways; try again later";
-const SPENT: &str = "the gateway that was asked does not have the device any more, and some of the request was on its way; send it again";
+const SPENT: &str = "the gateway that was asked does not have the device any more, and more of the request's body was on its way than is kept (64 KiB); send it again";
 const CAME_HERE: &str =
     "the device has come to this gateway meanwhile, to another event loop; send it again";
 const PEER_FULL: &str = "as many requests as may be are with the gateway that has the device";
@@ -546,7 +546,7 @@ impl GatewayRole {
         let Some((Some(exchange), id)) = visitor.map(|id| (self.exchanges.get_mut(key), id)) else {
             return cx.close(connection);
         };
-        exchange.begins_hop(PEER_GRACE);
+        exchange.begins_hop(PEER_GRACE, self.budget.share());
         if let Some((link, peers)) = cx.peer_link(connection).zip(self.peers.as_mut()) {
             peers.count_sent(link.peer);
             exchange.observed.hops_to(peers.url(link.peer).map(|url| &url.text));

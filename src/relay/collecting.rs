@@ -38,12 +38,15 @@ impl Exchange {
         gathering: Gathering,
         limits: &Limits,
     ) -> Result<(), Refusal> {
-        let announced = self.request.body.remaining();
-        if announced.is_some_and(|length| length > limits.message_bytes_max as u64) {
+        let mut gathering = gathering;
+        if self.announced().is_some_and(|length| length > limits.message_bytes_max as u64) {
             return Err(too_large());
         }
+        if let Some(kept) = self.request.kept.take() {
+            gathering.take(kept.bytes())?;
+        }
         self.phase = Phase::Collecting(gathering);
-        if self.request.invitation != Invitation::NotAwaited && downstream.kept() == 0 {
+        if self.request.invitation == Invitation::Awaited && downstream.kept() == 0 {
             downstream.output().extend_from_slice(CONTINUE);
         }
         Ok(())
@@ -58,6 +61,9 @@ impl Exchange {
         limits: &Limits,
     ) -> Collected {
         let Phase::Collecting(gathering) = &mut self.phase else { return Collected::NotYet };
+        if self.request.body.is_done() {
+            return self.enclosed(limits); // it came while another gateway was asked
+        }
         let most = self.request.readable(scratch);
         if downstream.is_broken() || downstream.flush().is_err() {
             return Collected::Gone;
@@ -88,12 +94,16 @@ impl Exchange {
                 }
                 Piece::End => {
                     downstream.keep(&scratch[used..filled]);
-                    return match self.enclose_request(limits) {
-                        Ok(()) => Collected::Whole,
-                        Err(refusal) => Collected::Refused(refusal),
-                    };
+                    return self.enclosed(limits);
                 }
             }
+        }
+    }
+
+    fn enclosed(&mut self, limits: &Limits) -> Collected {
+        match self.enclose_request(limits) {
+            Ok(()) => Collected::Whole,
+            Err(refusal) => Collected::Refused(refusal),
         }
     }
 

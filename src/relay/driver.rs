@@ -56,12 +56,21 @@ pub(crate) fn attach_with<R: Relaying>(
         cx.get(link).map_or((0, 0), |connection| (connection.mark(), connection.pending()));
     let before = before + line.len();
     exchange.phase = Phase::Sending(Upstream::Link { id: link, mark, before });
+    let so_far = match exchange.request.body_so_far(exchange.is_hop()) {
+        Ok(so_far) => so_far,
+        Err(refusal) => {
+            let _ = fail(role, cx, key, ExchangeError::Refused(refusal));
+            return;
+        }
+    };
+    let before = before + so_far.len();
+    exchange.phase = Phase::Sending(Upstream::Link { id: link, mark, before });
     if let Some(connection) = cx.get_mut(link) {
         let request = exchange.request();
         let start = if line.is_empty() { 0 } else { forward::behind_first_line(request) };
         let (first, rest) = request.split_at(start);
         let out = connection.output();
-        [first, line, rest].iter().for_each(|part| out.extend_from_slice(part));
+        [first, line, rest, &so_far].iter().for_each(|part| out.extend_from_slice(part));
     }
     advance(role, cx, key);
 }

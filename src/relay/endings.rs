@@ -192,6 +192,9 @@ fn missed<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, m
     exchange.hop.misses = exchange.hop.misses.saturating_add(1);
     exchange.beginning = Beginning::default();
     exchange.hop.missed = Some(miss);
+    if exchange.is_unspent() {
+        exchange.request.upload = Upload::Forwarded;
+    }
     exchange.ends_hop();
     let link = exchange.phase.detach();
     if let Some(link) = link {

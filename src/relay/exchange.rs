@@ -149,7 +149,9 @@ impl Exchange {
 
     /// Another gateway is asked next, which waits for a link itself, and begins its answer at the
     /// latest when the device could have begun its own; `grace` later it is given up.
-    pub(crate) fn begins_hop(&mut self, grace: Duration) {
+    /// `kept`: a share of nothing yet, for the beginning of the request's body.
+    pub(crate) fn begins_hop(&mut self, grace: Duration, kept: Held) {
+        self.request.keep_body(kept);
         let first_byte = self.waits.first_byte;
         self.hop.first_byte = Some(first_byte);
         if first_byte.is_bounded() {
@@ -236,9 +238,15 @@ impl Exchange {
         self.request.body.is_done()
     }
 
+    /// Returns true if the request can be handed out whole: it has no body, or that was collected.
+    pub(crate) fn is_enclosed(&self) -> bool {
+        self.is_whole() && self.request.kept.is_none()
+    }
+
     /// What its request's body says of its length.
     pub(crate) fn announced(&self) -> Option<u64> {
-        self.request.body.remaining()
+        let kept = self.request.kept.as_ref().map_or(0, |kept| kept.bytes().len());
+        self.request.body.remaining().map(|left| left + kept as u64)
     }
 
     /// Returns true if its request's body is being collected.
@@ -343,10 +351,9 @@ impl Exchange {
         self.request.same_visitor.as_deref()
     }
 
-    /// Returns true if nothing of the request's body has gone anywhere: it can be sent to another
-    /// upstream.
+    /// Returns true if no byte of the request's body is gone: it can be sent to another upstream.
     pub(crate) fn is_unspent(&self) -> bool {
-        self.request.retry != Retry::Forbidden && !self.request.is_cut()
+        self.request.is_unspent()
     }
 
     /// Returns true if it may be sent on another connection.

@@ -30,6 +30,7 @@
 //! | `local_answer.rs` | responses that no peer gave |
 //! | `lingering.rs` | how a connection is closed gently |
 //! | `gathering.rs` | a message that is read whole into memory |
+//! | `kept.rs` | the beginning of a body, kept in case another gateway has to be asked |
 //! | `rules.rs` | differences between a gateway's relay and a device's |
 //! | `failure.rs` | why an exchange fails, by the side whose fault it is |
 //! | `clocks.rs` | the starting points of its waits |
@@ -56,6 +57,7 @@ mod exchange;
 mod expiry;
 mod failure;
 mod gathering;
+mod kept;
 mod lingering;
 mod local_answer;
 mod patience;

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use crate::engine::budget::{Budget, Held};
 use crate::engine::connection::{Connection, Fetched};
-use crate::limits::Limits;
+use crate::error::Refusal;
+use crate::limits::{Limits, PEER_BODY_KEPT_MAX};
 use crate::proto::body::{self, Decoder, Framing, Piece};
 use crate::proto::bound_login;
 use crate::proto::edits::FieldEdits;
 use crate::proto::forward;
 use crate::proto::head::{self, RequestHead};
 use crate::relay::failure::ExchangeError;
+use crate::relay::kept::Kept;
 
 pub(super) struct Request {
     pub(super) text: Text,
@@ -18,6 +20,8 @@ pub(super) struct Request {
     pub(super) body: Decoder,
     /// Bytes of its body that went on.
     pub(super) passed: usize,
+    /// Those that went to another gateway, and can be sent again.
+    pub(super) kept: Option<Box<Kept>>,
     /// How its body goes on.
     pub(super) framing: Framing,
     pub(super) content: Content,
@@ -158,6 +162,7 @@ impl Request {
             text: Text::Head { bytes: text, counted: None },
             body: Decoder::new(Framing::Empty, limits),
             passed: 0,
+            kept: None,
             framing: Framing::Empty,
             content: Content::Absent,
             upload: Upload::Forwarded,
@@ -287,9 +292,12 @@ impl Request {
             used += n;
             let sent = match piece {
                 Piece::More => return Ok(used),
-                Piece::Data(_) if self.is_cut() => continue,
                 Piece::Data(data) => {
+                    self.keep(data);
                     self.body_moves();
+                    if self.is_cut() {
+                        continue;
+                    }
                     self.passed += data.len();
                     send_piece(link, data, self.framing)
                 }
@@ -309,9 +317,59 @@ impl Request {
         }
     }
 
-    /// Bytes of the body go to the upstream side: the request cannot be sent again.
+    /// The next upstream may not serve the request at all: its body is kept as it goes on, unless
+    /// it is longer than that.
+    pub(super) fn keep_body(&mut self, held: Held) {
+        let is_long =
+            self.body.remaining().is_some_and(|length| length > PEER_BODY_KEPT_MAX as u64);
+        let is_new = self.kept.is_none() && self.is_unspent() && !self.body.is_done();
+        if is_new && !is_long {
+            self.kept = Some(Box::new(Kept::new(held)));
+        }
+    }
+
+    fn keep(&mut self, data: &[u8]) {
+        if self.kept.as_mut().is_some_and(|kept| !kept.keep(data)) {
+            self.kept = None;
+        }
+    }
+
+    /// Returns true if no byte of the body is gone: it can be sent to another upstream.
+    pub(super) fn is_unspent(&self) -> bool {
+        self.retry != Retry::Forbidden && (self.kept.is_some() || !self.is_cut())
+    }
+
+    /// What has been read of the body, framed for the next upstream: bytes that others got in vain.
+    /// `is_hop`: that one may not serve the request either.
+    pub(super) fn body_so_far(&mut self, is_hop: bool) -> Result<Vec<u8>, Refusal> {
+        let mut out = Vec::new();
+        match self.kept.as_ref().map_or(&[][..], |kept| kept.bytes()) {
+            [] => {}
+            kept if self.framing == Framing::Chunked => {
+                body::open_chunk(&mut out, kept.len());
+                out.extend_from_slice(kept);
+                out.extend_from_slice(b"\r\n");
+            }
+            kept => out.extend_from_slice(kept),
+        }
+        if self.framing == Framing::Chunked && self.body.is_done() {
+            body::last_chunk(&mut out, self.body.trailers())?;
+        }
+        if !is_hop {
+            self.kept = None;
+            if !out.is_empty() {
+                self.retry = Retry::Forbidden;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Bytes of the body go to the upstream side, or nowhere: unless they are kept, the request
+    /// cannot be sent again.
     fn body_moves(&mut self) {
-        self.retry = Retry::Forbidden;
+        if self.kept.is_none() {
+            self.retry = Retry::Forbidden;
+        }
         if self.invitation == Invitation::Awaited {
             self.invitation = Invitation::Over;
         }

@@ -275,6 +275,7 @@ impl Exchange {
             other => other,
         };
         self.observed.answered(response.status);
+        self.request.kept = None;
         self.is_challenged = bound_login::has_bound_login(&response.fields);
         self.may_leave_body = match self.request.content {
             Content::Absent => false,

@@ -35,7 +35,7 @@ impl GatewayRole {
             );
             return false;
         }
-        if !exchange.is_whole() {
+        if !exchange.is_enclosed() {
             if !exchange.is_collecting() {
                 let gathering = Gathering::new(held, exchange.announced(), cx.now());
                 let begun = cx.get_mut(downstream).map_or(Ok(()), |peer| {

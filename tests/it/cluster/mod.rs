@@ -5,6 +5,7 @@ mod check;
 mod directory;
 mod hops;
 mod hung;
+mod kept;
 mod options;
 mod programs;
 #[cfg(feature = "redis")]
