@@ -60,14 +60,14 @@ struct Names {
 
 /// What may owe word of lines that it left out.
 trait Owes: Sync {
-    fn settle_now(&self);
+    fn report_now(&self);
 }
 
 /// Gates that do.
 #[cfg(not(test))]
 static OWING: Mutex<Vec<&'static dyn Owes>> = Mutex::new(Vec::new());
 
-// Tests run side by side: none may settle what another one counts.
+// Tests run side by side: none may report what another one counts.
 #[cfg(test)]
 thread_local! {
     static OWING: std::cell::RefCell<Vec<&'static dyn Owes>> = const { std::cell::RefCell::new(Vec::new()) };
@@ -106,7 +106,7 @@ impl Gate {
             .is_none_or(|began| now.saturating_duration_since(began) >= Duration::from_secs(1))
         {
             (window.began, window.lines) = (Some(now), 0);
-            self.settle(&mut window);
+            self.report(&mut window);
         }
         window.lines = window.lines.saturating_add(1);
         if window.lines <= self.per_second {
@@ -121,7 +121,7 @@ impl Gate {
     }
 
     /// Says how many lines were left out.
-    fn settle(&self, window: &mut Window) {
+    fn report(&self, window: &mut Window) {
         if window.more > 0 {
             let more = std::mem::take(&mut window.more);
             log::warn!(target: self.module, "… and {} more lines like the last of their kind", thousands(more));
@@ -130,8 +130,8 @@ impl Gate {
 }
 
 impl Owes for Gate {
-    fn settle_now(&self) {
-        self.settle(&mut self.window.lock().unwrap_or_else(PoisonError::into_inner));
+    fn report_now(&self) {
+        self.report(&mut self.window.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -156,7 +156,7 @@ impl NameGate {
     fn passes(&'static self, name: &str, now: Instant) -> bool {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         if names.began.is_none_or(|began| now.saturating_duration_since(began) >= LOG_NAME_WINDOW) {
-            self.settle(&mut names);
+            self.report(&mut names);
             names.began = Some(now);
         }
         if names.lines.len() >= LOG_NAMES_MAX && !names.lines.contains_key(name) {
@@ -173,7 +173,7 @@ impl NameGate {
     }
 
     /// Says how many lines of which names were left out, and begins anew.
-    fn settle(&self, names: &mut Names) {
+    fn report(&self, names: &mut Names) {
         let lines = std::mem::take(&mut names.lines).into_iter();
         let mut more: Vec<(u64, Box<str>)> = lines
             .filter_map(|(name, lines)| {
@@ -200,17 +200,17 @@ impl NameGate {
 }
 
 impl Owes for NameGate {
-    fn settle_now(&self) {
+    fn report_now(&self) {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        self.settle(&mut names);
+        self.report(&mut names);
         names.began = None;
     }
 }
 
 /// Reports suppressed lines of kinds that have fallen silent. To be called now and then.
-pub(crate) fn settle() {
+pub(crate) fn report_left_out() {
     for gate in with_owing(std::mem::take) {
-        gate.settle_now();
+        gate.report_now();
     }
 }
 
@@ -258,7 +258,7 @@ mod tests {
             GATE.window.lock().unwrap_or_else(PoisonError::into_inner).more,
             10_000 - passed as u64
         );
-        settle();
+        report_left_out();
         assert_eq!(GATE.window.lock().unwrap_or_else(PoisonError::into_inner).more, 0);
         assert!(!GATE.passes(now) && GATE.passes(now + Duration::from_secs(1)));
         assert_eq!(thousands(1_234_567), "1,234,567");
@@ -291,7 +291,7 @@ mod tests {
             GATE.names.lock().unwrap_or_else(PoisonError::into_inner).lines.len(),
             LOG_NAMES_MAX
         );
-        settle();
+        report_left_out();
         assert_eq!(counted("0"), None, "the first window owed word of what it left out");
     }
 }

@@ -271,7 +271,7 @@ impl DeviceRole {
             .map_err(|e| Broken::malformed(e.reason))?;
         peer.keep(&scratch[used..filled]);
         if work.is_read() {
-            peer.settle(); // an idle pair has no buffer
+            peer.free_buffers(); // an idle pair has no buffer
             if !work.keeps_link() || used < filled || peer.pending() > 0 {
                 self.close_bridge(cx, key);
             }
@@ -334,8 +334,8 @@ impl DeviceRole {
 
 impl DeviceRole {
     /// What a reply means for the answer that its POST brought. `None`: all is done; else the
-    /// verdict goes on to be obeyed.
-    pub(super) fn settle_answer(
+    /// verdict still has to be acted on.
+    pub(super) fn judge_answer(
         &mut self,
         cx: &mut Connections<State>,
         id: Id,

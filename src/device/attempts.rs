@@ -40,7 +40,7 @@ impl DeviceRole {
     /// Whether what came through `gateway` may be the way in: there is none, or that is the one.
     pub(super) fn takes(&mut self, gateway: &Arc<GatewayTarget>) -> bool {
         if self.transport.is_none() {
-            self.plan.gateways.settle_on(gateway);
+            self.plan.gateways.choose(gateway);
         }
         self.plan.gateways.is_current(gateway)
     }

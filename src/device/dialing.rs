@@ -181,7 +181,7 @@ impl DeviceRole {
             Some(key) => self.poll_failed(cx, key, why),
             None => {
                 self.undialed();
-                self.settle_transport(
+                self.update_transport(
                     cx,
                     "",
                     Some(&CloseReason::new(CloseCause::Cut, why.to_owned())),

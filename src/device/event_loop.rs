@@ -66,7 +66,7 @@ impl DeviceRole {
                 _ => {}
             }
         }
-        self.settle_transport(cx, "", Some(&STOPS));
+        self.update_transport(cx, "", Some(&STOPS));
         self.top_up(cx); // an answer may have waited for a dial that has just ended
     }
 

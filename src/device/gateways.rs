@@ -56,7 +56,7 @@ impl GatewayList {
     }
 
     /// The way in goes through this one.
-    pub(crate) fn settle_on(&mut self, gateway: &Arc<GatewayTarget>) {
+    pub(crate) fn choose(&mut self, gateway: &Arc<GatewayTarget>) {
         self.current = self.place(gateway).unwrap_or(self.current);
     }
 

@@ -73,7 +73,7 @@ impl DeviceRole {
         if !matches!(self.service, Service::Listen(_)) {
             self.doubt.since.get_or_insert(now); // what `listen()` gives out the loop does not see
         }
-        self.settle_transport(cx, &url.text, None);
+        self.update_transport(cx, &url.text, None);
         match slot {
             None => {
                 self.shared.dialing.fetch_sub(1, Relaxed);
@@ -129,7 +129,7 @@ impl DeviceRole {
         (link.exchange, link.began) = (None, false);
         let silence = self.limits.silence;
         let watched = self.signs.beaten && link.slot.is_none() && !silence.is_zero();
-        peer.settle();
+        peer.free_buffers();
         let (more, waits) = (peer.has_input(), peer.pending() > 0);
         let at = match waits {
             true => Some(cx.after(self.limits.body_silence_timeout)),
@@ -198,7 +198,7 @@ impl DeviceRole {
         if quiet && !short && !self.draining {
             self.top_up(cx); // the next offer is as good as a link
         }
-        self.settle_transport(cx, "", Some(&why));
+        self.update_transport(cx, "", Some(&why));
         if !short {
             self.tries.quick_ends = 0;
             self.succeeded();
@@ -220,7 +220,7 @@ impl DeviceRole {
             self.transport == Some(Transport::Turn) && self.tries.quick_ends <= QUICK_MAX as u32;
         if short && !forgiven {
             if self.transport.is_none() {
-                self.plan.gateways.settle_on(&gateway);
+                self.plan.gateways.choose(&gateway);
             }
             self.tries.doubtful = true;
             self.failed_at(

@@ -219,7 +219,7 @@ impl DeviceRole {
             _ => return self.close_local(cx, id),
         }
         if let Some(peer) = cx.get_mut(id) {
-            peer.settle();
+            peer.free_buffers();
         }
         let at = cx.after(time);
         cx.set_deadline(id, Some(at));

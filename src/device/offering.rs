@@ -106,7 +106,7 @@ impl DeviceRole {
         self.undialed();
         if !force && self.slots.len() >= *self.plan.polls.start() {
             cx.close(id);
-            self.settle_polls(cx, "there are as many polls as may be");
+            self.polls_ended(cx, "there are as many polls as may be");
             return None;
         }
         let key = self.new_slot(url, gateway, false);
@@ -118,9 +118,9 @@ impl DeviceRole {
     }
 
     /// A poll slot ended, or has no connection: perhaps the device had no other way in.
-    pub(super) fn settle_polls(&mut self, cx: &mut Connections<State>, why: &str) {
+    pub(super) fn polls_ended(&mut self, cx: &mut Connections<State>, why: &str) {
         let stops = self.draining() || self.tries.stopping;
         let end = if stops { CloseCause::Drained } else { CloseCause::Cut };
-        self.settle_transport(cx, "", Some(&CloseReason::new(end, why.to_owned())));
+        self.update_transport(cx, "", Some(&CloseReason::new(end, why.to_owned())));
     }
 }

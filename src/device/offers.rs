@@ -206,7 +206,7 @@ impl DeviceRole {
         if upgrade && self.upgrade_may_trouble(&reply, slot.is_some() && took > PACE) {
             return self.poll_once(cx, id, reply.status);
         }
-        let Some(verdict) = self.settle_answer(cx, id, verdict, &reply) else { return };
+        let Some(verdict) = self.judge_answer(cx, id, verdict, &reply) else { return };
         let may_poll = self.plan.fallback != Fallback::Never;
         match (verdict, slot) {
             (Verdict::Turned { warning }, _) => {

@@ -72,7 +72,7 @@ impl DeviceRole {
                 _ => {}
             }
         }
-        self.settle_transport(cx, "", Some(&STOPS));
+        self.update_transport(cx, "", Some(&STOPS));
     }
 }
 

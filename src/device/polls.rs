@@ -35,7 +35,7 @@ impl DeviceRole {
             if self.parting == Parting::Asks(key) {
                 self.follow_ups.push_back(FollowUp::CloseIdle); // the gateway did not hear it
             }
-            self.settle_polls(cx, why);
+            self.polls_ended(cx, why);
             self.doubt_links(cx); // links that came to its place are doubted as all are
         }
     }
@@ -216,7 +216,7 @@ impl DeviceRole {
             slot.redial = Some(now);
             self.answer_fails(cx, key); // its POST may not even have found a connection
         }
-        self.settle_polls(cx, why);
+        self.polls_ended(cx, why);
     }
 }
 

@@ -170,9 +170,9 @@ impl DeviceRole {
         let Some(key) = self.adopt(cx, id, true) else { return };
         let Some(slot) = self.slots.get_mut(key) else { return };
         (slot.connected, slot.plain, slot.url) = (true, false, url.clone());
-        self.settle_doubt(cx, key);
+        self.confirm_doubt(cx, key);
         self.encoding = encoding.or(self.encoding);
-        self.settle_transport(cx, &url.text, None);
+        self.update_transport(cx, &url.text, None);
         match event {
             Some(event) => self.take_event(cx, key, event, encoding, (keep, quick)),
             None => self.nothing(cx, key, keep, quick),

@@ -100,7 +100,7 @@ impl DeviceRole {
 
     /// A poll without `Upgrade` passed where an offer did not. The second time this is no chance (a
     /// gateway that starts between the two, say).
-    pub(super) fn settle_doubt(&mut self, cx: &mut Connections<State>, key: Key) {
+    pub(super) fn confirm_doubt(&mut self, cx: &mut Connections<State>, key: Key) {
         const TIMES: u32 = 2;
         let Some(status) = self.slots.get_mut(key).and_then(|slot| slot.doubt.take()) else {
             return;

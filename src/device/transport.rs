@@ -22,7 +22,7 @@ impl DeviceRole {
 
     /// Tells when the way in changed: there is none any more (`why`), or there is one, or another,
     /// through the gateway at `url`.
-    pub(super) fn settle_transport(
+    pub(super) fn update_transport(
         &mut self,
         cx: &mut Connections<State>,
         url: &str,

@@ -451,7 +451,7 @@ impl<T> Connection<T> {
     }
 
     /// Gives the memory of empty buffers back: what idles has none.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn free_buffers(&mut self) {
         if self.output.is_empty() && self.output.capacity() > 0 {
             self.output = Vec::new();
         }

@@ -20,7 +20,7 @@ use crate::relay::LocalAnswer;
 
 impl GatewayRole {
     /// Upgrades a connection, or takes it for a poll.
-    pub(super) fn settle(
+    pub(super) fn begin_admitted(
         &mut self,
         cx: &mut Connections<State>,
         id: Id,

@@ -78,7 +78,7 @@ impl GatewayRole {
     pub(super) fn await_request(&self, cx: &mut Connections<State>, id: Id) {
         let at = cx.after(self.settings.limits.idle_visitor_timeout);
         let Some(peer) = cx.get_mut(id) else { return };
-        peer.settle();
+        peer.free_buffers();
         let more = peer.has_input();
         cx.set_deadline(id, Some(at));
         if more {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::error::Refusal;
-use crate::gateway::loops::UNSETTLED;
+use crate::gateway::loops::MOVED_TOO_OFTEN;
 use crate::gateway::rates::TooMany;
 use crate::gateway::routes::Reply;
 use crate::gateway::sign_in_requests::SignInAnswer;
@@ -83,6 +83,6 @@ pub(super) struct Forwarding {
 }
 
 /// A device has changed its loop too often.
-pub(super) fn unsettled(to_head: bool) -> Asked {
-    Asked::Refused { refusal: Refusal::new(503, UNSETTLED), to_head, keep: false }
+pub(super) fn moved_too_often(to_head: bool) -> Asked {
+    Asked::Refused { refusal: Refusal::new(503, MOVED_TOO_OFTEN), to_head, keep: false }
 }

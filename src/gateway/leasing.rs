@@ -14,7 +14,7 @@ use crate::gateway::credentials::REVOKED;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::leases::{Handle, Lease, LeaseId, Leased, LeasedLink};
 use crate::gateway::links::{UNTURNED, peer_flush};
-use crate::gateway::loops::UNSETTLED;
+use crate::gateway::loops::MOVED_TOO_OFTEN;
 use crate::gateway::registry::{Registration, Waiter};
 use crate::gateway::state::{
     Borrow, Command, Device, GatewayRole, SHORT_OF_MEMORY, State, States, Visitor, VisitorSource,
@@ -176,7 +176,7 @@ impl GatewayRole {
         }
         if let Some(to) = self.elsewhere(&name, cx.now()) {
             if moves >= MOVES_MAX {
-                let _ = reply.send(Err(Error::full(UNSETTLED)));
+                let _ = reply.send(Err(Error::full(MOVED_TOO_OFTEN)));
                 return;
             }
             // A loop that has ended drops the reply, which ends the caller's wait.
@@ -238,9 +238,9 @@ impl GatewayRole {
     }
 
     /// The device that a program waits for has come to another loop.
-    pub(super) fn caller_unsettled(&mut self, number: u64) {
+    pub(super) fn caller_moved(&mut self, number: u64) {
         if let Some((_, reply)) = self.callers.take_for_link(number) {
-            let _ = reply.send(Err(Error::busy(UNSETTLED)));
+            let _ = reply.send(Err(Error::busy(MOVED_TOO_OFTEN)));
         }
     }
 

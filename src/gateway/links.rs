@@ -72,7 +72,7 @@ impl GatewayRole {
     /// An idle link has its next heartbeat, and no buffers.
     pub(super) fn watch_idle(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
-        peer.settle();
+        peer.free_buffers();
         let heartbeat = self.settings.limits.heartbeat;
         let at = (!heartbeat.is_zero()).then(|| cx.after_about(heartbeat));
         cx.set_deadline(id, at);

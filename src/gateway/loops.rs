@@ -8,7 +8,7 @@ use crate::engine::event_loop::Remote;
 use crate::gateway::directory::Directory;
 
 /// A name has had other owners than the one that a request or offer was moved to, again and again.
-pub(super) const UNSETTLED: &str =
+pub(super) const MOVED_TOO_OFTEN: &str =
     "the device changes from one event loop of this gateway to another; try again";
 
 /// The ways to all loops. Clones share what they know.

@@ -12,7 +12,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::engine::connections::{Connections, Id};
-use crate::gateway::loops::UNSETTLED;
+use crate::gateway::loops::MOVED_TOO_OFTEN;
 use crate::gateway::offer::{Grant, Offer};
 use crate::gateway::state::{
     Command, Errand, GatewayRole, Granted, Journey, State, States, Visitor, VisitorSource,
@@ -47,7 +47,7 @@ impl GatewayRole {
         mut journey: Journey,
     ) {
         if journey.moves >= MOVES_MAX {
-            return self.deny_device(cx, id, 503, UNSETTLED, Some(1));
+            return self.deny_device(cx, id, 503, MOVED_TOO_OFTEN, Some(1));
         }
         if let Some(parcel) = cx.take_out(id) {
             self.stats.moved.fetch_add(1, Relaxed);

@@ -18,7 +18,7 @@ use crate::gateway::credentials::REVOKED;
 use crate::gateway::device_head::{Admitted, DeviceHead};
 use crate::gateway::events::GatewayEventKind;
 use crate::gateway::ledger::ClaimGuard;
-use crate::gateway::loops::UNSETTLED;
+use crate::gateway::loops::MOVED_TOO_OFTEN;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::peers::OtherOwner;
 use crate::gateway::polls::posted::PostedAnswer;
@@ -361,7 +361,7 @@ impl GatewayRole {
             let posted = PostedAnswer::new(*head, admitted, switch, &self.settings.limits);
             self.begin_posting(cx, id, posted, offer.wire.expects_continue)
         } else {
-            self.settle(cx, id, *head, admitted, switch)
+            self.begin_admitted(cx, id, *head, admitted, switch)
         }
     }
 
@@ -392,7 +392,7 @@ impl GatewayRole {
             self.admit(cx, offer, grant, Transport::Turn, false).map_err(|why| {
                 let (status, reason) = match why {
                     Unclaimed::Denied(denied) => (denied.status, denied.reason),
-                    Unclaimed::Elsewhere(_) => (503, UNSETTLED),
+                    Unclaimed::Elsewhere(_) => (503, MOVED_TOO_OFTEN),
                 };
                 let text = format!("adopting a connection: {reason}");
                 Error::refused(crate::Fault::Gateway, status, text, None)

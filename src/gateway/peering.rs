@@ -637,7 +637,7 @@ impl GatewayRole {
         }
         if let Some(found) = cx.get_mut(connection) {
             found.state = State::Peer(PeerLink { peer, stage: PeerStage::Idle });
-            found.settle();
+            found.free_buffers();
         }
         let at = cx.after(time);
         cx.set_deadline(connection, Some(at));

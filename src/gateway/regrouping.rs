@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::close_reason::CloseCause;
 use crate::engine::connections::{Connections, Id};
 use crate::gateway::credentials::REVOKED;
-use crate::gateway::loops::UNSETTLED;
+use crate::gateway::loops::MOVED_TOO_OFTEN;
 use crate::gateway::offer::{Grant, Offer};
 use crate::gateway::registry::{Denied, Owner, Surrendered, Waiter};
 use crate::gateway::state::{GatewayRole, Journey, State, States};
@@ -34,7 +34,7 @@ impl GatewayRole {
             if journey.moves <= MOVES_MAX {
                 return Some((offer, grant, journey));
             }
-            self.deny_device(cx, id, 503, UNSETTLED, Some(1));
+            self.deny_device(cx, id, 503, MOVED_TOO_OFTEN, Some(1));
             return None;
         };
         if own && self.number > first {
@@ -93,8 +93,8 @@ impl GatewayRole {
         self.evict_later(cx, was.busy, leases);
         for waiter in was.waiting {
             match waiter {
-                Waiter::Exchange(key) => self.give_up_unsettled(cx, key),
-                Waiter::Caller(number) => self.caller_unsettled(number),
+                Waiter::Exchange(key) => self.give_up_moved(cx, key),
+                Waiter::Caller(number) => self.caller_moved(number),
             }
         }
     }

@@ -231,7 +231,7 @@ impl GatewayRole {
                 self.registry.tick(cx.now());
                 self.observer.tick(std::time::Instant::now());
                 self.end_expired(cx);
-                crate::logs::settle();
+                crate::logs::report_left_out();
                 let at = cx.after(TICK);
                 self.set_alarm(cx, at, Alarm::Tick);
             }

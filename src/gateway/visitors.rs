@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::engine::connection::Fetched;
 use crate::engine::connections::{Connections, Id};
 use crate::error::Refusal;
-use crate::gateway::asked::{Asked, Forwarding, unsettled};
+use crate::gateway::asked::{Asked, Forwarding, moved_too_often};
 use crate::gateway::credentials::VisitorToken;
 use crate::gateway::insiders::TOO_LONG_WITH_OURS;
 use crate::gateway::routes::{Found, Reply, Terms, ToDevice};
@@ -277,7 +277,7 @@ impl GatewayRole {
                             Asked::NotYet if peer.is_over() => return Asked::Closed,
                             Asked::NotYet => used = 0,
                             Asked::Elsewhere(_) if may_move => used = 0,
-                            Asked::Elsewhere(_) => asked = unsettled(to_head),
+                            Asked::Elsewhere(_) => asked = moved_too_often(to_head),
                             _ => {}
                         }
                         peer.keep(&bytes[used..]);

@@ -2,7 +2,7 @@
 
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
-use crate::gateway::loops::UNSETTLED;
+use crate::gateway::loops::MOVED_TOO_OFTEN;
 use crate::gateway::polls::deliveries::MessageId;
 use crate::gateway::registry::Waiter;
 use crate::gateway::state::{Asking, GatewayRole, State, States};
@@ -98,10 +98,10 @@ impl GatewayRole {
     }
 
     /// Ends an exchange whose device has come to another loop.
-    pub(super) fn give_up_unsettled(&mut self, cx: &mut Connections<State>, key: Key) {
+    pub(super) fn give_up_moved(&mut self, cx: &mut Connections<State>, key: Key) {
         let waiting = self.exchanges.get(key).filter(|exchange| exchange.is_waiting());
         let Some(downstream) = waiting.and_then(|exchange| exchange.downstream()) else { return };
-        let answer = LocalAnswer { retry_after: Some(1), ..LocalAnswer::new(503, UNSETTLED) };
+        let answer = LocalAnswer { retry_after: Some(1), ..LocalAnswer::new(503, MOVED_TOO_OFTEN) };
         let error = Some("destination_unavailable");
         self.give_up(cx, downstream, key, &LocalAnswer { error, ..answer });
     }

@@ -379,7 +379,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
 
     fn respond_finally(&mut self, pending: Pending, response: Response<Body>) -> Result<(), Error> {
         let (parts, mut body) = response.into_parts();
-        let (close, read_first) = self.settle_request(body.in_memory().is_none());
+        let (close, read_first) = self.plan_for_unread_body(body.in_memory().is_none());
         let asked = Asked { close: pending.asked.close || close, ..pending.asked };
         self.buffers.out.clear();
         let written = write_response_head(&mut self.buffers.out, &parts, &body, &asked);
@@ -416,7 +416,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
     /// head goes out (T4): whether the head has to say `Connection: close`, and whether the
     /// response's body has to be read before the head is sent. `streams`: the response's body is
     /// not in memory.
-    fn settle_request(&mut self, streams: bool) -> (bool, bool) {
+    fn plan_for_unread_body(&mut self, streams: bool) -> (bool, bool) {
         let mut wire = self.line.lock();
         if !wire.is_body_unread() {
             return (wire.is_spoilt(), false);

@@ -1,4 +1,4 @@
-//! A request whose framing is settled. Whatever decides what a request *means* (a heartbeat, an
+//! A request whose framing is decided. Whatever decides what a request *means* (a heartbeat, an
 //! offer, a route, a preflight) takes this type, so nothing can be decided about a message before
 //! it is known where its body ends (T47): a body that a recogniser overlooks would be read as the
 //! next request.
@@ -9,7 +9,7 @@ use crate::error::Refusal;
 use crate::proto::body::{self, Framing};
 use crate::proto::head::RequestHead;
 
-/// A request head and where its body ends. There is no other way to make one than to settle the
+/// A request head and where its body ends. There is no other way to make one than to decide the
 /// framing.
 ///
 /// ```
@@ -27,7 +27,7 @@ pub struct FramedRequest<'a> {
 }
 
 impl<'a> FramedRequest<'a> {
-    /// Settles the framing of a request (RFC 9112 §6.3).
+    /// Decides the framing of a request (RFC 9112 §6.3).
     ///
     /// # Errors
     /// 400 or 501 with the reason: nobody can tell where the body ends, so the connection has to be

@@ -19,7 +19,7 @@
 // | `hop_by_hop.rs` | hop-by-hop fields, which are stripped |
 // | `rebinding.rs` | local hosts, against DNS rebinding |
 // | `body.rs` | framing, the decoder of bodies, chunks |
-// | `framed.rs` | a request whose framing is settled |
+// | `framed.rs` | a request whose framing is decided |
 // | `dialect.rs` | the spellings of the upgrade offer |
 // | `turn.rs` | the offer: read and written; names of devices |
 // | `verdict.rs` | a gateway's answer to an offer: 101, COMET, `Retry-After` |

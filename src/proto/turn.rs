@@ -5,7 +5,7 @@
 //!   device   write_offer ──► decide   gateway
 //!            check       ◄── write_switch
 //! ```
-//! Nothing here checks the right to a name, nor room for it: the gateway settles that between
+//! Nothing here checks the right to a name, nor room for it: the gateway does that between
 //! `decide` and `write_switch`, since behind the 101 there is no way to refuse.
 use std::borrow::Cow;
 use std::fmt;

@@ -5,10 +5,10 @@ use crate::engine::budget::Held;
 use crate::engine::connections::Connections;
 use crate::engine::slab::Key;
 use crate::relay::caller::Caller;
+use crate::relay::deadlines::Backlog;
 use crate::relay::driver::advance;
 use crate::relay::endings::{abort, answer_instead};
 use crate::relay::local_answer::LocalAnswer;
-use crate::relay::patience::Backlog;
 use crate::relay::relaying::Relaying;
 use crate::relay::timeouts::Wait;
 use crate::relay::tunnel::Tunnel;
@@ -27,10 +27,10 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>,
     }
     exchange.note_progress(cx);
     let backlog = Backlog::of(exchange, cx);
-    let patience = exchange.patience(&rules.limits, backlog);
+    let wait = exchange.allowed_silence(&rules.limits, backlog);
     let silence = now.saturating_duration_since(exchange.clocks.progress);
-    if patience.is_bounded() && silence >= patience.time {
-        return silent_for(role, cx, key, patience, backlog);
+    if wait.is_bounded() && silence >= wait.time {
+        return silent_for(role, cx, key, wait, backlog);
     }
     if let Some(reason) = exchange.late_head(now, &rules) {
         let answer = LocalAnswer {
@@ -52,7 +52,7 @@ fn silent_for<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
     key: Key,
-    patience: Wait,
+    wait: Wait,
     backlog: Backlog,
 ) {
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
@@ -61,7 +61,7 @@ fn silent_for<R: Relaying>(
         return advance(role, cx, key); // the answer stands; its connection ends gently
     }
     let not_whole =
-        |cause| CloseReason::new(cause, format!("the answer was not whole within {patience}"));
+        |cause| CloseReason::new(cause, format!("the answer was not whole within {wait}"));
     let why = match exchange.caller {
         Caller::Probe => not_whole(CloseCause::HeartbeatMissed),
         Caller::Gone { .. } => not_whole(CloseCause::CallerGone),
@@ -76,10 +76,10 @@ fn silent_for<R: Relaying>(
                 true => "nothing moved on its tunnel for",
                 false => "nothing moved for",
             };
-            log_names!(Info, "an exchange was cut: {what} {patience}");
-            CloseReason::new(CloseCause::Late, format!("{what} {patience}"))
+            log_names!(Info, "an exchange was cut: {what} {wait}");
+            CloseReason::new(CloseCause::Late, format!("{what} {wait}"))
         }
-        Caller::Client(_) => return answer_late(role, cx, key, patience, backlog),
+        Caller::Client(_) => return answer_late(role, cx, key, wait, backlog),
     };
     abort(role, cx, key, why);
 }
@@ -89,26 +89,22 @@ fn answer_late<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
     key: Key,
-    patience: Wait,
+    wait: Wait,
     backlog: Backlog,
 ) {
     let rules = role.rules();
     let Some(exchange) = role.exchanges().get(key) else { return };
     let (upstream, is_whole) = (exchange.upstream_name(&rules), exchange.is_whole());
     let (status, error, reason) = if backlog.request {
-        (
-            504,
-            "connection_timeout",
-            format!("{upstream} took nothing of the request for {patience}"),
-        )
+        (504, "connection_timeout", format!("{upstream} took nothing of the request for {wait}"))
     } else if is_whole {
         (
             504,
             "http_response_timeout",
-            format!("{upstream} did not begin its response within {patience}"),
+            format!("{upstream} did not begin its response within {wait}"),
         )
     } else {
-        (408, "http_request_error", format!("nothing of the request's body arrived for {patience}"))
+        (408, "http_request_error", format!("nothing of the request's body arrived for {wait}"))
     };
     let cause = if status == 408 { CloseCause::CallerGone } else { CloseCause::Late };
     let answer =

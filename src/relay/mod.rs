@@ -41,7 +41,7 @@
 //! | `exchange.rs` | one exchange: its beginning, and the roles' questions to it |
 //! | `collecting.rs` | a request that is collected |
 //! | `response.rs` | the response: upstream to downstream |
-//! | `patience.rs` | deadlines, progress, the least rate |
+//! | `deadlines.rs` | deadlines, progress, the least rate |
 //! | `step.rs` | one bounded step of both directions |
 //! | `relaying.rs` | the role's part |
 //! | `endings.rs` | every way in which an exchange ends |
@@ -51,6 +51,7 @@
 mod caller;
 mod clocks;
 mod collecting;
+mod deadlines;
 mod driver;
 mod endings;
 mod exchange;
@@ -60,7 +61,6 @@ mod gathering;
 mod kept;
 mod lingering;
 mod local_answer;
-mod patience;
 mod phase;
 mod relaying;
 mod request;

@@ -62,7 +62,7 @@ impl Exchange {
                 true => self.move_tunnel(&mut ends, scratch, context),
                 false => {
                     let moved = self.move_messages(&mut ends, scratch, context)?;
-                    self.settle(&mut ends, moved, scratch)
+                    self.conclude(&mut ends, moved, scratch)
                 }
             };
             match left {
@@ -134,7 +134,7 @@ impl Exchange {
     }
 
     /// What follows when as much has moved as could. `None`: it goes on.
-    fn settle<T>(
+    fn conclude<T>(
         &mut self,
         ends: &mut Ends<'_, T>,
         moved: bool,

@@ -37,8 +37,8 @@ impl Tunnel {
         let moved = pour(downstream, link, &mut self.to_upstream, scratch, rules)?
             | pour(link, downstream, &mut self.to_downstream, scratch, rules)?;
         if !moved {
-            downstream.settle();
-            link.settle();
+            downstream.free_buffers();
+            link.free_buffers();
         }
         Ok(moved)
     }

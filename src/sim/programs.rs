@@ -43,7 +43,7 @@ struct Asking {
 }
 
 /// How long a program waits for bytes.
-const PATIENCE: Micros = 60 * SECOND;
+const TIME_LIMIT: Micros = 60 * SECOND;
 
 impl Program {
     pub(super) fn new(plan: VecDeque<Request>, starts: Micros) -> Self {
@@ -88,7 +88,7 @@ impl Program {
         let came = downstream.input.len() - before;
         downstream.read += came;
         if came > 0 {
-            downstream.until = cx.now + PATIENCE;
+            downstream.until = cx.now + TIME_LIMIT;
             cx.wake(downstream.until);
         }
         let failed = ended.is_err() && ended != Err(None);
@@ -150,9 +150,9 @@ impl Actor for Program {
                             input,
                             reading: None,
                             read: 0,
-                            until: cx.now + PATIENCE,
+                            until: cx.now + TIME_LIMIT,
                         }));
-                        cx.wake(cx.now + PATIENCE);
+                        cx.wake(cx.now + TIME_LIMIT);
                     }
                     Ok(Err(e)) => Self::failed(cx, &request, e.to_string()),
                     Err(e) if e.is_empty() => {

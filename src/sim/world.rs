@@ -20,7 +20,7 @@ const TURNS_MAX: usize = 400_000;
 const SCRIPT: Micros = 40 * SECOND;
 /// How long after that the last visitor may wait: the longest waits of its exchanges, on the
 /// slowest network.
-const PATIENCE: Micros = 3000 * SECOND;
+const TIME_LIMIT: Micros = 3000 * SECOND;
 
 /// How long a role may take to stop: the pending output goes out over the slowest network.
 const STOPS: Micros = 2000 * SECOND;
@@ -442,7 +442,7 @@ impl World {
         }
         self.calm = true;
         net::with(|net| net.calm());
-        if !self.run_until(SCRIPT + PATIENCE, Self::visitors_are_done) {
+        if !self.run_until(SCRIPT + TIME_LIMIT, Self::visitors_are_done) {
             return;
         }
         let waiting: Vec<u64> = self

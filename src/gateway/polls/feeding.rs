@@ -21,7 +21,7 @@ impl GatewayRole {
         let Admitted { registration, owner, .. } = admitted;
         let (encoding, session, knows, now) = (head.accepts, owner.session, head.knows, cx.now());
         let Some(peer) = cx.get_mut(id) else { return };
-        peer.settle();
+        peer.free_buffers();
         peer.state = State::Device(Device::Held {
             registration: registration.clone(),
             hold: Hold::Poll(Box::new(Parked { head, owner })),

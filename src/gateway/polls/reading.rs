@@ -334,7 +334,7 @@ impl GatewayRole {
             return;
         };
         let PostedAnswer { head, admitted, switch, .. } = *posted;
-        self.settle(cx, id, head, admitted, switch);
+        self.begin_admitted(cx, id, head, admitted, switch);
     }
 
     pub(in crate::gateway) fn refuse_post(

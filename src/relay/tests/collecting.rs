@@ -32,7 +32,7 @@ fn chunks_become_one_message_with_a_length() {
     assert!(scene.exchange().unwrap().is_collecting() && scene.exchange().unwrap().is_waiting());
     assert!(matches!(collect(&mut scene), Collected::NotYet));
     write(scene.client.as_ref().unwrap(), "3\r\nllo\r\n0\r\n\r\nGET /next");
-    scene.settle();
+    scene.run_until_still();
     assert!(matches!(collect(&mut scene), Collected::Whole));
     assert!(budget.taken() >= 5);
 
@@ -84,7 +84,7 @@ fn who_leaves_half_way_is_gone_and_bad_chunks_are_400() {
     begin(&mut scene, &Budget::new(1000)).unwrap();
     assert!(matches!(collect(&mut scene), Collected::NotYet));
     scene.client.as_ref().unwrap().shutdown(Shutdown::Write).unwrap();
-    scene.settle();
+    scene.run_until_still();
     assert!(matches!(collect(&mut scene), Collected::Gone));
 
     let mut scene = Scene::new(&format!("{HEAD}\r\n+2\r\nhe\r\n"));

@@ -201,7 +201,7 @@ impl Scene {
         let link = connections.insert(near.into(), &[], self.key).unwrap();
         connections.get_mut(link).unwrap().output().extend_from_slice(first.as_bytes());
         relay::attach(role, connections, self.key, link);
-        self.settle();
+        self.run_until_still();
     }
 
     /// The exchange's request, sent to a server that has said nothing yet.
@@ -221,11 +221,11 @@ impl Scene {
         let mut decoder = Decoder::new(Framing::Length(length), &role.rules.limits);
         decoder.decode(first.as_bytes()).unwrap();
         relay::attach_enclosed(role, connections, self.key, link, decoder, first.into());
-        self.settle();
+        self.run_until_still();
     }
 
     /// Lets the loop turn until nothing is left to do.
-    fn settle(&mut self) {
+    fn run_until_still(&mut self) {
         const TURNS_MAX: usize = 1000;
         for _ in 0..TURNS_MAX {
             let now = net::with(|net| {
@@ -246,46 +246,46 @@ impl Scene {
     fn pass(&mut self, seconds: u64) {
         for _ in 0..seconds * 2 {
             net::with(|net| net.now += SECOND / 2);
-            self.settle();
+            self.run_until_still();
         }
     }
 
     fn client_sends(&mut self, text: &str) {
         write(self.client.as_ref().unwrap(), text);
-        self.settle();
+        self.run_until_still();
     }
     fn server_sends(&mut self, text: &str) {
         write(self.server.as_ref().unwrap(), text);
-        self.settle();
+        self.run_until_still();
     }
     fn client_reads(&mut self) -> String {
         let text = read(self.client.as_ref().unwrap());
-        self.settle();
+        self.run_until_still();
         text
     }
     fn server_reads(&mut self) -> String {
         let text = read(self.server.as_ref().unwrap());
-        self.settle();
+        self.run_until_still();
         text
     }
 
     /// The client ends its direction.
     fn client_ends(&mut self) {
         self.client.as_ref().unwrap().shutdown(Shutdown::Write).unwrap();
-        self.settle();
+        self.run_until_still();
     }
     fn server_ends(&mut self) {
         self.server.as_ref().unwrap().shutdown(Shutdown::Write).unwrap();
-        self.settle();
+        self.run_until_still();
     }
     /// The client is gone, with a reset.
     fn client_resets(&mut self) {
         self.client.take().unwrap().abort().unwrap();
-        self.settle();
+        self.run_until_still();
     }
     fn server_resets(&mut self) {
         self.server.take().unwrap().abort().unwrap();
-        self.settle();
+        self.run_until_still();
     }
 
     fn exchange(&mut self) -> Option<&mut Exchange> {

@@ -158,7 +158,7 @@ fn nothing_is_read_ahead_of_a_client_that_does_not_read() {
     let (piece, mut taken) = ("x".repeat(16 * 1024), 0);
     while scene.server.as_ref().unwrap().write(piece.as_bytes()).is_ok() {
         taken += piece.len();
-        scene.settle();
+        scene.run_until_still();
         assert!(taken < 900_000, "somebody reads without end");
     }
     let waiting = scene.event_loop.connections.get(scene.downstream).unwrap().pending();

@@ -8,7 +8,7 @@ fn deliver(scene: &mut Scene, text: &str) {
     let held = Budget::new(1000).one().unwrap();
     let Loop { role, connections, .. } = &mut scene.event_loop;
     relay::deliver(role, connections, scene.key, text.as_bytes(), held);
-    scene.settle();
+    scene.run_until_still();
 }
 
 #[test]

@@ -337,7 +337,7 @@ fn the_order_is_the_one_that_is_meant() {
 /// T47: what a request means is decided about a `FramedRequest` alone, so that nobody forgets its
 /// body.
 #[test]
-fn framing_is_settled_in_one_place() {
+fn framing_is_decided_in_one_place() {
     for (file, text) in sources("src") {
         if file.starts_with("proto/") || file.starts_with("sim/") {
             continue;
@@ -345,7 +345,7 @@ fn framing_is_settled_in_one_place() {
         for (number, line) in code(&text) {
             assert!(
                 !line.contains("of_request("),
-                "src/{file}:{number}: settle a request's framing with FramedRequest::of"
+                "src/{file}:{number}: decide a request's framing with FramedRequest::of"
             );
         }
     }

@@ -54,8 +54,8 @@ impl Exchange {
         limits: &Limits,
         backlog: Backlog,
     ) -> Option<Duration> {
-        let (patience, progress) = (self.patience(limits, backlog), self.clocks.progress);
-        let silent = patience.is_bounded().then(|| left(progress, patience.time, now));
+        let (wait, progress) = (self.allowed_silence(limits, backlog), self.clocks.progress);
+        let silent = wait.is_bounded().then(|| left(progress, wait.time, now));
         let head = self.half_head_since().map(|from| left(from, self.head_wait(limits).time, now));
         let look = self
             .caller
@@ -138,13 +138,13 @@ impl Exchange {
 
     /// The client has ended its direction.
     fn note_end(&mut self, now: Instant, rules: &Rules) {
-        let (is_tunnel, patience) = (self.is_tunnel(), rules.limits.half_close_timeout);
+        let (is_tunnel, wait) = (self.is_tunnel(), rules.limits.half_close_timeout);
         let Some(client) = self.caller.client_mut().filter(|c| c.sending == Sending::Open) else {
             return;
         };
         if !rules.downstream_may_half_close {
             (client.sending, self.clocks.progress) = (Sending::Ended, now);
-        } else if !is_tunnel && !patience.is_zero() {
+        } else if !is_tunnel && !wait.is_zero() {
             client.sending = Sending::HalfClosed(now);
         }
     }
@@ -234,7 +234,7 @@ impl Exchange {
     }
 
     /// How long nothing may move.
-    pub(super) fn patience(&self, limits: &Limits, backlog: Backlog) -> Wait {
+    pub(super) fn allowed_silence(&self, limits: &Limits, backlog: Backlog) -> Wait {
         let abandoned = Wait::abandoned(limits);
         if let Some(wait) = self.clocks.whole_within {
             return wait;
