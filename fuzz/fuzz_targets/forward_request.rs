@@ -40,7 +40,7 @@ fuzz_target!(|input: &[u8]| {
         1 => Some([192, 0, 2, length].into()),
         _ => Some([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(length)].into()),
     };
-    (forwarded.proto, forwarded.host, forwarded.said, forwarded.element) =
+    (forwarded.proto, forwarded.host, forwarded.claims, forwarded.element) =
         ("http", host, said.as_ref(), flags & 2 != 0);
     let rules = RequestRules {
         drop_authorization: false,
@@ -93,7 +93,7 @@ fn check(wire: &[u8], head: &RequestHead<'_>, framing: Framing, rules: &RequestR
     }));
     assert!(rules.keep_underscore || sent.fields.iter().all(|field| !field.name.contains('_')));
     if let Some(forwarded) = &rules.forwarded {
-        ours_alone(&sent, forwarded.said.is_some(), forwarded.element);
+        ours_alone(&sent, forwarded.claims.is_some(), forwarded.element);
     }
     end_to_end_survives(&sent, head, rules);
     // What is forwarded once more, by a device that trusts its gateway, says the same.

@@ -52,7 +52,7 @@ fuzz_target!(|input: &[u8]| {
 fn written(head: &RequestHead<'_>) -> Vec<u8> {
     let said = ProxyClaims::read(&head.fields);
     let mut forwarded = Forwarded::default();
-    (forwarded.proto, forwarded.host, forwarded.said) = ("http", "lamp", Some(&said));
+    (forwarded.proto, forwarded.host, forwarded.claims) = ("http", "lamp", Some(&said));
     let rules = RequestRules {
         drop_authorization: false,
         target: "/",

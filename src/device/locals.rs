@@ -23,7 +23,7 @@ use crate::device::lookups::Waiter;
 use crate::device::pool::{BOUND_GRACE, Local, Made, POOL_MAX, ServerId};
 use crate::device::role::DeviceRole;
 use crate::device::state::{State, States};
-use crate::device::target::Place;
+use crate::device::target::Endpoint;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::permits::Permit;
 use crate::engine::slab::Key;
@@ -288,14 +288,19 @@ impl DeviceRole {
             cx.set_deadline(downstream, None); // look-up and race have their own
         }
         let Some(target) = self.server(server) else { return };
-        self.connect_to(cx, target.place.clone(), Waiter::Local(key));
+        self.connect_to(cx, target.endpoint.clone(), Waiter::Local(key));
     }
 
-    /// Begins to connect to a place; the waiter gets the connection, or hears why there is none.
-    pub(super) fn connect_to(&mut self, cx: &mut Connections<State>, place: Place, waiter: Waiter) {
-        match place {
-            Place::Unix(path) => self.race_to(cx, waiter, &path),
-            Place::Tcp(host, port) => match host.parse::<IpAddr>() {
+    /// Begins to connect to an endpoint; the waiter gets the connection, or hears why there is none.
+    pub(super) fn connect_to(
+        &mut self,
+        cx: &mut Connections<State>,
+        endpoint: Endpoint,
+        waiter: Waiter,
+    ) {
+        match endpoint {
+            Endpoint::Unix(path) => self.race_to(cx, waiter, &path),
+            Endpoint::Tcp(host, port) => match host.parse::<IpAddr>() {
                 Ok(ip) => self.race(cx, waiter, &host, vec![SocketAddr::new(ip, port)]),
                 Err(_) => self.look_up(cx, &host, port, waiter),
             },

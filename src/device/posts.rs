@@ -84,7 +84,7 @@ impl DeviceRole {
         cx.set_deadline(id, at);
     }
 
-    /// A POST ended without an acknowledgement. True: its answer cannot be posted again.
+    /// A POST ended without an acknowledgement. Returns true if its answer cannot be posted again.
     pub(super) fn post_broke(&mut self, cx: &mut Connections<State>, key: Key) -> bool {
         let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
             return false;

@@ -17,11 +17,11 @@ use crate::engine::slab::Slab;
 /// Addresses that are tried at a time.
 pub(super) const RUNNING_MAX: usize = 8;
 
-/// Places whose last address is remembered: a device has a few gateways, a proxy and a local
+/// Endpoints whose last address is remembered: a device has a few gateways, a proxy and a local
 /// server.
 const REMEMBERED_MAX: usize = 32;
 
-/// Addresses of one place, of which one is to be connected to.
+/// Addresses of one endpoint, of which one is to be connected to.
 pub(super) struct Race {
     /// The side whose connection it will be.
     pub(super) waiter: Waiter,

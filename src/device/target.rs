@@ -16,7 +16,7 @@ use std::io;
 /// A local server.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    pub(super) place: Place,
+    pub(super) endpoint: Endpoint,
     /// `Host` where the gateway's request has none.
     pub(super) authority: String,
     /// `Host` to send instead of the visitor's.
@@ -47,7 +47,7 @@ impl Edits {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(super) enum Endpoint {
     /// The host is looked up for every connection.
     Tcp(String, u16),
     Unix(PathBuf),
@@ -78,7 +78,7 @@ impl Target {
                 )));
             }
             return Ok(Target {
-                place: Place::Unix(path.into()),
+                endpoint: Endpoint::Unix(path.into()),
                 authority: "localhost".to_owned(),
                 host_header,
                 tls: None,
@@ -98,7 +98,7 @@ impl Target {
         }
         Ok(Target {
             tls: url.secure.then(connector).transpose()?,
-            place: Place::Tcp(url.host, url.port),
+            endpoint: Endpoint::Tcp(url.host, url.port),
             authority: url.authority,
             host_header,
             maps_origin: false,
@@ -111,17 +111,17 @@ impl Target {
 
     /// The port that the server listens on.
     pub(super) fn port(&self) -> Option<u16> {
-        match self.place {
-            Place::Tcp(_, port) => Some(port),
-            Place::Unix(_) => None,
+        match self.endpoint {
+            Endpoint::Tcp(_, port) => Some(port),
+            Endpoint::Unix(_) => None,
         }
     }
 
     /// The host that a certificate has to be for, unless another one is given.
     pub(super) fn host(&self) -> &str {
-        match &self.place {
-            Place::Tcp(host, _) => host,
-            Place::Unix(_) => "localhost",
+        match &self.endpoint {
+            Endpoint::Tcp(host, _) => host,
+            Endpoint::Unix(_) => "localhost",
         }
     }
 }
@@ -225,6 +225,6 @@ mod tests {
         let known = || crate::tls::LocalTls::new().insecure().connector().map(Arc::new);
         let target = Target::parse("https://nas.internal", None, known).unwrap();
         assert!(target.tls.is_some() && target.host() == "nas.internal");
-        assert!(matches!(target.place, Place::Tcp(_, 443)));
+        assert!(matches!(target.endpoint, Endpoint::Tcp(_, 443)));
     }
 }

@@ -56,11 +56,12 @@ impl DeviceRole {
         let key = self.exchanges.insert(Box::new(exchange));
         self.relaying(cx, id, key);
         cx.set_deadline(id, None); // look-up and race have their own
-        let place = target.and_then(|at| self.plan.tcp.get(at)).map(|target| target.place.clone());
-        match (place, target) {
+        let endpoint =
+            target.and_then(|at| self.plan.tcp.get(at)).map(|target| target.endpoint.clone());
+        match (endpoint, target) {
             _ if polled => self.answer_waiting(cx, key, &tcp_target::POLLED),
-            (Some(place), Some(target)) => {
-                self.connect_to(cx, place, Waiter::Tcp { key, target });
+            (Some(endpoint), Some(target)) => {
+                self.connect_to(cx, endpoint, Waiter::Tcp { key, target });
                 self.look_for_caller(cx, key);
             }
             _ => self.answer_waiting(cx, key, &tcp_target::NO_TARGET),

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use crate::device::target::Place;
+use crate::device::target::Endpoint;
 use crate::device::target::Unreached;
 use crate::error::Error;
 use crate::proto::authority::{authority, bare};
@@ -17,7 +17,7 @@ const TARGETS_CEILING: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct TcpTarget {
     pub(super) name: String,
-    pub(super) place: Place,
+    pub(super) endpoint: Endpoint,
     pub(super) text: String,
 }
 
@@ -30,18 +30,18 @@ impl TcpTarget {
             ))
         })?;
         let wrong = |what: &str| Error::usage(format!("TCP target {name}, {text:?}: {what}"));
-        let place = match text.strip_prefix("unix:") {
-            Some(path) if path.starts_with('/') => Place::Unix(PathBuf::from(path)),
+        let endpoint = match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Endpoint::Unix(PathBuf::from(path)),
             Some(_) => return Err(wrong("write an absolute path, like unix:/run/app.sock")),
             None => {
                 let host = || wrong("write HOST:PORT, like 127.0.0.1:22");
                 let authority = authority(text.as_bytes()).map_err(|_| host())?;
                 let port = authority.port.filter(|port| *port > 0).ok_or_else(host)?;
                 let host = bare(authority.host);
-                Place::Tcp(host.to_owned(), port)
+                Endpoint::Tcp(host.to_owned(), port)
             }
         };
-        Ok(TcpTarget { name: name.to_owned(), place, text: text.to_owned() })
+        Ok(TcpTarget { name: name.to_owned(), endpoint, text: text.to_owned() })
     }
 
     /// The same for all that a device lists.
@@ -101,7 +101,7 @@ mod tests {
         for text in ["127.0.0.1:22", "[::1]:22", "nas.internal:22", "unix:/run/docker.sock"] {
             assert!(TcpTarget::parse("ssh", text).is_ok(), "{text}");
         }
-        let Place::Tcp(host, 22) = TcpTarget::parse("ssh", "[::1]:22").unwrap().place else {
+        let Endpoint::Tcp(host, 22) = TcpTarget::parse("ssh", "[::1]:22").unwrap().endpoint else {
             panic!("no address");
         };
         assert_eq!(host, "::1");

@@ -26,7 +26,8 @@ use crate::setting::LINKS;
 use crate::stream::Stream;
 
 impl GatewayRole {
-    /// Hands a busy link to a program's thread. False: that thread has gone, the link is free.
+    /// Hands a busy link to a program's thread. Returns false if that thread has gone
+    /// and the link is free.
     pub(super) fn lease(&mut self, cx: &mut Connections<State>, caller: u64, id: Id) -> bool {
         let Some((_, reply)) = self.callers.take_for_link(caller) else { return false };
         self.lease_to(cx, &reply, id)

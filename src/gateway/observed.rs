@@ -22,25 +22,25 @@ impl GatewayRole {
         &self,
         fields: &Fields<'_>,
         from: IpAddr,
-        said: Option<&ProxyClaims<'_>>,
+        claims: Option<&ProxyClaims<'_>>,
     ) -> Visit {
         if !self.observer.is_on() && self.peers.is_none() {
             return Visit { from: Some(from), ..Visit::default() };
         }
         let request_id = self.observer.records().then(|| {
             let came = fields.get(REQUEST_ID).and_then(|id| std::str::from_utf8(id).ok());
-            match came.filter(|id| said.is_some() && is_request_id(id)) {
+            match came.filter(|id| claims.is_some() && is_request_id(id)) {
                 Some(id) => id.to_owned(),
                 None => random_id(),
             }
         });
-        let from = Some(self.address_of(from, said));
+        let from = Some(self.address_of(from, claims));
         Visit { from, request_id, ..Visit::default() }
     }
 
     /// The visitor's own address, where trusted proxies tell it.
-    pub(super) fn address_of(&self, from: IpAddr, said: Option<&ProxyClaims<'_>>) -> IpAddr {
-        let told = said.and_then(|said| said.visitor(|hop| self.settings.is_trusted(hop)));
+    pub(super) fn address_of(&self, from: IpAddr, claims: Option<&ProxyClaims<'_>>) -> IpAddr {
+        let told = claims.and_then(|claims| claims.visitor(|hop| self.settings.is_trusted(hop)));
         told.unwrap_or(from)
     }
 

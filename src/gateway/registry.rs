@@ -447,8 +447,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Lines up for a link. False: as many wait as `waiting_per_device_max` allows, or nobody knows
-    /// the name.
+    /// Enqueues a caller that waits for a link. Returns false if as many wait as
+    /// `waiting_per_device_max` allows, or if nobody knows the name.
     pub(crate) fn enqueue(&mut self, name: &str, waiter: Waiter) -> bool {
         let most = self.limits.waiting_per_device_max;
         let Some(entry) = self.entries.get_mut(name).filter(|e| e.waiting.len() < most) else {

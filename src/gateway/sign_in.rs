@@ -45,7 +45,7 @@ const MAC: usize = 32;
 
 /// Where somebody signs in: below a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Scope {
     /// As the request was routed.
     pub(super) host: String,
     /// What the route has of the path: `/lamp`, or empty.
@@ -56,14 +56,14 @@ pub(super) struct Place {
     pub(super) device: Option<String>,
 }
 
-impl Place {
-    /// A path of this place as browsers know it.
+impl Scope {
+    /// A path of this scope as browsers know it.
     pub(super) fn path(&self, behind: &str) -> String {
         [&self.outer, &self.prefix, behind].concat()
     }
 
     /// The page a visitor is sent to after signing in: `to` of the form, if it is a path below this
-    /// place, and nothing that a browser reads as another host's (RFC 3986 §4.2; browsers take a
+    /// scope, and nothing that a browser reads as another host's (RFC 3986 §4.2; browsers take a
     /// backslash for a slash, and drop tabs and line ends).
     pub(super) fn goal(&self, to: &str) -> String {
         let here = self.path("");
@@ -144,46 +144,46 @@ impl SignIns {
         Some(self.mac(b"pad", &[nonce])?.finalize().into_bytes().into())
     }
 
-    fn signed(&self, place: &Place, body: &[u8]) -> Option<HmacSha256> {
-        self.mac(b"mac", &[place.host.as_bytes(), place.prefix.as_bytes(), body])
+    fn signed(&self, scope: &Scope, body: &[u8]) -> Option<HmacSha256> {
+        self.mac(b"mac", &[scope.host.as_bytes(), scope.prefix.as_bytes(), body])
     }
 
     /// The value of a cookie for a visitor that has shown this token here, until then. `None`: the
     /// system has no randomness.
-    pub(super) fn issue(&self, place: &Place, digest: &Digest, ends: SystemTime) -> Option<String> {
+    pub(super) fn issue(&self, scope: &Scope, digest: &Digest, ends: SystemTime) -> Option<String> {
         let mut nonce = [0; NONCE];
         random::fill(&mut nonce).ok()?;
         let mut hidden = self.pad(&nonce)?;
         hidden.iter_mut().zip(digest.bytes()).for_each(|(pad, byte)| *pad ^= byte);
         let ends = ends.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().to_be_bytes();
         let body = [&nonce[..], &ends, &hidden].concat();
-        let mac = self.signed(place, &body)?.finalize().into_bytes();
+        let mac = self.signed(scope, &body)?.finalize().into_bytes();
         Some(URL_SAFE_NO_PAD.encode([&body[..], &mac].concat()))
     }
 
     /// The token that a request's cookie stands for. `None`: it has none that was issued for this
-    /// place and is still good; or several, of different tokens, of which one may be somebody
+    /// scope and is still good; or several, of different tokens, of which one may be somebody
     /// else's.
     pub(super) fn shown(
         &self,
-        place: &Place,
+        scope: &Scope,
         fields: &Fields<'_>,
         now: SystemTime,
     ) -> Option<Digest> {
         let mut shown =
-            values(fields).take(COOKIES_MAX).filter_map(|value| self.read(place, value, now));
+            values(fields).take(COOKIES_MAX).filter_map(|value| self.read(scope, value, now));
         let first = shown.next()?;
         shown.all(|other| other == first).then_some(first)
     }
 
-    fn read(&self, place: &Place, value: &[u8], now: SystemTime) -> Option<Digest> {
+    fn read(&self, scope: &Scope, value: &[u8], now: SystemTime) -> Option<Digest> {
         const LENGTH: usize = NONCE + TIME + DIGEST + MAC;
         if value.len() != LENGTH.div_ceil(3) * 4 - (3 - LENGTH % 3) % 3 {
             return None;
         }
         let bytes = URL_SAFE_NO_PAD.decode(value).ok().filter(|bytes| bytes.len() == LENGTH)?;
         let (body, mac) = bytes.split_at(LENGTH - MAC);
-        self.signed(place, body)?.verify_slice(mac).ok()?; // in constant time
+        self.signed(scope, body)?.verify_slice(mac).ok()?; // in constant time
         let (nonce, rest) = body.split_at(NONCE);
         let (ends, hidden) = rest.split_at(TIME);
         let ends = Duration::from_secs(u64::from_be_bytes(ends.try_into().ok()?));
@@ -270,27 +270,27 @@ fn decoded(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The page that asks for a token. `to`: where the visitor was.
-pub(super) fn page(place: &Place, to: &str, message: Option<&str>) -> String {
+pub(super) fn page(scope: &Scope, to: &str, message: Option<&str>) -> String {
     let message = message.map(|text| format!("<p role=\"alert\">{text}</p>")).unwrap_or_default();
     let form = format!(
         "{message}<form method=\"post\" action=\"{}\"><label for=\"token\">Token</label>\
          <input id=\"token\" name=\"token\" type=\"password\" autocomplete=\"current-password\" required autofocus>\
          <input name=\"to\" type=\"hidden\" value=\"{}\"><button>Sign in</button></form>",
-        escaped(&place.path(SIGN_IN)),
+        escaped(&scope.path(SIGN_IN)),
         escaped(to)
     );
     whole("Sign in", &form)
 }
 
 /// The page of a signed-in visitor. `label`: the operator's name for the token.
-pub(super) fn signed_in(place: &Place, label: Option<&str>) -> String {
+pub(super) fn signed_in(scope: &Scope, label: Option<&str>) -> String {
     let label = label.map(|label| format!(" as {}", escaped(label))).unwrap_or_default();
     let form = format!(
         "<p>You are signed in to {}{label}. <a href=\"{}\">Go on</a></p>\
          <form method=\"post\" action=\"{}\"><button>Sign out</button></form>",
-        escaped(&place.host),
-        escaped(&place.path("/")),
-        escaped(&place.path(SIGN_OUT))
+        escaped(&scope.host),
+        escaped(&scope.path("/")),
+        escaped(&scope.path(SIGN_OUT))
     );
     whole("Signed in", &form)
 }
@@ -339,9 +339,9 @@ mod tests {
     use crate::limits::Limits;
     use crate::proto::head::{self, LineEnds};
 
-    fn place(prefix: &str) -> Place {
+    fn scope(prefix: &str) -> Scope {
         let (host, outer) = ("gw.example".to_owned(), String::new());
-        Place { host, prefix: prefix.to_owned(), outer, device: None }
+        Scope { host, prefix: prefix.to_owned(), outer, device: None }
     }
 
     /// Calls back with the fields of a request that has these lines.
@@ -351,13 +351,13 @@ mod tests {
         ask(&head.unwrap().unwrap().fields)
     }
 
-    fn shown(sign_ins: &SignIns, place: &Place, cookies: &str, now: SystemTime) -> Option<Digest> {
-        with_fields(&format!("Cookie: {cookies}\r\n"), |fields| sign_ins.shown(place, fields, now))
+    fn shown(sign_ins: &SignIns, scope: &Scope, cookies: &str, now: SystemTime) -> Option<Digest> {
+        with_fields(&format!("Cookie: {cookies}\r\n"), |fields| sign_ins.shown(scope, fields, now))
     }
 
     #[test]
     fn a_cookie_stands_for_its_token_until_its_time_at_its_place_alone() {
-        let (sign_ins, lamp) = (SignIns::new(), place("/lamp"));
+        let (sign_ins, lamp) = (SignIns::new(), scope("/lamp"));
         let (now, mine, other) = (SystemTime::now(), digest(b"mine"), digest(b"other"));
         let ends = now + Duration::from_secs(100);
         let value = sign_ins.issue(&lamp, &mine, ends).unwrap();
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(at(&format!("a=b; {cookie};c"), now), Some(mine));
         assert_eq!(at(&cookie, now + Duration::from_secs(98)), Some(mine));
         assert_eq!(at(&cookie, now + Duration::from_secs(101)), None);
-        for elsewhere in [place(""), place("/lam"), Place { host: "other".into(), ..lamp.clone() }]
+        for elsewhere in [scope(""), scope("/lam"), Scope { host: "other".into(), ..lamp.clone() }]
         {
             assert_eq!(shown(&sign_ins, &elsewhere, &cookie, now), None);
         }
@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn whoever_signs_in_goes_on_below_the_place_and_to_no_other_host() {
-        let lamp = Place { outer: "/iot".into(), ..place("/lamp") };
+        let lamp = Scope { outer: "/iot".into(), ..scope("/lamp") };
         for (to, goal) in [
             ("/iot/lamp/x?y=/z", "/iot/lamp/x?y=/z"),
             ("/iot/lamp", "/iot/lamp"),
@@ -427,7 +427,7 @@ mod tests {
         ] {
             assert_eq!(lamp.goal(to), "/iot/lamp/", "{to}");
         }
-        let root = place("");
+        let root = scope("");
         for (to, goal) in [
             ("/x", "/x"),
             ("/", "/"),
@@ -506,7 +506,7 @@ mod tests {
 
     #[test]
     fn what_a_visitor_says_is_text_on_the_page() {
-        let odd = place("/a'\"<b>");
+        let odd = scope("/a'\"<b>");
         let page = page(&odd, "/a'\"<b>/?<script>&", Some("wrong"));
         assert!(page.contains("value=\"/a&#39;&quot;&lt;b&gt;/?&lt;script&gt;&amp;\""), "{page}");
         assert!(page.contains("action=\"/a&#39;&quot;&lt;b&gt;/.ptth/sign-in\""), "{page}");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::engine::connections::{Connections, Id};
 use crate::error::Refusal;
 use crate::gateway::routes::SignInAt;
-use crate::gateway::sign_in::{self, FORM_BYTES_MAX, Form, Place, SIGN_IN, SIGN_OUT};
+use crate::gateway::sign_in::{self, FORM_BYTES_MAX, Form, SIGN_IN, SIGN_OUT, Scope};
 use crate::gateway::state::{GatewayRole, State};
 use crate::gateway::tokens::{Digest, digest};
 use crate::limits::{LOG_OTHER_SITES_PER_SECOND, Limits};
@@ -75,14 +75,14 @@ impl SignInAnswer {
 #[derive(Clone, Copy)]
 pub(super) struct VisitorContext<'a> {
     pub(super) from: IpAddr,
-    pub(super) said: Option<&'a ProxyClaims<'a>>,
+    pub(super) claims: Option<&'a ProxyClaims<'a>>,
     pub(super) secure: bool,
 }
 
 impl VisitorContext<'_> {
     /// The scheme that the visitor used, where that is known.
     pub(super) fn scheme(&self) -> Option<&'static str> {
-        self.said.and_then(ProxyClaims::scheme).or(self.secure.then_some("https"))
+        self.claims.and_then(ProxyClaims::scheme).or(self.secure.then_some("https"))
     }
 
     /// Whether the visitor's browser knows the page by `https`.
@@ -158,12 +158,12 @@ impl GatewayRole {
     /// Where the visitor of this request may sign in. `None`: nowhere, as where visitors need no
     /// token.
     #[cold]
-    pub(super) fn sign_in_place(
+    pub(super) fn sign_in_scope(
         &self,
         to: &Destination<'_>,
         listener: usize,
         context: VisitorContext<'_>,
-    ) -> Option<Place> {
+    ) -> Option<Scope> {
         let (table, port) = self.listeners.visitors(listener)?;
         if !table.signs_in_anywhere() || !self.credentials.know_visitors() || to.target == "*" {
             return None;
@@ -172,23 +172,23 @@ impl GatewayRole {
             Some(origin) => table.sign_in_of_others(origin)?,
             None => table.sign_in(to)?,
         };
-        let outer = context.said.map_or("", ProxyClaims::prefix);
+        let outer = context.claims.map_or("", ProxyClaims::prefix);
         // In the path of a cookie it would end that.
-        let place = Place {
+        let scope = Scope {
             host: to.host.clone(),
             prefix: prefix.to_owned(),
             outer: outer.to_owned(),
             device,
         };
-        Some(place).filter(|place| !place.path("").contains(';'))
+        Some(scope).filter(|scope| !scope.path("").contains(';'))
     }
 
     /// The token that a request's cookie stands for, where no field names one that counts alone.
-    pub(super) fn cookie_token(&self, place: &Place, fields: &Fields<'_>) -> Option<Digest> {
+    pub(super) fn cookie_token(&self, scope: &Scope, fields: &Fields<'_>) -> Option<Digest> {
         if fields.get(GATEWAY_AUTHORIZATION).is_some() {
             return None;
         }
-        let digest = self.sign_ins.shown(place, fields, SystemTime::now())?;
+        let digest = self.sign_ins.shown(scope, fields, SystemTime::now())?;
         self.credentials.is_visitor(&digest).then_some(digest)
     }
 
@@ -197,30 +197,30 @@ impl GatewayRole {
         &self,
         fields: &Fields<'_>,
         to: &Destination<'_>,
-        said: Option<&ProxyClaims<'_>>,
+        claims: Option<&ProxyClaims<'_>>,
     ) -> bool {
-        let hosts = [Some(to.authority), said.and_then(ProxyClaims::host)];
+        let hosts = [Some(to.authority), claims.and_then(ProxyClaims::host)];
         sign_in::is_same_origin(fields, hosts.into_iter().flatten())
     }
 
     /// The page for a visitor without a token. `refused`: one was shown, for another device.
-    pub(super) fn sign_in_page(&self, place: &Place, target: &str, refused: bool) -> SignInAnswer {
-        let to = place.path(target.strip_prefix(place.prefix.as_str()).unwrap_or_default());
+    pub(super) fn sign_in_page(&self, scope: &Scope, target: &str, refused: bool) -> SignInAnswer {
+        let to = scope.path(target.strip_prefix(scope.prefix.as_str()).unwrap_or_default());
         match refused {
-            true => SignInAnswer::page(403, &sign_in::page(place, &to, Some(OTHER_DEVICE))),
-            false => SignInAnswer::page(401, &sign_in::page(place, &to, None)),
+            true => SignInAnswer::page(403, &sign_in::page(scope, &to, Some(OTHER_DEVICE))),
+            false => SignInAnswer::page(401, &sign_in::page(scope, &to, None)),
         }
     }
 
     /// What the gateway's own paths answer to anything but a form; `None`: it is not one of them.
     pub(super) fn own_page(
         &self,
-        place: &Place,
+        scope: &Scope,
         request: &FramedRequest<'_>,
         to: &Destination<'_>,
         token: Option<&Digest>,
     ) -> Option<SignInAnswer> {
-        let is_out = which(place, to)?;
+        let is_out = which(scope, to)?;
         if is_out || !matches!(request.method, "GET" | "HEAD") {
             let allowed = if is_out { "POST" } else { "GET, HEAD, POST" };
             let answer = SignInAnswer::text(405, "this path is the gateway's own, for signing in");
@@ -230,40 +230,40 @@ impl GatewayRole {
         match token {
             Some(digest) => {
                 let label = self.credentials.visitor_comment(digest);
-                let html = sign_in::signed_in(place, label.as_deref());
+                let html = sign_in::signed_in(scope, label.as_deref());
                 Some(SignInAnswer::page(200, &html))
             }
             None if !sign_in::wants_page(&request.fields) => None, // 401 as ever
-            None => Some(self.sign_in_page(place, "", false)),
+            None => Some(self.sign_in_page(scope, "", false)),
         }
     }
 
     /// Returns true if a request brings a form to one of the gateway's own paths.
     pub(super) fn is_form(
         &self,
-        place: &Place,
+        scope: &Scope,
         request: &FramedRequest<'_>,
         to: &Destination<'_>,
     ) -> bool {
-        request.method == "POST" && which(place, to).is_some()
+        request.method == "POST" && which(scope, to).is_some()
     }
 
     /// Answers a form that is whole.
     pub(super) fn take_form(
         &self,
         (request, to): (&FramedRequest<'_>, &Destination<'_>),
-        place: &Place,
+        scope: &Scope,
         body: &[u8],
         context: VisitorContext<'_>,
         now: Instant,
     ) -> SignInAnswer {
-        if !self.is_same_origin(&request.fields, to, context.said) {
-            log_other_site(&request.fields, to, context.said);
+        if !self.is_same_origin(&request.fields, to, context.claims) {
+            log_other_site(&request.fields, to, context.claims);
             return SignInAnswer::of_another_site();
         }
-        if which(place, to) == Some(true) {
-            let cookie = place.set_cookie(None, context.is_secure());
-            return SignInAnswer::see_other(place.path(SIGN_IN), cookie);
+        if which(scope, to) == Some(true) {
+            let cookie = scope.set_cookie(None, context.is_secure());
+            return SignInAnswer::see_other(scope.path(SIGN_IN), cookie);
         }
         let kind = request.fields.get("content-type").unwrap_or_default();
         let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
@@ -271,26 +271,26 @@ impl GatewayRole {
             return SignInAnswer::text(415, NO_FORM);
         }
         let Some(form) = Form::read(body) else { return SignInAnswer::text(400, NO_FORM) };
-        let goal = place.goal(&form.to);
-        let from = self.address_of(context.from, context.said);
+        let goal = scope.goal(&form.to);
+        let from = self.address_of(context.from, context.claims);
         if let Err(too_many) = self.rates.take(now, self.sign_ins.attempts(), from, None) {
-            let html = sign_in::page(place, &goal, Some("Too many attempts; try again later."));
+            let html = sign_in::page(scope, &goal, Some("Too many attempts; try again later."));
             let retry_after = Some(too_many.seconds);
             return SignInAnswer { retry_after, ..SignInAnswer::page(429, &html) };
         }
-        self.sign_in(place, &form.token, goal, context.is_secure(), from)
+        self.sign_in(scope, &form.token, goal, context.is_secure(), from)
     }
 
     fn sign_in(
         &self,
-        place: &Place,
+        scope: &Scope,
         token: &[u8],
         goal: String,
         secure: bool,
         from: IpAddr,
     ) -> SignInAnswer {
         let again =
-            |status, why| SignInAnswer::page(status, &sign_in::page(place, &goal, Some(why)));
+            |status, why| SignInAnswer::page(status, &sign_in::page(scope, &goal, Some(why)));
         let fits = !token.is_empty() && token.len() <= self.settings.limits.token_bytes_max;
         let known =
             fits.then(|| digest(token)).filter(|digest| self.credentials.is_visitor(digest));
@@ -300,7 +300,7 @@ impl GatewayRole {
         };
         let label = self.credentials.visitor_label(&digest).unwrap_or_default();
         let may = |device: &String| self.credentials.visitor_may(&digest, device);
-        if !place.device.as_ref().is_none_or(may) {
+        if !scope.device.as_ref().is_none_or(may) {
             log_names!(
                 Info,
                 "a visitor from {from} has not signed in: {label} is not for this device"
@@ -310,11 +310,11 @@ impl GatewayRole {
         let (now, time) = (SystemTime::now(), self.settings.limits.sign_in_timeout);
         // A time beyond all reason counts as a day.
         let ends = now.checked_add(time).unwrap_or(now + Duration::from_secs(86_400));
-        let Some(value) = self.sign_ins.issue(place, &digest, ends) else {
+        let Some(value) = self.sign_ins.issue(scope, &digest, ends) else {
             return SignInAnswer::text(503, "this gateway has no randomness to sign anybody in");
         };
         log_names!(Info, "a visitor from {from} has signed in ({label})");
-        SignInAnswer::see_other(goal, place.set_cookie(Some(&value), secure))
+        SignInAnswer::see_other(goal, scope.set_cookie(Some(&value), secure))
     }
 }
 
@@ -323,7 +323,7 @@ impl GatewayRole {
 pub(super) fn log_other_site(
     fields: &Fields<'_>,
     to: &Destination<'_>,
-    said: Option<&ProxyClaims<'_>>,
+    claims: Option<&ProxyClaims<'_>>,
 ) {
     static GATE: Gate = Gate::new(module_path!(), LOG_OTHER_SITES_PER_SECOND);
     let value = |name| {
@@ -331,7 +331,7 @@ pub(super) fn log_other_site(
         String::from_utf8_lossy(value).into_owned()
     };
     let believed =
-        said.and_then(ProxyClaims::host).map(|host| format!(", X-Forwarded-Host: {host}"));
+        claims.and_then(ProxyClaims::host).map(|host| format!(", X-Forwarded-Host: {host}"));
     GATE.log(
         log::Level::Warn,
         format_args!(
@@ -345,8 +345,8 @@ pub(super) fn log_other_site(
 }
 
 /// Which of the gateway's own paths a request is for: signing out, or in.
-fn which(place: &Place, to: &Destination<'_>) -> Option<bool> {
-    match path_of(to.target).strip_prefix(place.prefix.as_str())? {
+fn which(scope: &Scope, to: &Destination<'_>) -> Option<bool> {
+    match path_of(to.target).strip_prefix(scope.prefix.as_str())? {
         SIGN_IN => Some(false),
         SIGN_OUT => Some(true),
         _ => None,

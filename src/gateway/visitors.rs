@@ -12,7 +12,7 @@ use crate::gateway::asked::{Asked, Forwarding, moved_too_often};
 use crate::gateway::credentials::VisitorToken;
 use crate::gateway::insiders::TOO_LONG_WITH_OURS;
 use crate::gateway::routes::{Found, Reply, Terms, ToDevice};
-use crate::gateway::sign_in::{self, FORM_BYTES_MAX, Place};
+use crate::gateway::sign_in::{self, FORM_BYTES_MAX, Scope};
 use crate::gateway::sign_in_requests::{
     FormBody, SignInAnswer, VisitorContext, log_other_site, read_form,
 };
@@ -76,8 +76,8 @@ impl Arrival {
         }
     }
 
-    fn context<'a>(self, said: Option<&'a ProxyClaims<'a>>) -> VisitorContext<'a> {
-        VisitorContext { from: self.from, said, secure: self.secure }
+    fn context<'a>(self, claims: Option<&'a ProxyClaims<'a>>) -> VisitorContext<'a> {
+        VisitorContext { from: self.from, claims, secure: self.secure }
     }
 }
 
@@ -88,7 +88,7 @@ struct Planned<'r> {
     token: Option<Digest>,
     /// `Authorization` was for this gateway.
     drop_authorization: bool,
-    said: Option<ProxyClaims<'r>>,
+    claims: Option<ProxyClaims<'r>>,
     /// The connection may go on behind an answer of ours.
     keep: bool,
 }
@@ -311,10 +311,10 @@ impl GatewayRole {
             return None;
         }
         let to = forward::destination(request).ok()?;
-        let said = arrival.trusted.then(|| ProxyClaims::read(&request.fields));
-        let context = arrival.context(said.as_ref());
-        let place = self.sign_in_place(&to, arrival.listener, context)?;
-        if !self.is_form(&place, request, &to) {
+        let claims = arrival.trusted.then(|| ProxyClaims::read(&request.fields));
+        let context = arrival.context(claims.as_ref());
+        let scope = self.sign_in_scope(&to, arrival.listener, context)?;
+        if !self.is_form(&scope, request, &to) {
             return None;
         }
         Some(match read_form(request, behind, &self.settings.limits) {
@@ -326,7 +326,7 @@ impl GatewayRole {
                 let keep = head::keeps_alive(request.minor, &request.fields)
                     && request.minor > 0
                     && !self.lifecycle.is_ending();
-                let answer = self.take_form((request, &to), &place, &body, context, now);
+                let answer = self.take_form((request, &to), &scope, &body, context, now);
                 (Asked::SignIn { answer: answer.into(), to_head: false, keep }, used)
             }
         })
@@ -350,8 +350,8 @@ impl GatewayRole {
             _ => return,
         };
         if self.observer.is_on() {
-            let said = trusted.then(|| ProxyClaims::read(&request.fields));
-            let mut visit = self.visit(&request.fields, *from, said.as_ref());
+            let claims = trusted.then(|| ProxyClaims::read(&request.fields));
+            let mut visit = self.visit(&request.fields, *from, claims.as_ref());
             if self.observer.records() {
                 let most = self.settings.limits.token_bytes_max;
                 let shown = self.credentials.label_shown(&request.fields, most);
@@ -369,9 +369,9 @@ impl GatewayRole {
     ) -> Option<Box<str>> {
         let arrival = Arrival::of(source)?;
         let to = forward::destination(request).ok()?;
-        let said = arrival.trusted.then(|| ProxyClaims::read(&request.fields));
-        let place = self.place_of(&to, arrival, said.as_ref())?;
-        let digest = self.cookie_token(&place, &request.fields)?;
+        let claims = arrival.trusted.then(|| ProxyClaims::read(&request.fields));
+        let scope = self.scope_of(&to, arrival, claims.as_ref())?;
+        let digest = self.cookie_token(&scope, &request.fields)?;
         self.credentials.visitor_label(&digest)
     }
 
@@ -466,17 +466,17 @@ impl GatewayRole {
         // Before the routes: a client without a token must not learn which devices exist.
         let most = self.settings.limits.token_bytes_max;
         let shown = self.credentials.of_visitor(&request.fields, most);
-        let said = arrival.trusted.then(|| ProxyClaims::read(&request.fields));
-        let place =
-            destination.as_ref().ok().and_then(|to| self.place_of(to, arrival, said.as_ref()));
-        let shown = match (&destination, &place) {
-            (Ok(to), Some(place)) => self
-                .signed_in(request, to, place, said.as_ref(), shown)
+        let claims = arrival.trusted.then(|| ProxyClaims::read(&request.fields));
+        let scope =
+            destination.as_ref().ok().and_then(|to| self.scope_of(to, arrival, claims.as_ref()));
+        let shown = match (&destination, &scope) {
+            (Ok(to), Some(scope)) => self
+                .signed_in(request, to, scope, claims.as_ref(), shown)
                 .map_err(|answer| Asked::SignIn { answer, to_head, keep })?,
             _ => shown,
         };
         let is_free =
-            |to: &Destination<'_>| self.is_free_preflight(request, to, arrival, said.as_ref());
+            |to: &Destination<'_>| self.is_free_preflight(request, to, arrival, claims.as_ref());
         let token = match shown {
             VisitorToken::Known(digest, _) => Some(digest),
             VisitorToken::NotNeeded => None,
@@ -492,7 +492,7 @@ impl GatewayRole {
             Ok(to) => to,
             Err(refusal) => return refused(refusal, false),
         };
-        let device = match self.route(request.method, &to, arrival, said.as_ref()) {
+        let device = match self.route(request.method, &to, arrival, claims.as_ref()) {
             Ok(Found::Device(device)) => device,
             Ok(Found::AddSlash(location)) => {
                 let text = "add a slash behind the device's name";
@@ -510,27 +510,27 @@ impl GatewayRole {
             }
         };
         if token.is_some_and(|digest| !self.credentials.visitor_may(&digest, &device.name)) {
-            if let Some(place) = place.filter(|_| wants_page(request)) {
-                let answer = self.sign_in_page(&place, to.target, true).into();
+            if let Some(scope) = scope.filter(|_| wants_page(request)) {
+                let answer = self.sign_in_page(&scope, to.target, true).into();
                 return Err(Asked::SignIn { answer, to_head, keep });
             }
             return refused(Refusal::new(403, "this token is not for this device"), keep);
         }
         let drop_authorization = shown.takes_authorization();
-        Ok(Planned { to, device, token, drop_authorization, said, keep })
+        Ok(Planned { to, device, token, drop_authorization, claims, keep })
     }
 
     /// Where the visitor of a request may sign in.
-    fn place_of(
+    fn scope_of(
         &self,
         to: &Destination<'_>,
         arrival: Arrival,
-        said: Option<&ProxyClaims<'_>>,
-    ) -> Option<Box<Place>> {
+        claims: Option<&ProxyClaims<'_>>,
+    ) -> Option<Box<Scope>> {
         if !self.listeners.sign_in() {
             return None;
         }
-        self.sign_in_place(to, arrival.listener, arrival.context(said)).map(Box::new)
+        self.sign_in_scope(to, arrival.listener, arrival.context(claims)).map(Box::new)
     }
 
     /// What a request shows where visitors sign in, the cookie of that included.
@@ -542,12 +542,12 @@ impl GatewayRole {
         &self,
         request: &FramedRequest<'_>,
         to: &Destination<'_>,
-        place: &Place,
-        said: Option<&ProxyClaims<'_>>,
+        scope: &Scope,
+        claims: Option<&ProxyClaims<'_>>,
         shown: VisitorToken,
     ) -> Result<VisitorToken, Box<SignInAnswer>> {
         let by_cookie = match shown {
-            VisitorToken::Unknown(_) => self.cookie_token(place, &request.fields),
+            VisitorToken::Unknown(_) => self.cookie_token(scope, &request.fields),
             _ => None,
         };
         let most = self.settings.limits.token_bytes_max;
@@ -559,17 +559,17 @@ impl GatewayRole {
             VisitorToken::Known(digest, _) => Some(digest),
             _ => None,
         };
-        if let Some(answer) = self.own_page(place, request, to, digest) {
+        if let Some(answer) = self.own_page(scope, request, to, digest) {
             return Err(answer.into());
         }
         let is_offer = relay::wants_upgrade(request, request.framing());
-        if by_cookie.is_some() && is_offer && !self.is_same_origin(&request.fields, to, said) {
-            log_other_site(&request.fields, to, said);
+        if by_cookie.is_some() && is_offer && !self.is_same_origin(&request.fields, to, claims) {
+            log_other_site(&request.fields, to, claims);
             return Err(SignInAnswer::of_another_site().into());
         }
         match shown {
             VisitorToken::Unknown(_) if wants_page(request) => {
-                Err(self.sign_in_page(place, to.target, false).into())
+                Err(self.sign_in_page(scope, to.target, false).into())
             }
             shown => Ok(shown),
         }
@@ -583,7 +583,7 @@ impl GatewayRole {
         request: &FramedRequest<'_>,
         to: &Destination<'_>,
         arrival: Arrival,
-        said: Option<&ProxyClaims<'_>>,
+        claims: Option<&ProxyClaims<'_>>,
     ) -> bool {
         let count = |name| request.fields.all(name).count();
         let is_preflight = request.method == "OPTIONS"
@@ -592,7 +592,7 @@ impl GatewayRole {
             && count("Access-Control-Request-Method") == 1
             && NEVER_IN_A_PREFLIGHT.iter().all(|name| count(name) == 0);
         let Some((table, port)) = self.listeners.visitors(arrival.listener) else { return false };
-        let scheme = arrival.context(said).scheme();
+        let scheme = arrival.context(claims).scheme();
         is_preflight && table.frees_preflights(to) && self.origin(to, port, scheme).is_none()
     }
 
@@ -605,12 +605,12 @@ impl GatewayRole {
         planned: &Planned<'_>,
         now: Instant,
     ) -> Option<Asked> {
-        let Planned { to, device, token, said, keep, .. } = planned;
+        let Planned { to, device, token, claims, keep, .. } = planned;
         let paces = device.paces.as_deref()?;
-        if self.is_free_preflight(request, to, arrival, said.as_ref()) {
+        if self.is_free_preflight(request, to, arrival, claims.as_ref()) {
             return None;
         }
-        let address = self.address_of(arrival.from, said.as_ref());
+        let address = self.address_of(arrival.from, claims.as_ref());
         let too_many = self.rates.take(now, paces, address, token.as_ref()).err()?;
         Some(Asked::TooMany { too_many, to_head: request.method == "HEAD", keep: *keep })
     }
@@ -624,7 +624,7 @@ impl GatewayRole {
         planned: Planned<'_>,
         now: Instant,
     ) -> Asked {
-        let Planned { to, device, token, drop_authorization, said, keep } = planned;
+        let Planned { to, device, token, drop_authorization, claims, keep } = planned;
         let (to_head, framing) = (request.method == "HEAD", request.framing());
         let ToDevice { name, target, prefix, rewrites, terms, .. } = device;
         let edits = terms.as_ref().and_then(|terms| terms.edits.request.clone());
@@ -632,10 +632,10 @@ impl GatewayRole {
             peer: Some(arrival.from),
             proto: if arrival.secure { "https" } else { "http" },
             host: to.authority,
-            said: said.as_ref(),
+            claims: claims.as_ref(),
             element: self.settings.forwarded_element,
         };
-        let mut visit = self.visit(&request.fields, arrival.from, said.as_ref());
+        let mut visit = self.visit(&request.fields, arrival.from, claims.as_ref());
         if self.observer.records() {
             visit.token = token.and_then(|digest| self.credentials.visitor_label(&digest));
         }
@@ -672,7 +672,7 @@ impl GatewayRole {
         if let Some(prefix) = prefix.as_deref().filter(|_| rewrites) {
             let is_bare = path_of(to.target).len() == prefix.len();
             // What the proxy took off stands before the path that its client knows.
-            let prefix = [said.as_ref().map_or("", ProxyClaims::prefix), prefix].concat();
+            let prefix = [claims.as_ref().map_or("", ProxyClaims::prefix), prefix].concat();
             exchange.alias = Some(Box::new(Alias::of_route(to.authority, prefix, is_bare)));
         }
         let visitor = visit.from;
@@ -696,7 +696,7 @@ impl GatewayRole {
         method: &str,
         to: &Destination<'a>,
         arrival: Arrival,
-        said: Option<&ProxyClaims<'_>>,
+        claims: Option<&ProxyClaims<'_>>,
     ) -> Result<Found<'a>, Refusal> {
         let Some((table, port)) = self.listeners.visitors(arrival.listener) else {
             return Err(Refusal::new(404, "no route: this listener has none"));
@@ -704,14 +704,14 @@ impl GatewayRole {
         if table.is_health(to) {
             return Ok(Found::Health);
         }
-        let scheme = arrival.context(said).scheme();
+        let scheme = arrival.context(claims).scheme();
         if let Some(name) = self.origin(to, port, scheme) {
             return Ok(Found::Device(table.whole(name, to)));
         }
         Ok(match table.find(method, to, &self.settings.limits)? {
             // What the proxy took off stands before the path that its client knows.
             Found::AddSlash(location) => {
-                Found::AddSlash([said.map_or("", ProxyClaims::prefix), &location].concat())
+                Found::AddSlash([claims.map_or("", ProxyClaims::prefix), &location].concat())
             }
             found => found,
         })

@@ -3,11 +3,12 @@
 //!
 //! ```text
 //!   the peer's address ─┬─ in no trusted network ─► whatever came goes, and our own word is written
-//!                       └─ in one ─► Said::read: what is understood ─► written anew, our own word behind it
+//!                       └─ in one ─► what is understood of it ─► written anew, our own word behind it
 //! ```
 //! Lists are read from the end, where the nearest proxy wrote: what stands before a member that is
 //! not understood was vouched for by nobody, and goes with it. Nothing here says where a request
 //! goes; but for the scheme that an origin is compared with, it is all for the server that answers.
+
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt::{self, Write};
 
@@ -131,7 +132,7 @@ impl fmt::Display for Network {
 ///     host: "gw.example",
 ///     ..Forwarded::default()
 /// };
-/// assert!(visitor.said.is_none(), "no proxy before this one is believed");
+/// assert!(visitor.claims.is_none(), "no proxy before this one is believed");
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Forwarded<'a> {
@@ -141,8 +142,8 @@ pub struct Forwarded<'a> {
     pub proto: &'a str,
     /// The `Host` the peer sent.
     pub host: &'a str,
-    /// What a trusted proxy said of those before it; `None`: nobody is believed.
-    pub said: Option<&'a ProxyClaims<'a>>,
+    /// What a trusted proxy says of those before it; `None`: nobody is believed.
+    pub claims: Option<&'a ProxyClaims<'a>>,
     /// Write our element of `Forwarded`, too.
     pub element: bool,
 }
@@ -151,24 +152,26 @@ impl Forwarded<'_> {
     /// Appends the forwarding fields, with `prefix` taken off the path.
     pub(crate) fn write(&self, out: &mut Vec<u8>, prefix: Option<&str>) -> Result<(), Refusal> {
         let nothing = ProxyClaims::default();
-        let said = self.said.unwrap_or(&nothing);
+        let claims = self.claims.unwrap_or(&nothing);
         let peer = self.peer.map(|peer| peer.to_canonical());
         match peer {
-            Some(peer) if said.hops.is_empty() => push_address(out, "X-Forwarded-For", peer),
-            Some(peer) => push_shown(out, "X-Forwarded-For", format_args!("{}, {peer}", said.hops)),
-            None if said.hops.is_empty() => {}
-            None => push_field(out, "X-Forwarded-For", said.hops.as_bytes()),
+            Some(peer) if claims.hops.is_empty() => push_address(out, "X-Forwarded-For", peer),
+            Some(peer) => {
+                push_shown(out, "X-Forwarded-For", format_args!("{}, {peer}", claims.hops))
+            }
+            None if claims.hops.is_empty() => {}
+            None => push_field(out, "X-Forwarded-For", claims.hops.as_bytes()),
         }
         write_field(
             out,
             "X-Forwarded-Proto",
-            said.proto.as_deref().unwrap_or(self.proto).as_bytes(),
+            claims.proto.as_deref().unwrap_or(self.proto).as_bytes(),
         )?;
-        write_field(out, "X-Forwarded-Host", said.host.unwrap_or(self.host).as_bytes())?;
-        if let Some(port) = said.port {
+        write_field(out, "X-Forwarded-Host", claims.host.unwrap_or(self.host).as_bytes())?;
+        if let Some(port) = claims.port {
             push_shown(out, "X-Forwarded-Port", port);
         }
-        match (said.prefix, prefix) {
+        match (claims.prefix, prefix) {
             ("", None) => {}
             ("", Some(ours)) => write_field(out, "X-Forwarded-Prefix", ours.as_bytes())?,
             (outer, ours) => write_field(
@@ -178,9 +181,9 @@ impl Forwarded<'_> {
             )?,
         }
         let elements = match self.element {
-            false => said.elements.clone(),
-            true if said.elements.is_empty() => self.own_element(peer),
-            true => [&said.elements, ", ", &self.own_element(peer)].concat(),
+            false => claims.elements.clone(),
+            true if claims.elements.is_empty() => self.own_element(peer),
+            true => [&claims.elements, ", ", &self.own_element(peer)].concat(),
         };
         if !elements.is_empty() {
             write_field(out, "Forwarded", elements.as_bytes())?;
@@ -227,7 +230,7 @@ fn push_shown(out: &mut Vec<u8>, name: &str, value: impl fmt::Display) {
     let _ = write!(Bytes(out), "{name}: {value}\r\n"); // Bytes never fails
 }
 
-/// What a proxy said of those before it, as far as it is understood.
+/// What a proxy claims of those before it, as far as it is understood.
 ///
 /// ```
 /// use reverse_http::Limits;

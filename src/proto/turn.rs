@@ -607,7 +607,7 @@ pub struct OfferPlan {
     pub target: String,
     /// The row it offers.
     pub dialect: Dialect,
-    /// Offer the turn. False: a poll of the fallback, always POST, without `Upgrade`.
+    /// Offer the turn; else it is a poll of the fallback, always POST, without `Upgrade`.
     pub upgrade: bool,
     /// `Accept`: the encodings of the fallback it takes, the preferred one first. `None`: it takes
     /// no fallback, and says nothing of it.

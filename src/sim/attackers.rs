@@ -223,7 +223,7 @@ impl HostileGateway {
         }
     }
 
-    /// False: the connection is over.
+    /// Returns false if the connection is over.
     fn serve(&mut self, conn: &mut Turned, cx: &mut Cx<'_>) -> bool {
         if conn.close_at.is_some_and(|at| at <= cx.now) {
             return false;

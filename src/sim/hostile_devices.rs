@@ -51,7 +51,7 @@ impl Hostile {
             .into_bytes()
     }
 
-    /// False: the connection is over.
+    /// Returns false if the connection is over.
     fn link(label: &str, name: &str, limits: &Limits, link: &mut Link, cx: &mut Cx<'_>) -> bool {
         if !link.offered {
             if !link.socket.is_connected() {

@@ -22,7 +22,7 @@ impl Rng {
     pub(crate) fn size(&mut self, from: usize, to: usize) -> usize {
         self.range(from as u64, to as u64) as usize
     }
-    /// True in so many of a thousand.
+    /// Returns true in so many of a thousand cases.
     pub(crate) fn permille(&mut self, of: u64) -> bool {
         self.next() % 1000 < of
     }

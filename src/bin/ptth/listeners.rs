@@ -17,17 +17,17 @@ use crate::peers::PeersInForce;
 use crate::reload::wrong;
 
 /// The operators' listener, which is taken out when the gateway stops.
-pub(crate) type AdminPlace = Arc<Mutex<Option<AdminListener>>>;
+pub(crate) type SharedAdmin = Arc<Mutex<Option<AdminListener>>>;
 
 /// One address.
-struct Place {
+struct Address {
     /// As its option says it.
     said: String,
     at: SocketAddr,
     scheme: &'static str,
 }
 
-impl Place {
+impl Address {
     fn url(&self) -> String {
         format!("{}://{}", self.scheme, self.at)
     }
@@ -35,11 +35,11 @@ impl Place {
 
 /// All of them.
 pub(crate) struct Listeners {
-    devices: Place,
-    visitors: Place,
+    devices: Address,
+    visitors: Address,
     /// Former addresses of visitors: connections that stayed use the same routes.
     former: Vec<SocketAddr>,
-    admin: AdminPlace,
+    admin: SharedAdmin,
     admin_args: AdminArgs,
     peers: Option<PeersInForce>,
 }
@@ -63,10 +63,10 @@ impl Listeners {
         visitors: SocketAddr,
         (schemes, peers): ((&'static str, &'static str), Option<PeersInForce>),
     ) -> Result<Self, Failure> {
-        let place = |said: &str, at, scheme| Place { said: said.to_owned(), at, scheme };
+        let address = |said: &str, at, scheme| Address { said: said.to_owned(), at, scheme };
         Ok(Listeners {
-            devices: place(&args.devices, gateway.devices_addr(), schemes.0),
-            visitors: place(&args.visitors, visitors, schemes.1),
+            devices: address(&args.devices, gateway.devices_addr(), schemes.0),
+            visitors: address(&args.visitors, visitors, schemes.1),
             former: Vec::new(),
             admin: Arc::new(Mutex::new(args.admin.listen(gateway)?)),
             admin_args: args.admin.clone(),
@@ -88,7 +88,7 @@ impl Listeners {
         format!("devices {}, visitors {}", self.devices.url(), self.visitors.url())
     }
 
-    pub(crate) fn admin(&self) -> AdminPlace {
+    pub(crate) fn admin(&self) -> SharedAdmin {
         self.admin.clone()
     }
 
@@ -204,29 +204,29 @@ impl Changes {
         &mut self,
         gateway: &Gateway,
         (option, said): (&str, &str),
-        place: &mut Place,
+        address: &mut Address,
         listen: impl FnOnce() -> Result<SocketAddr, String>,
     ) -> Option<SocketAddr> {
-        let before = format!("{option} {}", place.url());
-        if place.said == said {
+        let before = format!("{option} {}", address.url());
+        if address.said == said {
             self.kept.push(before);
             return None;
         }
         let at = match listen() {
             Ok(at) => at,
             Err(e) => {
-                wrong!("--{option} {said}: {e}; {option} stay at {}", place.at);
+                wrong!("--{option} {said}: {e}; {option} stay at {}", address.at);
                 self.kept.push(before);
                 return None;
             }
         };
-        let left = std::mem::replace(&mut place.at, at);
-        place.said = said.to_owned();
+        let left = std::mem::replace(&mut address.at, at);
+        address.said = said.to_owned();
         if let Err(e) = gateway.unlisten(left) {
             wrong!("--{option}: the listener at {left} cannot be closed: {e}");
         }
         self.removed.push(before);
-        self.added.push(format!("{option} {}", place.url()));
+        self.added.push(format!("{option} {}", address.url()));
         Some(left)
     }
 

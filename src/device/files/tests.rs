@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use super::*;
 
 /// A directory of its own, with `root` to be served and `secret` beside it.
-struct Place(PathBuf);
+struct TestDir(PathBuf);
 
-impl Place {
-    fn new() -> Place {
+impl TestDir {
+    fn new() -> TestDir {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let path = std::env::temp_dir().join(format!(
             "ptth-files-{}-{}",
@@ -23,7 +23,7 @@ impl Place {
         fs::create_dir_all(path.join("root")).unwrap();
         fs::create_dir(path.join("outside")).unwrap();
         fs::write(path.join("outside/secret"), "secret").unwrap();
-        Place(path.canonicalize().unwrap())
+        TestDir(path.canonicalize().unwrap())
     }
 
     fn root(&self, name: &str) -> PathBuf {
@@ -35,7 +35,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for TestDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0); // a directory left behind in /tmp harms nobody
     }
@@ -258,15 +258,15 @@ fn a_range_needs_the_file_it_is_of() {
 
 #[test]
 fn dates_that_cannot_be_written_are_left_out() {
-    let place = Place::new();
+    let dir = TestDir::new();
     let date = |second: i64| {
-        let file = File::create(place.root("f")).unwrap();
+        let file = File::create(dir.root("f")).unwrap();
         let time = match u64::try_from(second) {
             Ok(second) => UNIX_EPOCH + Duration::from_secs(second),
             Err(_) => UNIX_EPOCH - Duration::from_secs(second.unsigned_abs()),
         };
         file.set_modified(time).unwrap();
-        let response = place.files().answer(&Request::get("/f").body(Body::empty()).unwrap());
+        let response = dir.files().answer(&Request::get("/f").body(Body::empty()).unwrap());
         assert_eq!(response.status(), 200);
         response
             .headers()
@@ -301,8 +301,8 @@ fn types_go_by_the_ending() {
 }
 
 /// Symbolic links inside the directory, out of it, and nowhere: name and target.
-fn links_in(place: &Place) -> Vec<(&'static str, String)> {
-    let absolute = |name: &str| place.root(name).to_str().unwrap().to_owned();
+fn links_in(dir: &TestDir) -> Vec<(&'static str, String)> {
+    let absolute = |name: &str| dir.root(name).to_str().unwrap().to_owned();
     vec![
         ("to-f", "f".to_owned()),
         ("to-f-about", "a/../f".to_owned()),
@@ -324,7 +324,7 @@ fn links_in(place: &Place) -> Vec<(&'static str, String)> {
         ("out-folder", "../outside".to_owned()),
         ("out-and-in", "../root/f".to_owned()),
         ("over-the-top", "../f".to_owned()), // the root is not its own parent
-        ("out-absolute", place.0.join("outside/secret").to_str().unwrap().to_owned()),
+        ("out-absolute", dir.0.join("outside/secret").to_str().unwrap().to_owned()),
         ("out-by-dots", format!("{}/../outside/secret", absolute(""))),
         ("out-beside", format!("{}-beside/f", absolute("").trim_end_matches('/'))),
         ("out-proc", "/proc/self/root/etc/passwd".to_owned()),
@@ -335,16 +335,16 @@ fn links_in(place: &Place) -> Vec<(&'static str, String)> {
 
 #[test]
 fn links_are_followed_inside_and_not_out() {
-    let place = Place::new();
-    fs::create_dir_all(place.root("a/b")).unwrap();
-    fs::write(place.root("f"), "f").unwrap();
-    fs::write(place.root("a/b/g"), "g").unwrap();
-    fs::write(place.root("a/index.html"), "a's").unwrap();
-    let links = links_in(&place);
+    let dir = TestDir::new();
+    fs::create_dir_all(dir.root("a/b")).unwrap();
+    fs::write(dir.root("f"), "f").unwrap();
+    fs::write(dir.root("a/b/g"), "g").unwrap();
+    fs::write(dir.root("a/index.html"), "a's").unwrap();
+    let links = links_in(&dir);
     for (name, target) in &links {
-        symlink(target, place.root(name)).unwrap();
+        symlink(target, dir.root(name)).unwrap();
     }
-    let files = place.files();
+    let files = dir.files();
     for (target, answer) in [
         ("/to-f", "f"),
         ("/to-f-about", "f"),
@@ -389,16 +389,16 @@ fn links_are_followed_inside_and_not_out() {
 /// times and until both answers were seen (a busy machine may let the thread wait), unless `always`
 /// one is expected. How often each came.
 fn asked_while(
-    place: &Place,
+    dir: &TestDir,
     target: &str,
     always: bool,
-    swap: impl Fn(&Place) + Sync,
+    swap: impl Fn(&TestDir) + Sync,
 ) -> (usize, usize) {
-    let (files, over) = (place.files(), AtomicBool::new(false));
+    let (files, over) = (dir.files(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Relaxed) {
-                swap(place);
+                swap(dir);
             }
         });
         let (mut served, mut absent) = (0, 0);
@@ -421,17 +421,17 @@ fn asked_while(
 
 #[test]
 fn a_folder_swapped_for_a_link_while_it_is_passed_leads_nowhere_else() {
-    let place = Place::new();
-    fs::create_dir_all(place.root("x/d")).unwrap();
-    fs::write(place.root("x/d/secret"), "inside").unwrap();
-    symlink("../../outside", place.root("evil")).unwrap();
-    symlink("../../outside", place.root("x/evil")).unwrap();
-    let (served, absent) = asked_while(&place, "/x/d/secret", false, |place| {
+    let dir = TestDir::new();
+    fs::create_dir_all(dir.root("x/d")).unwrap();
+    fs::write(dir.root("x/d/secret"), "inside").unwrap();
+    symlink("../../outside", dir.root("evil")).unwrap();
+    symlink("../../outside", dir.root("x/evil")).unwrap();
+    let (served, absent) = asked_while(&dir, "/x/d/secret", false, |dir| {
         // The folder goes, a link to the outside takes its name, and back.
-        fs::rename(place.root("x/d"), place.root("x/kept")).unwrap();
-        fs::rename(place.root("x/evil"), place.root("x/d")).unwrap();
-        fs::rename(place.root("x/d"), place.root("x/evil")).unwrap();
-        fs::rename(place.root("x/kept"), place.root("x/d")).unwrap();
+        fs::rename(dir.root("x/d"), dir.root("x/kept")).unwrap();
+        fs::rename(dir.root("x/evil"), dir.root("x/d")).unwrap();
+        fs::rename(dir.root("x/d"), dir.root("x/evil")).unwrap();
+        fs::rename(dir.root("x/kept"), dir.root("x/d")).unwrap();
     });
     assert!(
         served > 0 && absent > 0,
@@ -441,14 +441,14 @@ fn a_folder_swapped_for_a_link_while_it_is_passed_leads_nowhere_else() {
 
 #[test]
 fn a_folder_moved_away_while_a_link_goes_up_from_it_leads_nowhere_else() {
-    let place = Place::new();
-    fs::create_dir_all(place.root("x/d")).unwrap();
-    fs::write(place.root("x/secret"), "inside").unwrap();
-    symlink("../secret", place.root("x/d/up")).unwrap();
+    let dir = TestDir::new();
+    fs::create_dir_all(dir.root("x/d")).unwrap();
+    fs::write(dir.root("x/secret"), "inside").unwrap();
+    symlink("../secret", dir.root("x/d/up")).unwrap();
     // Where the folder is moved to, the kernel's `..` would be the outside.
-    let (served, absent) = asked_while(&place, "/x/d/up", false, |place| {
-        fs::rename(place.root("x/d"), place.0.join("outside/d")).unwrap();
-        fs::rename(place.0.join("outside/d"), place.root("x/d")).unwrap();
+    let (served, absent) = asked_while(&dir, "/x/d/up", false, |dir| {
+        fs::rename(dir.root("x/d"), dir.0.join("outside/d")).unwrap();
+        fs::rename(dir.0.join("outside/d"), dir.root("x/d")).unwrap();
     });
     assert!(
         served > 0 && absent > 0,
@@ -458,16 +458,16 @@ fn a_folder_moved_away_while_a_link_goes_up_from_it_leads_nowhere_else() {
 
 #[test]
 fn a_link_swapped_for_another_is_one_or_the_other() {
-    let place = Place::new();
+    let dir = TestDir::new();
     for release in ["1", "2"] {
-        fs::create_dir(place.root(release)).unwrap();
-        fs::write(place.root(release).join("f"), "inside").unwrap();
+        fs::create_dir(dir.root(release)).unwrap();
+        fs::write(dir.root(release).join("f"), "inside").unwrap();
     }
-    symlink("1", place.root("current")).unwrap();
-    let (_, absent) = asked_while(&place, "/current/f", true, |place| {
+    symlink("1", dir.root("current")).unwrap();
+    let (_, absent) = asked_while(&dir, "/current/f", true, |dir| {
         for release in ["2", "1"] {
-            symlink(release, place.root("next")).unwrap();
-            fs::rename(place.root("next"), place.root("current")).unwrap();
+            symlink(release, dir.root("next")).unwrap();
+            fs::rename(dir.root("next"), dir.root("current")).unwrap();
         }
     });
     assert_eq!(
@@ -480,19 +480,19 @@ fn a_link_swapped_for_another_is_one_or_the_other() {
 #[test]
 fn a_folder_and_a_link_that_change_places_are_one_or_the_other() {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
-    let place = Place::new();
+    let dir = TestDir::new();
     for release in ["1", "current"] {
-        fs::create_dir(place.root(release)).unwrap();
-        fs::write(place.root(release).join("f"), "inside").unwrap();
+        fs::create_dir(dir.root(release)).unwrap();
+        fs::write(dir.root(release).join("f"), "inside").unwrap();
     }
-    symlink("1", place.root("next")).unwrap();
-    let exchange = |place: &Place| {
-        renameat_with(CWD, place.root("next"), CWD, place.root("current"), RenameFlags::EXCHANGE)
+    symlink("1", dir.root("next")).unwrap();
+    let exchange = |dir: &TestDir| {
+        renameat_with(CWD, dir.root("next"), CWD, dir.root("current"), RenameFlags::EXCHANGE)
     };
-    if exchange(&place) == Err(Errno::INVAL) {
+    if exchange(&dir) == Err(Errno::INVAL) {
         return; // a file system that cannot
     }
-    let (_, absent) = asked_while(&place, "/current/f", true, |place| exchange(place).unwrap());
+    let (_, absent) = asked_while(&dir, "/current/f", true, |dir| exchange(dir).unwrap());
     assert_eq!(
         absent, 0,
         "what was one thing when it was looked at and another when it was opened is looked at once more"
@@ -501,11 +501,11 @@ fn a_folder_and_a_link_that_change_places_are_one_or_the_other() {
 
 #[test]
 fn what_may_be_passed_need_not_be_listed() {
-    let place = Place::new();
-    fs::create_dir(place.root("d")).unwrap();
-    fs::write(place.root("d/f"), "f").unwrap();
-    fs::set_permissions(place.root("d"), fs::Permissions::from_mode(0o111)).unwrap();
-    assert_eq!(asked(&place.files(), "/d/f"), (200, "f".to_owned()));
+    let dir = TestDir::new();
+    fs::create_dir(dir.root("d")).unwrap();
+    fs::write(dir.root("d/f"), "f").unwrap();
+    fs::set_permissions(dir.root("d"), fs::Permissions::from_mode(0o111)).unwrap();
+    assert_eq!(asked(&dir.files(), "/d/f"), (200, "f".to_owned()));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use crate::gateway::state::{Asking, GatewayRole, State, States};
 use crate::relay::{Collected, Gathering, LocalAnswer};
 
 impl GatewayRole {
-    /// A request for a device that polls. True: a poll took it. Else it is being collected, lined
-    /// up, or refused.
+    /// A request for a device that polls. Returns true if a poll took it; else it is being collected,
+    /// waits in the queue, or was refused.
     pub(in crate::gateway) fn by_mailbox(
         &mut self,
         cx: &mut Connections<State>,

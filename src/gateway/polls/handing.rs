@@ -34,8 +34,8 @@ struct LaterEvent {
 }
 
 impl GatewayRole {
-    /// Hands a whole request to a held poll of its device. False: there is none, or nobody asks any
-    /// more.
+    /// Hands a whole request to a held poll of its device. Returns false if there is none, or if
+    /// nobody waits for the answer any more.
     pub(in crate::gateway) fn hand_out(&mut self, cx: &mut Connections<State>, key: Key) -> bool {
         loop {
             let Some(downstream) =

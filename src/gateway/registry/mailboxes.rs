@@ -22,8 +22,8 @@ pub(crate) enum Gap {
 }
 
 impl Registry {
-    /// A reserved place is a held poll's now. True: it is the first poll of its session, which is
-    /// to be answered at once.
+    /// Turns a reservation into a held poll. Returns true if it is the first poll of its session,
+    /// which is to be answered at once.
     pub(crate) fn park(
         &mut self,
         registration: &Registration,
@@ -196,8 +196,8 @@ impl Registry {
         }
     }
 
-    /// It is answered, or given up; `present`: unless deserted before. True: callers may have
-    /// waited for just that.
+    /// An event was answered or given up; `present`: it had not been deserted before. Returns true if
+    /// callers may have waited for just that.
     pub(crate) fn event_ends(&mut self, name: &str, present: bool) -> bool {
         let Some(entry) = self.entries.get_mut(name) else { return false };
         let was_full = entry.in_flight() >= self.limits.in_flight_per_device_max;

@@ -12,6 +12,11 @@ fn root() -> &'static Path {
 
 /// All Rust files below a folder of the crate: path from there, text.
 fn sources(folder: &str) -> Vec<(String, String)> {
+    files_of(folder, "rs")
+}
+
+/// The same of files with another extension.
+fn files_of(folder: &str, extension: &str) -> Vec<(String, String)> {
     let top = root().join(folder);
     let mut folders = vec![top.clone()];
     let mut files: Vec<PathBuf> = Vec::new();
@@ -20,7 +25,7 @@ fn sources(folder: &str) -> Vec<(String, String)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|of| of == extension) {
                 files.push(path);
             }
         }
@@ -332,6 +337,47 @@ fn the_order_is_the_one_that_is_meant() {
     );
     assert_eq!(listed("//! | `a.rs` | b |\n//! | file |\n// | `c.rs` | d |\nuse a;"), ["a", "c"]);
     assert!(names("mio::Poll", "mio") && !names("premiom", "mio") && !names("an_mio", "mio"));
+}
+
+/// Words for which the project has another one, and that one.
+const UNUSED: [(&str, &str); 19] = [
+    ("octet", "byte"),
+    ("octets", "bytes"),
+    ("roster", "registry"),
+    ("farewell", "goaway"),
+    ("loan", "lease"),
+    ("lent", "leased"),
+    ("True:", "Returns true if"),
+    ("False:", "Returns false if"),
+    ("Ticket", "an identifier, or a guard"),
+    ("Holder", "owner"),
+    ("Patience", "timeout"),
+    ("Place", "permit, scope, endpoint"),
+    ("Places", "permits"),
+    ("Knock", "offer"),
+    ("Pen", "writer"),
+    ("Fate", "what follows"),
+    ("Said", "claims"),
+    ("Telling", "event"),
+    ("Posting", "a POST"),
+];
+
+#[test]
+fn one_thing_has_one_word() {
+    let pages =
+        files_of("docs", "md").into_iter().map(|(file, text)| (format!("docs/{file}"), text));
+    let code = sources("src").into_iter().map(|(file, text)| (format!("src/{file}"), text));
+    let top = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]
+        .map(|page| (page.to_owned(), fs::read_to_string(root().join(page)).unwrap()));
+    for (file, text) in code.chain(pages).chain(top) {
+        for (number, line) in text.lines().enumerate() {
+            let line = line.replace("octet-stream", "").replace(".octets()", "");
+            for (unused, word) in UNUSED {
+                let number = number + 1;
+                assert!(!names(&line, unused), "{file}:{number} says {unused}, not {word}: {line}");
+            }
+        }
+    }
 }
 
 /// T47: what a request means is decided about a `FramedRequest` alone, so that nobody forgets its

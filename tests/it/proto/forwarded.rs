@@ -119,7 +119,7 @@ fn told(lines: &str, prefix: Option<&str>, element: bool) -> Vec<String> {
         peer,
         proto: "http",
         host: "gw.example:8080",
-        said: Some(&said),
+        claims: Some(&said),
         element,
     });
     let rules = RequestRules {
@@ -369,7 +369,7 @@ fn a_malformed_element_hides_itself_and_what_stands_before_it() {
 fn our_own_element_names_the_peer_the_host_and_the_scheme() {
     let own = |peer: Option<&str>, host: &str, said: Option<&ProxyClaims<'_>>| {
         let peer = peer.map(|text| text.parse::<IpAddr>().unwrap());
-        let forwarded = Some(Forwarded { peer, proto: "http", host, said, element: true });
+        let forwarded = Some(Forwarded { peer, proto: "http", host, claims: said, element: true });
         let rules = RequestRules {
             target: "/",
             host: "x",
@@ -501,7 +501,7 @@ fn a_peer_without_an_address_passes_on_what_it_said_and_adds_none() {
         let head = asked(&bytes);
         let said = ProxyClaims::read(&head.fields);
         let forwarded =
-            Forwarded { proto: "http", host: "a", said: Some(&said), ..Forwarded::default() };
+            Forwarded { proto: "http", host: "a", claims: Some(&said), ..Forwarded::default() };
         let rules = RequestRules {
             drop_authorization: false,
             target: "/",
