@@ -105,6 +105,20 @@ fn no_file_is_above_800_lines() {
     }
 }
 
+/// An example is read in one sitting, and shows one thing.
+#[test]
+fn no_example_has_80_lines() {
+    for folder in ["examples", "examples/servers/src/bin"] {
+        for (file, text) in sources(folder) {
+            let lines = text.lines().count();
+            assert!(
+                lines < 80,
+                "{folder}/{file} has {lines} lines: what does it show beside the one thing?"
+            );
+        }
+    }
+}
+
 /// From the top down; a folder stands for its files. What is not here may name anything (it is new:
 /// give it a place).
 const ORDER: &[&str] = &[
