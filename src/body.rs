@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use http::HeaderMap;
 
+use crate::clock;
 use crate::error::{Error, Fault};
 
 /// The body of a request or a response: a [`Read`] that may know its length and may end with
@@ -386,7 +387,7 @@ fn read_reader(
         left.map_or(buf.len(), |left| buf.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
     // A reader that claims more than it was given room for is somebody's defect, but not a reason
     // to panic here.
-    let n = reader.read(&mut buf[..room])?.min(room);
+    let n = clock::outside(|| reader.read(&mut buf[..room]))?.min(room);
     match left {
         Some(left) if n == 0 => {
             // The program's own mistake: no kind of the system's says so.

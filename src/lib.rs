@@ -46,6 +46,7 @@ pub mod admin;
 pub mod body;
 pub mod calendar;
 mod cancel;
+mod clock;
 pub mod close_reason;
 pub mod device;
 mod engine;

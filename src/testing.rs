@@ -40,6 +40,10 @@ use crate::link::{DeviceLink, GatewayLink};
 use crate::response::IntoResponse;
 use crate::stream::TimedStream;
 
+mod pair;
+
+pub use pair::{Pair, pair};
+
 /// Bytes that one direction of a [`Pipe`] holds before its writer waits.
 const PIPE_BYTES_MAX: usize = 64 * 1024;
 

@@ -88,6 +88,10 @@ impl DeviceRole {
         if let Some(why) = dial.url.too_near(Reach::of_host(&dial.url.host)) {
             return self.cannot_reach(cx, &dial, &why);
         }
+        if let Some(way) = self.plan.way.clone() {
+            dial.begun = Some(cx.now());
+            return self.race_within(cx, Waiter::Dial(dial), &way);
+        }
         let (host, port) = match self.proxy_to(&dial.url) {
             Some(proxy) => (proxy.host.clone(), proxy.port),
             None => (dial.url.host.clone(), dial.url.port),

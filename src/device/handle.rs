@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::RecvTimeoutError;
 
+use crate::clock;
 use crate::close_reason::CloseCounts;
 use crate::device::command::Command;
 use crate::device::counters::Counters;
@@ -227,7 +228,8 @@ impl Running {
     fn join(&self) {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {
-            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+            let is_this = thread.thread().id() == std::thread::current().id();
+            if !is_this && clock::outside(|| thread.join()).is_err() {
                 self.group
                     .fail(Error::stopped("the device's event loop panicked; please report it"));
             }

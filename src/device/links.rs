@@ -491,8 +491,13 @@ impl DeviceRole {
                     (handler.clone(), self.link_limits.clone(), self.workers.clone());
                 let since = Instant::now();
                 let lingers = self.plan.tcp.is_empty(); // else a request may be for a target
-                let job = move || answer_with(&handler, lease, &limits, &workers, lingers, since);
-                if !self.workers.submit(job) {
+                let answer =
+                    move || answer_with(&handler, lease, &limits, &workers, lingers, since);
+                let submitted = match self.plan.way.as_ref().map(|way| way.clock.work()) {
+                    None => self.workers.submit(answer),
+                    Some(work) => self.workers.submit(move || work.run(answer)),
+                };
+                if !submitted {
                     log::error!(
                         "a request waits for no handler: no thread could be started, or handlers_max is taken and the queue is full; its link is closed"
                     );

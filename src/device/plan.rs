@@ -12,6 +12,7 @@ use crate::device::redirects::RedirectHosts;
 use crate::device::servers::Servers;
 use crate::device::tcp_target::TcpTarget;
 use crate::device::worker::Handler;
+use crate::engine::door::Way;
 use crate::proto::turn::Encoding;
 use crate::proto::turn::Fallback;
 use crate::proto::turn::OfferPlan;
@@ -74,4 +75,6 @@ pub(crate) struct Plan {
     pub(crate) polls: RangeInclusive<usize>,
     /// The encoding of the fallback that is asked for first.
     pub(crate) encoding: Encoding,
+    /// The way to a gateway within this process, which is then the only one.
+    pub(crate) way: Option<Way>,
 }

@@ -19,6 +19,7 @@ use crate::device::races::{RUNNING_MAX, Race, Racer, in_order};
 use crate::device::role::DeviceRole;
 use crate::device::state::{State, States};
 use crate::engine::connections::{Connections, Id};
+use crate::engine::door::Way;
 use crate::engine::slab::Key;
 use crate::stream::Stream;
 
@@ -40,8 +41,24 @@ impl DeviceRole {
 
     /// The same to a Unix socket.
     pub(super) fn race_to(&mut self, cx: &mut Connections<State>, waiter: Waiter, path: &Path) {
+        let connected = Stream::connect_unix(path);
+        self.race_alone(cx, waiter, connected);
+    }
+
+    /// The same to a gateway within this process.
+    pub(super) fn race_within(&mut self, cx: &mut Connections<State>, waiter: Waiter, way: &Way) {
+        let connected = way.connect();
+        self.race_alone(cx, waiter, connected);
+    }
+
+    fn race_alone(
+        &mut self,
+        cx: &mut Connections<State>,
+        waiter: Waiter,
+        connected: io::Result<Stream>,
+    ) {
         let key = self.enter(waiter, "", VecDeque::new());
-        match Stream::connect_unix(path).and_then(|stream| self.start(cx, key, stream, None)) {
+        match connected.and_then(|stream| self.start(cx, key, stream, None)) {
             Ok(()) => {}
             Err(e) => {
                 if let Some(race) = self.races.running.get_mut(key) {

@@ -30,6 +30,7 @@ use crate::device::servers::Common;
 use crate::device::servers::LocalServers;
 use crate::device::servers::Servers;
 use crate::device::target::Edits;
+use crate::engine::door::Way;
 use crate::engine::event_loop::EventLoop;
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
@@ -136,6 +137,17 @@ impl Device {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reaches its gateways by this way alone, once it is started.
+    ///
+    /// # Errors
+    /// It was started already.
+    pub(crate) fn reach_by(&self, way: &Way) -> Result<(), Error> {
+        let mut slot = self.lock();
+        let parts = slot.as_mut().ok_or_else(started)?;
+        parts.members.iter_mut().for_each(|(plan, _)| plan.way = Some(way.clone()));
+        Ok(())
+    }
+
     fn start(
         &self,
         service: impl FnOnce(&Parts) -> Result<Service, Error>,
@@ -156,8 +168,13 @@ impl Device {
         let loops = parts
             .members
             .iter()
-            .map(|_| EventLoop::<DeviceRole>::new(&self.limits).map_err(failed))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|(plan, _)| {
+                let (mut event_loop, remote) = EventLoop::<DeviceRole>::new(&self.limits)?;
+                plan.way.iter().for_each(|way| event_loop.follow(&way.clock, &remote));
+                Ok((event_loop, remote))
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed)?;
         let Some(parts) = slot.take() else {
             return Err(Error::usage("this device was started already"));
         };

@@ -11,6 +11,7 @@ use http::header::CONNECTION;
 use http::header::HeaderValue;
 
 use crate::body::Body;
+use crate::clock;
 use crate::device::lease::Busy;
 use crate::device::lease::CLOSED;
 use crate::device::lease::Lease;
@@ -136,7 +137,9 @@ pub(crate) fn ask_handler(
     handler: &Handler,
     request: Request<Body>,
 ) -> (Response<Body>, Option<Taker>) {
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(request))) {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        clock::outside(|| handler(request))
+    })) {
         Ok(mut response) => {
             let taker = taker(&mut response)
                 .filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);

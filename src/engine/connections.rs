@@ -151,7 +151,6 @@ impl<T> Connections<T> {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn begin_at(&mut self, now: Instant) {
         (self.began, self.now) = (now, now);
     }
@@ -184,10 +183,16 @@ impl<T> Connections<T> {
     /// Takes a bound listener into the loop; the number it will be known by. `None`: the loop has
     /// as many as it takes.
     pub(crate) fn listen(&mut self, listener: TcpListener) -> Option<usize> {
+        let number = self.reserve_listener()?;
+        self.listener_changes.push((number, Some(listener)));
+        Some(number)
+    }
+
+    /// The number of a listener without a socket. `None`: the loop has as many as it takes.
+    pub(super) fn reserve_listener(&mut self) -> Option<usize> {
         if self.listeners == LISTENERS_MAX {
             return None;
         }
-        self.listener_changes.push((self.listeners, Some(listener)));
         self.listeners += 1;
         Some(self.listeners - 1)
     }

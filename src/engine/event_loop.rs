@@ -6,18 +6,20 @@
 //! before anything expires.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use crate::clock::{Clock, Ticker};
 use crate::engine::connection::Connection;
 use crate::engine::connections::{Connections, Id, LISTENERS_MAX, Watcher};
+use crate::engine::door::Door;
 use crate::engine::group::Group;
 use crate::engine::handshakes::Handshakes;
 use crate::engine::role::Role;
@@ -161,6 +163,10 @@ pub(crate) struct EventLoop<R: Role> {
     spinning: Spinning,
     commands: Receiver<R::Command>,
     awake: Arc<AtomicBool>,
+    /// Its clock, where a test drives it.
+    ticker: Option<Ticker>,
+    /// Where connections from within this process come in, as by the listener of this number.
+    door: Option<(Arc<Door>, usize)>,
 }
 
 impl<R: Role> EventLoop<R> {
@@ -195,6 +201,8 @@ impl<R: Role> EventLoop<R> {
                 spinning: Spinning::new(limits.spin),
                 commands,
                 awake,
+                ticker: None,
+                door: None,
             },
             remote,
         ))
@@ -203,6 +211,21 @@ impl<R: Role> EventLoop<R> {
     /// Adds a bound listener before the loop runs. Returns false if it has as many as it takes.
     pub(crate) fn listen(&mut self, listener: TcpListener) -> bool {
         self.connections.listen(listener).is_some()
+    }
+
+    /// Takes its time from a test's clock.
+    pub(crate) fn follow(&mut self, clock: &Clock, remote: &Remote<R::Command>) {
+        self.ticker = remote.waker.clone().map(|waker| clock.join(waker));
+        self.connections.begin_at(clock.now());
+    }
+
+    /// Takes connections from within this process, before it runs, as by one listener more.
+    pub(crate) fn open(&mut self, remote: &Remote<R::Command>) -> Option<Weak<Door>> {
+        let door = Door::new(remote.waker.clone()?);
+        let number = self.connections.reserve_listener()?;
+        let way = Arc::downgrade(&door);
+        self.door = Some((door, number));
+        Some(way)
     }
 
     /// Sets an alarm before the loop runs.
@@ -220,27 +243,13 @@ impl<R: Role> EventLoop<R> {
         let mut last = Instant::now();
         while !role.finished(&self.connections) {
             self.change_listeners();
-            let mut timeout = Some(self.timeout().map_or(SLEEP_MAX, |time| time.min(SLEEP_MAX)));
-            let before = Instant::now();
-            let found = timeout != Some(Duration::ZERO)
-                && self.spinning.find(&mut self.poll, &mut events)?;
-            if found {
-                timeout = Some(Duration::ZERO);
-            } else {
-                let mut wait = timeout;
-                loop {
-                    match self.poll.poll(&mut events, wait) {
-                        // A signal is no event; what has arrived meanwhile is.
-                        Err(e) if e.kind() == io::ErrorKind::Interrupted => {
-                            wait = Some(Duration::ZERO)
-                        }
-                        other => break other?,
-                    }
+            let is_quiet = match self.ticker.take() {
+                None => {
+                    last = self.wait(&mut events, last)?;
+                    true
                 }
-            }
-            let now = Instant::now();
-            self.set_clock(last, before, now, timeout);
-            last = now;
+                Some(ticker) => self.wait_for_ticks(&mut events, ticker)?,
+            };
             step_ready(&mut self.connections, &mut role, events.iter().count());
             for event in &events {
                 self.note(&mut role, event);
@@ -249,9 +258,56 @@ impl<R: Role> EventLoop<R> {
             self.awake.store(false, Ordering::Release);
             handle_commands(&mut self.connections, &mut role, &self.commands);
             expire(&mut self.connections, &mut role);
+            if let Some(ticker) = &self.ticker {
+                ticker.end(is_quiet, self.connections.timers.next());
+            }
         }
         role.ended();
         Ok(())
+    }
+
+    /// Waits until there is something to do, and sets the clock; the time. `last`: when it did so before.
+    fn wait(&mut self, events: &mut Events, last: Instant) -> io::Result<Instant> {
+        let mut timeout = Some(self.timeout().map_or(SLEEP_MAX, |time| time.min(SLEEP_MAX)));
+        let before = Instant::now();
+        let found =
+            timeout != Some(Duration::ZERO) && self.spinning.find(&mut self.poll, events)?;
+        if found {
+            timeout = Some(Duration::ZERO);
+        } else {
+            self.sleep(events, timeout)?;
+        }
+        let now = Instant::now();
+        self.set_clock(last, before, now, timeout);
+        Ok(now)
+    }
+
+    fn sleep(&mut self, events: &mut Events, mut wait: Option<Duration>) -> io::Result<()> {
+        loop {
+            match self.poll.poll(events, wait) {
+                // A signal is no event; what has arrived meanwhile is.
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => wait = Some(Duration::ZERO),
+                other => return other,
+            }
+        }
+    }
+
+    /// The same on a test's clock, which another thread moves. Returns false if there is something to do.
+    fn wait_for_ticks(&mut self, events: &mut Events, mut ticker: Ticker) -> io::Result<bool> {
+        let is_awaited = ticker.begin();
+        let has_work = |this: &Self| {
+            let is_due = this.connections.timers.next().is_some_and(|at| at <= ticker.now());
+            let has_arrivals = this.door.as_ref().is_some_and(|(door, _)| !door.is_empty());
+            is_due || has_arrivals || this.timeout() == Some(Duration::ZERO)
+        };
+        let is_busy = has_work(self);
+        let sleeps = !is_awaited && !is_busy;
+        self.sleep(events, (!sleeps).then_some(Duration::ZERO))?;
+        self.connections.set_clock(ticker.now(), Duration::ZERO);
+        let is_quiet =
+            !is_busy && !has_work(self) && events.iter().all(|event| event.token() == WAKER);
+        self.ticker = Some(ticker);
+        Ok(is_quiet)
     }
 
     /// How long `poll` may wait; `None`: until something happens.
@@ -372,6 +428,19 @@ impl<R: Role> EventLoop<R> {
                 if !is_pending || !self.accept_one(role, n) {
                     break;
                 }
+            }
+        }
+        self.accept_within(role);
+    }
+
+    /// Takes what came by the door. One that is not admitted is closed: there is no queue to leave it in.
+    fn accept_within(&mut self, role: &mut R) {
+        const FROM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        let Some((door, number)) = self.door.clone() else { return };
+        while let Some(stream) = door.take() {
+            let is_admitted = self.connections.listening;
+            if is_admitted && role.admits(&mut self.connections, number).is_ok() {
+                role.accepted(&mut self.connections, number, stream, FROM);
             }
         }
     }

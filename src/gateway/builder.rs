@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
+use crate::clock::Clock;
+use crate::engine::door::Door;
 use crate::engine::event_loop::EventLoop;
 use crate::engine::group::Group;
 use crate::error::{Error, Fault, Refusal};
@@ -395,6 +397,14 @@ impl GatewayBuilder {
     /// used; `on_link` and peers; an invalid origin, network, device name or pseudonym; an address that cannot be bound
     /// (taken, not ours).
     pub fn start(self) -> Result<Gateway, Error> {
+        self.start_on(None).map(|(gateway, _)| gateway)
+    }
+
+    /// The same on a test's clock, with a door for devices within this process.
+    pub(crate) fn start_on(
+        self,
+        clock: Option<Clock>,
+    ) -> Result<(Gateway, Option<Weak<Door>>), Error> {
         self.check()?;
         let mut settings = self.settings;
         let failed =
@@ -405,12 +415,15 @@ impl GatewayBuilder {
         for number in 0..number_of_loops {
             let made = EventLoop::<GatewayRole>::of_group(&settings.limits, group.clone(), number);
             let (mut event_loop, remote) = made.map_err(failed)?;
+            clock.iter().for_each(|clock| event_loop.follow(clock, &remote));
             event_loop.alarm(TICK, FIRST_ALARM);
             event_loops.push(event_loop);
             remotes.push(remote);
         }
-        let devices = listen_for_devices(self.addresses, &mut event_loops)?;
+        let mut devices = listen_for_devices(self.addresses, &mut event_loops)?;
         let addresses = devices.iter().map(|(at, _)| *at).collect();
+        let door = clock.as_ref().and_then(|_| event_loops[0].open(&remotes[0]));
+        devices.extend(door.as_ref().map(|_| (WITHIN, None)));
         let knows_visitors = settings.visitor_tokens.is_some();
         let (only_links, observes) = (settings.on_link.is_some(), self.observe);
         if only_links {
@@ -437,6 +450,7 @@ impl GatewayBuilder {
             upgrades: common.upgrades(),
             cluster: common.peers(),
             threads: Mutex::default(),
+            clock,
             tables: Mutex::default(),
         };
         if let Some(cluster) = &running.cluster {
@@ -453,9 +467,12 @@ impl GatewayBuilder {
             1 => log::info!("the gateway has 1 event loop"),
             _ => log::info!("the gateway has {number_of_loops} event loops"),
         }
-        Ok(Gateway(Arc::new(running)))
+        Ok((Gateway(Arc::new(running)), door))
     }
 }
+
+/// Stands for the address of devices within this process.
+const WITHIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// How the loops hear of a table that several gateways share.
 fn tell_loops(loops: Loops<Command>) -> impl Fn(Told) {

@@ -8,6 +8,7 @@ use http::{Request, Response};
 
 use crate::body::Body;
 use crate::cancel::{Cancel, Watch};
+use crate::clock;
 use crate::close_reason::CloseCause;
 use crate::error::{Error, Fault};
 use crate::gateway::handle::{Gateway, stopped};
@@ -118,12 +119,12 @@ impl DeviceRef {
 
     /// The deadline of an exchange that begins now.
     fn whole(&self) -> Option<Whole> {
-        let limit = self.gateway.0.limits.get().exchange_timeout;
+        let (limit, now) = (self.gateway.0.limits.get().exchange_timeout, self.gateway.0.now());
         match self.timeout {
             Some(own) if !own.is_zero() && (limit.is_zero() || own < limit) => {
-                Whole::new("DeviceRef::timeout", own)
+                Whole::new("DeviceRef::timeout", own, now)
             }
-            _ => Whole::new("exchange_timeout", limit),
+            _ => Whole::new("exchange_timeout", limit, now),
         }
     }
 
@@ -150,6 +151,13 @@ impl DeviceRef {
     /// (502), the request's own body, cancelled, stopped; for a device that polls also refused (413 the body is
     /// too long, 501 the request offers an upgrade). [`Error::kind`] tells which.
     pub fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
+        match &self.gateway.0.clock {
+            None => self.send_counted(request),
+            Some(clock) => clock.work().run(|| self.send_counted(request)),
+        }
+    }
+
+    fn send_counted(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.gateway.refuse_on_link("send()")?;
         self.check_name()?;
         let (parts, body) = request.into_parts();
@@ -238,7 +246,7 @@ impl DeviceRef {
         let _watch = self.watch_wait()?;
         let (reply, answer) = bounded(1);
         let waits = Waits::of(&self.gateway.0.limits.get());
-        let left = whole.map_or(waits.link.time, |whole| whole.left());
+        let left = whole.map_or(waits.link.time, |whole| whole.left(self.gateway.0.now()));
         let wait = if left < waits.link.time {
             Wait { time: left, name: whole.map_or(waits.exchange.name, |whole| whole.name()) }
         } else {
@@ -247,7 +255,7 @@ impl DeviceRef {
         let (name, cancel) = (self.name.clone(), self.cancel.clone());
         let wanted = Borrow { name, wait, moves: 0, cancel, reply };
         self.gateway.command(self.home(), Command::Borrow(wanted))?;
-        answer.recv().map_err(|_| stopped())?
+        clock::outside(|| answer.recv()).map_err(|_| stopped())?
     }
 
     /// The loop that has the device, or would get it.
@@ -269,7 +277,8 @@ impl DeviceRef {
         let _watch = self.watch_wait()?;
         let (name, cancel) = (self.name.clone(), self.cancel.clone());
         self.gateway.command(self.home(), Command::Wait { name, time, cancel, reply })?;
-        match answer.recv_timeout(time.saturating_add(Duration::from_secs(5))) {
+        let most = time.saturating_add(Duration::from_secs(5)); // where a loop hangs
+        match clock::outside(|| answer.recv_timeout(most)) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => {
                 Err(Error::timeout(Fault::Gateway, "the gateway's event loop did not answer"))

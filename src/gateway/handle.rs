@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
+use crate::clock::{self, Clock};
 use crate::error::{Error, Fault};
 use crate::gateway::events;
 use crate::gateway::events::GatewayEvent;
@@ -73,6 +74,8 @@ pub(super) struct Running {
     /// Its knowledge of other gateways.
     pub(super) cluster: Option<Arc<Cluster>>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    /// A test's clock, by which everything goes.
+    pub(super) clock: Option<Clock>,
     /// The routes of visitors' listeners. Held while listeners, routes or certificates are changed,
     /// so that every loop sees the changes in one order.
     pub(super) tables: Mutex<Vec<(SocketAddr, Arc<Table>)>>,
@@ -597,13 +600,18 @@ impl Gateway {
 }
 
 impl Running {
+    pub(super) fn now(&self) -> Instant {
+        self.clock.as_ref().map_or_else(Instant::now, Clock::now)
+    }
+
     /// Waits for the event loops, but for one that runs this: a program's function may own a
     /// handle, and is dropped by a loop.
     fn drain(&self, notice: Duration, time: Duration) {
         self.loops.send_others(self.loops.len(), || Command::Drain { notice, time });
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for thread in std::mem::take(&mut *threads) {
-            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+            let is_this = thread.thread().id() == std::thread::current().id();
+            if !is_this && clock::outside(|| thread.join()).is_err() {
                 log::error!("the gateway's event loop had panicked");
             }
         }

@@ -28,8 +28,8 @@ pub(crate) struct Whole {
 
 impl Whole {
     /// So long from now. `None`: no such deadline, which a time of zero says.
-    pub(crate) fn new(name: &'static str, time: Duration) -> Option<Self> {
-        let ends = Instant::now().checked_add(time)?;
+    pub(crate) fn new(name: &'static str, time: Duration, now: Instant) -> Option<Self> {
+        let ends = now.checked_add(time)?;
         (!time.is_zero()).then_some(Whole { ends, time, name })
     }
 
@@ -39,13 +39,13 @@ impl Whole {
     }
 
     /// The remaining time.
-    pub(crate) fn left(&self) -> Duration {
-        self.ends.saturating_duration_since(Instant::now())
+    pub(crate) fn left(&self, now: Instant) -> Duration {
+        self.ends.saturating_duration_since(now)
     }
 
     /// Returns true if it is over, as exactly as sockets keep time.
-    pub(super) fn is_over(&self) -> bool {
-        self.left() <= self.time / 8
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.left(now) <= self.time / 8
     }
 
     /// The error of the caller that was waiting then.

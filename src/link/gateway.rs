@@ -335,8 +335,9 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
             // A device may answer (413, say) and close before it has taken the whole request: such
             // an answer may be here.
             Err(SendFault::Wire(error)) => {
-                let linger = self.line.lock().limits.linger_timeout;
-                let soon = instant_after(Instant::now(), linger);
+                let wire = self.line.lock();
+                let soon = instant_after(wire.now(), wire.limits.linger_timeout);
+                drop(wire);
                 (self.read_answer(&parts.method, Some(soon)).map_err(|_| error)?, None)
             }
         };
@@ -437,7 +438,7 @@ fn read_one_answer<S: TimedStream + 'static>(
     deadline: Option<Instant>,
     interim: &mut InterimCount,
 ) -> Result<Option<Answer>, Error> {
-    let first = first_byte(&wire.limits, deadline);
+    let first = first_byte(wire, deadline);
     let events = wire.takes_events;
     let answer =
         match wire.read_head(first, |bytes, limits| read_response(bytes, limits, method, events)) {
@@ -480,12 +481,12 @@ fn has_bound_login(fields: &HeaderMap) -> bool {
     fields.iter().any(|(name, value)| bound_login::is_bound_login(name.as_str(), value.as_bytes()))
 }
 
-fn first_byte(limits: &Limits, deadline: Option<Instant>) -> Timeout {
+fn first_byte<S: TimedStream + 'static>(wire: &Wire<S>, deadline: Option<Instant>) -> Timeout {
     match deadline {
-        None => Timeout::new("first_byte_timeout", limits.first_byte_timeout),
+        None => Timeout::new("first_byte_timeout", wire.limits.first_byte_timeout),
         Some(deadline) => Timeout::new(
             "the deadline for the first byte",
-            deadline.saturating_duration_since(Instant::now()),
+            deadline.saturating_duration_since(wire.now()),
         ),
     }
 }

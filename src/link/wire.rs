@@ -212,7 +212,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         first: Timeout,
         parse: impl Fn(&[u8], &Limits) -> Result<Option<(T, usize)>, Refusal>,
     ) -> Result<Option<T>, HeadFault> {
-        let waits_since = Instant::now();
+        let waits_since = self.now();
         let whole = self.limits.head_timeout;
         let whole = first
             .time
@@ -248,7 +248,9 @@ impl<S: TimedStream + 'static> Wire<S> {
                 let left = if seen == 0 {
                     first.time
                 } else {
-                    first.time.map(|time| time.saturating_sub(waits_since.elapsed()))
+                    first.time.map(|time| {
+                        time.saturating_sub(self.now().saturating_duration_since(waits_since))
+                    })
                 };
                 let late = left == Some(Duration::ZERO) && seen > 0;
                 let filled = if late {
@@ -273,7 +275,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         deadline: &mut Option<Instant>,
         whole: Duration,
     ) -> Result<usize, HeadFault> {
-        let now = Instant::now();
+        let now = self.now();
         let left = deadline.get_or_insert(now + whole).saturating_duration_since(now);
         let late = |wire: &mut Self, error| {
             let error = wire.read_failed(
@@ -307,7 +309,7 @@ impl<S: TimedStream + 'static> Wire<S> {
             return Error::io(Fault::Network, doing, error);
         }
         self.spoil("a deadline passed");
-        if let Some(whole) = self.whole.filter(Whole::is_over) {
+        if let Some(whole) = self.whole.filter(|whole| whole.is_over(self.now())) {
             return whole.error(self.side.peer(), doing);
         }
         let time = timeout.time.unwrap_or_default();
@@ -530,10 +532,10 @@ impl<S: TimedStream + 'static> Wire<S> {
     /// `body_silence_timeout`. Where that does not do, the wire is spoilt.
     pub(super) fn drain(&mut self) -> Result<(), Error> {
         let timeout = Timeout::new("body_silence_timeout", self.limits.body_silence_timeout);
-        let deadline = instant_after(Instant::now(), self.limits.body_silence_timeout);
+        let deadline = instant_after(self.now(), self.limits.body_silence_timeout);
         let mut left = self.limits.drain_bytes_max;
         while !self.drain_inbox(&mut left)? {
-            let time = deadline.saturating_duration_since(Instant::now());
+            let time = deadline.saturating_duration_since(self.now());
             if left == 0 || self.body_remaining().is_some_and(|n| n > left as u64) {
                 let text = format!(
                     "dropping the rest of an unread {} body: it is longer than drain_bytes_max allows",
@@ -600,7 +602,7 @@ impl<S: TimedStream + 'static> Wire<S> {
     pub(super) fn write_failed(&mut self, doing: &str, error: io::Error) -> Error {
         self.spoil("writing to the connection failed");
         if is_timeout(&error) {
-            if let Some(whole) = self.whole.filter(Whole::is_over) {
+            if let Some(whole) = self.whole.filter(|whole| whole.is_over(self.now())) {
                 return whole.error(self.side.peer(), doing);
             }
             let time = self.limits.body_silence_timeout;
@@ -637,11 +639,10 @@ impl<S: TimedStream + 'static> Wire<S> {
         if !closed && !self.more_may_come {
             return;
         }
-        let ends = instant_after(Instant::now(), self.limits.linger_total_timeout);
+        let ends = instant_after(self.now(), self.limits.linger_total_timeout);
         loop {
             self.inbox.clear();
-            let time =
-                ends.saturating_duration_since(Instant::now()).min(self.limits.linger_timeout);
+            let time = ends.saturating_duration_since(self.now()).min(self.limits.linger_timeout);
             if time.is_zero() || !matches!(self.fill(Some(time), STEP), Ok(1..)) {
                 return self.inbox.clear();
             }
@@ -659,9 +660,14 @@ impl<S: TimedStream + 'static> Wire<S> {
         }
     }
 
+    /// The time that deadlines go by.
+    pub(super) fn now(&self) -> Instant {
+        self.stream.as_ref().map_or_else(Instant::now, TimedStream::now)
+    }
+
     /// A wait, no longer than the whole exchange may take.
     fn within_whole(&self, wait: Option<Duration>) -> io::Result<Option<Duration>> {
-        let Some(left) = self.whole.map(|whole| whole.left()) else { return Ok(wait) };
+        let Some(left) = self.whole.map(|whole| whole.left(self.now())) else { return Ok(wait) };
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -670,7 +676,7 @@ impl<S: TimedStream + 'static> Wire<S> {
 
     /// Returns true if the whole exchange has had its time.
     pub(super) fn is_overdue(&self) -> bool {
-        self.whole.is_some_and(|whole| whole.left().is_zero())
+        self.whole.is_some_and(|whole| whole.left(self.now()).is_zero())
     }
 
     /// Tells the transport how long a read may take, but only where that differs by more than a

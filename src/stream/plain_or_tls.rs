@@ -8,13 +8,14 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 #[cfg(feature = "tls")]
 use std::time::Instant;
 
+use crate::clock::Clock;
 use crate::stream::handshake::Shaken;
-use crate::stream::socket::Socket;
+use crate::stream::socket::{Socket, Within};
 use crate::stream::timed::{TimedStream, arrived, timed_transport};
 #[cfg(not(feature = "tls"))]
 use crate::stream::tls_session::Shown;
@@ -141,6 +142,23 @@ impl Stream {
         }
         let (one, other) = UnixStream::pair()?;
         Ok((Stream::from(one), Stream::from(other)))
+    }
+
+    /// The same on a test's clock, by which deadlines go where they are read through
+    /// [`Shared`](crate::stream::Shared).
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn pair_on(clock: &Clock) -> io::Result<[(Stream, Weak<Within>); 2]> {
+        Ok(Within::pair(clock)?.map(|end| {
+            let weak = Arc::downgrade(&end);
+            (Socket::Within(end).into(), weak)
+        }))
+    }
+
+    /// The clock of its deadlines, where it is a test's.
+    pub(super) fn clock(&self) -> Option<&Clock> {
+        if let Socket::Within(within) = &self.socket { Some(&within.clock) } else { None }
     }
 
     /// Begins TLS on a connected socket that blocks, as a device does with the gateway at this host.
@@ -388,7 +406,7 @@ impl Stream {
         }
         match &self.socket {
             Socket::Tcp(s) => s.peer_addr().ok().map(|a| a.ip().to_canonical()),
-            Socket::Unix(_) => None,
+            Socket::Unix(_) | Socket::Within(_) => None,
             #[cfg(test)]
             Socket::Sim(s) => s.peer_ip(),
         }
@@ -404,7 +422,7 @@ impl Stream {
             Socket::Tcp(s) => {
                 s.peer_addr().map_or_else(|_| "unconnected".to_owned(), |a| a.to_string())
             }
-            Socket::Unix(_) => "unix socket".to_owned(),
+            Socket::Unix(_) | Socket::Within(_) => "unix socket".to_owned(),
             #[cfg(test)]
             Socket::Sim(s) => s.label(),
         }

@@ -4,16 +4,61 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+
+use crate::clock::Clock;
 
 #[derive(Debug)]
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// One end of a connection within this process, on a test's clock.
+    Within(Arc<Within>),
     #[cfg(test)]
     Sim(crate::sim::net::Socket),
+}
+
+/// One end of a connection within this process, on a test's clock.
+#[derive(Debug)]
+pub(crate) struct Within {
+    socket: UnixStream,
+    pub(super) clock: Clock,
+    /// Set where what is written here is lost. Then both sockets are held open: their ends are lost, too.
+    lost: Arc<OnceLock<[UnixStream; 2]>>,
+}
+
+impl Within {
+    pub(super) fn pair(clock: &Clock) -> io::Result<[Arc<Self>; 2]> {
+        let lost = Arc::<OnceLock<_>>::default();
+        let (one, other) = UnixStream::pair()?;
+        Ok([one, other].map(|socket| {
+            Arc::new(Within { socket, clock: clock.clone(), lost: Arc::clone(&lost) })
+        }))
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.lost.get().is_some()
+    }
+
+    /// Ends the connection under whoever uses it. `ends`: both of its ends.
+    pub(crate) fn break_off(ends: [&Self; 2]) {
+        if let Err(e) = ends[0].socket.shutdown(Shutdown::Both) {
+            log::debug!("a connection within this process was over already: {e}");
+        }
+    }
+
+    /// Loses whatever is written from here on, and the end of either side.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn stall(ends: [&Self; 2]) -> io::Result<()> {
+        let held = [ends[0].socket.try_clone()?, ends[1].socket.try_clone()?];
+        ends[0].lost.get_or_init(|| held);
+        Ok(())
+    }
 }
 
 /// What is done with a socket of either kind, and what with a simulated one.
@@ -22,6 +67,10 @@ macro_rules! either {
         match $socket {
             Socket::Tcp($s) => $real,
             Socket::Unix($s) => $real,
+            Socket::Within(within) => {
+                let $s = &within.socket;
+                $real
+            }
             #[cfg(test)]
             Socket::Sim($s) => $simulated,
         }
@@ -43,12 +92,18 @@ impl Socket {
         either!(self, s => s.read_timeout(), simulated: s.descriptor())
     }
     pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        let how = match (self, how) {
+            (Socket::Within(s), Shutdown::Write) if s.is_stalled() => return Ok(()),
+            (Socket::Within(s), _) if s.is_stalled() => Shutdown::Read, // for its own threads
+            _ => how,
+        };
         either!(self, s => s.shutdown(how), simulated: s.shutdown(how))
     }
     pub(super) fn try_clone(&self) -> io::Result<Socket> {
         Ok(match self {
             Socket::Tcp(s) => Socket::Tcp(s.try_clone()?),
             Socket::Unix(s) => Socket::Unix(s.try_clone()?),
+            Socket::Within(s) => Socket::Within(s.clone()),
             #[cfg(test)]
             Socket::Sim(s) => Socket::Sim(s.try_clone()),
         })
@@ -80,7 +135,7 @@ impl Socket {
     pub(super) fn reset_when_closed(&self) -> io::Result<()> {
         match self {
             Socket::Tcp(s) => SockRef::from(s).set_linger(Some(Duration::ZERO)),
-            Socket::Unix(_) => Ok(()),
+            Socket::Unix(_) | Socket::Within(_) => Ok(()),
             #[cfg(test)]
             Socket::Sim(s) => s.abort(),
         }
@@ -125,11 +180,17 @@ impl Write for &Socket {
         match self {
             Socket::Tcp(s) => (&*s).write(buf), // it asks for no signal, as below
             Socket::Unix(s) => SockRef::from(s).send_with_flags(buf, NO_SIGNAL),
+            Socket::Within(s) if s.is_stalled() => Ok(buf.len()),
+            Socket::Within(s) => SockRef::from(&s.socket).send_with_flags(buf, NO_SIGNAL),
             #[cfg(test)]
             Socket::Sim(s) => s.write(buf),
         }
     }
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Socket::Within(s) if s.is_stalled() => return Ok(bufs.iter().map(|b| b.len()).sum()),
+            _ => {}
+        }
         either!(
             self,
             s => SockRef::from(s).send_vectored_with_flags(bufs, NO_SIGNAL),

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
@@ -47,6 +47,11 @@ pub trait TimedStream: Read + Write + Send {
     /// # Errors
     /// The operating system refused.
     fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()>;
+    /// The time that the link's deadlines go by: the operating system's, unless the transport brings
+    /// a clock of its own.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
     /// The socket under it, where there is one: then a link can look without waiting, half-close,
     /// and reset.
     fn socket(&self) -> Option<BorrowedFd<'_>> {

@@ -4,6 +4,7 @@
 #[cfg(feature = "ureq")]
 mod agent;
 mod cancel;
+mod clock;
 mod close_reasons;
 mod comet;
 mod devices;

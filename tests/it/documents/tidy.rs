@@ -132,6 +132,7 @@ const ORDER: &[&str] = &[
     "http_date",
     "subscription",
     "cancel",
+    "clock",
     "proto",
     "tls",
     "stream",

@@ -1,0 +1,113 @@
+//! The way into an event loop for connections that are made within this process, and the device's end
+//! of it: `testing::pair`.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use mio::Waker;
+
+use crate::clock::Clock;
+use crate::stream::{Stream, Within};
+
+/// Where a loop finds connections that no listener brings.
+pub(crate) struct Door {
+    waker: Arc<Waker>,
+    waiting: Mutex<VecDeque<Stream>>,
+}
+
+impl Door {
+    pub(super) fn new(waker: Arc<Waker>) -> Arc<Self> {
+        Arc::new(Door { waker, waiting: Mutex::default() })
+    }
+
+    fn put(&self, stream: Stream) -> io::Result<()> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(stream);
+        self.waker.wake()
+    }
+
+    pub(super) fn take(&self) -> Option<Stream> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}
+
+/// How a device reaches its gateway without a network. Clones are the same way.
+#[derive(Clone)]
+pub(crate) struct Way {
+    door: Weak<Door>,
+    /// The clock of both.
+    pub(crate) clock: Clock,
+    state: Arc<State>,
+}
+
+struct State {
+    is_open: AtomicBool,
+    connections: Mutex<Vec<[Weak<Within>; 2]>>,
+}
+
+impl Way {
+    pub(crate) fn new(door: Weak<Door>, clock: Clock) -> Self {
+        let state = State { is_open: AtomicBool::new(true), connections: Mutex::default() };
+        Way { door, clock, state: Arc::new(state) }
+    }
+
+    /// Whether connections may be made.
+    pub(crate) fn set_open(&self, is_open: bool) {
+        self.state.is_open.store(is_open, Relaxed);
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Vec<[Weak<Within>; 2]>> {
+        self.state.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Breaks all connections that there are.
+    pub(crate) fn break_off(&self) {
+        self.for_each(Within::break_off);
+    }
+
+    /// Has all connections that there are carry nothing any more; nobody is told.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn stall(&self) -> io::Result<()> {
+        let mut stalled = Ok(());
+        self.for_each(|ends| {
+            let ended = Within::stall(ends);
+            if stalled.is_ok() {
+                stalled = ended;
+            }
+        });
+        stalled
+    }
+
+    fn for_each(&self, mut of: impl FnMut([&Within; 2])) {
+        for [one, other] in std::mem::take(&mut *self.connections()) {
+            if let (Some(one), Some(other)) = (one.upgrade(), other.upgrade()) {
+                of([&one, &other]);
+            }
+        }
+    }
+
+    /// A connection to the gateway, which does not block.
+    ///
+    /// # Errors
+    /// The gateway has ended, or cannot be reached now; no descriptor is left.
+    pub(crate) fn connect(&self) -> io::Result<Stream> {
+        let door = self.door.upgrade().filter(|_| self.state.is_open.load(Relaxed));
+        let door = door.ok_or(io::ErrorKind::ConnectionRefused)?;
+        let [(here, one), (there, other)] = Stream::pair_on(&self.clock)?;
+        let mut connections = self.connections();
+        connections.retain(|ends| ends.iter().all(|end| end.strong_count() > 0));
+        connections.push([one, other]);
+        drop(connections);
+        here.set_nonblocking(true)?;
+        there.set_nonblocking(true)?;
+        door.put(there)?;
+        Ok(here)
+    }
+}

@@ -1,0 +1,232 @@
+//! A gateway and a device in one process, on a clock that the test drives.
+
+use std::fmt;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use http::Request;
+
+use crate::body::Body;
+use crate::clock::{self, Clock};
+use crate::device::{Device, DeviceHandle};
+use crate::engine::door::Way;
+use crate::error::{Error, Fault};
+use crate::gateway::{Gateway, GatewayBuilder};
+use crate::response::IntoResponse;
+
+/// A gateway and a device in this process, without a network, on a clock that stands still until
+/// [`advance`](Pair::advance) moves it: so a test sees heartbeats, back-offs and time-outs without
+/// waiting for them, and none that it did not ask for, however slow the machine is.
+///
+/// The device is the one that was given, with its links, polls, limits and events; its URL's path
+/// names it, and its host may be any. It is connected when this returns, if it can be. The gateway
+/// needs no address to listen on; what it or the device does beside (visitors, a local server) is on
+/// real sockets.
+///
+/// ```
+/// use std::time::Duration;
+/// use http::Request;
+/// use reverse_http::{Body, Device, Gateway, testing};
+///
+/// let device = Device::builder("http://gateway/lamp").build()?;
+/// let pair = testing::pair(Gateway::builder(), &device, |_: Request<Body>| "on")?;
+/// let lamp = pair.gateway.device("lamp");
+/// let ask = || lamp.send(Request::get("/").body(Body::empty()).unwrap());
+/// assert!(ask()?.status().is_success());
+///
+/// pair.advance(Duration::from_secs(3600)); // it has heartbeats meanwhile
+/// assert!(ask()?.status().is_success());
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+///
+/// # Errors
+/// Those of [`GatewayBuilder::start`] and [`Device::spawn`].
+pub fn pair<R: IntoResponse>(
+    gateway: GatewayBuilder,
+    device: &Device,
+    handler: impl Fn(Request<Body>) -> R + Send + Sync + 'static,
+) -> Result<Pair, Error> {
+    let clock = Clock::new();
+    let (gateway, door) = gateway.start_on(Some(clock.clone()))?;
+    let door = door.ok_or_else(|| Error::usage("a gateway listens on too many addresses"))?;
+    let way = Way::new(door, clock.clone());
+    device.reach_by(&way)?;
+    let device = device.spawn(handler)?;
+    clock.rest();
+    Ok(Pair { gateway, device, way })
+}
+
+/// What [`pair`] makes. When it is dropped both end, unless other handles on them are held.
+///
+/// The clock is that of both sides: heartbeats, back-offs, polls, and every time-out of
+/// [`Limits`](crate::Limits), of [`DeviceRef::timeout`](crate::DeviceRef::timeout) and of
+/// [`wait_connected`](crate::DeviceRef::wait_connected). So a call that runs into such a time-out
+/// does so when another thread moves the clock ([`advance_while`](Pair::advance_while)), and hangs if
+/// none does.
+///
+/// By the operating system's clock go: what the program waits for itself (`recv_timeout` of events, a
+/// `sleep` in a handler), the expiry dates of tokens and certificates, an
+/// [`Upgraded`](crate::Upgraded)'s time-outs, and the times in events, counters and logs. Pauses
+/// between a device's attempts are drawn at random; a test advances by the longest
+/// ([`DeviceBuilder::backoff`](crate::device::DeviceBuilder::backoff)).
+pub struct Pair {
+    /// The gateway. [`DeviceRef::send`](crate::DeviceRef::send) asks the device.
+    pub gateway: Gateway,
+    /// The device.
+    pub device: DeviceHandle,
+    way: Way,
+}
+
+impl Pair {
+    /// Moves the clock, from one deadline to the next. Before each, and before this returns, both
+    /// sides have done all that there was to do, and threads of handlers and of
+    /// [`send`](crate::DeviceRef::send) wait again. A handler's own code, or a body's reader, is not
+    /// waited for: a test that needs it to be somewhere has it say so (by a channel, say) first.
+    ///
+    /// ```
+    /// use std::sync::mpsc::channel;
+    /// use std::time::Duration;
+    /// use http::Request;
+    /// use reverse_http::{Body, Device, ErrorKind, Gateway, testing};
+    ///
+    /// let (begun, begins) = channel();
+    /// let (release, released) = channel();
+    /// let (begun, released) = (std::sync::Mutex::new(begun), std::sync::Mutex::new(released));
+    /// let hangs = move |_: Request<Body>| {
+    ///     begun.lock().unwrap().send(()).unwrap();
+    ///     released.lock().unwrap().recv().unwrap();
+    /// # ""
+    /// };
+    /// let device = Device::builder("http://gateway/lamp").build()?;
+    /// let pair = testing::pair(Gateway::builder(), &device, hangs)?;
+    ///
+    /// let lamp = pair.gateway.device("lamp").timeout(Duration::from_secs(30));
+    /// let asking =
+    ///     std::thread::spawn(move || lamp.send(Request::get("/").body(Body::empty()).unwrap()));
+    /// begins.recv()?; // the handler has the request
+    /// pair.advance(Duration::from_secs(29));
+    /// assert!(!asking.is_finished());
+    /// pair.advance(Duration::from_secs(1));
+    /// assert_eq!(asking.join().unwrap().unwrap_err().kind(), ErrorKind::Timeout);
+    /// release.send(())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn advance(&self, time: Duration) {
+        self.way.clock.advance(time);
+    }
+
+    /// Calls what may have to wait for the clock, on another thread, and moves the clock by `step`
+    /// again and again until it returns.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use http::Request;
+    /// use reverse_http::{Body, Device, ErrorKind, Gateway, testing};
+    ///
+    /// let device = Device::builder("http://gateway/lamp").build()?;
+    /// let pair = testing::pair(Gateway::builder(), &device, |_: Request<Body>| "on")?;
+    /// pair.set_reachable(false);
+    /// pair.disconnect();
+    /// let lamp = pair.gateway.device("lamp");
+    /// let ask = || lamp.send(Request::get("/").body(Body::empty()).unwrap());
+    /// // It waits for the device to come back, which takes `Limits::wait_for_link`.
+    /// let away = pair.advance_while(Duration::from_secs(1), ask).unwrap_err();
+    /// assert_eq!(away.kind(), ErrorKind::Away);
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    /// Where the call does.
+    pub fn advance_while<T: Send>(&self, step: Duration, call: impl FnOnce() -> T + Send) -> T {
+        let (waits, first_wait) = channel();
+        std::thread::scope(|scope| {
+            let calling = scope.spawn(move || {
+                clock::announce(waits);
+                call()
+            });
+            // A call that waits for something else is not waited for.
+            let _ = first_wait.recv_timeout(Duration::from_secs(1));
+            while !calling.is_finished() {
+                self.advance(step);
+                std::thread::yield_now();
+            }
+            calling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// How far the clock has been moved.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.way.clock.elapsed()
+    }
+
+    /// Whether the device can make a connection to its gateway: while it cannot, each attempt fails
+    /// at once, and is repeated after a pause. Connections that there are stay.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use http::Request;
+    /// use reverse_http::{Body, Device, DeviceEventKind, Gateway, testing};
+    ///
+    /// let seconds = Duration::from_secs;
+    /// let device = Device::builder("http://gateway/lamp").backoff(seconds(1)..seconds(30)).build()?;
+    /// let events = device.events();
+    /// let pair = testing::pair(Gateway::builder(), &device, |_: Request<Body>| "on")?;
+    /// assert_eq!(events.recv_timeout(seconds(5))?.kind, DeviceEventKind::Connected);
+    ///
+    /// pair.set_reachable(false);
+    /// pair.disconnect();
+    /// assert!(pair.gateway.devices()?.is_empty());
+    /// pair.advance(seconds(300));
+    /// assert!(events.try_iter().filter(|e| e.kind == DeviceEventKind::Failed).count() > 5);
+    ///
+    /// pair.set_reachable(true);
+    /// pair.advance(seconds(30));
+    /// assert_eq!(pair.gateway.devices()?.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_reachable(&self, is_reachable: bool) {
+        self.way.set_open(is_reachable);
+    }
+
+    /// Ends every connection between the two, by which both sides learn of it. Returns when they
+    /// have.
+    pub fn disconnect(&self) {
+        self.way.break_off();
+        self.way.clock.rest();
+    }
+
+    /// Loses what either side writes from now on to the connections that there are, and their ends;
+    /// nobody is told, as behind a router that has forgotten them. New connections are as ever.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use http::Request;
+    /// use reverse_http::{Body, CloseCause, Device, Gateway, testing};
+    ///
+    /// let device = Device::builder("http://gateway/lamp").links(1..=1).build()?;
+    /// let pair = testing::pair(Gateway::builder(), &device, |_: Request<Body>| "on")?;
+    /// pair.advance(Duration::from_secs(26)); // the first heartbeat
+    /// pair.stall()?;
+    /// pair.advance(Duration::from_secs(36)); // the next one has no answer
+    /// let stats = pair.gateway.stats();
+    /// assert_eq!((stats.devices, stats.closed.of(CloseCause::HeartbeatMissed)), (0, 1));
+    ///
+    /// // In its time the device gives the link up, too, and dials another.
+    /// pair.advance(Duration::from_secs(120));
+    /// assert_eq!(pair.gateway.stats().devices, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn stall(&self) -> Result<(), Error> {
+        self.way.stall().map_err(|e| Error::io(Fault::Caller, "holding stalled connections", e))
+    }
+}
+
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pair").field("elapsed", &self.elapsed()).finish_non_exhaustive()
+    }
+}
