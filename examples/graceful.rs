@@ -8,12 +8,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Request, Response, header};
+use http::{Request, Response, header};
 use reverse_http::{Body, Device, Gateway, Upgraded, upgrade};
 
 fn handler(request: Request<Body>) -> Response<Body> {
     if request.headers().contains_key(header::UPGRADE) {
-        return upgrade(HeaderValue::from_static("chat"), |mut stream| {
+        return upgrade("chat", |mut stream| {
             let _ = stream.write_all(b"hello").and_then(|()| stream.read_to_end(&mut Vec::new()));
         });
     }

@@ -17,7 +17,7 @@ fn handler(request: Request<Body>) -> Response<Body> {
         return Response::new(Body::from("open a WebSocket here"));
     };
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).expect("base64");
-    let mut response = upgrade(HeaderValue::from_static("websocket"), |stream| {
+    let mut response = upgrade("websocket", |stream| {
         let mut socket = WebSocket::from_raw_socket(stream, Role::Server, None);
         while let Ok(message) = socket.read() {
             if let Message::Text(text) = message {

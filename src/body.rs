@@ -273,6 +273,7 @@ impl Body {
     ///
     /// # Errors
     /// As [`read_to_vec`](Self::read_to_vec), and when the bytes are not UTF-8.
+    #[doc(alias("read_to_string", "text"))]
     pub fn read_to_text(&mut self, max: usize) -> Result<String, Error> {
         let fault = self.fault();
         String::from_utf8(self.read_to_vec(max)?).map_err(|e| {

@@ -70,13 +70,13 @@ impl Upgraded {
     /// ```
     /// use std::io::{Read, Write};
     /// use std::time::Duration;
-    /// use http::{HeaderValue, Request, header};
+    /// use http::{Request, header};
     /// use reverse_http::{Body, Device, Gateway, Upgraded, upgrade};
     ///
     /// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
     /// let url = format!("http://{}/echo", gateway.devices_addr());
     /// let device = Device::builder(url).build()?.spawn(|_request| {
-    ///     upgrade(HeaderValue::from_static("echo"), |mut stream| {
+    ///     upgrade("echo", |mut stream| {
     ///         let mut word = [0; 5];
     ///         let _ = stream.read_exact(&mut word).and_then(|()| stream.write_all(&word));
     ///     })

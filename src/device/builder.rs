@@ -98,6 +98,7 @@ impl fmt::Debug for DeviceBuilder {
 impl Device {
     /// A builder for a device of the gateway at this URL: `http://gw.example:9999/lamp` registers
     /// the name `lamp`; without a path it is `default`.
+    #[doc(alias("new", "connect"))]
     pub fn builder(url: impl Into<String>) -> DeviceBuilder {
         DeviceBuilder {
             url: url.into(),

@@ -43,18 +43,19 @@ struct Behind(Arc<Mutex<Option<Taker>>>);
 /// A handler's answer to a request that offers `protocol` in `Upgrade` (a WebSocket, say): 101, and
 /// then the stream is `take`'s. Fields that the protocol wants (`Sec-WebSocket-Accept`) are to be
 /// added to the response. Look for the request's `Upgrade` first: one that has none is answered with
-/// 500, and the log says why. A device that polls is never offered one.
+/// 500, and the log says why; so is a `protocol` that no field can hold. A device that polls is never
+/// offered one.
 ///
 /// ```
 /// use std::io::{BufRead, BufReader, Write};
-/// use http::{HeaderValue, Request, Response};
+/// use http::{Request, Response};
 /// use reverse_http::{Body, upgrade};
 ///
 /// fn handler(request: Request<Body>) -> Response<Body> {
 ///     if request.headers().get("upgrade").is_none_or(|protocol| protocol != "lines") {
 ///         return Response::new(Body::from("speak lines with me"));
 ///     }
-///     upgrade(HeaderValue::from_static("lines"), |mut stream| {
+///     upgrade("lines", |mut stream| {
 ///         let mut writer = stream.writer();
 ///         for line in BufReader::new(&mut stream).lines().map_while(Result::ok) {
 ///             if writeln!(writer, "you said {line}").is_err() {
@@ -65,12 +66,14 @@ struct Behind(Arc<Mutex<Option<Taker>>>);
 /// }
 /// ```
 pub fn upgrade(
-    protocol: HeaderValue,
+    protocol: impl TryInto<HeaderValue>,
     take: impl FnOnce(Upgraded) + Send + 'static,
 ) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response.headers_mut().insert(header::UPGRADE, protocol);
+    if let Ok(protocol) = protocol.try_into() {
+        response.headers_mut().insert(header::UPGRADE, protocol); // else it is refused where it is sent
+    }
     response.extensions_mut().insert(Behind(Arc::new(Mutex::new(Some(Box::new(take))))));
     response
 }

@@ -191,6 +191,9 @@ pub(super) fn bind(
         let hint = why_not_bound(&e);
         Error::io(Fault::Network, format_args!("listening for {whose} on {address}{hint}"), e)
     };
+    if let Some(why) = why_no_address(address) {
+        return Err(Error::usage(format!("listening for {whose} on {address:?}: {why}")));
+    }
     let candidates: Vec<SocketAddr> = address.to_socket_addrs().map_err(doing)?.collect();
     let Some(at) = candidates.first() else {
         return Err(Error::usage(format!("listening for {whose}: {address} names no address")));
@@ -201,6 +204,19 @@ pub(super) fn bind(
         listeners.push(open(at, sockets, false).map_err(doing)?);
     }
     Ok((listeners, at))
+}
+
+/// What is wrong with how an address is written, and how to write it.
+fn why_no_address(address: &str) -> Option<String> {
+    const LIKE: &str = "write it HOST:PORT, like 127.0.0.1:9999 or 0.0.0.0:9999";
+    match address.rsplit_once(':') {
+        None => Some(LIKE.to_owned()),
+        Some((_, port)) if port.parse::<u16>().is_err() => {
+            Some(format!("{port:?} is no port (0 to 65535); {LIKE}"))
+        }
+        Some(("", port)) => Some(format!("the host is missing; 0.0.0.0:{port} is every address")),
+        Some(_) => None,
+    }
 }
 
 /// What keeps an address from being bound, and what to do.

@@ -228,7 +228,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
                 let nothing = NothingArrived(!self.response_began());
                 let error = settlement.cut_error().unwrap_or(error);
                 let stream = self.line.lock().take_reusable();
-                settlement.settle(stream.ok_or_else(|| Some(CloseReason::of_exchange(&error))));
+                settlement.settle(stream.map_err(|_| Some(CloseReason::of_exchange(&error))));
                 return Err((error, nothing));
             }
         };
@@ -246,7 +246,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
                 wire.whole = None;
                 let stream = wire.take_reusable();
                 drop(wire);
-                settlement.settle(stream.ok_or(None));
+                settlement.settle(stream);
                 bytes.into()
             }
         };

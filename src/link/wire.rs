@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::body::STEP;
+use crate::close_reason::{CloseCause, CloseReason};
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::{Limits, instant_after};
 use crate::link::deadlines::{Timeout, Whole};
@@ -148,10 +149,15 @@ impl<S: TimedStream + 'static> Wire<S> {
     }
 
     /// The same, where another exchange may follow; else the stream is dropped here, so that the
-    /// descriptor is gone before anybody is told.
-    pub(super) fn take_reusable(&mut self) -> Option<(S, Vec<u8>)> {
-        let reusable = !self.is_spoilt() && !self.is_body_unread();
-        self.take().filter(|_| reusable)
+    /// descriptor is gone before anybody is told. The reason of its end, where the message in progress
+    /// is whole and was the last one.
+    pub(super) fn take_reusable(&mut self) -> Result<(S, Vec<u8>), Option<CloseReason>> {
+        let (is_spoilt, is_whole) = (self.is_spoilt(), !self.is_body_unread());
+        let stream = self.take().filter(|_| !is_spoilt && is_whole);
+        stream.ok_or_else(|| {
+            (is_spoilt && is_whole)
+                .then(|| CloseReason::new(CloseCause::LastMessage, self.reasons.join("; ")))
+        })
     }
 
     /// Adds a reason why this connection may not carry another exchange.

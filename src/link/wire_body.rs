@@ -168,7 +168,7 @@ impl<S: TimedStream + 'static> WireBody<S> {
             wire.whole = None;
             let stream = wire.take_reusable();
             drop(wire);
-            settlement.settle(stream.ok_or_else(|| error.map(CloseReason::of_exchange)));
+            settlement.settle(stream.map_err(|last| error.map(CloseReason::of_exchange).or(last)));
         }
     }
 }

@@ -65,11 +65,40 @@ fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
+/// A program's request is answered with this behind the status line and `Connection: close`; so much
+/// of the body is read.
+fn answers_program(gateway: &Gateway, mut device: TcpStream, rest: &str, read: usize) -> TcpStream {
+    let lamp = gateway.device("lamp");
+    let asking = std::thread::spawn(move || {
+        let request = http::Request::get("/").body(Body::empty()).unwrap();
+        let mut body = lamp.send(request).unwrap().into_body();
+        body.read_exact(&mut vec![0; read]).unwrap();
+        if body.length().is_none_or(|length| length < 10) {
+            body.read_to_end(&mut Vec::new()).unwrap();
+        }
+    });
+    assert!(head(&mut device).starts_with("GET / "));
+    let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n{rest}");
+    device.write_all(answer.as_bytes()).unwrap();
+    asking.join().unwrap();
+    device
+}
+
 type Play = fn(&Gateway, SocketAddr, TcpStream) -> Option<TcpStream>;
 
 /// How a link ends, and what that is called. What a play returns stays open until the end was seen.
 const GATEWAY: &[(&str, CloseCause, Play)] = &[
     ("closed while it idles", CloseCause::Closed, |_, _, _| None),
+    ("its last message, to a program", CloseCause::LastMessage, |gateway, _, device| {
+        Some(answers_program(gateway, device, "Content-Length: 2\r\n\r\non", 2))
+    }),
+    ("its last message, in chunks", CloseCause::LastMessage, |gateway, _, device| {
+        let chunks = "Transfer-Encoding: chunked\r\n\r\n2\r\non\r\n0\r\n\r\n";
+        Some(answers_program(gateway, device, chunks, 2))
+    }),
+    ("a program that reads half of it", CloseCause::Program, |gateway, _, device| {
+        Some(answers_program(gateway, device, "Content-Length: 900000\r\n\r\non", 2))
+    }),
     ("reset while it idles", CloseCause::Reset, |_, _, device| {
         reset(device);
         None

@@ -61,7 +61,7 @@ fn deadlines_and_failures_are_those_of_a_link() {
     drop(release);
     let device = TestDevice::new(move |request: Request<Body>| match request.uri().path() {
         "/panic" => panic!("on purpose"),
-        "/upgrade" => upgrade(HeaderValue::from_static("x"), drop),
+        "/upgrade" => upgrade("x", drop),
         _ => Response::new(Body::from_reader_with_length(&b"short"[..], 10)),
     });
     assert_eq!(device.send(get("/panic")).unwrap().status(), StatusCode::INTERNAL_SERVER_ERROR);

@@ -98,3 +98,23 @@ fn a_wait_for_ever_is_only_a_long_wait() {
     });
     gateway.drain(Duration::MAX);
 }
+
+#[test]
+fn an_address_that_is_none_is_told_how_it_is_written() {
+    let listen = |at: &str| crate::support::gateway().listen(at).start();
+    for (wrong, hint) in [
+        ("9999", "like 127.0.0.1:9999"),
+        ("localhost", "like 127.0.0.1:9999"),
+        ("", "like 127.0.0.1:9999"),
+        (":9999", "0.0.0.0:9999"),
+        ("127.0.0.1:99999", "\"99999\" is no port"),
+        ("127.0.0.1:", "is no port"),
+        ("http://127.0.0.1", "is no port"),
+    ] {
+        let error = listen(wrong).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains(hint), "{wrong}: {error}");
+    }
+    let gateway = listen("localhost:0").unwrap();
+    let error = gateway.listen_visitors("8080", reverse_http::Routes::path()).unwrap_err();
+    assert!(error.to_string().contains("visitors on \"8080\": write it HOST:PORT"), "{error}");
+}

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use reverse_http::{
     Body, Cancel, CloseCause, Device, DeviceHandle, ErrorKind, Fallback, Gateway, GatewayEventKind,
     Limits, Upgraded, upgrade,
@@ -49,7 +49,7 @@ fn lines(request: Request<Body>) -> Response<Body> {
     if request.headers().get(header::UPGRADE).is_none_or(|protocol| protocol != "lines") {
         return Response::new(Body::from("plain"));
     }
-    upgrade(HeaderValue::from_static("lines"), |mut stream| {
+    upgrade("lines", |mut stream| {
         let mut writer = stream.writer();
         writer.write_all(b"hello\n").unwrap();
         let _ = io::copy(&mut stream, &mut writer);
@@ -64,7 +64,7 @@ fn a_program_opens_a_web_socket_to_a_device() {
             return Response::new(Body::from("plain"));
         };
         let accept = derive_accept_key(key.as_bytes());
-        let mut response = upgrade(HeaderValue::from_static("websocket"), |stream| {
+        let mut response = upgrade("websocket", |stream| {
             let mut socket = WebSocket::from_raw_socket(stream, Role::Server, None);
             while let Ok(message) = socket.read() {
                 if message.is_text() && socket.send(message).is_err() {
@@ -210,7 +210,7 @@ fn its_end_ends_its_writers() {
     let (tell, told) = mpsc::channel();
     let device = device(&gateway, Fallback::Never, move |_| {
         let tell = tell.clone();
-        upgrade(HeaderValue::from_static("lines"), move |mut stream| {
+        upgrade("lines", move |mut stream| {
             let read = io::copy(&mut stream, &mut io::sink());
             tell.send(read.map_err(|e| e.kind())).unwrap();
         })
@@ -276,5 +276,20 @@ fn a_link_of_a_programs_own_is_taken_apart_behind_the_101() {
         .spawn(lines)
         .unwrap();
     assert_eq!(told.recv_timeout(DEADLINE).unwrap(), b"hello\n");
+    device.stop();
+}
+
+#[test]
+fn a_protocol_that_no_field_can_hold_is_answered_500() {
+    let gateway = gateway();
+    let device = device(&gateway, Fallback::Never, |request| {
+        let protocol = if request.uri().path() == "/wrong" { "two\nlines" } else { "lines" };
+        upgrade(protocol, drop)
+    });
+    let lamp = gateway.device("lamp");
+    let mut wrong = offer("lines");
+    *wrong.uri_mut() = "/wrong".parse().unwrap();
+    assert_eq!(lamp.send(wrong).unwrap().status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(lamp.send(offer("lines")).unwrap().status(), StatusCode::SWITCHING_PROTOCOLS);
     device.stop();
 }

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use reverse_http::{Body, Device, Limits, Routes, upgrade};
 
 use crate::support::process::get;
@@ -219,7 +219,7 @@ fn a_handler_gets_the_stream() {
     let device = Device::builder(url).limits(limits).build().unwrap();
     let handle = device
         .spawn(|request: Request<Body>| match request.uri().path() {
-            "/chat" => upgrade(HeaderValue::from_static("chat"), |mut stream| {
+            "/chat" => upgrade("chat", |mut stream| {
                 let mut writer = stream.writer();
                 for line in BufReader::new(&mut stream).lines().map_while(Result::ok) {
                     writeln!(writer, "you said {line}").unwrap();
