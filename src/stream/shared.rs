@@ -10,7 +10,7 @@ use crate::clock::{Clock, SLICE};
 use crate::stream::plain_or_tls::Stream;
 use crate::stream::timed::TimedStream;
 
-/// Places of the limits.
+/// Which of the limits is which.
 const READ: usize = 0;
 const WRITE: usize = 1;
 
