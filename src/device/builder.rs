@@ -38,7 +38,7 @@ use crate::tls::{DeviceTls, LocalTls};
 /// An offer, and the fields that go to the gateways' own origins only.
 type Offer = (OfferPlan, Vec<(String, String)>);
 
-/// Sets a [`Device`] up.
+/// Builds a [`Device`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -133,29 +133,29 @@ impl Device {
 }
 
 impl DeviceBuilder {
-    /// Sends `Authorization: Bearer TOKEN` with the offer, to the gateways' own origins only. A token
-    /// that was read from a file has to be trimmed: [`build`](Self::build) refuses one with a line
-    /// end or a blank, as it does an empty one.
+    /// Sends `Authorization: Bearer TOKEN` with the offer, to the gateways' own origins only. Trim
+    /// a token that was read from a file: [`build`](Self::build) refuses tokens that are empty or
+    /// contain a line end or a blank.
     pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
     }
-    /// Another gateway, where this device is reached, too: it has links to all of them at once,
-    /// MIN..MAX to each, with a back-off and a fallback for each. May be called several times; 16
-    /// gateways at most. The token and the fields go to each of them.
+    /// Adds a gateway. The device is connected to all of them at once, with MIN..MAX links to each,
+    /// and with a separate back-off and fallback for each. May be called several times, for at most
+    /// 16 gateways. The token and the fields are sent to each of them.
     pub fn gateway(mut self, url: impl Into<String>) -> Self {
         self.others.push(url.into());
         self
     }
-    /// Several gateways one at a time, in their order, instead of all at once: the next when an
-    /// attempt at the current one fails, after the last one a pause, and when the way in is lost
-    /// the first again. Default off.
+    /// Whether to use several gateways one at a time, in their order, instead of all at once: the
+    /// next one when an attempt at the current one fails, the first one again after a pause when
+    /// all have failed, and also when the connection is lost. Default: off.
     pub fn failover(mut self, failover: bool) -> Self {
         self.failover = failover;
         self
     }
-    /// A proxy that everything is dialled through, by CONNECT: `http://HOST:PORT` (1080 unless
-    /// given). Default none; the environment is not read.
+    /// A proxy through which all gateways are dialled with CONNECT: `http://HOST:PORT` (the port
+    /// defaults to 1080). Default: none; the environment is not read.
     pub fn proxy(mut self, url: impl Into<String>) -> Self {
         self.proxy = Some(url.into());
         self
@@ -169,122 +169,123 @@ impl DeviceBuilder {
         self.proxy_credentials = Some((user.into(), password.into()));
         self
     }
-    /// Hosts that are dialled without the proxy, as curl reads `no_proxy`: names, with all names
-    /// below them, addresses and networks, separated by commas; `*` for all. An entry that ends in
-    /// `:PORT` is for that port alone.
+    /// Hosts that are dialled without the proxy, in the syntax of curl's `no_proxy`: names (which
+    /// include all names below them), addresses and networks, separated by commas; `*` for all. An
+    /// entry that ends in `:PORT` is for that port only.
     pub fn no_proxy(mut self, hosts: impl Into<String>) -> Self {
         self.no_proxy = hosts.into();
         self
     }
-    /// A host that a gateway may redirect this device to (307 and 308), beside those of its own
+    /// A host to which a gateway may redirect this device (307 and 308), beside those of its own
     /// gateways: `gw2.example`, `*.gw.example` for all names below it, an address, a network like
-    /// `10.0.0.0/8`, or `*` for any; in its default port or one above 1023, or with `:PORT` in that
-    /// one. May be called several times. Never does a redirect lead to a loopback or link-local
-    /// address from a gateway that is farther away.
+    /// `10.0.0.0/8`, or `*` for any. Its default port and ports above 1023 are allowed, or with
+    /// `:PORT` only that one. May be called several times. A gateway elsewhere can never redirect
+    /// the device to a loopback or link-local address.
     pub fn redirect_host(mut self, host: impl Into<String>) -> Self {
         self.redirect_hosts.push(host.into());
         self
     }
-    /// Ends the device ([`Error::is_not_connected`]) after so many failed attempts in a row without
-    /// a way in; with several gateways, when that is so at each of them. A link that ended within a
-    /// second, unused, is a failed attempt, too. Default: it never gives up.
+    /// Ends the device ([`Error::is_not_connected`]) after this many failed attempts in a row while
+    /// it is not connected; with several gateways, when that is so at each of them. A link that
+    /// ended within a second, unused, also counts as a failed attempt. Default: the device never
+    /// gives up.
     pub fn max_retries(mut self, attempts: u32) -> Self {
         self.max_retries = Some(attempts);
         self
     }
-    /// Idle links wanted, and links in all, pending dials counted. Default `1..=128`. A link carries
-    /// one request at a time; more are dialled when links get busy, and as many at once as the
-    /// gateway says that callers wait. What the last minute did not need goes back
+    /// Idle links to keep, and links in all, pending dials included. Default: `1..=128`. A link
+    /// carries one request at a time; more are dialled when links get busy, as many at once as the
+    /// gateway reports waiting callers. Links that were not needed in the last minute are closed
     /// ([`Limits::demand_window`]).
     pub fn links(mut self, links: RangeInclusive<usize>) -> Self {
         self.links = links;
         self
     }
-    /// Whether to poll where no connection turns (the COMET fallback). Default [`Fallback::Auto`]:
-    /// each reply of the gateway decides, at no cost where connections turn. An IETF offer
-    /// ([`Dialect::ietf`]) cannot poll: with it `Auto` counts as `Never`.
+    /// Whether to poll where upgrades are blocked (the COMET fallback). Default:
+    /// [`Fallback::Auto`]: each reply of the gateway decides, at no cost where upgrades work. An
+    /// IETF offer ([`Dialect::ietf`]) cannot poll; with it, `Auto` means `Never`.
     pub fn fallback(mut self, fallback: Fallback) -> Self {
         self.fallback = fallback;
         self
     }
-    /// Polls in parallel where the gateway falls back, and polls in all: more are opened where each
-    /// has a request in hand, so that one is free for the next, and where the gateway says that
-    /// callers wait. Each takes one request at a time. Within 1 to 64, default `2..=64`.
+    /// Polls to keep where the device falls back, and polls in all. More are opened when each has a
+    /// request in progress, so that one is free for the next, and when the gateway reports waiting
+    /// callers. Each carries one request at a time. Within 1 to 64; default: `2..=64`.
     pub fn polls(mut self, polls: RangeInclusive<usize>) -> Self {
         self.polls = polls;
         self
     }
-    /// The one encoding of the fallback that is asked for. Default: both, `message/http` before
-    /// JSON (feature `comet`).
+    /// The only encoding of the fallback to ask for. Default: both, with `message/http` preferred
+    /// to JSON (feature `comet`).
     pub fn poll_encoding(mut self, encoding: Encoding) -> Self {
         self.poll_encoding = Some(encoding);
         self
     }
-    /// The dialect of the offer. Default [`Dialect::classic`], `PTTH/1.0`.
+    /// The dialect of the offer. Default: [`Dialect::classic`], `PTTH/1.0`.
     pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.dialect = dialect;
         self
     }
     /// An origin to register with an IETF offer ([`Dialect::ietf`]), like `https://lamp.example`.
-    /// May be called several times. Offers go to `/.well-known/ptth/{serialized_origin}/`, or where
-    /// the gateway's URL says by a template of RFC 6570:
+    /// May be called several times. Offers go to `/.well-known/ptth/{serialized_origin}/`, unless
+    /// the gateway's URL contains a template of RFC 6570, like
     /// `https://gw.example/ptth{?serialized_origin}`.
     pub fn origin(mut self, origin: impl Into<String>) -> Self {
         self.origins.push(origin.into());
         self
     }
-    /// Another field of the offer, sent to the gateways' own origins only.
+    /// Adds a field to the offer. It is sent to the gateways' own origins only.
     pub fn field(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.fields.push((name.into(), value.into()));
         self
     }
-    /// How the gateway of an `https` URL is verified, and the device's own certificate (feature
-    /// `tls`). Default: the system's roots, and no certificate.
+    /// How the certificate of a gateway at `https://` is verified, and the device's own certificate
+    /// (feature `tls`). Default: the system's roots, and no certificate.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: DeviceTls) -> Self {
         self.tls = Some(tls);
         self
     }
-    /// For [`Device::forward_to`] a server at `https://`: how that is known (feature `tls`).
-    /// Default: by the system's roots.
+    /// For [`Device::forward_to`] with a server at `https://`: how its certificate is verified
+    /// (feature `tls`). Default: with the system's roots.
     #[cfg(feature = "tls")]
     pub fn local_tls(mut self, tls: LocalTls) -> Self {
         self.local_tls = Some(tls);
         self
     }
-    /// Bounds and timeouts, the back-off among them.
+    /// Bounds and timeouts, including the back-off.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
-    /// Pauses between attempts: the first, and the longest. Default 1 s to 60 s, with full jitter.
+    /// The first and the longest pause between attempts. Default: 1 s to 60 s, with full jitter.
     pub fn backoff(mut self, pauses: Range<Duration>) -> Self {
         (self.limits.backoff_min, self.limits.backoff_max) = (pauses.start, pauses.end);
         self
     }
-    /// What a refusal of the first offer ever does. Default: come back later.
+    /// What to do if the very first offer is refused. Default: try again later.
     pub fn on_refusal(mut self, what: OnRefusal) -> Self {
         self.on_refusal = what;
         self
     }
-    /// For [`Device::forward_to`]: this `Host` instead of the visitor's. Where `Location`,
+    /// For [`Device::forward_to`]: sends this `Host` instead of the visitor's. If `Location`,
     /// `Content-Location` or `Refresh` of a response has a URL with this host, visitors get a path
-    /// on theirs, with the prefix that the gateway took off; a cookie with this `Domain` becomes one
-    /// of their host.
+    /// on their own host instead, with the prefix that the gateway removed; a cookie with this
+    /// `Domain` becomes a cookie of their host.
     pub fn host_header(mut self, host: impl Into<String>) -> Self {
         self.host_header = Some(host.into());
         self
     }
-    /// With [`host_header`](Self::host_header): `Origin` and `Referer` of requests that name the
-    /// visitors' own `Host` name that of the local server instead, for one that compares them. Others
-    /// stay as they are. Default off: a server that minds `X-Forwarded-Host` compares with that.
+    /// With [`host_header`](Self::host_header): `Origin` and `Referer` that name the visitor's
+    /// `Host` are rewritten to that of the local server, for servers that compare them. Others stay
+    /// as they are. Default: off, as servers that honour `X-Forwarded-Host` compare with that.
     pub fn map_origin(mut self, map: bool) -> Self {
         self.maps_origin = map;
         self
     }
 
-    /// For [`Device::forward_to`]: fields that are set and removed in requests to the local server,
-    /// for one that chokes on what proxies add or wants what they do not.
+    /// For [`Device::forward_to`]: fields to set and to remove in requests to the local server, if
+    /// it cannot handle what proxies add, or needs what they do not.
     ///
     /// ```no_run
     /// use reverse_http::{Device, proto::edits::FieldEdits};
@@ -297,18 +298,18 @@ impl DeviceBuilder {
         self.edits.request = Some(edits).filter(|edits| !edits.is_empty()).map(Arc::new);
         self
     }
-    /// The same in its responses, those of an upgrade among them, but not in 1xx. What is set or
-    /// removed comes as no trailer either.
+    /// The same for its responses, including those to upgrades, but not for 1xx. Fields that are
+    /// set or removed are not passed on as trailers either.
     pub fn response_fields(mut self, edits: FieldEdits) -> Self {
         self.edits.response = Some(edits).filter(|edits| !edits.is_empty()).map(Arc::new);
         self
     }
-    /// A TCP server that visitors may ask for by this name, and by nothing else, beside whatever
-    /// answers requests: `GET /NAME` with `Upgrade: ptth-tcp/1` gets a connection to it, bytes both
-    /// ways (`ptth connect https://gw.example/lamp/ssh`). `HOST:PORT`, or `unix:/path`. May be
-    /// called several times; 64 at most. Every visitor that the gateway lets ask this device may
-    /// ask for a target, too; restrict them there (tokens of visitors). Not over polls, where no
-    /// upgrade can pass.
+    /// Lets visitors connect to a TCP server (`HOST:PORT`, or `unix:/path`) by this name, in
+    /// addition to whatever answers requests: `GET /NAME` with `Upgrade: ptth-tcp/1` opens a
+    /// connection to it (`ptth connect https://gw.example/lamp/ssh`). Visitors can reach no other
+    /// servers. May be called several times, for at most 64 servers. Every visitor that the gateway
+    /// admits to this device may connect to its targets; restrict that at the gateway (visitors'
+    /// tokens). This does not work over polls, which carry no upgrades.
     ///
     /// ```no_run
     /// use reverse_http::{Body, Device};
@@ -321,25 +322,27 @@ impl DeviceBuilder {
         self
     }
 
-    /// Takes gateway URLs with more than a name, like `http://gw.example/message-queue?id=iamsam`:
-    /// path and query go into the offer as they are, and the first segment is the device's name.
-    /// Gateways of other makes may know devices by them; ours goes by the first segment alone.
-    /// Default off: such a URL is mostly a mistake, and is refused.
+    /// Accepts gateway URLs with more than a name, like
+    /// `http://gw.example/message-queue?id=iamsam`: path and query go into the offer unchanged, and
+    /// the first segment is the device's name. Third-party gateways may identify devices by the
+    /// rest; ours uses the first segment only. Default: off, as such a URL is usually a mistake; it
+    /// is refused.
     pub fn whole_target(mut self, take: bool) -> Self {
         self.whole_target = take;
         self
     }
 
-    /// Checks everything; dials nothing yet.
+    /// Validates all options, without dialling anything yet.
     ///
     /// # Errors
-    /// A URL that is not `http://HOST[:PORT][/NAME]` (or `https`, with the feature `tls`) or holds
-    /// a secret, one that is given twice or more than 16, a system without root certificates, a
-    /// name that is no DNS label, links or polls that are not `1 <= MIN <= MAX`, more than 64 polls,
-    /// a limit or field that cannot work, an IETF offer without an origin or with
-    /// [`Fallback::Only`], JSON in a build without the feature `comet`; credentials without a
-    /// proxy, a redirect host that is invalid, no retries at all; settings of TLS where no URL is
-    /// `https`; a TCP target without a name or an address, or one that is given twice.
+    /// A URL is not `http://HOST[:PORT][/NAME]` (or `https`, with the feature `tls`), contains a
+    /// secret, or is given twice; there are more than 16 URLs; the system has no root certificates;
+    /// a name is not a DNS label; links or polls are not `1 <= MIN <= MAX`; there are more than 64
+    /// polls; a limit or field cannot work; an IETF offer has no origin or is combined with
+    /// [`Fallback::Only`]; JSON is requested in a build without the feature `comet`; there are
+    /// credentials without a proxy; a redirect host is invalid; there are no retries at all; there
+    /// are settings for TLS, but no URL is `https`; a TCP target has no name or address, or is
+    /// given twice.
     pub fn build(self) -> Result<Device, Error> {
         self.limits.check()?;
         self.check_links()?;
@@ -610,9 +613,8 @@ fn path_name(url: &Url, whole_target: bool) -> Result<Name, Error> {
     })
 }
 
-/// Returns true if this URL's host is one of those that `no_proxy` names, in
-/// [`DeviceBuilder::no_proxy`]'s reading: it is dialled without a proxy. A text that is no URL is
-/// not.
+/// Returns true if `no_proxy`, in the syntax of [`DeviceBuilder::no_proxy`], contains the host of
+/// this URL, so that it is dialled without a proxy. Returns false for a text that is not a URL.
 ///
 /// ```
 /// assert!(reverse_http::device::goes_without_proxy("http://gw.example:9999/lamp", "localhost,.example"));

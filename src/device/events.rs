@@ -3,7 +3,7 @@
 use crate::close_reason::CloseCause;
 use crate::proto::turn::Transport;
 
-/// What a [`DeviceEvent`] tells.
+/// The kind of a [`DeviceEvent`].
 ///
 /// ```
 /// # fn shown(event: &reverse_http::DeviceEvent) -> String {
@@ -18,17 +18,17 @@ use crate::proto::turn::Transport;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeviceEventKind {
-    /// The gateway reaches this device, or reaches it in another way than before; `detail` says how
+    /// The device is connected to the gateway, or its transport has changed; `detail` says how
     /// (`PTTH/1.0 turn`, `COMET json`).
     Connected,
-    /// The gateway holds the offer (204): it turns when somebody asks.
+    /// The gateway holds the offer (204); it is upgraded when there is a request.
     Waiting,
-    /// The last link or poll is gone, and no offer is held by a gateway that is known to hold them;
-    /// `detail` says why. The device dials again.
+    /// The last link or poll is gone, and no gateway is known to hold an offer; `detail` says why.
+    /// The device dials again.
     Disconnected,
     /// An attempt failed; `detail` says why. The device tries again after its back-off.
     Failed,
-    /// A link ended; the device dials another where one is wanted. With the last one `Disconnected`
+    /// A link ended; the device dials another if it needs one. After the last one, `Disconnected`
     /// follows.
     Ended,
     /// The gateway refused with this status.
@@ -56,17 +56,17 @@ pub enum DeviceEventKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceEvent {
-    /// What.
+    /// What happened.
     pub kind: DeviceEventKind,
     /// The name the device registers.
     pub name: String,
     /// The URL of the gateway concerned.
     pub url: String,
-    /// More, in words.
+    /// Details, in words.
     pub detail: String,
-    /// How the gateway reaches the device, with [`Connected`](DeviceEventKind::Connected).
+    /// The transport, with [`Connected`](DeviceEventKind::Connected).
     pub transport: Option<Transport>,
-    /// The reason as one of a closed list, with [`Ended`](DeviceEventKind::Ended) and
+    /// The reason, from a closed list, with [`Ended`](DeviceEventKind::Ended) and
     /// [`Disconnected`](DeviceEventKind::Disconnected).
     pub cause: Option<CloseCause>,
 }

@@ -18,7 +18,7 @@ use crate::proto::turn::Transport;
 #[cfg(feature = "tls")]
 use crate::tls::{DeviceTls, LocalTls};
 
-/// Counters of a device, over all its gateways.
+/// Counters of a device, for all its gateways together.
 ///
 /// ```
 /// use std::time::Duration;
@@ -36,24 +36,25 @@ use crate::tls::{DeviceTls, LocalTls};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceStats {
-    /// How the first of its gateways that reaches the device does so now; `None`: none does.
+    /// The transport of the first of its gateways that is connected; `None`: no gateway is
+    /// connected.
     pub transport: Option<Transport>,
-    /// Turned connections now.
+    /// Current links.
     pub links: usize,
-    /// Polls of the fallback now, those with a request in progress included.
+    /// Current polls, including those with a request in progress.
     pub polls: usize,
     /// Links with a request in progress.
     pub busy: usize,
-    /// Connections on their way to be links.
+    /// Connections that are about to become links.
     pub dialing: usize,
-    /// Requests taken since the start.
+    /// Requests received since the start.
     pub exchanges: u64,
     /// Links that were closed since the start, by cause.
     pub closed: CloseCounts,
 }
 
-/// A running device. Clones are handles on the same one; when the last of them is dropped, the
-/// device is stopped, as by [`stop`](Self::stop).
+/// A handle on a running device. Clones refer to the same device; when the last of them is dropped,
+/// the device is stopped, as by [`stop`](Self::stop).
 ///
 /// ```
 /// use std::time::Duration;
@@ -92,26 +93,29 @@ impl fmt::Debug for DeviceHandle {
 }
 
 impl DeviceHandle {
-    /// Ends the device now: requests in progress are cut. Returns when its connections are over.
+    /// Stops the device at once and cuts requests in progress. Returns when its connections have
+    /// ended.
     ///
-    /// A handler that runs is not interrupted: it may still be at work when this returns, and its
-    /// response is dropped. A handler whose end matters tells its own code that it has ended.
+    /// Running handlers are not interrupted: they may still be at work when this returns; their
+    /// responses are dropped. If a program needs to know when a handler has ended, the handler has
+    /// to signal it.
     pub fn stop(&self) {
         self.drain(Duration::ZERO);
     }
 
-    /// Takes nothing new, lets requests in progress finish within `time`, then ends. Returns when
-    /// its connections are over; handlers that took longer run on, as with [`stop`](Self::stop).
+    /// Accepts nothing new, lets requests in progress finish within `time`, then stops. Returns
+    /// when its connections have ended; handlers that take longer keep running, as with
+    /// [`stop`](Self::stop).
     pub fn drain(&self, time: Duration) {
         self.0.group.send(|| Command::Drain(time));
         self.0.join();
     }
 
-    /// Waits until every event loop of the device (one for each gateway) has made a turn: for
-    /// supervisors.
+    /// Waits until every event loop of the device (one for each gateway) has completed a turn. This
+    /// is for supervisors.
     ///
     /// # Errors
-    /// One has not within `time`; the device has ended.
+    /// An event loop has not within `time`; the device has ended.
     pub fn ping(&self, time: Duration) -> Result<(), Error> {
         let (reply, answers) = crossbeam_channel::unbounded();
         let asked = self.0.group.send(|| Command::Ping(reply.clone()));
@@ -140,12 +144,12 @@ impl DeviceHandle {
         if turns == 0 { Err(over()) } else { Ok(()) }
     }
 
-    /// Replaces the verification of gateways and the device's own certificate (feature `tls`): a
-    /// renewed certificate, another CA. It counts from the next dial on; connections stay, and
-    /// sessions that began before are not resumed.
+    /// Replaces the verification of gateways and the device's own certificate (feature `tls`), for
+    /// a renewed certificate or another CA. This takes effect at the next dial. Connections stay,
+    /// but sessions that began before are not resumed.
     ///
     /// # Errors
-    /// No gateway of this device is at `https://`; a system without root certificates; the device
+    /// No gateway of this device is at `https://`; the system has no root certificates; the device
     /// has ended.
     #[cfg(feature = "tls")]
     pub fn set_tls(&self, tls: DeviceTls) -> Result<(), Error> {
@@ -161,12 +165,13 @@ impl DeviceHandle {
         }
     }
 
-    /// Replaces the verification of the local server (feature `tls`). It counts from the next
-    /// connection on: exchanges in progress go on, and older connections take no further request.
+    /// Replaces the verification of the local server (feature `tls`). This takes effect at the next
+    /// connection: exchanges in progress continue, but older connections are not used for further
+    /// requests.
     ///
     /// # Errors
-    /// This device does not forward to a server at `https://`; settings that cannot work; a system
-    /// without root certificates; the device has ended.
+    /// This device does not forward to a server at `https://`; the settings cannot work; the system
+    /// has no root certificates; the device has ended.
     #[cfg(feature = "tls")]
     pub fn set_local_tls(&self, tls: LocalTls) -> Result<(), Error> {
         if !self.0.local_secure {
@@ -181,15 +186,16 @@ impl DeviceHandle {
         }
     }
 
-    /// Dials now, whatever the back-off or a gateway's `Retry-After` says.
+    /// Dials at once, whatever the back-off or a gateway's `Retry-After` says.
     pub fn retry_now(&self) {
         self.0.group.send(|| Command::Retry);
     }
 
-    /// Waits until the device has ended: stopped, or refused, or out of retries.
+    /// Waits until the device has ended because it was stopped, was refused, or has used up its
+    /// retries.
     ///
     /// # Errors
-    /// The gateway, or each of them, refused the first offer
+    /// The gateway, or each of several, refused the first offer
     /// ([`OnRefusal::Stop`](crate::OnRefusal::Stop));
     /// [`max_retries`](crate::DeviceBuilder::max_retries) attempts failed.
     pub fn wait(&self) -> Result<(), Error> {

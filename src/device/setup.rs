@@ -39,9 +39,9 @@ use crate::subscription::Subscription;
 #[cfg(feature = "tls")]
 use crate::tls::LocalTls;
 
-/// A device that is set up. One of [`serve`](Device::serve), [`spawn`](Device::spawn),
-/// [`recv`](Device::recv), [`listen`](Device::listen), [`forward_to`](Device::forward_to) and
-/// (feature `files`) `serve_dir` starts it.
+/// A configured device, which is not connected yet. One of [`serve`](Device::serve),
+/// [`spawn`](Device::spawn), [`recv`](Device::recv), [`listen`](Device::listen),
+/// [`forward_to`](Device::forward_to) and (feature `files`) `serve_dir` starts it.
 ///
 /// ```no_run
 /// use reverse_http::{Body, Device};
@@ -216,15 +216,15 @@ impl Device {
         Ok(DeviceHandle(Arc::new(Running { group, shared, threads, secure, local_secure })))
     }
 
-    /// Answers requests with `handler`, which returns a response or what
-    /// [becomes one](IntoResponse), on worker threads, up to
-    /// [`handlers_max`](Limits::handlers_max) at once at each gateway (more requests wait for a
-    /// thread), until the process ends or the gateway refuses
-    /// ([`OnRefusal::Stop`](crate::OnRefusal::Stop)). A handler that panics costs one exchange: it
-    /// is answered 500.
+    /// Answers requests with `handler`, until the process ends or the gateway refuses
+    /// ([`OnRefusal::Stop`](crate::OnRefusal::Stop)). The handler returns a response or anything
+    /// that [converts into one](IntoResponse), and runs on worker threads, up to
+    /// [`handlers_max`](Limits::handlers_max) at once for each gateway; further requests wait for a
+    /// thread. If it panics, only that request is lost; it is answered with 500.
     ///
     /// # Errors
-    /// Started before; no thread or descriptor; refused.
+    /// The device was started before; there is no thread or descriptor; the gateway refused the
+    /// device.
     pub fn serve<R: IntoResponse>(
         &self,
         handler: impl Fn(Request<Body>) -> R + Send + Sync + 'static,
@@ -236,7 +236,7 @@ impl Device {
     /// dropped.
     ///
     /// # Errors
-    /// Started before; no thread or descriptor.
+    /// The device was started before; there is no thread or descriptor.
     pub fn spawn<R: IntoResponse>(
         &self,
         handler: impl Fn(Request<Body>) -> R + Send + Sync + 'static,
@@ -246,15 +246,14 @@ impl Device {
     }
 
     /// Forwards requests to a local HTTP server, `http://127.0.0.1:3000`, `https://nas.internal`
-    /// (feature `tls`; `DeviceBuilder::local_tls`) or
-    /// `unix:/run/app.sock`, or to several by their paths
-    /// ([`LocalServer`](crate::device::LocalServer)), until the process ends
-    /// or the gateway refuses. No thread per request, however slow. Each server has its own
-    /// connections, and a request for a path that is no server's gets 404.
+    /// (feature `tls`; `DeviceBuilder::local_tls`) or `unix:/run/app.sock`, or to several by their
+    /// paths ([`LocalServer`](crate::device::LocalServer)), until the process ends or the gateway
+    /// refuses. No request occupies a thread, however slow it is. Each server has its own
+    /// connections. Requests for paths without a server get 404.
     ///
     /// # Errors
-    /// An invalid server, two for one path, more than 64, or one at `https://` that cannot be
-    /// checked (a system without root certificates); those of [`serve`](Self::serve).
+    /// A server is invalid; two have the same path; there are more than 64; a server at `https://`
+    /// cannot be verified, as the system has no root certificates; those of [`serve`](Self::serve).
     pub fn forward_to(&self, servers: impl Into<LocalServers>) -> Result<(), Error> {
         self.spawn_forward(servers)?.wait()
     }
@@ -262,7 +261,7 @@ impl Device {
     /// Like [`forward_to`](Self::forward_to), in the background.
     ///
     /// # Errors
-    /// As [`forward_to`](Self::forward_to), but for what happens later.
+    /// Those of [`forward_to`](Self::forward_to) that occur at the start.
     pub fn spawn_forward(&self, servers: impl Into<LocalServers>) -> Result<DeviceHandle, Error> {
         self.start(|parts| Ok(Service::Forward(parts.servers(servers.into(), &self.limits)?)))
     }
@@ -270,12 +269,12 @@ impl Device {
     /// Serves the files of a directory, until the process ends or the gateway refuses (feature
     /// `files`).
     ///
-    /// GET and HEAD, with validators, conditional requests and single ranges (RFC 9110). A folder
-    /// is its `index.html`; there are no listings. Symbolic links are followed as long as they stay
-    /// inside; nothing outside is reachable, nor a name that begins with a dot (but
-    /// `/.well-known`), nor anything but regular files: all of these are 404. A file that may not
-    /// be read is 403. The directory is opened once, here: one that is put in its place later is
-    /// another. What stands in it may change at any time.
+    /// It answers GET and HEAD, with validators, conditional requests and single ranges (RFC 9110).
+    /// For a folder it serves `index.html`; there are no listings. Symbolic links are followed as
+    /// long as they stay inside. Anything outside, names that begin with a dot (except
+    /// `/.well-known`), and anything that is not a regular file get 404. A file that may not be
+    /// read gets 403. The directory is opened once, at the call: if it is replaced later, the old
+    /// one is still served. Its contents may change at any time.
     ///
     /// ```no_run
     /// use reverse_http::Device;
@@ -284,7 +283,7 @@ impl Device {
     /// ```
     ///
     /// # Errors
-    /// A path that is no directory, or one that may not be entered (`is_usage()`); those of
+    /// The path is not a directory, or may not be entered (`is_usage()`); those of
     /// [`serve`](Self::serve).
     #[cfg(feature = "files")]
     pub fn serve_dir(&self, path: impl AsRef<Path>) -> Result<(), Error> {
@@ -294,7 +293,7 @@ impl Device {
     /// Like [`serve_dir`](Self::serve_dir), in the background.
     ///
     /// # Errors
-    /// A path that is no directory, or one that may not be entered (`is_usage()`); those of
+    /// The path is not a directory, or may not be entered (`is_usage()`); those of
     /// [`spawn`](Self::spawn).
     #[cfg(feature = "files")]
     pub fn spawn_dir(&self, path: impl AsRef<Path>) -> Result<DeviceHandle, Error> {
@@ -318,23 +317,23 @@ impl Device {
     /// gateway.
     ///
     /// # Errors
-    /// It is no directory, or may not be entered (`is_usage()`).
+    /// It is not a directory, or may not be entered (`is_usage()`).
     #[cfg(feature = "files")]
     pub fn check_dir(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         Files::open(path.as_ref()).map(drop)
     }
 
-    /// What happens between this device and its gateway. At most [`Limits::events_max`] wait to be
-    /// read; more are dropped. It ends when the device was stopped or drained, or has failed, and all
-    /// was read.
+    /// Subscribes to what happens between this device and its gateways. At most
+    /// [`Limits::events_max`] events wait to be read; more are dropped. The subscription ends when
+    /// the device was stopped or drained, or has failed, and all events were read.
     pub fn events(&self) -> Subscription<DeviceEvent> {
         Subscription::new(self.events.clone())
     }
 
-    /// A handle on the device that [`recv`](Self::recv) or [`listen`](Self::listen) has started:
-    /// for its counters, to drain it, or to stop it from another thread. `None` before their first
-    /// call. The device ends with its `Device` or [`Listener`], even if such a handle is still
-    /// held.
+    /// A handle on the device that [`recv`](Self::recv) or [`listen`](Self::listen) has started, to
+    /// read its counters, to drain it, or to stop it from another thread. `None` before their first
+    /// call. The device ends when its `Device` or [`Listener`] is dropped, even if such a handle
+    /// still exists.
     ///
     /// ```
     /// use std::time::Duration;
@@ -386,11 +385,12 @@ impl Device {
         Ok(self.queue.get_or_init(|| Queue { kind, links, running: Arc::new(StopOnDrop(handle)) }))
     }
 
-    /// The next request, for programs that keep the loop themselves, on one thread or on several.
-    /// The first call starts the device, dropping the `Device` ends it: exchanges in hand are cut.
+    /// Waits for the next request, for programs that have a loop of their own, on one thread or on
+    /// several. The first call starts the device; dropping the `Device` ends it and cuts exchanges
+    /// in progress.
     ///
     /// # Errors
-    /// Started in another way; refused by the gateway; stopped.
+    /// The device was started in another way, was refused by the gateway, or was stopped.
     pub fn recv(&self) -> Result<Exchange, Error> {
         loop {
             let queue = self.queue(Kind::Receive)?;
@@ -401,7 +401,7 @@ impl Device {
         }
     }
 
-    /// The next request, or `None` when there is none within `time`.
+    /// Waits for the next request; `None`: there was none within `time`.
     ///
     /// # Errors
     /// Those of [`recv`](Self::recv).
@@ -423,16 +423,16 @@ impl Device {
         }
     }
 
-    /// Turned connections one by one, as `std::net` gives TCP connections: MIN wait in a queue, MAX
-    /// exist at once. The gateway may use a link that waits here at once, so accept in a loop and
-    /// serve each link on a thread of its own; a program that serves one at a time sets
-    /// `links(1..=1)`.
+    /// Returns turned connections one by one, as `std::net` returns TCP connections: MIN wait in a
+    /// queue, at most MAX exist at once. The gateway may send a request over a link that waits here
+    /// at any time, so accept in a loop and serve each link on its own thread. A program that
+    /// serves one at a time should set `links(1..=1)`.
     ///
-    /// Where the gateway falls back, each poll brings its requests over a link of its own, made
-    /// when the first one comes; such a program sets `polls(1..=1)`, too.
+    /// Where the device falls back, each poll delivers its requests over a separate link, made when
+    /// the first one arrives; a program that serves one at a time should also set `polls(1..=1)`.
     ///
     /// # Errors
-    /// Started in another way; no thread or descriptor.
+    /// The device was started in another way; there is no thread or descriptor.
     pub fn listen(&self) -> Result<Listener, Error> {
         let queue = self.queue(Kind::Listen)?;
         Ok(Listener {

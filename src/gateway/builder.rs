@@ -38,7 +38,7 @@ use crate::stream::GatewayTls;
 /// Longest pseudonym in `Via`, in bytes; the room that a hop has for its fields is for all of them.
 const VIA_BYTES_MAX: usize = 64;
 
-/// Sets a [`Gateway`] up.
+/// Builds a [`Gateway`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -62,7 +62,7 @@ pub struct GatewayBuilder {
     pub(super) settings: Settings,
 }
 
-/// Shows no certificate and no token.
+/// Shows neither certificates nor tokens.
 impl fmt::Debug for GatewayBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let addresses: Vec<&str> = self.addresses.iter().map(|(address, _)| &**address).collect();
@@ -82,8 +82,8 @@ impl GatewayBuilder {
         }
     }
 
-    /// Listens for devices on this address (`127.0.0.1:9999`; port 0: any free one). May be called
-    /// several times.
+    /// Listens for devices on this address, such as `127.0.0.1:9999` (port 0: any free port). May
+    /// be called several times.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.addresses.push((address.into(), None));
         self
@@ -105,13 +105,13 @@ impl GatewayBuilder {
         self.settings.offer_rules.dialects.push(dialect);
         self
     }
-    /// Takes offers without `Host` (AirPlay senders). Default: 400.
+    /// Accepts offers without `Host`, as AirPlay senders make them. Default: they get 400.
     pub fn missing_host(mut self, take: bool) -> Self {
         self.settings.offer_rules.missing_host = take;
         self
     }
-    /// Insists on `Connection: upgrade`. Default: the seed's own form, which omits it, is taken
-    /// where nothing shows an intermediary.
+    /// Requires `Connection: upgrade` of offers. Default: an offer without it, as the original
+    /// protocol's description has it, is accepted unless something reveals an intermediary.
     pub fn strict_connection(mut self, strict: bool) -> Self {
         self.settings.offer_rules.strict_connection = strict;
         self
@@ -121,9 +121,9 @@ impl GatewayBuilder {
         self.settings.turns.others = mode;
         self
     }
-    /// The same for one device name or origin, whatever [`turn`](Self::turn) says of the others:
-    /// some devices of other makes open a link for every 101, and want it when there is a request;
-    /// others do not know what a 204 is.
+    /// The same for one device name or origin, which takes precedence over [`turn`](Self::turn):
+    /// some third-party devices open a new link after every 101, so they should get one only when
+    /// there is a request; others do not understand a 204.
     pub fn turn_of(mut self, name: &str, mode: TurnMode) -> Self {
         let parsed = if name.contains("://") { Name::origin(name) } else { Name::label(name) };
         match parsed {
@@ -132,47 +132,45 @@ impl GatewayBuilder {
         }
         self
     }
-    /// Whether devices may poll where no upgrade gets through (protocol.md §2). Default:
+    /// Whether devices may poll where upgrades are blocked (protocol.md §2). Default:
     /// [`Fallback::Auto`].
     pub fn fallback(mut self, fallback: Fallback) -> Self {
         self.settings.fallback = fallback;
         self
     }
-    /// Lets pages of this origin (`https://app.example`, as browsers write it in `Origin`) use the
-    /// devices' port, so that a browser's tab can be a device. May be called several times.
+    /// Lets web pages of this origin (`https://app.example`, as browsers write it in `Origin`) use
+    /// the devices' port, so that a browser tab can be a device. May be called several times.
     /// Default: none; a request with another `Origin` gets 403.
     pub fn cors_origin(mut self, origin: impl Into<String>) -> Self {
         self.settings.cors_origins.push(origin.into());
         self
     }
-    /// Lets several devices with the same credential have one name at the same time: requests go
-    /// round robin over those that are connected. Default: a new device takes the name over.
+    /// Lets several devices with the same credential share a name: requests are distributed over
+    /// the connected ones in turn. Default: a new device takes the name over.
     pub fn shared_names(mut self, shared: bool) -> Self {
         self.settings.shared_names = shared;
         self
     }
-    /// Forwards visitors' fields whose names have an underscore. Default: dropped, since many
-    /// servers take `_` for `-`.
+    /// Forwards visitors' fields whose names contain an underscore. Default: they are dropped,
+    /// since many servers treat `_` as `-`.
     pub fn keep_underscore(mut self, keep: bool) -> Self {
         self.settings.keep_underscore = keep;
         self
     }
-    /// Takes the word of visitors' peers in these networks (addresses, or CIDR blocks such as
-    /// `10.0.0.0/8`): they are proxies that asked for somebody else. What they say in
-    /// `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `-Prefix` and `Forwarded` goes on, written
-    /// anew, with what this gateway adds behind it; and `X-Forwarded-Proto` is the scheme that an
-    /// IETF origin is compared with. May be called several times. Default: nobody; what comes in
-    /// these fields is overwritten.
+    /// Trusts the proxies in these networks (addresses, or CIDR blocks such as `10.0.0.0/8`),
+    /// through which visitors come. What they say in `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`,
+    /// `-Prefix` and `Forwarded` is rewritten and passed on, followed by what this gateway adds;
+    /// and `X-Forwarded-Proto` is the scheme that an IETF origin is compared with. May be called
+    /// several times. Default: none; these fields are overwritten.
     pub fn trusted_proxies<I: IntoIterator<Item = S>, S: AsRef<str>>(self, networks: I) -> Self {
         self.read_networks(("trusted proxies", TRUSTED_PROXIES), networks, |settings| {
             &mut settings.trusted
         })
     }
-    /// The pseudonym of this gateway in `Via`. A request that names it already has come round in a
-    /// circle, and is answered 508. Give several gateways the same one where they stand side by
-    /// side, never where one forwards to the other. Default: `ptth-` and a random number, another
-    /// one for each gateway and each start.
-    /// It is a token (RFC 9110 §5.6.2) of at most 64 bytes.
+    /// The pseudonym of this gateway in `Via`, a token (RFC 9110 §5.6.2) of at most 64 bytes. A
+    /// request that already names it has come round in a loop, and is answered with 508. Gateways
+    /// that stand side by side should share a pseudonym, but never gateways of which one forwards to
+    /// the other. Default: `ptth-` and a random number, different for each gateway and each start.
     pub fn via(mut self, pseudonym: &str) -> Self {
         if pseudonym.len() > VIA_BYTES_MAX || !crate::proto::head::is_token(pseudonym.as_bytes()) {
             self.note_invalid(format!(
@@ -183,17 +181,17 @@ impl GatewayBuilder {
         self
     }
     /// Also names the visitor to devices in `Forwarded` (RFC 7239): `for=…;host=…;proto=…`. A
-    /// visitor's own field is replaced, a trusted proxy's gets one more element. Default: only
-    /// `X-Forwarded-*` is written.
+    /// visitor's own field is replaced; that of a trusted proxy gets one more element. Default:
+    /// only `X-Forwarded-*` is written.
     pub fn forwarded(mut self, write: bool) -> Self {
         self.settings.forwarded_element = write;
         self
     }
-    /// Where a gateway that stops sends the devices that come to it: the origin of another gateway
-    /// (`http://b.example:9999`). New ones get 307 with it and their own path from the first moment
-    /// of a [`drain`](Gateway::drain) on; those that were connected, and dial again, for
-    /// [`Limits::abandoned_timeout`] after its notice. Default: none, they get 503 with
-    /// `Retry-After`.
+    /// Where devices are sent while this gateway stops: the origin of another gateway
+    /// (`http://b.example:9999`). New devices are redirected there with 307, to their own path,
+    /// from the first moment of a [`drain`](Gateway::drain) on; devices that were connected and
+    /// dial again, for [`Limits::abandoned_timeout`] after its notice. Default: none; they get 503
+    /// with `Retry-After`.
     pub fn drain_to(mut self, origin: &str) -> Self {
         let bare = origin.strip_suffix('/').unwrap_or(origin);
         let scheme = ["http://", "https://"].into_iter().find(|scheme| bare.starts_with(scheme));
@@ -210,51 +208,53 @@ impl GatewayBuilder {
         self.settings.drain_to = named;
         self
     }
-    /// Lets in only devices that show one of these tokens on every offer and poll, as
-    /// `Authorization: Bearer TOKEN` or as the password of `Basic`, whose user is not looked at;
-    /// and only under names that the token is for. Without a known one: 401; with one for other
-    /// names: 403, whether the name is held or not. The token also identifies the device: another
-    /// token gets 409 while the name is held. With [`authorize`](Self::authorize), which is asked
-    /// after this, both have to agree, also about names that it grants; an identity that it gives
-    /// ([`Grant::to`]) stands in the token's place. A connection that is [adopted](Gateway::adopt)
-    /// is its program's to check. Default: no token is asked for.
+    /// Admits only devices that present one of these tokens with every offer and poll, as
+    /// `Authorization: Bearer TOKEN` or as the password of `Basic` (the user is ignored), and only
+    /// under names that the token is bound to. Without a known token a device gets 401; with a
+    /// token for other names it gets 403, whether or not the name is in use. The token also
+    /// identifies the device: a device with another token gets 409 while the name is in use. With
+    /// [`authorize`](Self::authorize), which is called afterwards, both have to agree, also on
+    /// names that it grants; an identity that it returns ([`Grant::to`]) replaces the token's.
+    /// [Adopted](Gateway::adopt) connections are not checked; that is up to the program. Default:
+    /// no token is needed.
     pub fn tokens(mut self, tokens: Tokens) -> Self {
         self.settings.tokens = Some(Arc::new(tokens));
         self
     }
-    /// Lets visitors ask only with one of these tokens, shown as devices show theirs, and only
-    /// devices that it is for. Without a known one: 401, whatever was asked for; with one for other
-    /// devices: 403. That `Authorization` is this gateway's and does not go on to the device; where
-    /// the application needs it for itself the token comes as `PTTH-Authorization`, which then
-    /// counts alone, and never goes on. Default: every client that reaches the address may ask.
+    /// Admits only visitors that present one of these tokens, in the same way as devices, and only
+    /// to devices that the token is bound to. Without a known token a visitor gets 401, whatever it
+    /// asks for; with a token for other devices, 403. That `Authorization` is for this gateway and
+    /// is not passed on to the device. If the application needs `Authorization` for itself, the
+    /// token goes into `PTTH-Authorization`, which is then the only one considered, and is never
+    /// passed on. Default: every client that reaches the address is admitted.
     pub fn visitor_tokens(mut self, tokens: Tokens) -> Self {
         self.settings.visitor_tokens = Some(Arc::new(tokens));
         self
     }
-    /// Takes connections of devices only from these networks (addresses, or CIDR blocks); others
-    /// are closed at once. What counts is the address of the connection, a proxy's where there is
-    /// one. May be called several times. Default: from everywhere.
+    /// Accepts connections of devices only from these networks (addresses, or CIDR blocks); others
+    /// are closed at once. This is about the address of the connection, so about that of a proxy if
+    /// there is one. May be called several times. Default: all networks.
     pub fn devices_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(self, networks: I) -> Self {
         self.read_networks(("networks of devices", DEVICES_ALLOW), networks, |settings| {
             &mut settings.devices.allow
         })
     }
-    /// Takes connections of visitors only from these networks; others get 403 and are closed. The
-    /// rest as with [`devices_allow`](Self::devices_allow).
+    /// Accepts connections of visitors only from these networks; others get 403 and are closed.
+    /// Otherwise the same as [`devices_allow`](Self::devices_allow).
     pub fn visitors_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(self, networks: I) -> Self {
         self.read_networks(("networks of visitors", VISITORS_ALLOW), networks, |settings| {
             &mut settings.visitors.allow
         })
     }
-    /// Connections of devices from these networks (addresses, or CIDR blocks) come through a TCP
-    /// balancer, which sends a PROXY header before them, of version 1 or 2: HAProxy's `send-proxy`
-    /// and `send-proxy-v2`, nginx's `proxy_protocol on`. The peer that it names counts wherever an
-    /// address does: for allowed networks, bounds for each address, logs, and
-    /// [`Offer::peer`](crate::Offer::peer). Where it names none (LOCAL, UNKNOWN) the balancer's own
-    /// address counts. The header comes before TLS, within
-    /// [`Limits::handshake_timeout`]; a connection without a
-    /// whole and valid one is closed. From all other addresses it is never looked for. May be
-    /// called several times. Default: from nowhere.
+    /// Declares that connections of devices from these networks (addresses, or CIDR blocks) come
+    /// through a TCP balancer, which begins each with a PROXY header of version 1 or 2 (HAProxy's
+    /// `send-proxy` and `send-proxy-v2`, nginx's `proxy_protocol on`). The address in the header is
+    /// used wherever an address matters: for allowed networks, limits for each address, logs, and
+    /// [`Offer::peer`](crate::Offer::peer). If it names none (LOCAL, UNKNOWN), the balancer's own
+    /// address is used. The header precedes TLS and must arrive within
+    /// [`Limits::handshake_timeout`]; a connection without a complete and valid one is closed. On
+    /// connections from other addresses it is never looked for. May be called several times.
+    /// Default: no networks.
     ///
     /// ```
     /// # use reverse_http::{Gateway, Routes};
@@ -275,9 +275,9 @@ impl GatewayBuilder {
             |settings| &mut settings.devices.balancers,
         )
     }
-    /// The same for visitors' connections; the peer that the header names is also the one in
-    /// `X-Forwarded-For` and `Forwarded`, and that [`trusted_proxies`](Self::trusted_proxies) are
-    /// looked for.
+    /// The same for connections of visitors. The address in the header is also the one in
+    /// `X-Forwarded-For` and `Forwarded`, and the one that is compared with
+    /// [`trusted_proxies`](Self::trusted_proxies).
     pub fn visitors_proxy_protocol<I: IntoIterator<Item = S>, S: AsRef<str>>(
         self,
         networks: I,
@@ -288,21 +288,21 @@ impl GatewayBuilder {
             |settings| &mut settings.visitors.balancers,
         )
     }
-    /// Other gateways: requests for devices that are connected there are sent to them, and theirs
-    /// are taken where [`listen_peers`](Gateway::listen_peers) lets them in. Default: a device that
-    /// is not connected here is away.
+    /// Other gateways. Requests for devices that are connected there are sent to them; their
+    /// requests are served if [`listen_peers`](Gateway::listen_peers) admits them. Default: a
+    /// device that is not connected here is away.
     pub fn peers(mut self, peers: Peers) -> Self {
         self.settings.peers = Some(peers);
         self
     }
-    /// How many event loops the gateway has, 1 to 64, each on a thread of its own. Every device is
-    /// served by one of them, with all its visitors; several use several cores when there are
+    /// How many event loops the gateway has, 1 to 64, each on its own thread. Each device, with all
+    /// its visitors, is served by one of them, so several loops use several cores if there are
     /// several devices. Default: 1.
     pub fn loops(mut self, loops: usize) -> Self {
         self.loops = Some(loops);
         self
     }
-    /// Decides about each offer, on a worker thread, before the 101. Without it everybody may
+    /// Decides about each offer, on a worker thread, before the 101. Default: everybody may
     /// register.
     pub fn authorize(
         mut self,
@@ -311,19 +311,19 @@ impl GatewayBuilder {
         self.settings.authorize = Some(Arc::new(decide));
         self
     }
-    /// Counts for operators what each device does and how its requests end, for
-    /// [`Gateway::admin`](crate::Gateway::admin) (feature `admin`); of as many names as
+    /// Whether to record what each device does and how its requests end, for
+    /// [`Gateway::admin`](crate::Gateway::admin) (feature `admin`). This covers as many names as
     /// [`Limits::devices_max`] and [`Limits::remembered_max`] together allow. It takes about 1 KiB
-    /// of memory for a device that nobody asks, and less than 16 KiB for a busy one, all of it
-    /// counted in [`Limits::memory_bytes_max`], of which it may be an eighth. Default: no.
+    /// of memory for an idle device and less than 16 KiB for a busy one; it counts towards
+    /// [`Limits::memory_bytes_max`] and takes at most an eighth of that. Default: no.
     #[cfg(feature = "admin")]
     pub fn observe(mut self, observe: bool) -> Self {
         self.observe = observe;
         self
     }
-    /// Hands each turned connection to this handler, on a worker thread that it then holds: plain
-    /// blocking code. Such a gateway serves nothing else: `send()`, `listen_visitors()` and `adopt()` are
-    /// refused.
+    /// Hands each turned connection to this handler, plain blocking code that occupies a worker
+    /// thread while it runs. Such a gateway serves nothing else: `send()`, `listen_visitors()` and
+    /// `adopt()` are refused.
     pub fn on_link(mut self, handler: impl Fn(GatewayLink) + Send + Sync + 'static) -> Self {
         self.settings.on_link = Some(Arc::new(handler));
         self
@@ -354,7 +354,7 @@ impl GatewayBuilder {
     /// Validates everything that can be validated without binding an address.
     ///
     /// # Errors
-    /// Those of [`start`](Self::start) that no address causes.
+    /// Those of [`start`](Self::start) that are not about an address.
     pub fn check(&self) -> Result<(), Error> {
         let settings = &self.settings;
         if let Some(invalid) = &self.invalid {
@@ -390,12 +390,12 @@ impl GatewayBuilder {
         Ok(())
     }
 
-    /// Binds, and starts each event loop on a thread of its own.
+    /// Binds the addresses, and starts each event loop on its own thread.
     ///
     /// # Errors
-    /// A limit that cannot work; two of `on_link`, on-demand turns and a fallback that is always
-    /// used; `on_link` and peers; an invalid origin, network, device name or pseudonym; an address that cannot be bound
-    /// (taken, not ours).
+    /// A limit cannot work; two of `on_link`, on-demand turns and a fallback that is always used
+    /// are combined, or `on_link` and peers; an origin, network, device name or pseudonym is
+    /// invalid; an address cannot be bound (it is taken, or not of this machine).
     pub fn start(self) -> Result<Gateway, Error> {
         self.start_on(None).map(|(gateway, _)| gateway)
     }
