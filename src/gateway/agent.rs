@@ -25,16 +25,17 @@ use crate::link::CutError;
 use crate::stream::Stream;
 
 impl Gateway {
-    /// An agent of [ureq](https://docs.rs/ureq/3) whose `http://NAME/…` goes to the device of that
-    /// name, over links and polls alike (feature `ureq`). Everything else is ureq's: its time-outs
-    /// hold beside this gateway's [`Limits`](crate::Limits), its bodies stream.
+    /// An agent of [ureq](https://docs.rs/ureq/3) whose requests to `http://NAME/…` go to the
+    /// device of that name, over links and polls alike (feature `ureq`). Everything else is as in
+    /// ureq: its timeouts apply in addition to this gateway's [`Limits`](crate::Limits), and bodies
+    /// are streamed.
     ///
-    /// A device redirects to itself alone; a `Location` elsewhere is an error. Where this gateway is
-    /// what failed (an unknown device, say), `ureq::Error::Io` has our [`Error`] inside. A link is
-    /// taken for each request, and goes back to its pool when the response is read; the agent keeps
-    /// none. After a time-out of ureq's the device has its link for up to
-    /// [`Limits::abandoned_timeout`](crate::Limits::abandoned_timeout) (2 s) yet: only then is it
-    /// sure that nobody waits.
+    /// A device can redirect to itself only; a `Location` elsewhere is an error. If the gateway
+    /// failed (because the device is unknown, say), `ureq::Error::Io` contains our [`Error`]. Each
+    /// request takes a link, which goes back to its pool when the response has been read; the agent
+    /// keeps none. When a timeout of ureq expires, the exchange keeps its link for up to
+    /// [`Limits::abandoned_timeout`](crate::Limits::abandoned_timeout) (2 s), as the gateway cannot
+    /// tell earlier that nobody waits.
     ///
     /// ```
     /// use reverse_http::{Device, Gateway};
@@ -60,8 +61,8 @@ impl Gateway {
         self.agent_with(ureq::Agent::config_builder())
     }
 
-    /// The same with time-outs, redirects and headers as this configuration says
-    /// (`ureq::Agent::config_builder()`). A proxy in it, and ureq's own pool, are not used.
+    /// The same, with timeouts, redirects and headers from this configuration
+    /// (`ureq::Agent::config_builder()`). Its proxy and ureq's own pool are not used.
     #[must_use]
     pub fn agent_with(&self, config: ConfigBuilder<AgentScope>) -> ureq::Agent {
         let config = config.proxy(None).max_idle_connections(0).middleware(OneDevice).build();

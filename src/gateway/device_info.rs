@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use crate::proto::turn::Transport;
 
-/// A device that is connected, as [`Gateway::devices`](crate::Gateway::devices) lists it.
+/// A connected device, as listed by [`Gateway::devices`](crate::Gateway::devices).
 ///
 /// ```
 /// let gateway = reverse_http::Gateway::builder().listen("127.0.0.1:0").start()?;
@@ -17,7 +17,7 @@ use crate::proto::turn::Transport;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceInfo {
-    /// Its name, or an origin it registered; [`Gateway::device`](crate::Gateway::device) takes it.
+    /// Its name, or an origin that it registered, for [`Gateway::device`](crate::Gateway::device).
     pub name: String,
     /// How it is connected: over links, or by polls in one of two encodings.
     pub transport: Transport,
@@ -25,15 +25,15 @@ pub struct DeviceInfo {
     pub since: SystemTime,
     /// Links and held polls that wait for a request.
     pub idle: usize,
-    /// Links with a request, and requests that polls took along. Links that
-    /// [`on_link`](crate::GatewayBuilder::on_link) has are among them.
+    /// Links with a request in progress, and requests delivered by polls. Links in the hands of
+    /// [`on_link`](crate::GatewayBuilder::on_link) are included.
     pub busy: usize,
-    /// Callers that wait until one of them is free.
+    /// Callers that wait for a free link or poll.
     pub waiting: usize,
-    /// The address of one of its connections, a proxy's where there is one. `None`: a Unix socket,
-    /// or all of them are in the hands of this program.
+    /// The address of one of its connections, or of the proxy before it. `None`: it is a Unix
+    /// socket, or all connections are in the hands of this program.
     pub address: Option<IpAddr>,
-    /// The label of the [token](crate::GatewayBuilder::tokens) that let it in, or `line 7` for one
-    /// without.
+    /// The label of the [token](crate::GatewayBuilder::tokens) that admitted it, or `line 7` if
+    /// that token has none.
     pub token: Option<String>,
 }

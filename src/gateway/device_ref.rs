@@ -24,7 +24,7 @@ use crate::relay::{Wait, Waits};
 use crate::stream::Shared;
 use crate::upgraded::Upgraded;
 
-/// One device of a gateway, by name. It is a handle on its gateway, too.
+/// A handle on one device of a gateway, by name. It also keeps the gateway running.
 ///
 /// ```
 /// use std::time::Duration;
@@ -50,7 +50,7 @@ pub struct DeviceRef {
 }
 
 impl Gateway {
-    /// A device by its name (or by an origin it registered). It need not be connected.
+    /// A device by its name (or by an origin that it registered). It need not be connected.
     #[must_use]
     pub fn device(&self, name: &str) -> DeviceRef {
         DeviceRef { gateway: self.clone(), name: name.to_owned(), timeout: None, cancel: None }
@@ -58,13 +58,13 @@ impl Gateway {
 }
 
 impl DeviceRef {
-    /// The same device, with a deadline for each exchange of this handle: from [`send`](Self::send)
+    /// The same device, with a deadline for each exchange of this handle, from [`send`](Self::send)
     /// to the last byte of the response's body. The shorter of this and
-    /// [`Limits::exchange_timeout`] holds. Reads and writes after it has passed fail with
-    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), and the link is closed. Where the time is
-    /// over before there is a link, the error says why there is none:
-    /// [`Away`](crate::ErrorKind::Away) or [`Busy`](crate::ErrorKind::Busy). Default, and for a
-    /// time of zero: the limit alone.
+    /// [`Limits::exchange_timeout`] applies. When it has passed, reads and writes fail with
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), and the link is closed. If it passes
+    /// before there is a link, the error says why there is none: [`Away`](crate::ErrorKind::Away)
+    /// or [`Busy`](crate::ErrorKind::Busy). Default, and with a time of zero: only the limit
+    /// applies.
     ///
     /// ```
     /// use std::time::Duration;
@@ -82,12 +82,13 @@ impl DeviceRef {
         self
     }
 
-    /// The same device, whose requests end when this is cancelled, from any thread:
-    /// [`send`](Self::send), [`wait_connected`](Self::wait_connected), and the reading of
-    /// responses' bodies fail at once with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
-    /// The link that was in use is closed, by which its device learns of it; a device that polls
-    /// and has the request already answers in vain. An exchange that is over by then stays as it
-    /// is, and its link is used again. A request body that blocks while it is read is waited for.
+    /// The same device, with requests that end when this is cancelled, from any thread:
+    /// [`send`](Self::send), [`wait_connected`](Self::wait_connected), and reads of response bodies
+    /// fail at once with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled). The link in use is
+    /// closed, which tells the device; the answer of a device that polls, and has already received
+    /// the request, is discarded. An exchange that is complete by then is not affected, and its
+    /// link is used again. If reading the request's body blocks, the cancellation takes effect only
+    /// afterwards.
     ///
     /// ```
     /// use std::time::Duration;
@@ -128,28 +129,31 @@ impl DeviceRef {
         }
     }
 
-    /// Asks the device, over a turned link, or by mailbox where it polls. Blocks until the
-    /// response's head is here; its body streams.
+    /// Sends a request to the device, over a link, or through its mailbox if it polls. Blocks until
+    /// the head of the response has arrived; the body is streamed.
     ///
-    /// Waits up to [`Limits::wait_for_link`] for a link when none is idle. A request without a body
-    /// and with an idempotent method is sent once more on a fresh link when the first was closed
-    /// before a byte of the response came (RFC 9110 §9.2.2); others never. To a device that polls a
-    /// request goes whole: its body is read into memory first, up to [`Limits::message_bytes_max`].
+    /// Waits up to [`Limits::wait_for_link`] for a link if none is idle. A request without a body
+    /// and with an idempotent method is sent once more, on another link, if the first was closed
+    /// before a byte of the response arrived (RFC 9110 §9.2.2); other requests are never repeated.
+    /// A request to a device that polls is sent as a whole: its body is read into memory first, up
+    /// to [`Limits::message_bytes_max`].
     ///
-    /// A device that is connected to another gateway is asked over one hop, where this one knows
-    /// others ([`GatewayBuilder::peers`](crate::GatewayBuilder::peers)). What that gateway says in
-    /// the device's place (503, 504) then comes as a response, with `Proxy-Status`, and not as an
-    /// error.
+    /// A device that is connected to another gateway is reached over one hop, if this gateway knows
+    /// others ([`GatewayBuilder::peers`](crate::GatewayBuilder::peers)). What the other gateway
+    /// answers in place of the device (503, 504) is then returned as a response with
+    /// `Proxy-Status`, and not as an error.
     ///
-    /// A request with `Upgrade` and without a body offers these protocols (a WebSocket, say); where
-    /// the device answers 101, [`Upgraded::from_response`](crate::Upgraded::from_response) takes the
-    /// connection. Its link is no other caller's again. With a body nothing is offered: the request
-    /// goes out without its `Upgrade`.
+    /// A request with `Upgrade` and without a body offers an upgrade (to a WebSocket, say); if the
+    /// device answers 101, [`Upgraded::from_response`](crate::Upgraded::from_response) returns the
+    /// connection. Its link is not used for other requests again. A request with a body offers
+    /// nothing: it is sent without its `Upgrade`.
     ///
     /// # Errors
-    /// Unknown (404), away or busy (503), full, timed out (504), closed or broken by the device
-    /// (502), the request's own body, cancelled, stopped; for a device that polls also refused (413 the body is
-    /// too long, 501 the request offers an upgrade). [`Error::kind`] tells which.
+    /// The device is unknown (404), away or busy (503); the gateway is full; a timeout expired
+    /// (504); the device closed the connection or violated the protocol (502); the request's own
+    /// body failed; the request was cancelled; the gateway was stopped; for a device that polls:
+    /// the body is too long (413), or the request offers an upgrade (501). [`Error::kind`] tells
+    /// them apart.
     pub fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         match &self.gateway.0.clock {
             None => self.send_counted(request),
@@ -263,14 +267,14 @@ impl DeviceRef {
         self.gateway.0.loops.home_of(&self.name)
     }
 
-    /// Waits until the device is connected to this gateway: it has a link, or polls. One that is
-    /// connected to another gateway ([`Peers`](crate::Peers)) does not count, and
-    /// [`send`](Self::send) reaches it all the same.
+    /// Waits until the device is connected to this gateway, by links or by polls. A device that is
+    /// connected to another gateway ([`Peers`](crate::Peers)) does not count, although
+    /// [`send`](Self::send) reaches it.
     ///
     /// # Errors
-    /// It was not connected within `time` ([`Error::is_not_connected`]: `Away`, or `Unknown` where
-    /// nothing names it and it was not here lately); the name is invalid; the wait was cancelled; the
-    /// gateway was stopped.
+    /// It did not connect within `time` ([`Error::is_not_connected`]: `Away`, or `Unknown` if no
+    /// token or route names it and it was not connected lately); the name is invalid; the wait was
+    /// cancelled; the gateway was stopped.
     pub fn wait_connected(&self, time: Duration) -> Result<(), Error> {
         self.check_name()?;
         let (reply, answer) = bounded(1);
@@ -287,7 +291,7 @@ impl DeviceRef {
         }
     }
 
-    /// How many links the device has now.
+    /// The current number of links of the device.
     ///
     /// # Errors
     /// The gateway was stopped.
@@ -295,8 +299,8 @@ impl DeviceRef {
         self.connection().map(|(links, _)| links)
     }
 
-    /// How the device is connected: over links, or by polls in one of two encodings; `None`: it is
-    /// not.
+    /// How the device is connected: by links, or by polls in one of two encodings; `None`: it is
+    /// not connected.
     ///
     /// # Errors
     /// The gateway was stopped.

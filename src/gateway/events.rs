@@ -25,16 +25,16 @@ pub enum GatewayEventKind {
     /// The name is no longer connected: its last link is gone, and it has not polled for
     /// `poll_gap`.
     Down,
-    /// The name is connected in another way than before: from polls to links, or back.
+    /// The transport of the name has changed, from polls to links or back.
     Moved,
     /// A newer session took the name over.
     Replaced,
-    /// One of its links ended. With the last one the name goes, too: `Down` follows.
+    /// One of its links ended. After the last one, `Down` follows.
     Ended,
 }
 
 impl GatewayEventKind {
-    /// Its name: `up`, `down`, `moved`, `replaced`, `ended`.
+    /// Its name in logs: `up`, `down`, `moved`, `replaced`, `ended`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -74,20 +74,19 @@ impl fmt::Display for GatewayEventKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GatewayEvent {
-    /// What.
+    /// What happened.
     pub kind: GatewayEventKind,
-    /// To whom.
+    /// The device's name.
     pub name: String,
-    /// When.
+    /// When it happened.
     pub at: SystemTime,
-    /// Why, in words; for `Up` and `Moved` the token that was turned with, or the encoding of the
-    /// polls.
+    /// The reason, in words; for `Up` and `Moved`, the upgrade token, or the encoding of the polls.
     pub detail: String,
-    /// How the name is connected; `None` where it is no more.
+    /// The transport; `None` if the name is no longer connected.
     pub transport: Option<Transport>,
-    /// The reason as one of a closed list, with `Ended` and `Down`.
+    /// The reason, from a closed list, with `Ended` and `Down`.
     pub cause: Option<CloseCause>,
-    /// Events this subscriber lost before this one because it did not read them in time.
+    /// How many events this subscriber lost before this one, because it did not read them in time.
     pub missed: u64,
 }
 

@@ -37,9 +37,9 @@ use crate::stream::{GatewayTls, Stream};
 use crate::subscription::Subscription;
 use crate::upgraded::Upgrades;
 
-/// A running gateway. Clones are handles on the same one; when the last of them is dropped, with
-/// every [`DeviceRef`](crate::DeviceRef), the gateway ends at once. [`drain`](Gateway::drain) lets exchanges in progress
-/// finish.
+/// A handle on a running gateway. Clones refer to the same gateway; when the last of them and the
+/// last [`DeviceRef`](crate::DeviceRef) are dropped, the gateway stops at once.
+/// [`drain`](Gateway::drain) lets exchanges in progress finish.
 ///
 /// ```
 /// use reverse_http::{Body, Device, Gateway};
@@ -91,16 +91,16 @@ impl fmt::Debug for Gateway {
 }
 
 impl Gateway {
-    /// Where devices connect: the first address.
+    /// The first address that devices connect to.
     ///
     /// # Panics
-    /// When the builder was given no address to listen on.
+    /// If the builder was given no address to listen on.
     #[must_use]
     pub fn devices_addr(&self) -> SocketAddr {
         self.0.addresses[0]
     }
 
-    /// Lets visitors in over plain HTTP on this address; the address that was bound.
+    /// Listens for visitors on this address, over plain HTTP. Returns the address that was bound.
     ///
     /// # Errors
     /// It cannot be bound; the gateway has `on_link`; it was stopped.
@@ -108,8 +108,8 @@ impl Gateway {
         self.listen_visitors_with(address, routes, None)
     }
 
-    /// Lets visitors in over TLS on this address (feature `tls`); the address that was bound.
-    /// Devices are told `X-Forwarded-Proto: https`.
+    /// Listens for visitors on this address, over TLS (feature `tls`). Returns the address that was
+    /// bound. Devices receive `X-Forwarded-Proto: https`.
     ///
     /// # Errors
     /// Those of [`listen_visitors`](Self::listen_visitors).
@@ -123,12 +123,11 @@ impl Gateway {
         self.listen_visitors_with(address, routes, Some(tls))
     }
 
-    /// Replaces what a listener shows and wants in TLS, devices' or visitors' (feature `tls`), at
-    /// the address that it was bound to. It counts from the next handshake on; sessions that began
-    /// before are not resumed. Connections stay as they are, but for those of devices, of other
-    /// gateways and of visitors whose certificates the new
-    /// [`client_ca`](GatewayTls::client_ca) does not take: they are ended as those of a
-    /// [token](Self::set_tokens) that is gone.
+    /// Replaces the TLS settings of the listener that was bound to this address (feature `tls`).
+    /// This takes effect at the next handshake; sessions that began before are not resumed.
+    /// Connections stay, except those whose client certificate the new
+    /// [`client_ca`](GatewayTls::client_ca) does not accept: they end like those with a
+    /// [token](Self::set_tokens) that was removed.
     ///
     /// # Errors
     /// The gateway does not speak TLS at this address, or was stopped.
@@ -204,26 +203,26 @@ impl Gateway {
         })
     }
 
-    /// Lets other gateways in on this address, with their visitors' requests for devices of this one;
-    /// the address that was bound. Other gateways reach it by that, unless
-    /// [`Peers::advertise`](crate::Peers::advertise) says something else.
+    /// Listens for other gateways on this address, which send requests of their visitors for
+    /// devices of this gateway. Returns the address that was bound. Other gateways use it, unless
+    /// [`Peers::advertise`](crate::Peers::advertise) says otherwise.
     ///
     /// Requests on this port are trusted: they name their visitors as a trusted proxy would. So it
-    /// is for gateways alone, which show their shared [secret](crate::Peers::secrets); only on
-    /// loopback they may have none.
+    /// is for gateways only, which present their shared [secret](crate::Peers::secrets); it may be
+    /// omitted only on loopback.
     ///
     /// # Errors
-    /// The gateway was built without [`peers`](crate::GatewayBuilder::peers), or without a secret,
-    /// and the address is not on loopback; it stands for all addresses of the machine, gateways share a
-    /// directory, and no URL is [advertised](crate::Peers::advertise); it cannot be bound; the gateway has `on_link`; it was
-    /// stopped.
+    /// The gateway was built without [`peers`](crate::GatewayBuilder::peers), or without a secret
+    /// although the address is not on loopback; the address stands for all addresses of the
+    /// machine, gateways share a directory, and no URL is [advertised](crate::Peers::advertise);
+    /// the address cannot be bound; the gateway has `on_link`, or was stopped.
     pub fn listen_peers(&self, address: &str) -> Result<SocketAddr, Error> {
         self.listen_peers_with(address, None)
     }
 
-    /// The same over TLS (feature `tls`). Gateways that show a certificate which its
-    /// [`client_ca`](GatewayTls::client_ca) takes need no secret; where there is one, they need
-    /// both. Its names do not count.
+    /// The same over TLS (feature `tls`). Gateways whose certificate its
+    /// [`client_ca`](GatewayTls::client_ca) accepts need no secret; if there is one, they need
+    /// both. The names in the certificate are ignored.
     ///
     /// # Errors
     /// Those of [`listen_peers`](Self::listen_peers).
@@ -271,7 +270,8 @@ impl Gateway {
         }
     }
 
-    /// Replaces the [secrets](crate::Peers::secrets) that gateways share, for the next request.
+    /// Replaces the [secrets](crate::Peers::secrets) that gateways share, with effect from the next
+    /// request on.
     ///
     /// # Errors
     /// Those of [`Peers::secrets`](crate::Peers::secrets); the gateway was built without
@@ -287,17 +287,17 @@ impl Gateway {
         cluster.set_secrets(secrets)
     }
 
-    /// The directory of gateways has changed: forgets its answers for one device, or for all.
-    /// Without this a gateway that does not have the device says so itself, and a device that
-    /// nobody had is asked for again within a second.
+    /// Tells the gateway that the directory has changed: its cached answers are dropped, for one
+    /// device or for all. This is never required: a gateway that does not have a device says so,
+    /// and the answer that no gateway has a device is cached for only a second.
     pub fn forget_peers(&self, device: Option<&str>) {
         let all = self.0.loops.len();
         let what = device.map_or(Outdated::All, |name| Outdated::Name(name.into()));
         self.0.loops.send_others(all, || Command::ForgetPeers { what: what.clone() });
     }
 
-    /// What this gateway has noted in a directory that gateways share, and whether that answers; `None`:
-    /// there is none ([`Peers::shared_in`](crate::Peers), feature `redis`).
+    /// What this gateway has registered in a shared directory, and whether the directory answers;
+    /// `None`: there is none ([`Peers::shared_in`](crate::Peers), feature `redis`).
     #[must_use]
     pub fn directory_status(&self) -> Option<DirectoryStatus> {
         self.0.cluster.as_ref()?.status()
@@ -312,7 +312,7 @@ impl Gateway {
         self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets devices in on another address, too; the address that was bound.
+    /// Listens for devices on another address. Returns the address that was bound.
     ///
     /// # Errors
     /// It cannot be bound; the gateway was stopped.
@@ -329,8 +329,8 @@ impl Gateway {
         self.listen_with(address, (&Side::Devices, "devices"), Some(tls))
     }
 
-    /// Takes no more connections at this address, of devices or of visitors, and frees it. Those
-    /// that came in there stay, and [`set_routes`](Self::set_routes) is for them, too.
+    /// Stops listening at this address, for devices or for visitors, and frees it. Existing
+    /// connections stay, and [`set_routes`](Self::set_routes) still applies to them.
     ///
     /// # Errors
     /// The gateway does not listen there, or was stopped.
@@ -339,10 +339,11 @@ impl Gateway {
         self.ask_each(|reply| Command::Unlisten { at, reply })
     }
 
-    /// Replaces the [limits](crate::GatewayBuilder::limits) while it runs. Nothing is ended: new
-    /// bounds and timeouts are for what comes from now on, the next wait of a connection included.
-    /// Bounds of threads and queues (`helpers_max`, `authorize_queue_max`, `on_link_max`,
-    /// `events_max` of earlier subscribers, `worker_idle_timeout`) and `spin` stay as they were.
+    /// Replaces the [limits](crate::GatewayBuilder::limits) of the running gateway. Nothing is
+    /// ended: new bounds and timeouts apply from now on, including the next wait of an existing
+    /// connection. Bounds of threads and queues (`helpers_max`, `authorize_queue_max`,
+    /// `on_link_max`, `events_max` of earlier subscribers, `worker_idle_timeout`) and `spin` stay
+    /// as they were.
     ///
     /// ```
     /// # let gateway = reverse_http::Gateway::builder().listen("127.0.0.1:0").start()?;
@@ -353,7 +354,7 @@ impl Gateway {
     /// ```
     ///
     /// # Errors
-    /// A limit that cannot work; the gateway was stopped.
+    /// A limit cannot work; the gateway was stopped.
     pub fn set_limits(&self, limits: Limits) -> Result<(), Error> {
         limits.check()?;
         let _one_at_a_time = self.tables();
@@ -364,13 +365,13 @@ impl Gateway {
 
     /// Replaces the routes of a visitors' listener, at the address that
     /// [`listen_visitors`](Self::listen_visitors) returned. Connections stay; requests in progress
-    /// keep the device and the waits that they began with, and the next request of every connection
-    /// finds the new routes. Requests in flight by a route keep counting if the new one has the
+    /// keep their device and timeouts, and the next request of every connection uses the new
+    /// routes. Requests in flight still count towards the limit of a route if the new one has the
     /// same host and path.
     ///
     /// # Errors
-    /// Visitors do not come in at this address; the routes count visitors' tokens, and visitors have
-    /// none; the gateway was stopped.
+    /// There is no listener for visitors at this address; the routes need visitors' tokens, and the
+    /// gateway has none; the gateway was stopped.
     pub fn set_routes(&self, visitors: SocketAddr, routes: Routes) -> Result<(), Error> {
         self.check_routes(&routes)?;
         let (mut tables, mut new) = (self.tables(), Table::new(routes));
@@ -387,10 +388,10 @@ impl Gateway {
         Ok(())
     }
 
-    /// Replaces the devices' [tokens](crate::GatewayBuilder::tokens), for the next offer and the next
-    /// poll. Links and polls that came in with a token that is gone, or has lost one of their
-    /// names, are ended: at once where they idle (polls with 401), else behind what they have in
-    /// hand, and in any case after [`Limits::take_over_grace`].
+    /// Replaces the devices' [tokens](crate::GatewayBuilder::tokens), with effect from the next
+    /// offer or poll on. Links and polls whose token was removed, or is no longer bound to one of
+    /// their names, are ended: at once if they are idle (polls with 401), otherwise after their
+    /// exchange, and in any case after [`Limits::take_over_grace`].
     ///
     /// # Errors
     /// The gateway was started without tokens, or was stopped.
@@ -398,10 +399,10 @@ impl Gateway {
         self.replace_tokens(Whose::Devices, tokens)
     }
 
-    /// Replaces the visitors' [tokens](crate::GatewayBuilder::visitor_tokens), for the next request. What
-    /// is in progress with a token that is gone, or is not for that device any more, goes on for
-    /// [`Limits::take_over_grace`]; then it is ended: 401 where no answer has begun, else cut, and
-    /// so are tunnels.
+    /// Replaces the visitors' [tokens](crate::GatewayBuilder::visitor_tokens), with effect from the
+    /// next request on. Requests in progress whose token was removed, or is no longer valid for the
+    /// device, may continue for [`Limits::take_over_grace`]; then they get 401 if no response has
+    /// begun, and are cut otherwise, as are tunnels.
     ///
     /// # Errors
     /// The gateway was started without visitors' tokens, or was stopped.
@@ -415,12 +416,13 @@ impl Gateway {
         self.ask_each(|reply| Command::SetTokens { whose, tokens: tokens.clone(), reply })
     }
 
-    /// Takes a connection that another server has already turned (it read the offer and wrote the
-    /// 101). `unread`: bytes it read beyond the offer (none, from a right device).
+    /// Takes over a connection that another server has already turned (it read the offer and wrote
+    /// the 101). `unread`: bytes that it read beyond the offer (there are none, from a correct
+    /// device).
     ///
     /// # Errors
-    /// The name is held by another credential, or full; the gateway has `on_link` or was stopped.
-    /// The connection is closed then.
+    /// The name is in use with another credential, or has as many links as it may; the gateway has
+    /// `on_link` or was stopped. The connection is then closed.
     pub fn adopt(
         &self,
         stream: impl Into<Stream>,
@@ -441,10 +443,11 @@ impl Gateway {
         answer.recv().map_err(|_| stopped())?
     }
 
-    /// What happens to names from now on. At most [`Limits::events_max`] wait to be read. Together
-    /// with [`devices`](Self::devices), called after this, nothing falls between; more are dropped,
-    /// and the next event says how many ([`missed`](GatewayEvent::missed)). It ends when the gateway
-    /// was stopped or drained, and all was read.
+    /// Subscribes to what happens to names from now on. At most [`Limits::events_max`] events wait
+    /// to be read; more are dropped, and the next event says how many
+    /// ([`missed`](GatewayEvent::missed)). If [`devices`](Self::devices) is called after this,
+    /// nothing is missed between the two. The subscription ends when the gateway was stopped or
+    /// drained, and all events were read.
     pub fn events(&self) -> Subscription<GatewayEvent> {
         let (subscriber, events) = events::subscription(&self.0.limits.get());
         let (reply, subscribed) = bounded(1);
@@ -462,41 +465,42 @@ impl Gateway {
         first.unwrap_or_else(|| self.events())
     }
 
-    /// Counters.
+    /// Counters of the gateway.
     #[must_use]
     pub fn stats(&self) -> GatewayStats {
         self.0.stats.read()
     }
 
-    /// Ends the gateway now: exchanges in progress are cut. Returns when its connections are over.
+    /// Stops the gateway at once and cuts exchanges in progress. Returns when its connections have
+    /// ended.
     pub fn stop(&self) {
         self.drain(Duration::ZERO);
     }
 
-    /// Takes nothing new, closes idle links and visitors, lets exchanges in progress finish within
-    /// `time`, then ends. Returns when its connections are over.
+    /// Accepts nothing new, closes idle connections of devices and visitors, lets exchanges in
+    /// progress finish within `time`, then stops. Returns when its connections have ended.
     pub fn drain(&self, time: Duration) {
         self.drain_with_notice(Duration::ZERO, time);
     }
 
-    /// Drains so that a load balancer, or another gateway's devices, can be ahead of it. Returns
-    /// when its connections are over.
+    /// Drains after a notice, during which a load balancer and the devices can move to another
+    /// gateway. Returns when its connections have ended.
     ///
-    /// For the time of `notice` everything is served as ever, but the [health
-    /// path](Routes::health_path) says 503, every answer ends its visitor's connection, and devices
-    /// that come are sent away ([`drain_to`](crate::GatewayBuilder::drain_to)); one that polls here
-    /// goes on. Then nothing new comes in, idle links and visitors are closed, devices that poll
-    /// are let go, and exchanges in progress may finish within `time`; the rest is ended then: 502
-    /// where no answer has begun, else the answer is cut, and so are tunnels. Called again (from
-    /// another thread), the earlier deadlines hold.
+    /// During `notice` everything is still served, but the [health path](Routes::health_path)
+    /// answers 503, each response closes its visitor's connection, and new devices are sent away
+    /// ([`drain_to`](crate::GatewayBuilder::drain_to)); devices that already poll here may
+    /// continue. After that nothing new is accepted, idle connections of devices and visitors are
+    /// closed, devices that poll are released, and exchanges in progress may finish within `time`.
+    /// What is left then ends: with 502 if no response has begun; otherwise the response is cut, as
+    /// are tunnels. If this is called again (from another thread), the earlier deadlines win.
     pub fn drain_with_notice(&self, notice: Duration, time: Duration) {
         self.0.drain(notice, time);
     }
 
-    /// Waits until every event loop has made a turn: for supervisors.
+    /// Waits until every event loop has completed a turn. This is for supervisors.
     ///
     /// # Errors
-    /// One has not within `time`; the gateway was stopped.
+    /// An event loop has not within `time`; the gateway was stopped.
     pub fn ping(&self, time: Duration) -> Result<(), Error> {
         let until = Instant::now().checked_add(time);
         let answers = self.0.loops.ask(|reply| Command::Ping { reply }).ok_or_else(stopped)?;
@@ -519,8 +523,8 @@ impl Gateway {
         self.0.loops.len()
     }
 
-    /// Returns true if its event loops still run. False after [`stop`](Self::stop), or when the
-    /// operating system failed one of them.
+    /// Returns true if its event loops still run; false after [`stop`](Self::stop), or if an error
+    /// of the operating system ended one of them.
     #[must_use]
     pub fn is_running(&self) -> bool {
         let threads = match self.0.threads.try_lock() {
@@ -531,13 +535,13 @@ impl Gateway {
         !threads.is_empty() && threads.iter().all(|thread| !thread.is_finished())
     }
 
-    /// A record of each request that is over, from now on, for an access log. At most `most` wait
-    /// to be read, within a 64th of [`Limits::memory_bytes_max`]; then they are lost, and the next
-    /// one says how many, as does [`GatewayStats::records_lost`]. Requests get an `X-Request-Id`
-    /// from then on. Called again, the earlier receiver ends.
+    /// Subscribes to records of completed requests, for an access log. At most `most` records wait
+    /// to be read, in at most a 64th of [`Limits::memory_bytes_max`]; further ones are lost, and
+    /// the next record says how many, as does [`GatewayStats::records_lost`]. From now on requests
+    /// get an `X-Request-Id`. If this is called again, the earlier subscription ends.
     ///
     /// # Errors
-    /// The gateway does not [observe](crate::GatewayBuilder::observe), or was stopped.
+    /// The gateway was built without [`observe`](crate::GatewayBuilder::observe), or was stopped.
     #[cfg(feature = "admin")]
     pub fn records(&self, most: usize) -> Result<Subscription<ExchangeRecord>, Error> {
         if !self.0.observes {

@@ -74,21 +74,21 @@ struct State {
     is_stopped: bool,
 }
 
-/// What a gateway has noted in the directory that it shares with others, and whether that answers
-/// ([`Gateway::directory_status`](crate::Gateway::directory_status)).
+/// What a gateway has registered in the directory that it shares with others, and whether the
+/// directory answers ([`Gateway::directory_status`](crate::Gateway::directory_status)).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct DirectoryStatus {
-    /// Names of devices that are connected to this gateway, and that the directory knows.
+    /// Names of connected devices that are registered in the directory.
     pub claimed: usize,
-    /// Names of devices that are connected to this gateway, and that the directory does not know yet.
+    /// Names of connected devices that are not registered in the directory yet.
     pub unclaimed: usize,
-    /// Names that other gateways have taken over, or had already, since this gateway was started.
+    /// Names that other gateways have taken over since this gateway was started, or had already.
     pub lost: usize,
-    /// Another gateway announces itself by the same URL: requests for devices of
-    /// either go to any of them.
+    /// Another gateway announces itself with the same URL, so requests for devices of one may go to
+    /// the other.
     pub url_is_shared: bool,
-    /// Why the directory does not answer, and for how long it has not; `None`: it does.
+    /// Why the directory does not answer, and for how long; `None`: it does answer.
     pub away: Option<(String, Duration)>,
 }
 

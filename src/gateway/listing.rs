@@ -16,14 +16,14 @@ use crate::limits::MOVES_MAX;
 const PIECE: usize = 256;
 
 impl Gateway {
-    /// The devices that are connected now, by name: each name once, at most
-    /// [`Limits::devices_max`](crate::Limits::devices_max). The list is not of one instant: devices
-    /// come and go while it is made.
+    /// The connected devices, each name once, at most
+    /// [`Limits::devices_max`](crate::Limits::devices_max). The list is not a snapshot of one
+    /// instant: devices come and go while it is made.
     ///
-    /// Nothing falls between the list and the events for a program that subscribes first: a device
-    /// that came before is in the list, one that comes or goes after is told by an event, and one
-    /// that comes meanwhile may be in both. So take the list, and then apply every event to it, in
-    /// order:
+    /// A program that subscribes to events first, and takes the list afterwards, misses nothing: a
+    /// device that came before is in the list, one that comes or goes later is reported by an
+    /// event, and one that comes meanwhile may be in both. So take the list, and then apply every
+    /// event to it, in order:
     ///
     /// ```
     /// use std::collections::BTreeSet;

@@ -62,8 +62,8 @@ impl Offer {
     pub fn upgrade_token(&self) -> &str {
         &self.wire.token
     }
-    /// Returns true if it is a poll of the fallback. Each poll of a device is decided anew;
-    /// `authorize` had better be quick.
+    /// Returns true if it is a poll of the fallback. `authorize` is called for each poll of a
+    /// device, so it should be fast.
     #[must_use]
     pub fn is_poll(&self) -> bool {
         self.wire.is_poll()
@@ -78,9 +78,9 @@ impl Offer {
     pub fn peer(&self) -> Option<IpAddr> {
         self.peer
     }
-    /// The DNS names of the certificate that the device showed and that a CA of this gateway has
-    /// issued (feature `tls`), sorted; they allow the names of the offer, or it would not be asked
-    /// about here. `None`: the device showed none.
+    /// The DNS names, sorted, of the certificate that the device presented and a CA of this gateway
+    /// has issued (feature `tls`). They allow the names of the offer; otherwise `authorize` would
+    /// not be called. `None`: the device presented no certificate.
     pub fn certificate_names(&self) -> Option<&[String]> {
         self.certificate.as_deref().map(Shown::names)
     }
@@ -95,8 +95,8 @@ impl Offer {
             .map(|(_, value)| value.as_slice())
     }
     /// The token of `Authorization: Bearer …` (RFC 6750 §2.1), read as for
-    /// [`tokens`](crate::GatewayBuilder::tokens): `None` also where there are several such fields,
-    /// or the token is malformed.
+    /// [`tokens`](crate::GatewayBuilder::tokens): `None` also if there are several such fields, or
+    /// if the token is malformed.
     #[must_use]
     pub fn bearer_token(&self) -> Option<&str> {
         match Credential::of(self.authorization(), usize::MAX)? {
@@ -144,12 +144,12 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// The names that were offered, for nobody in particular.
+    /// Grants the names that were offered, without an identity.
     #[must_use]
     pub fn offered() -> Self {
         Grant::default()
     }
-    /// Other names than those offered (device names, or origins).
+    /// Grants other names than those offered (device names, or origins).
     ///
     /// # Errors
     /// One of them is neither.
@@ -167,16 +167,16 @@ impl Grant {
             .collect();
         Ok(Grant { names: Some(checked?), credential: None })
     }
-    /// The identity of the device, opaque. Only the same identity may join or take over a name
-    /// while it is held; another gets 409. Where this is not said, a certificate that the device
-    /// showed says it.
+    /// Sets the identity of the device, an opaque text. While a name is in use, only a device with
+    /// the same identity may join it or take it over; others get 409. Default: the identity of the
+    /// certificate that the device presented, if any.
     pub fn to(mut self, credential: impl Into<String>) -> Self {
         self.credential = Some(credential.into());
         self
     }
 }
 
-/// Why `authorize` says no: what the device is answered.
+/// A refusal by `authorize`: the answer to the device.
 ///
 /// ```
 /// use std::time::Duration;
@@ -197,13 +197,14 @@ pub struct Reject {
 }
 
 impl Reject {
-    /// A refusal with this status (401 no or wrong credential, 403 not for this name, 404, 410,
-    /// 429, 503 …) and one line of reason. A status outside 400 to 599 is answered as 403.
+    /// A refusal with this status (401 for a missing or wrong credential, 403 if it is not for this
+    /// name, 404, 410, 429, 503 …) and one line with the reason. A status outside 400 to 599
+    /// becomes 403.
     pub fn new(status: u16, reason: impl Into<String>) -> Self {
         let status = if (400..600).contains(&status) { status } else { 403 };
         Reject { status, reason: reason.into(), retry_after: None, location: None }
     }
-    /// Another gateway has this device: 307 with this `Location`.
+    /// Redirects the device to another gateway: 307 with this `Location`.
     pub fn elsewhere(location: impl Into<String>) -> Self {
         Reject {
             status: 307,
@@ -212,7 +213,7 @@ impl Reject {
             location: Some(location.into()),
         }
     }
-    /// Asks the device to stay away for so long (whole seconds).
+    /// Asks the device to stay away for this time (in whole seconds).
     #[must_use]
     pub fn retry_after(mut self, time: Duration) -> Self {
         self.retry_after = Some(time.as_secs());

@@ -39,19 +39,20 @@ enum Source {
     Redis(RedisDirectory),
 }
 
-/// Other gateways, to which this one sends requests for devices that are connected there, and from
-/// which it takes some for its own.
+/// Other gateways: this one sends them requests for devices that are connected there, and serves
+/// their requests for its own devices.
 ///
-/// A directory says which gateway has a device: a function of the program. It is called on a thread
-/// of its own, when a visitor asks for a device that is not connected here, with the device's name;
-/// it may block, and after [`Limits::directory_timeout`] its answer is not waited for. What it says
-/// is a hint. A gateway that does not have the device says so, and the directory is asked again;
-/// what it said of a name is believed until then, that it knows none for a second
-/// ([`Gateway::forget_peers`](crate::Gateway::forget_peers) makes it count sooner). A program that
-/// fills its directory itself learns from [`Gateway::events`](crate::Gateway::events) which names
-/// come and go.
+/// A directory says which gateway has a device. It is a function of the program, or a table in
+/// Redis. The function is called with the device's name, on a separate thread, when a visitor
+/// requests a device that is not connected here. It may block; after [`Limits::directory_timeout`]
+/// its answer is no longer waited for. The answer is a hint: a gateway that does not have the
+/// device says so, and the directory is asked again. Until then the answer is cached; that no
+/// gateway has a device is cached for a second
+/// ([`Gateway::forget_peers`](crate::Gateway::forget_peers) clears the cache). A program that fills
+/// its directory itself learns from [`Gateway::events`](crate::Gateway::events) which names come
+/// and go.
 ///
-/// A request takes one hop at most: what came from another gateway is never sent on.
+/// A request takes at most one hop: a request from another gateway is never passed on to a third.
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -83,9 +84,9 @@ impl fmt::Debug for Peers {
 }
 
 impl Peers {
-    /// Other gateways, and the directory that says which of them has a device: the URL of its
-    /// peers' listener (`http://HOST:PORT`, or the same with `https`), or none. An error is logged,
-    /// and visitors get 503.
+    /// Other gateways, with a function as the directory. It returns the URLs of the peers'
+    /// listeners (`http://HOST:PORT`, or the same with `https`) of the gateways that have the
+    /// device, or none. An error is logged, and visitors get 503.
     pub fn found_by(
         find: impl Fn(&str) -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>>
         + Send
@@ -95,10 +96,11 @@ impl Peers {
         Peers::of(Source::Function(Arc::new(find)), "program")
     }
 
-    /// Other gateways, and a table in Redis that all of them share: this gateway notes there which
-    /// devices it has ([`RedisDirectory`]), and a device's name is one credential's and one session's
-    /// across all of them (feature `redis`). Devices are noted once it is known how others reach this
-    /// gateway: from [`listen_peers`](crate::Gateway::listen_peers) on.
+    /// Other gateways, with a table in Redis that all of them share as the directory (feature
+    /// `redis`). This gateway registers its devices there ([`RedisDirectory`]), and a device's name
+    /// belongs to one credential and one session across all gateways. Devices are registered once
+    /// it is known how others reach this gateway, that is, from
+    /// [`listen_peers`](crate::Gateway::listen_peers) on.
     #[cfg(feature = "redis")]
     pub fn shared_in(directory: RedisDirectory) -> Self {
         Peers::of(Source::Redis(directory), "redis")
@@ -108,18 +110,18 @@ impl Peers {
         Peers { source, secrets: Vec::new(), advertised: None, connector: None, kind }
     }
 
-    /// What operators see as the kind of the directory. Default: `program`, or `redis`.
+    /// The kind of the directory, as shown to operators. Default: `program`, or `redis`.
     pub fn directory_kind(mut self, kind: &'static str) -> Self {
         self.kind = kind;
         self
     }
 
-    /// The secret that gateways of one cluster share: the first one is shown to others, each of
-    /// them is taken from others, so that a new one can be spread before it is used. It goes over
-    /// the wire as it is: over plain HTTP only networks that nobody else reads will do.
+    /// The secrets that the gateways of a cluster share. The first one is sent to others, and each
+    /// is accepted from others, so that a new one can be distributed before it is used. Secrets are
+    /// sent unencrypted over plain HTTP, which is acceptable on private networks only.
     ///
     /// # Errors
-    /// There is none, or more than 8; one that is not 16 to 256 visible ASCII characters.
+    /// There is none, or there are more than 8; one is not 16 to 256 visible ASCII characters.
     pub fn secrets<S: AsRef<str>>(
         mut self,
         secrets: impl IntoIterator<Item = S>,
@@ -128,18 +130,18 @@ impl Peers {
         Ok(self)
     }
 
-    /// How others reach this gateway's peers' listener, where it is not the address that it listens
-    /// at (`http://HOST:PORT`): by that it knows itself in the directory.
+    /// How others reach the peers' listener of this gateway, if not by the address that it listens
+    /// on (`http://HOST:PORT`). By this URL the gateway recognises itself in the directory.
     ///
     /// # Errors
-    /// It is no such URL.
+    /// It is not such a URL.
     pub fn advertise(mut self, url: &str) -> Result<Self, Error> {
         self.advertised = Some(PeerUrl::parse(url)?);
         Ok(self)
     }
 
-    /// How gateways at `https://` are known, and the certificate that is shown to them (feature
-    /// `tls`).
+    /// How the certificates of gateways at `https://` are verified, and the certificate that is
+    /// presented to them (feature `tls`).
     ///
     /// # Errors
     /// The system has no root certificates, and no others were given.

@@ -44,15 +44,15 @@ const RENEW: &str = include_str!("redis/renew.lua");
 const RELEASE: &str = include_str!("redis/release.lua");
 const ANNOUNCE: &str = include_str!("redis/announce.lua");
 
-/// A table in Redis (or Valkey) that gateways share: each notes there which devices are connected to
-/// it, and finds there which gateway has the others (feature `redis`). For
+/// A table in Redis (or Valkey) that gateways share: each registers its connected devices there,
+/// and looks up which gateway has others (feature `redis`). For
 /// [`Peers::shared_in`](crate::Peers::shared_in).
 ///
-/// A gateway claims the names of a device before it lets it in, by the rules that hold within one
-/// gateway: a name is one credential's, and the newest session has it. A claim expires after
-/// [`claim_time`](Self::claim_time) unless the gateway renews it, which it does after about a third of
-/// that. Where the server does not answer, devices are let in all the same and claimed later, and only
-/// devices of other gateways are not found (503).
+/// A gateway claims the names of a device before it admits it, by the same rules as within one
+/// gateway: a name belongs to one credential, and the newest session gets it. A claim expires after
+/// [`claim_time`](Self::claim_time) unless the gateway renews it, which it does after about a third
+/// of that. If the server does not answer, devices are admitted all the same and claimed later;
+/// only devices of other gateways cannot be found (503).
 ///
 /// The server needs version 5 or later. A user needs the commands that
 /// [docs/cluster.md](https://docs.rs/crate/reverse-http/latest/source/docs/cluster.md) lists, on keys
@@ -111,10 +111,10 @@ impl RedisDirectory {
     /// - `redis+sentinel://HOST[:PORT][,…]/MASTER[/DATABASE]`: the server that these sentinels call the
     ///   master of that name; port 26379, asked without a password
     ///
-    /// With `rediss` in place of `redis` over TLS (feature `tls`), but for a Unix socket.
+    /// With `rediss` instead of `redis`, except for a Unix socket: over TLS (feature `tls`).
     ///
     /// # Errors
-    /// It is no such URL, or has a user or password in it: secrets in URLs end up in logs.
+    /// It is not such a URL, or contains a user or password: secrets in URLs end up in logs.
     pub fn new(url: &str) -> Result<Self, Error> {
         let wrong = |why: &str| {
             let shown: String = url.chars().filter(|c| c.is_ascii_graphic()).take(200).collect();
@@ -187,20 +187,19 @@ impl RedisDirectory {
         })
     }
 
-    /// The user (ACL) that it is asked as. Default: the server's default user.
+    /// The user (ACL) for the server. Default: the server's default user.
     pub fn user(mut self, user: impl Into<String>) -> Self {
         self.user = Some(user.into());
         self
     }
 
-    /// The password that the server wants. Default: none.
+    /// The password for the server. Default: none.
     pub fn password(mut self, password: impl Into<String>) -> Self {
         self.password = Some(password.into());
         self
     }
 
-    /// What the names of keys and of the channel begin with, so that clusters can share a server.
-    /// Default `ptth`.
+    /// The prefix of keys and of the channel, so that clusters can share a server. Default: `ptth`.
     ///
     /// # Errors
     /// It is not 1 to 64 letters, digits, `-`, `_`, `.` or `:`.
@@ -215,8 +214,8 @@ impl RedisDirectory {
         Ok(self)
     }
 
-    /// How long a claim lasts that is not renewed: for so long a gateway that was killed is still
-    /// asked for the devices that it had. Default 30 s. Give all gateways the same.
+    /// How long a claim lasts if it is not renewed: for this long a killed gateway is still asked
+    /// for the devices that it had. It must be the same for all gateways. Default: 30 s.
     ///
     /// # Errors
     /// It is not between 3 s and one hour.
@@ -228,11 +227,11 @@ impl RedisDirectory {
         Ok(self)
     }
 
-    /// The CA certificates (PEM) that the server's certificate has to come from, instead of the
+    /// The CA certificates (PEM) that the server's certificate is verified with, instead of the
     /// system's (feature `tls`).
     ///
     /// # Errors
-    /// The URL is not one with TLS; there is no certificate in it.
+    /// The URL does not use TLS; the PEM contains no certificate.
     #[cfg(feature = "tls")]
     pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Result<Self, Error> {
         let pem = pem.into();

@@ -41,31 +41,31 @@ pub struct GatewayStats {
     pub polls: usize,
     /// Offers turned since the start.
     pub turns: u64,
-    /// Requests handed out as events of the fallback since the start; one that was handed out again
+    /// Requests delivered as events of the fallback since the start; one that was delivered twice
     /// counts once.
     pub events: u64,
-    /// Requests begun since the start, visitors' and programs'.
+    /// Requests begun since the start, of visitors and of programs.
     pub exchanges: u64,
-    /// Requests and offers answered by the gateway itself, refusals mostly.
+    /// Requests and offers that the gateway answered itself, mostly with refusals.
     pub refused: u64,
     /// Connections of balancers that were closed since the start because they did not begin with a
     /// valid PROXY header.
     pub proxy_headers_refused: u64,
     /// How often a connection was moved from one event loop to another, since the start.
     pub moved: u64,
-    /// Requests that were sent to other gateways since the start; one that was sent again counts
-    /// again.
+    /// Requests that were sent to other gateways since the start; one that was sent twice counts
+    /// twice.
     pub hops: u64,
-    /// Requests of other gateways that were begun here since the start.
+    /// Requests from other gateways that were begun here since the start.
     pub hops_served: u64,
     /// Links that were closed since the start, by cause.
     pub closed: CloseCounts,
-    /// Records (`Gateway::records`) of requests that were lost since the start, because nobody
-    /// read them in time.
+    /// Records of requests (`Gateway::records`) that were lost since the start because they were
+    /// not read in time.
     pub records_lost: u64,
 }
 
-/// How many links a device has, by what they do.
+/// How many links a device has, idle and busy.
 ///
 /// ```
 /// let gateway = reverse_http::Gateway::builder().listen("127.0.0.1:0").start()?;
@@ -78,7 +78,7 @@ pub struct GatewayStats {
 pub struct LinkCounts {
     /// Links that can take a request now.
     pub idle: usize,
-    /// Links with an exchange in progress, and links that belong to one visitor's connection.
+    /// Links with an exchange in progress, and links reserved for one visitor's connection.
     pub busy: usize,
 }
 

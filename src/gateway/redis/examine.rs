@@ -13,46 +13,44 @@ const GATEWAYS_MAX: usize = 1024;
 /// Who claims a name for a look, and releases it.
 const BY: &str = "http://check.invalid:80";
 
-/// How the server of a [`RedisDirectory`] does ([`RedisDirectory::examine`]).
+/// The state of the server of a [`RedisDirectory`], as reported by [`RedisDirectory::examine`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DirectoryReport {
-    /// Where the server is that was found: `HOST:PORT`, or a path.
+    /// Where the server is: `HOST:PORT`, or a path.
     pub server: String,
-    /// What those say that a gateway passes over to come there: servers that do not answer, replicas,
-    /// sentinels.
+    /// Why a gateway skips others to get there: servers that do not answer, replicas, sentinels.
     pub passed_over: Vec<String>,
     /// The number of the database in the server.
     pub database: i64,
-    /// What keys and the channel begin with ([`RedisDirectory::prefix`]).
+    /// The prefix of keys and of the channel ([`RedisDirectory::prefix`]).
     pub prefix: String,
-    /// Its name and version (`redis 7.2.4`); `None`: the user may not ask.
+    /// Its name and version (`redis 7.2.4`); `None`: the user has no permission to ask.
     pub version: Option<String>,
-    /// `master`, or `slave` for a replica; `None`: the user may not ask.
+    /// `master`, or `slave` for a replica; `None`: the user has no permission to ask.
     pub role: Option<String>,
     /// How long it took to answer.
     pub round_trip: Duration,
-    /// Whether a gateway's claim is carried out; why not.
+    /// Whether a gateway's claim succeeds, or why not.
     pub claims: Result<(), String>,
-    /// Whether it tells of changes; why not.
+    /// Whether changes can be subscribed to, or why not.
     pub changes: Result<(), String>,
-    /// What it does when its memory is full (`noeviction`), where it has a bound; `None`: there is
-    /// none, or the user may not ask.
+    /// What it does when its memory is full (`noeviction`), if its memory is limited; `None`: it is
+    /// not, or the user has no permission to ask.
     pub memory_policy: Option<String>,
-    /// How far its clock and this machine's are apart, whichever is ahead; `None`: the user may not
-    /// ask.
+    /// By how much its clock and this machine's differ; `None`: the user has no permission to ask.
     pub clock_difference: Option<Duration>,
-    /// The gateways that have announced themselves within a day, by their URLs, and how long ago by
-    /// the server's clock (or this machine's, where the user may not ask for it); 1,024 at most.
+    /// The URLs of gateways that have announced themselves within a day, and how long ago, by the
+    /// server's clock (or this machine's, if the user has no permission to ask); 1,024 at most.
     pub gateways: Vec<(String, Duration)>,
-    /// Those of these URLs by which several gateways announce themselves.
+    /// Those of these URLs that several gateways announce.
     pub shared_urls: Vec<String>,
 }
 
 impl RedisDirectory {
-    /// Looks how the server does, as a gateway would use it: a name that nobody has is claimed and
-    /// released. Each of some ten steps takes `timeout` at most; looking up the server's name may
-    /// take as long as the system's resolver.
+    /// Tests the server in the same way as a gateway uses it: an unused name is claimed and
+    /// released. Each of some ten steps takes at most `timeout`; looking up the server's name may
+    /// take as long as the system's resolver does.
     ///
     /// ```no_run
     /// use std::time::Duration;
