@@ -18,7 +18,9 @@ use crate::gateway::listeners::bind;
 use crate::gateway::loops::Loops;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::peers::Peers;
+use crate::gateway::secrets;
 use crate::gateway::settings::{InForce, Settings, TurnMode};
+use crate::gateway::sign_in;
 use crate::gateway::state::{Command, Common, EACH_ACCEPTS, GatewayRole, Outdated, TICK};
 use crate::gateway::tokens::Tokens;
 use crate::limits::{LOOPS_MAX, Limits};
@@ -30,8 +32,8 @@ use crate::proto::dialect::Dialect;
 use crate::proto::forwarded::Network;
 use crate::proto::turn::{Fallback, Name};
 use crate::setting::{
-    DEVICES_ALLOW, DEVICES_PROXY_PROTOCOL, DRAIN_TO, TRUSTED_PROXIES, VIA, VISITORS_ALLOW,
-    VISITORS_PROXY_PROTOCOL,
+    DEVICES_ALLOW, DEVICES_PROXY_PROTOCOL, DRAIN_TO, TRUSTED_PROXIES, VIA, VISITOR_TOKENS,
+    VISITORS_ALLOW, VISITORS_PROXY_PROTOCOL,
 };
 use crate::stream::GatewayTls;
 
@@ -231,6 +233,18 @@ impl GatewayBuilder {
         self.settings.visitor_tokens = Some(Arc::new(tokens));
         self
     }
+    /// The keys of visitors' [sign-ins](crate::Routes::sign_in), for gateways that share them, and so
+    /// that sign-ins outlast a restart: the first one signs, a sign-in by any of them counts. Write
+    /// the same ones at all gateways, like what `openssl rand -base64 32` says. Default: one that
+    /// is drawn at the start.
+    ///
+    /// 1 to 8 keys, each of 32 to 256 visible ASCII characters; with
+    /// [`visitor_tokens`](Self::visitor_tokens).
+    pub fn sign_in_keys<S: AsRef<str>>(mut self, keys: impl IntoIterator<Item = S>) -> Self {
+        let keys = keys.into_iter().map(|key| key.as_ref().to_owned());
+        self.settings.sign_in_keys = Some(keys.collect());
+        self
+    }
     /// Accepts connections of devices only from these networks (addresses, or CIDR blocks); others
     /// are closed at once. This is about the address of the connection, so about that of a proxy if
     /// there is one. May be called several times. Default: all networks.
@@ -367,6 +381,14 @@ impl GatewayBuilder {
         for origin in &settings.cors_origins {
             check_origin(origin)?;
         }
+        if let Some(keys) = &settings.sign_in_keys {
+            secrets::checked(&sign_in::KEYS, keys)?;
+            if settings.visitor_tokens.is_none() {
+                return Err(Error::usage(format!(
+                    "keys of sign-ins go with tokens of visitors ({VISITOR_TOKENS})"
+                )));
+            }
+        }
         if settings.on_link.is_some() && settings.fallback == Fallback::Only {
             return Err(Error::usage(
                 "on_link and a fallback that is always used exclude each other: a device that polls has no link",
@@ -446,6 +468,7 @@ impl GatewayBuilder {
             addresses,
             only_links,
             knows_visitors,
+            sign_ins: common.sign_ins(),
             observes,
             upgrades: common.upgrades(),
             cluster: common.peers(),

@@ -23,7 +23,9 @@ use crate::gateway::peers::Cluster;
 #[cfg(feature = "admin")]
 use crate::gateway::questions::Question;
 use crate::gateway::routes::{Routes, Table};
+use crate::gateway::secrets;
 use crate::gateway::settings::InForce;
+use crate::gateway::sign_in::{self, SignIns};
 use crate::gateway::state::{Command, EACH_ACCEPTS, Outdated};
 use crate::gateway::stats::{GatewayStats, Stats};
 use crate::gateway::tokens::{Tokens, Whose};
@@ -64,6 +66,7 @@ pub(super) struct Running {
     pub(super) only_links: bool,
     /// Visitors need a token.
     pub(super) knows_visitors: bool,
+    pub(super) sign_ins: Arc<SignIns>,
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(super) observes: bool,
     /// Events since the start of a gateway that observes, for its first admin listener.
@@ -408,6 +411,25 @@ impl Gateway {
     /// The gateway was started without visitors' tokens, or was stopped.
     pub fn set_visitor_tokens(&self, tokens: Tokens) -> Result<(), Error> {
         self.replace_tokens(Whose::Visitors, tokens)
+    }
+
+    /// Replaces the keys of visitors' [sign-ins](crate::GatewayBuilder::sign_in_keys), for the next
+    /// request. Whoever was signed in by a key that is gone signs in anew.
+    ///
+    /// # Errors
+    /// Those of [`sign_in_keys`](crate::GatewayBuilder::sign_in_keys), as
+    /// [`GatewayBuilder::check`](crate::GatewayBuilder::check) tells them; the gateway was started
+    /// without visitors' tokens.
+    pub fn set_sign_in_keys<S: AsRef<str>>(
+        &self,
+        keys: impl IntoIterator<Item = S>,
+    ) -> Result<(), Error> {
+        let keys = secrets::checked(&sign_in::KEYS, keys)?;
+        if !self.0.knows_visitors {
+            return Err(Error::usage("this gateway was started without tokens of visitors"));
+        }
+        self.0.sign_ins.set_keys(&keys);
+        Ok(())
     }
 
     fn replace_tokens(&self, whose: Whose, tokens: Tokens) -> Result<(), Error> {

@@ -13,6 +13,7 @@
 //!
 //! | file | contents |
 //! |---|---|
+//! | `secrets.rs` | secrets that an operator gives, several at once |
 //! | `tokens.rs` | credentials bound to names: the table, and the reading of `Authorization` |
 //! | `directory.rs` | which loop holds a name; counters of all loops |
 //! | `registry.rs` | the connected devices: names, sessions, idle links, held polls, waiting callers |
@@ -150,6 +151,7 @@ mod revocation;
 mod role;
 mod room;
 mod routes;
+mod secrets;
 mod serving;
 mod setbacks;
 pub(crate) mod settings;

@@ -15,15 +15,14 @@ use crate::gateway::claims::{Claimant, Failed};
 use crate::gateway::ledger::{ClaimGuard, DirectoryStatus, Ledger, Rival, Told};
 #[cfg(feature = "redis")]
 use crate::gateway::redis::RedisDirectory;
+use crate::gateway::secrets::{Kind, checked};
 use crate::gateway::setbacks::{Setback, Setbacks};
 use crate::limits::{Limits, PEER_ADDRESSES_MAX};
 use crate::proto::authority::{authority, bare as bare_host};
 use crate::stream::Connector;
 
 /// Shortest and longest secret, in bytes.
-const SECRET_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
-/// Most secrets at once.
-const SECRETS_MAX: usize = 8;
+const SECRETS: Kind = Kind { noun: "secret", of: "gateways", bytes: 16..=256 };
 
 const PANICKED: &str = "it panicked";
 
@@ -126,7 +125,7 @@ impl Peers {
         mut self,
         secrets: impl IntoIterator<Item = S>,
     ) -> Result<Self, Error> {
-        self.secrets = checked(secrets)?;
+        self.secrets = checked(&SECRETS, secrets)?;
         Ok(self)
     }
 
@@ -149,21 +148,6 @@ impl Peers {
     pub fn tls(mut self, tls: crate::tls::DeviceTls) -> Result<Self, Error> {
         self.connector = Some(Arc::new(tls.connector()?.of_gateway()));
         Ok(self)
-    }
-}
-
-fn checked<S: AsRef<str>>(secrets: impl IntoIterator<Item = S>) -> Result<Vec<String>, Error> {
-    let secrets: Vec<String> = secrets.into_iter().map(|s| s.as_ref().to_owned()).collect();
-    let is_valid = |secret: &String| {
-        SECRET_BYTES.contains(&secret.len()) && secret.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    match secrets.len() {
-        1..=SECRETS_MAX if secrets.iter().all(is_valid) => Ok(secrets),
-        1..=SECRETS_MAX => Err(Error::usage(
-            "a secret of gateways has 16 to 256 characters, visible ASCII without blanks",
-        )),
-        0 => Err(Error::usage(format!("there is no secret; 1 to {SECRETS_MAX} work"))),
-        n => Err(Error::usage(format!("there are {n} secrets; 1 to {SECRETS_MAX} work"))),
     }
 }
 
@@ -337,7 +321,7 @@ impl Cluster {
         &self,
         secrets: impl IntoIterator<Item = S>,
     ) -> Result<(), Error> {
-        let secrets = Secret::all(checked(secrets)?);
+        let secrets = Secret::all(checked(&SECRETS, secrets)?);
         *self.secrets.write().unwrap_or_else(PoisonError::into_inner) = secrets;
         Ok(())
     }

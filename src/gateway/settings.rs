@@ -82,6 +82,8 @@ pub(super) struct Settings {
     /// Tokens of devices, and of visitors; `None`: they need none.
     pub(super) tokens: Option<Arc<Tokens>>,
     pub(super) visitor_tokens: Option<Arc<Tokens>>,
+    /// Keys of visitors' sign-ins; none: one is drawn.
+    pub(super) sign_in_keys: Option<Vec<String>>,
     /// Whose connections are taken, of each side.
     pub(super) devices: Sources,
     pub(super) visitors: Sources,
@@ -111,6 +113,7 @@ impl Default for Settings {
             drain_to: None,
             tokens: None,
             visitor_tokens: None,
+            sign_in_keys: None,
             devices: Sources::default(),
             visitors: Sources::default(),
             authorize: None,

@@ -6,20 +6,22 @@
 //!   GET /lamp/x            the cookie   the device, which never sees that cookie
 //! ```
 //! The cookie has the token's SHA-256, encrypted, and when it ends, under a MAC that is also over
-//! host and prefix: a cookie of one device is of no use elsewhere. The key is drawn when the
-//! gateway starts, so a restart signs everybody out. No list of signed-in visitors is kept; a token
-//! that is removed from the table, or expires, is refused at the next request.
+//! host and prefix: a cookie of one device is of no use elsewhere. An operator gives the keys, which
+//! several gateways may share; else one is drawn when the gateway starts, so a restart signs
+//! everybody out. No list of signed-in visitors is kept; a token that is removed from the table, or
+//! expires, is refused at the next request.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
 use crate::engine::random;
 use crate::gateway::rates::{Paces, Rate};
+use crate::gateway::secrets::Kind;
 use crate::gateway::tokens::Digest;
 use crate::limits::SIGN_INS_PER_MINUTE;
 use crate::proto::absolute::absolute_form;
@@ -93,10 +95,17 @@ impl Scope {
     }
 }
 
-/// The secret of all loops, and the cookies signed with it.
+/// Keys that an operator gives. Whoever guesses one signs in as anybody, and can try that at home.
+pub(super) const KEYS: Kind = Kind { noun: "key", of: "sign-ins", bytes: 32..=256 };
+
+type Key = [u8; 32];
+
+/// The secrets of all loops, and the cookies signed with them.
 pub(super) struct SignIns {
+    /// The operator's: the first signs, each is believed. None: the drawn one.
+    given: RwLock<Arc<[Key]>>,
     /// `None`: the system had no randomness.
-    key: OnceLock<Option<[u8; 32]>>,
+    drawn: OnceLock<Option<Key>>,
     /// How often one address may try.
     attempts: Paces,
 }
@@ -104,9 +113,11 @@ pub(super) struct SignIns {
 type HmacSha256 = Hmac<Sha256>;
 
 impl SignIns {
-    pub(super) fn new() -> Self {
+    /// `keys`: checked as [`KEYS`].
+    pub(super) fn new(keys: &[String]) -> Self {
         SignIns {
-            key: OnceLock::new(),
+            given: RwLock::new(digested(keys)),
+            drawn: OnceLock::new(),
             attempts: Paces::of_address("signing in", Rate::per_minute(SIGN_INS_PER_MINUTE)),
         }
     }
@@ -115,7 +126,21 @@ impl SignIns {
         &self.attempts
     }
 
-    fn key(&self) -> Option<&[u8; 32]> {
+    /// Replaces the operator's keys, checked as [`KEYS`].
+    pub(super) fn set_keys(&self, keys: &[String]) {
+        *self.given.write().unwrap_or_else(PoisonError::into_inner) = digested(keys);
+    }
+
+    /// The key that signs first.
+    fn keys(&self) -> Arc<[Key]> {
+        let given = self.given.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match given.is_empty() {
+            true => self.drawn().into_iter().copied().collect(),
+            false => given,
+        }
+    }
+
+    fn drawn(&self) -> Option<&Key> {
         let draw = || {
             let mut key = [0; 32];
             match random::fill(&mut key) {
@@ -126,26 +151,7 @@ impl SignIns {
                 }
             }
         };
-        self.key.get_or_init(draw).as_ref()
-    }
-
-    fn mac(&self, purpose: &[u8], parts: &[&[u8]]) -> Option<HmacSha256> {
-        let mut mac = HmacSha256::new_from_slice(self.key()?).ok()?;
-        mac.update(purpose);
-        for part in parts {
-            mac.update(&(part.len() as u64).to_be_bytes());
-            mac.update(part);
-        }
-        Some(mac)
-    }
-
-    /// What hides a digest: as long as that, and never used for another nonce.
-    fn pad(&self, nonce: &[u8]) -> Option<[u8; DIGEST]> {
-        Some(self.mac(b"pad", &[nonce])?.finalize().into_bytes().into())
-    }
-
-    fn signed(&self, scope: &Scope, body: &[u8]) -> Option<HmacSha256> {
-        self.mac(b"mac", &[scope.host.as_bytes(), scope.prefix.as_bytes(), body])
+        self.drawn.get_or_init(draw).as_ref()
     }
 
     /// The value of a cookie for a visitor that has shown this token here, until then. `None`: the
@@ -153,11 +159,13 @@ impl SignIns {
     pub(super) fn issue(&self, scope: &Scope, digest: &Digest, ends: SystemTime) -> Option<String> {
         let mut nonce = [0; NONCE];
         random::fill(&mut nonce).ok()?;
-        let mut hidden = self.pad(&nonce)?;
+        let keys = self.keys();
+        let key = keys.first()?;
+        let mut hidden = pad(key, &nonce)?;
         hidden.iter_mut().zip(digest.bytes()).for_each(|(pad, byte)| *pad ^= byte);
         let ends = ends.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().to_be_bytes();
         let body = [&nonce[..], &ends, &hidden].concat();
-        let mac = self.signed(scope, &body)?.finalize().into_bytes();
+        let mac = signed(key, scope, &body)?.finalize().into_bytes();
         Some(URL_SAFE_NO_PAD.encode([&body[..], &mac].concat()))
     }
 
@@ -183,17 +191,45 @@ impl SignIns {
         }
         let bytes = URL_SAFE_NO_PAD.decode(value).ok().filter(|bytes| bytes.len() == LENGTH)?;
         let (body, mac) = bytes.split_at(LENGTH - MAC);
-        self.signed(scope, body)?.verify_slice(mac).ok()?; // in constant time
+        let is_right = |key: &&Key| {
+            let right = signed(key, scope, body);
+            right.is_some_and(|right| right.verify_slice(mac).is_ok()) // in constant time
+        };
+        let keys = self.keys();
+        let key = keys.iter().find(is_right)?;
         let (nonce, rest) = body.split_at(NONCE);
         let (ends, hidden) = rest.split_at(TIME);
         let ends = Duration::from_secs(u64::from_be_bytes(ends.try_into().ok()?));
         if UNIX_EPOCH.checked_add(ends)? <= now {
             return None;
         }
-        let mut digest = self.pad(nonce)?;
+        let mut digest = pad(key, nonce)?;
         digest.iter_mut().zip(hidden).for_each(|(pad, byte)| *pad ^= byte);
         Some(Digest::of_bytes(digest))
     }
+}
+
+fn digested(keys: &[String]) -> Arc<[Key]> {
+    keys.iter().map(|key| Sha256::digest(key).into()).collect()
+}
+
+fn mac(key: &Key, purpose: &[u8], parts: &[&[u8]]) -> Option<HmacSha256> {
+    let mut mac = HmacSha256::new_from_slice(key).ok()?;
+    mac.update(purpose);
+    for part in parts {
+        mac.update(&(part.len() as u64).to_be_bytes());
+        mac.update(part);
+    }
+    Some(mac)
+}
+
+/// What hides a digest: as long as that, and never used for another nonce.
+fn pad(key: &Key, nonce: &[u8]) -> Option<[u8; DIGEST]> {
+    Some(mac(key, b"pad", &[nonce])?.finalize().into_bytes().into())
+}
+
+fn signed(key: &Key, scope: &Scope, body: &[u8]) -> Option<HmacSha256> {
+    mac(key, b"mac", &[scope.host.as_bytes(), scope.prefix.as_bytes(), body])
 }
 
 /// The values of our cookie in a request, as browsers write them.
@@ -355,9 +391,32 @@ mod tests {
         with_fields(&format!("Cookie: {cookies}\r\n"), |fields| sign_ins.shown(scope, fields, now))
     }
 
+    /// Gateways that share a key take one another's cookies, and keys can be changed one by one.
+    #[test]
+    fn the_first_key_signs_and_each_one_is_believed() {
+        let key = |c: char| c.to_string().repeat(32);
+        let (lamp, now, mine) = (scope("/lamp"), SystemTime::now(), digest(b"mine"));
+        let (old, drawn) = (SignIns::new(&[key('a')]), SignIns::new(&[]));
+        let cookie = |of: &SignIns| {
+            let value = of.issue(&lamp, &mine, now + Duration::from_secs(100)).unwrap();
+            format!("{COOKIE}={value}")
+        };
+        let (of_old, of_drawn) = (cookie(&old), cookie(&drawn));
+        let other = SignIns::new(&[key('b'), key('a')]);
+        let of_other = cookie(&other);
+        assert_eq!(shown(&other, &lamp, &of_old, now), Some(mine));
+        assert_eq!(shown(&old, &lamp, &of_other, now), None, "it does not know that key yet");
+        assert_eq!(shown(&other, &lamp, &of_drawn, now), None);
+        old.set_keys(&[key('a'), key('b')]);
+        assert_eq!(shown(&old, &lamp, &of_other, now), Some(mine));
+        other.set_keys(&[key('b')]);
+        assert_eq!(shown(&other, &lamp, &of_old, now), None, "that key is gone");
+        assert_eq!(shown(&other, &lamp, &of_other, now), Some(mine));
+    }
+
     #[test]
     fn a_cookie_stands_for_its_token_until_its_time_at_its_place_alone() {
-        let (sign_ins, lamp) = (SignIns::new(), scope("/lamp"));
+        let (sign_ins, lamp) = (SignIns::new(&[]), scope("/lamp"));
         let (now, mine, other) = (SystemTime::now(), digest(b"mine"), digest(b"other"));
         let ends = now + Duration::from_secs(100);
         let value = sign_ins.issue(&lamp, &mine, ends).unwrap();
@@ -371,7 +430,7 @@ mod tests {
         {
             assert_eq!(shown(&sign_ins, &elsewhere, &cookie, now), None);
         }
-        assert_eq!(shown(&SignIns::new(), &lamp, &cookie, now), None, "another key");
+        assert_eq!(shown(&SignIns::new(&[]), &lamp, &cookie, now), None, "another key");
         // No byte of it can be another one.
         for at_byte in 0..value.len() {
             let mut changed = value.clone().into_bytes();

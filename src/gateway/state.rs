@@ -629,7 +629,7 @@ impl Common {
             budget: Budget::of_parts(limits.messages_bytes_max, limits.messages_of_device()),
             heads: Budget::new(usize::MAX),
             rates: Arc::new(RateTable::new(limits.memory_bytes_max)),
-            sign_ins: Arc::new(SignIns::new()),
+            sign_ins: Arc::new(SignIns::new(settings.sign_in_keys.as_deref().unwrap_or_default())),
             admission: SharedAdmission::new(),
             origins: Arc::default(),
             subscribers: Arc::default(),
@@ -653,6 +653,10 @@ impl Common {
 
     pub(super) fn peers(&self) -> Option<Arc<Cluster>> {
         self.peers.clone()
+    }
+
+    pub(super) fn sign_ins(&self) -> Arc<SignIns> {
+        self.sign_ins.clone()
     }
 
     pub(super) fn upgrades(&self) -> Arc<Upgrades> {

@@ -46,6 +46,11 @@ pub(crate) struct EdgeArgs {
     /// --config matches; a cookie replaces it from then on
     #[arg(long, env = "PTTH_SIGN_IN", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     pub(crate) sign_in: bool,
+    /// With --visitor-tokens: a file with the key of sign-ins in its first line, for gateways that
+    /// share them, and so that they outlast a restart; more lines are keys by which sign-ins still
+    /// count; read again on SIGHUP [default: drawn at the start]
+    #[arg(long, value_name = "FILE", env = "PTTH_SIGN_IN_KEY")]
+    pub(crate) sign_in_key: Option<PathBuf>,
     /// Requests that one visitor's address (IPv6: one /64) may send, counting those that no route
     /// of --config matches: 20/s, 100/m or 1000/h; beyond: 429 with Retry-After [default: any]
     #[arg(long, value_name = "N/s|m|h", value_parser = rate, env = "PTTH_RATE")]

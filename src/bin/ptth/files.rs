@@ -64,6 +64,17 @@ pub(crate) fn read(file: &Path, most: u64, reading: Reading) -> Result<Vec<u8>, 
     bytes.and_then(without_mark)
 }
 
+pub(crate) fn text(
+    (option, file): (&str, &Path),
+    most: u64,
+    reading: Reading,
+) -> Result<String, String> {
+    let bytes =
+        read(file, most, reading).map_err(|what| format!("{option} {}: {what}", file.display()))?;
+    String::from_utf8(bytes)
+        .map_err(|_| format!("{option} {}: there are bytes that are no UTF-8", file.display()))
+}
+
 /// Never waits for the writer of a FIFO.
 fn opened(file: &Path) -> Result<(File, Metadata), String> {
     let without_waiting = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);

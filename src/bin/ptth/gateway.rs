@@ -12,7 +12,7 @@ use reverse_http::gateway::GatewayBuilder;
 use reverse_http::proto::dialect::Dialect;
 use reverse_http::text::counted;
 use reverse_http::tls::GatewayTls;
-use reverse_http::{Gateway, Limits, Routes};
+use reverse_http::{Gateway, Limits, Routes, Tokens};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -26,6 +26,7 @@ use crate::listeners::Listeners;
 use crate::output::print_line;
 use crate::peers::Cluster;
 use crate::reload::{LastRead, Tables, outcome, read_tokens};
+use crate::secrets;
 use crate::signals::{SIGNALS, ends_of};
 use crate::supervise::Supervisor;
 use crate::{Failure, failed, usage};
@@ -214,6 +215,28 @@ fn read_tables(args: &GatewayArgs) -> Result<Tables, Failure> {
     })
 }
 
+/// The keys of sign-ins that a file has.
+pub(crate) fn read_sign_in_keys(
+    args: &GatewayArgs,
+    reading: Reading,
+) -> Result<Option<Vec<String>>, String> {
+    let Some(file) = &args.edge.sign_in_key else { return Ok(None) };
+    if args.visitor_tokens.is_none() {
+        return Err(
+            "--sign-in-key goes with --visitor-tokens: one of those is signed in with".into()
+        );
+    }
+    let named = ("--sign-in-key", file.as_path());
+    let check = |keys: &[&str]| {
+        let builder = Gateway::builder().visitor_tokens(Tokens::default());
+        builder.sign_in_keys(keys).check()
+    };
+    let keys = secrets::read(named, reading, |line| check(&[line]))?;
+    let all: Vec<&str> = keys.iter().map(String::as_str).collect();
+    check(&all).map_err(|e| format!("--sign-in-key {}: {e}", file.display()))?;
+    Ok(Some(keys))
+}
+
 /// Admission, and trusted proxies.
 fn with_access(
     mut builder: GatewayBuilder,
@@ -225,6 +248,9 @@ fn with_access(
     }
     if let Some(tokens) = &tables.visitors {
         builder = builder.visitor_tokens(tokens.clone());
+    }
+    if let Some(keys) = read_sign_in_keys(args, Reading::First).map_err(usage)? {
+        builder = builder.sign_in_keys(keys);
     }
     Ok(builder
         .trusted_proxies(&args.trusted_proxies)
@@ -431,6 +457,7 @@ impl GatewayArgs {
         self.config.is_some()
             || self.tokens.is_some()
             || self.visitor_tokens.is_some()
+            || self.edge.sign_in_key.is_some()
             || self.admin.reads_files()
             || self.others.reads_files()
             || self.access_log.is_file()

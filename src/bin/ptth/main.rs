@@ -33,6 +33,7 @@ mod pairs;
 mod peers;
 mod proxy;
 mod reload;
+mod secrets;
 mod signals;
 mod status;
 mod supervise;

@@ -18,11 +18,12 @@ use crate::config::duration;
 use crate::files::{self, Reading};
 use crate::pairs::Pairs;
 use crate::reload::{reload_tls, wrong};
+use crate::secrets;
 use crate::{Failure, usage};
 
-/// Longest file of names that is read, in bytes, and of secrets.
+/// Longest file of names that is read, in bytes, and of a password.
 const TABLE_MAX: u64 = 64 << 20;
-const SECRETS_MAX: u64 = 64 << 10;
+const PASSWORD_MAX: u64 = 64 << 10;
 
 /// Any name that the table does not have.
 const OTHERS: &str = "*";
@@ -231,7 +232,7 @@ impl PeersArgs {
             at = at.user(user);
         }
         if let Some(file) = &self.directory_password {
-            let text = text(("--directory-password", file), SECRETS_MAX, first)?;
+            let text = files::text(("--directory-password", file), PASSWORD_MAX, first)?;
             certificates::warn_of_readers("--directory-password", file);
             let password = text.lines().next().map(str::trim).filter(|line| !line.is_empty());
             let none =
@@ -396,20 +397,8 @@ impl PeersArgs {
     /// The lines of the file of secrets. None of them is ever told.
     fn secrets(&self, reading: Reading) -> Result<Option<Vec<String>>, String> {
         let Some(file) = &self.peer_secret else { return Ok(None) };
-        let text = text(("--peer-secret", file), SECRETS_MAX, reading)?;
-        if reading == Reading::First {
-            certificates::warn_of_readers("--peer-secret", file);
-        }
-        let lines = text.lines().map(str::trim).enumerate();
-        let mut secrets = Vec::new();
-        for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
-            let valid = Peers::found_by(|_| Ok(None)).secrets([line]);
-            valid.map(drop).map_err(|e| {
-                format!("--peer-secret {}, line {}: {e}", file.display(), number + 1)
-            })?;
-            secrets.push(line.to_owned());
-        }
-        Ok(Some(secrets))
+        let check = |line: &str| Peers::found_by(|_| Ok(None)).secrets([line]).map(drop);
+        secrets::read(("--peer-secret", file), reading, check).map(Some)
     }
 
     /// A mistake of the whole file of secrets.
@@ -420,7 +409,7 @@ impl PeersArgs {
 
     fn table(&self, reading: Reading) -> Result<Table, String> {
         let Some(file) = self.table_file() else { return Ok(Table::new()) };
-        let text = text(("--directory", file), TABLE_MAX, reading)?;
+        let text = files::text(("--directory", file), TABLE_MAX, reading)?;
         let mut table = Table::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default();
@@ -453,13 +442,6 @@ fn check_name(name: &str) -> Result<(), String> {
         _ => Name::label(name),
     };
     read.map(drop).map_err(|e| format!("device name {name}: {}", e.reason))
-}
-
-fn text((option, file): (&str, &Path), most: u64, reading: Reading) -> Result<String, String> {
-    let bytes = files::read(file, most, reading)
-        .map_err(|what| format!("{option} {}: {what}", file.display()))?;
-    String::from_utf8(bytes)
-        .map_err(|_| format!("{option} {}: there are bytes that are no UTF-8", file.display()))
 }
 
 /// Other gateways while this one serves.

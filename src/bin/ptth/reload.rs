@@ -12,7 +12,7 @@ use reverse_http::{Error, Gateway, Limits, Tokens};
 use crate::arguments::GatewayArgs;
 use crate::config::{File, Merged, changes};
 use crate::files::Reading;
-use crate::gateway::{fixed_routes, limits_of};
+use crate::gateway::{fixed_routes, limits_of, read_sign_in_keys};
 use crate::listeners::Listeners;
 use crate::pairs::told;
 use crate::{Cli, Command, environment, tokens};
@@ -88,6 +88,16 @@ impl LastRead {
         reload_tokens("--visitor-tokens", &args.visitor_tokens, before, |tokens| {
             gateway.set_visitor_tokens(tokens)
         });
+        let keys = read_sign_in_keys(args, Reading::Again).and_then(|keys| {
+            let Some(keys) = keys else { return Ok(None) };
+            gateway.set_sign_in_keys(&keys).map_err(|e| e.to_string())?;
+            Ok(Some(keys.len()))
+        });
+        match keys {
+            Ok(None) => {}
+            Ok(Some(count)) => log::info!("keys of sign-ins were read again: {count}"),
+            Err(e) => wrong!("{e}; the keys stay as they were"),
+        }
     }
 
     fn read_config(

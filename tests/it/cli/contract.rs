@@ -23,6 +23,7 @@ const GATEWAY_OPTIONS: &[&str] = &[
     "--route",
     "--rewrite-paths",
     "--sign-in",
+    "--sign-in-key",
     "--rate",
     "--rate-per-token",
     "--burst",

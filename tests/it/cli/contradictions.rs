@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use crate::gateway::tokens::TokenFile;
 use crate::support::process::Ptth;
 use crate::support::{Authority, TempDir, each_row, free_port};
 
@@ -305,6 +306,24 @@ fn files_of_gateways_are_told_once_and_with_their_lines() {
     }
     std::fs::write(&secrets, "0123456789abcdef\n# old\nfedcba9876543210\n").unwrap();
     assert_eq!(check(&gateway).0, 0);
+    let tokens = TokenFile::new(&[("visitor", "lamp")]);
+    let alone = ["gateway", "--sign-in-key", &secrets];
+    let edge = [&alone[..], &["--visitor-tokens", tokens.path()]].concat();
+    let long = "k".repeat(32);
+    for (text, told) in [
+        (format!("{long}\n\n0123456789abcdef\n"), ", line 3: a key of sign-ins has 32 to 256 "),
+        (format!("{long}\n").repeat(9), ": there are 9 keys"),
+        ("# none\n".to_owned(), ": there is no key"),
+    ] {
+        std::fs::write(&secrets, text).unwrap();
+        let (code, error) = check(&edge);
+        assert!(code == 2 && error.contains(&format!("--sign-in-key {secrets}{told}")), "{error}");
+        assert!(!error.contains(&long), "{error}");
+    }
+    std::fs::write(&secrets, format!("{long}\n# old\n{long}x\n")).unwrap();
+    assert_eq!(check(&edge).0, 0);
+    let (code, error) = check(&alone);
+    assert!(code == 2 && error.contains("--sign-in-key goes with --visitor-tokens"), "{error}");
     let pair = authority.server("peers");
     let readable = std::fs::Permissions::from_mode(0o644);
     std::fs::set_permissions(pair.key(), readable).unwrap();

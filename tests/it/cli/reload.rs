@@ -61,11 +61,15 @@ fn files_of_a_gateway_that_cannot_be_read_change_nothing_and_signals_work() {
     std::fs::write(&config, "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\n").unwrap();
     let (devices, visitors) =
         (TokenFile::new(&[("secret", "lamp")]), TokenFile::new(&[("visitor", "lamp")]));
+    let keys = dir.0.join("keys");
+    std::fs::write(&keys, "k".repeat(32)).unwrap();
     let mut gateway = Gateway::start(&[
         "--tokens",
         devices.path(),
         "--visitor-tokens",
         visitors.path(),
+        "--sign-in-key",
+        keys.to_str().unwrap(),
         "--config",
         config.to_str().unwrap(),
         "--visitors-cert",
@@ -87,6 +91,7 @@ fn files_of_a_gateway_that_cannot_be_read_change_nothing_and_signals_work() {
     let files: Vec<(&str, &Path)> = vec![
         ("tokens", &devices.path),
         ("tokens", &visitors.path),
+        ("keys", &keys),
         ("routes", &config),
         ("certificates for visitors", &pair.certificate),
         ("certificates for visitors", &pair.key),

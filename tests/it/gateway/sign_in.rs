@@ -75,6 +75,41 @@ fn expect_page(answer: &Answer, status: u16) -> String {
 }
 
 #[test]
+fn gateways_with_one_key_know_each_others_sign_ins_and_keys_change_one_by_one() {
+    let folder = TempDir::new("sign-in-keys");
+    let path = folder.0.join("keys").display().to_string();
+    let key = |c: char| c.to_string().repeat(32);
+    let write = |keys: &[char]| {
+        let lines: Vec<String> = keys.iter().map(|c| key(*c)).collect();
+        std::fs::write(&path, lines.join("\n")).unwrap();
+    };
+    write(&['a']);
+    let (first, _tokens) = gateway(&["--sign-in-key", &path]);
+    let cookie = signed_in(&first);
+    // Another one, or the same one after a restart, which has a new key by now.
+    write(&['b', 'a']);
+    let (second, _tokens) = gateway(&["--sign-in-key", &path]);
+    let mut link = second.link("lamp");
+    heard(&second, &mut link, &cookie);
+    let newer = signed_in(&second);
+    let is_signed_in = |gateway: &Gateway, cookie: &str| {
+        let answer = gateway.visitor().ask(&with(&get("/lamp/x"), &format!("{HTML}{cookie}")));
+        assert!(matches!(answer.status(), 401 | 404), "{}", answer.head.text());
+        answer.status() == 404 // nobody is there
+    };
+    assert!(is_signed_in(&first, &cookie) && !is_signed_in(&first, &newer));
+    first.process.signal("HUP");
+    first.process.expect_stderr("keys of sign-ins were read again: 2");
+    assert!(is_signed_in(&first, &cookie) && is_signed_in(&first, &newer));
+    write(&['b']);
+    first.process.signal("HUP");
+    first.process.expect_stderr("keys of sign-ins were read again: 1");
+    assert!(!is_signed_in(&first, &cookie) && is_signed_in(&first, &newer));
+    let (alone, _tokens) = gateway(&[]);
+    assert!(!is_signed_in(&alone, &newer));
+}
+
+#[test]
 fn a_browser_signs_in_once_and_no_device_sees_its_cookie() {
     let (gateway, _tokens) = gateway(&["--access-log", "-", "--access-log-format", "json"]);
     let mut link = gateway.link("lamp");

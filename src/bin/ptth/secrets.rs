@@ -1,0 +1,34 @@
+//! Files with a secret in each line: the first is used, the others still count. None is ever told.
+
+use std::path::Path;
+
+use reverse_http::Error;
+
+use crate::certificates;
+use crate::files::{self, Reading};
+
+/// Longest file that is read, in bytes.
+const FILE_MAX: u64 = 64 << 10;
+
+/// The lines, without blank ones and comments. `check`: whether a line is such a secret.
+///
+/// # Errors
+/// The option, the file, the line and the fault.
+pub(crate) fn read(
+    (option, file): (&str, &Path),
+    reading: Reading,
+    check: impl Fn(&str) -> Result<(), Error>,
+) -> Result<Vec<String>, String> {
+    let text = files::text((option, file), FILE_MAX, reading)?;
+    if reading == Reading::First {
+        certificates::warn_of_readers(option, file);
+    }
+    let lines = text.lines().map(str::trim).enumerate();
+    let mut secrets = Vec::new();
+    for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+        check(line)
+            .map_err(|e| format!("{option} {}, line {}: {e}", file.display(), number + 1))?;
+        secrets.push(line.to_owned());
+    }
+    Ok(secrets)
+}
