@@ -1,6 +1,7 @@
 //! What a handler may return.
 
 use std::fs::File;
+use std::io;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
@@ -24,6 +25,7 @@ const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 /// | `(StatusCode, T)` | the response of `T`, with that status |
 /// | `Result<T, E>` | that of the value, or that of the error |
 /// | [`Error`] | its [`status_hint`](Error::status_hint), else 500: a body that is too long is 413. The caller reads the text of a 4xx; that of any other is logged |
+/// | `std::io::Error`, `http::Error`, `Box<dyn Error + Send + Sync>` | that of the [`Error`] inside, where there is one; else 500, and its text is logged |
 ///
 /// ```
 /// use http::Request;
@@ -46,6 +48,11 @@ const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 /// # device.stop();
 /// # Ok::<(), reverse_http::Error>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot return `{Self}`: it becomes no response",
+    note = "it becomes one from text, bytes, `Body`, `File`, `StatusCode`, `(StatusCode, T)`, `Response<T>`, or a `Result` of these",
+    note = "an error does so as `StatusCode`, `reverse_http::Error`, `std::io::Error`, `http::Error` or `Box<dyn Error + Send + Sync>`; `map_err(…)` makes one of these of another"
+)]
 pub trait IntoResponse {
     /// The response.
     fn into_response(self) -> Response<Body>;
@@ -133,6 +140,38 @@ impl IntoResponse for Error {
     }
 }
 
+impl IntoResponse for io::Error {
+    fn into_response(self) -> Response<Body> {
+        match self.downcast() {
+            Ok(error) => Error::into_response(error),
+            Err(other) => failed(&other),
+        }
+    }
+}
+
+impl IntoResponse for http::Error {
+    fn into_response(self) -> Response<Body> {
+        failed(&self)
+    }
+}
+
+impl IntoResponse for Box<dyn std::error::Error + Send + Sync> {
+    fn into_response(self) -> Response<Body> {
+        match self.downcast::<Error>().map_err(|other| other.downcast::<io::Error>()) {
+            Ok(error) => error.into_response(),
+            Err(Ok(error)) => error.into_response(),
+            Err(Err(other)) => failed(&*other),
+        }
+    }
+}
+
+/// A handler's error that no status stands for.
+fn failed(error: &dyn std::error::Error) -> Response<Body> {
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    log_names!(Warn, "a handler failed, and its request is answered with {status}: {error}");
+    status.into_response()
+}
+
 impl<T: IntoResponse, E: IntoResponse> IntoResponse for Result<T, E> {
     fn into_response(self) -> Response<Body> {
         match self {
@@ -188,6 +227,28 @@ mod tests {
             let expected = hidden.status_hint().unwrap_or(500);
             assert_eq!(read(hidden), (expected, None, Vec::new()));
         }
+    }
+
+    #[test]
+    fn an_error_of_others_is_500_unless_it_holds_one_of_ours() {
+        type Any = Box<dyn std::error::Error + Send + Sync>;
+        let too_long = || Body::from("12345").read_to_vec(4).unwrap_err();
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let invalid = || Response::builder().status(7).body("").unwrap_err();
+        for (status, response) in [
+            (500, read(missing())),
+            (500, read(invalid())),
+            (500, read(Any::from("secret"))),
+            (500, read(Any::from(missing()))),
+            (413, read(io::Error::from(too_long()))),
+            (413, read(Any::from(too_long()))),
+            (413, read(Any::from(io::Error::from(too_long())))),
+        ] {
+            assert_eq!(response.0, status, "{response:?}");
+            assert_eq!(response.2.is_empty(), status == 500, "{response:?}");
+        }
+        let built: Result<_, Any> = Response::builder().body("on").map_err(Any::from);
+        assert_eq!(read(built).2, b"on");
     }
 
     #[test]

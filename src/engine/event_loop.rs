@@ -243,13 +243,12 @@ impl<R: Role> EventLoop<R> {
         let mut last = Instant::now();
         while !role.finished(&self.connections) {
             self.change_listeners();
-            let is_quiet = match self.ticker.take() {
-                None => {
-                    last = self.wait(&mut events, last)?;
-                    true
-                }
-                Some(ticker) => self.wait_for_ticks(&mut events, ticker)?,
-            };
+            let mut is_quiet = false;
+            if self.ticker.is_none() {
+                last = self.wait(&mut events, last)?;
+            } else {
+                is_quiet = self.wait_for_ticks(&mut events)?;
+            }
             step_ready(&mut self.connections, &mut role, events.iter().count());
             for event in &events {
                 self.note(&mut role, event);
@@ -293,7 +292,8 @@ impl<R: Role> EventLoop<R> {
     }
 
     /// The same on a test's clock, which another thread moves. Returns false if there is something to do.
-    fn wait_for_ticks(&mut self, events: &mut Events, mut ticker: Ticker) -> io::Result<bool> {
+    fn wait_for_ticks(&mut self, events: &mut Events) -> io::Result<bool> {
+        let Some(mut ticker) = self.ticker.take() else { return Ok(false) };
         let is_awaited = ticker.begin();
         let has_work = |this: &Self| {
             let is_due = this.connections.timers.next().is_some_and(|at| at <= ticker.now());
@@ -430,7 +430,9 @@ impl<R: Role> EventLoop<R> {
                 }
             }
         }
-        self.accept_within(role);
+        if self.door.is_some() {
+            self.accept_within(role);
+        }
     }
 
     /// Takes what came by the door. One that is not admitted is closed: there is no queue to leave it in.
