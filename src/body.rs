@@ -13,10 +13,10 @@ use crate::error::{Error, Fault};
 /// The body of a request or a response: a [`Read`] that may know its length and may end with
 /// trailers.
 ///
-/// A body that came from a link shares that link's connection: it is read from the socket as it is
-/// read here, and reading it when the exchange is over is an error, never somebody else's bytes. It
-/// may be moved to another thread, and a device's handler may return the request's own body as its
-/// answer's. Dropping it never blocks.
+/// A body that was received over a link is read from the link's socket while it is read here.
+/// Reading it after the exchange has ended is an error, and never returns bytes of another message.
+/// It may be moved to another thread, and a device's handler may return the request's own body as
+/// that of its response. Dropping it never blocks.
 ///
 /// ```
 /// use std::io::Read;
@@ -38,14 +38,13 @@ pub struct Body {
     meters: Vec<Meter>,
 }
 
-/// How far a body is: [`Body::with_progress`].
+/// How much of a body has been transferred; see [`Body::with_progress`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Bytes read so far, not counting those before it was watched.
+    /// Bytes read so far, since progress is reported.
     pub bytes: u64,
-    /// Bytes that it has in all, counted in the same way; `None` for a chunked body that has not
-    /// ended.
+    /// Bytes in total, counted in the same way; `None` for a chunked body that has not ended.
     pub total: Option<u64>,
 }
 
@@ -116,20 +115,21 @@ pub(crate) trait Streamed: Send {
 }
 
 impl Body {
-    /// No bytes.
+    /// An empty body.
     #[must_use]
     pub fn empty() -> Self {
         Body::default()
     }
 
-    /// The rest of a file, from its position to its end as it is now; the length is known. Anything
-    /// but a regular file (a pipe, a device) is read until it ends.
+    /// The rest of a file, from its position to its current end; the length is known. Anything but
+    /// a regular file (a pipe, a device) is read until it ends.
     ///
-    /// A short one is read at once: files of the kernel (/proc, /sys) have no length, or that of a
-    /// page.
+    /// A short file is read at once, since files of the kernel (/proc, /sys) have no length, or
+    /// that of a page.
     ///
     /// # Errors
-    /// It is a directory; the operating system would not tell its size or position, or read it.
+    /// It is a directory; the operating system cannot read it, or does not know its size or
+    /// position.
     pub fn from_file(mut file: File) -> io::Result<Body> {
         let data = file.metadata()?;
         if data.is_dir() {
@@ -150,14 +150,14 @@ impl Body {
         Ok(bytes.into())
     }
 
-    /// Whatever a reader gives until it ends; no length is known, so it goes out chunked (to an
-    /// HTTP/1.0 peer: until close). Each read of the reader is written and flushed at once.
+    /// The bytes of a reader until its end. As the length is unknown, it is sent chunked (to an
+    /// HTTP/1.0 peer: until close). The bytes of each read are written and flushed at once.
     pub fn from_reader(reader: impl Read + Send + 'static) -> Body {
         Body::of_reader(Box::new(reader), None)
     }
 
-    /// Exactly `length` bytes of a reader. More are left in it; fewer are an error that aborts the
-    /// message.
+    /// Exactly `length` bytes of a reader. If it has more, they are left in it; if it has fewer,
+    /// the message is aborted with an error.
     pub fn from_reader_with_length(reader: impl Read + Send + 'static, length: u64) -> Body {
         Body::of_reader(Box::new(reader), Some(length))
     }
@@ -166,27 +166,27 @@ impl Body {
         Source::Reader { reader: Mutex::new(reader), left, ended: false }.into()
     }
 
-    /// The same body with trailer fields behind it (RFC 9110 §6.5). They need the chunked coding,
-    /// so the length is not announced; an HTTP/1.0 peer gets none, and framing and routing fields
-    /// among them are left out.
+    /// The same body, followed by trailer fields (RFC 9110 §6.5). They need the chunked coding, so
+    /// the length is not announced. An HTTP/1.0 peer gets no trailers, and fields for framing and
+    /// routing are left out.
     #[must_use]
     pub fn with_trailers(mut self, trailers: HeaderMap) -> Body {
         self.trailers = Some(trailers);
         self
     }
 
-    /// The same body, which calls `tell` with its [`Progress`] after each piece that was read of it, of
-    /// at most 64 KiB where it is sent, and with [`Progress::is_complete`] once it has ended. A body
-    /// that fails has no such end; an empty one may not be read at all. A second call adds another
+    /// The same body, which calls `tell` with its [`Progress`] after each piece that was read (of
+    /// at most 64 KiB if it is sent), and finally with [`Progress::is_complete`]. There is no final
+    /// call if the body fails; an empty one may not be read at all. A second call adds another
     /// `tell`.
     ///
-    /// It works in both directions, at a gateway and at a device. Sent bytes count when they are
-    /// handed to the connection, so the count may be ahead of the other side by the sockets'
-    /// buffers; received bytes count when the program reads them. A request to a device that polls
-    /// is complete before the device gets it, as the gateway holds it whole.
+    /// It works in both directions, at a gateway and at a device. Sent bytes are counted when they
+    /// are handed to the connection, so the count may be ahead of the other side by the size of the
+    /// sockets' buffers; received bytes are counted when the program reads them. A request to a
+    /// device that polls is complete before the device gets it, as the gateway holds it in memory.
     ///
-    /// `tell` runs on the thread that reads the body: the caller's of
-    /// [`send`](crate::DeviceRef::send), or the worker's. While it runs, nothing is transferred.
+    /// `tell` runs on the thread that reads the body: that of the caller of
+    /// [`send`](crate::DeviceRef::send), or a worker thread. While it runs, nothing is transferred.
     ///
     /// ```
     /// use reverse_http::{Body, Progress};
@@ -210,7 +210,8 @@ impl Body {
         self
     }
 
-    /// Trailer fields, once the body was read to its end; `None` before, and where there are none.
+    /// The trailer fields, once the body was read to its end; `None` before that, or if there are
+    /// none.
     pub fn trailers(&self) -> Option<HeaderMap> {
         let own = || self.trailers.clone().filter(|map| !map.is_empty());
         match &self.source {
@@ -223,7 +224,8 @@ impl Body {
         }
     }
 
-    /// Bytes still to come, where that is known; before the first read that is the whole length.
+    /// The number of bytes still to come, if it is known. Before the first read this is the whole
+    /// length.
     pub fn length(&self) -> Option<u64> {
         match &self.source {
             Source::Empty => Some(0),
@@ -238,7 +240,7 @@ impl Body {
     /// Reads to the end, at most `max` bytes.
     ///
     /// # Errors
-    /// More than `max` bytes come, or the body could not be read to its end.
+    /// There are more than `max` bytes, or the body could not be read to its end.
     pub fn read_to_vec(&mut self, max: usize) -> Result<Vec<u8>, Error> {
         let fault = self.fault();
         let too_long = || {
@@ -272,7 +274,7 @@ impl Body {
     /// Reads to the end as UTF-8 text, at most `max` bytes. (`read_to_string` is [`Read`]'s.)
     ///
     /// # Errors
-    /// As [`read_to_vec`](Self::read_to_vec), and when the bytes are not UTF-8.
+    /// Those of [`read_to_vec`](Self::read_to_vec); the bytes are not UTF-8.
     #[doc(alias("read_to_string", "text"))]
     pub fn read_to_text(&mut self, max: usize) -> Result<String, Error> {
         let fault = self.fault();

@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::Error;
 
-/// `2026-01-31`: its first second.
+/// The first second of a day, written like `2026-01-31`, in UTC.
 ///
 /// # Errors
-/// It is no date from 1970 on.
+/// It is not a date from 1970 on.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};

@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Ends requests that are in flight, from any thread:
-/// [`DeviceRef::cancel_with`](crate::DeviceRef::cancel_with). Clones are handles on the same one. It
-/// stays cancelled: requests that come later fail at once.
+/// Cancels requests in flight, from any thread; see
+/// [`DeviceRef::cancel_with`](crate::DeviceRef::cancel_with). Clones refer to the same one.
+/// Cancelling is permanent: later requests fail at once.
 ///
 /// ```
 /// use reverse_http::{Body, Cancel, ErrorKind, Gateway};
@@ -41,14 +41,14 @@ struct Watchers {
 }
 
 impl Cancel {
-    /// One that is not cancelled.
+    /// A new one, not cancelled.
     #[must_use]
     pub fn new() -> Self {
         Cancel::default()
     }
 
     /// Ends all operations that use it. Returns when every waiting thread was woken, without
-    /// waiting for them to finish. A second call does nothing.
+    /// waiting for them to finish. A second call has no effect.
     pub fn cancel(&self) {
         // A watcher that ends its watch waits until it was woken: then it knows that it was.
         let mut watchers = self.watchers();

@@ -12,8 +12,8 @@ use crate::error::{Error, Fault};
 
 macro_rules! causes {
     ($( $(#[$doc:meta])* $name:ident = $text:literal, )*) => {
-        /// Why a link, or a name's last way in, ended. Shown as one word, `heartbeat-missed`, the
-        /// same in logs, events and counters.
+        /// Why a link, or the last connection of a name, ended. It is shown as one word
+        /// (`heartbeat-missed`), the same in logs, events and counters.
         ///
         /// ```
         /// use reverse_http::CloseCause;
@@ -25,7 +25,7 @@ macro_rules! causes {
         pub enum CloseCause { $( $(#[$doc])* $name, )* }
 
         impl CloseCause {
-            /// All of them, in the order of this list.
+            /// All causes, in this order.
             pub const ALL: &'static [CloseCause] = &[ $( CloseCause::$name, )* ];
 
             /// Its name: `closed`, `heartbeat-missed`.
@@ -43,8 +43,7 @@ causes! {
     Cut = "cut",
     /// The connection was reset.
     Reset = "reset",
-    /// The network did not get anything across any more: TCP's keepalive, or `TCP_USER_TIMEOUT`,
-    /// gave it up.
+    /// The network no longer delivered anything: TCP's keepalive or `TCP_USER_TIMEOUT` expired.
     Unreachable = "unreachable",
     /// At the gateway: a heartbeat was not answered within
     /// [`heartbeat_timeout`](crate::Limits::heartbeat_timeout).
@@ -52,11 +51,11 @@ causes! {
     /// At the device: nothing came for [`silence`](crate::Limits::silence), on a link that had seen
     /// heartbeats.
     Silent = "silent",
-    /// The peer violated the protocol: a malformed message, or bytes that nobody asked for.
+    /// The peer violated the protocol, with a malformed message or unexpected bytes.
     ProtocolError = "protocol-error",
-    /// An exchange on it took longer than one of its waits.
+    /// A timeout of an exchange expired.
     Late = "late",
-    /// The caller gave up in the middle of an exchange that could not be brought to its end.
+    /// The caller gave up in the middle of an exchange that could not be completed.
     CallerGone = "caller-gone",
     /// The caller read slower than [`min_rate_bytes_per_s`](crate::Limits::min_rate_bytes_per_s)
     /// while others waited.
@@ -64,27 +63,27 @@ causes! {
     /// The caller sent its request slower than
     /// [`min_rate_bytes_per_s`](crate::Limits::min_rate_bytes_per_s) while others waited.
     SlowSender = "slow-sender",
-    /// A message on it said that it was the last one, or could end only with the connection.
+    /// A message announced that it was the last one, or could end only with the connection.
     LastMessage = "last-message",
-    /// It was switched to another protocol, and that is over.
+    /// It was switched to another protocol, which has ended.
     Tunnel = "tunnel",
     /// A newer session of the device took the name over.
     Replaced = "replaced",
-    /// The token that the device came in with is no longer valid.
+    /// The token of the device is no longer valid.
     Revoked = "revoked",
-    /// At the device: it idled, and the last minute had not needed so many links.
+    /// At the device: it was idle, and was not needed in the last minute.
     Surplus = "surplus",
-    /// One of the two sides stops, and lets exchanges in progress finish.
+    /// One of the sides is stopping, and lets exchanges in progress finish.
     Drained = "drained",
-    /// One of the two sides has stopped.
+    /// One of the sides has stopped.
     Stopped = "stopped",
-    /// A bound of this side.
+    /// A limit of this side was reached.
     Limit = "limit",
-    /// Program code had it, and ended it.
+    /// The link was in the hands of program code, which ended it.
     Program = "program",
-    /// This side's operating system would not go on with it.
+    /// The operating system of this side failed.
     Failed = "failed",
-    /// A device that polls, or whose offers are held, did not come again within
+    /// A device that polls, or whose offers are held, did not come back within
     /// [`poll_gap`](crate::Limits::poll_gap).
     Absent = "absent",
     /// An operator of the gateway ended it.
@@ -102,7 +101,7 @@ impl CloseCause {
         }
     }
 
-    /// Returns true if it is part of a link's usual life, and nothing that an operator looks for.
+    /// Returns true if it is part of the normal life of a link, and of no interest to an operator.
     #[must_use]
     pub fn is_usual(self) -> bool {
         matches!(
@@ -158,7 +157,7 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// Links that were closed, by cause.
+/// The number of links that were closed, by cause.
 #[derive(Debug)]
 pub(crate) struct Counters([AtomicU64; CloseCause::ALL.len()]);
 
@@ -198,19 +197,19 @@ impl CloseCounts {
         })
     }
 
-    /// Those closed for this cause.
+    /// The number of links closed for this cause.
     #[must_use]
     pub fn of(&self, cause: CloseCause) -> u64 {
         self.0[cause as usize]
     }
 
-    /// All of them.
+    /// The number of all closed links.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// Each cause with its count, those without any included.
+    /// Each cause with its count, including zeros.
     pub fn iter(&self) -> impl Iterator<Item = (CloseCause, u64)> + '_ {
         CloseCause::ALL.iter().map(|cause| (*cause, self.of(*cause)))
     }

@@ -31,7 +31,7 @@ pub enum Fault {
     Network,
 }
 
-/// What kind of failure an [`Error`] is: [`Error::kind`].
+/// The kind of failure of an [`Error`]; see [`Error::kind`].
 ///
 /// ```
 /// use reverse_http::{Body, ErrorKind, Gateway};
@@ -52,9 +52,10 @@ pub enum Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The library was used in a way that cannot work: mend the program or its configuration.
+    /// The library was used in a way that cannot work: the program or its configuration has to be
+    /// fixed.
     Usage,
-    /// A peer's bytes broke the protocol.
+    /// A peer violated the protocol.
     Malformed,
     /// A deadline passed; the text names it.
     Timeout,
@@ -62,21 +63,21 @@ pub enum ErrorKind {
     Closed,
     /// The other side refused; [`Error::status_hint`] is its status.
     Refused,
-    /// A bound of this process was reached; later may work.
+    /// A limit of this process was reached; trying again later may work.
     Full,
-    /// A message is longer than a bound; the same message later does not fit either.
+    /// A message is longer than a limit; sending it again does not help.
     TooLarge,
-    /// No device of this name is connected to the gateway, nor was lately.
+    /// No device of this name is connected to the gateway, or was lately.
     Unknown,
-    /// The device is known and not connected, and did not come in time.
+    /// The device is known but not connected, and did not connect in time.
     Away,
-    /// The device is connected, and all its links stayed busy; or it polls, and did not come in
-    /// time, or as many requests wait for it already as may.
+    /// The device is connected, but all its links stayed busy; or it did not poll in time; or as
+    /// many requests already wait for it as are allowed.
     Busy,
-    /// The body that the program gave failed, or ended before its length. What the other side has
-    /// of the message was aborted.
+    /// The body that the program provided failed, or was shorter than its length. The message was
+    /// aborted.
     Body,
-    /// The program cancelled it: [`Cancel`](crate::Cancel).
+    /// The program cancelled the request with a [`Cancel`](crate::Cancel).
     Cancelled,
     /// The gateway or device was stopped.
     Stopped,
@@ -84,7 +85,7 @@ pub enum ErrorKind {
     Io,
 }
 
-/// An error. Its text names the operation, what came instead, and the remedy.
+/// An error. Its text names the operation, what happened instead, and the remedy.
 ///
 /// ```
 /// let error = reverse_http::Device::builder("ftp://gw.example/lamp").build().unwrap_err();
@@ -228,57 +229,58 @@ impl Error {
         error
     }
 
-    /// What kind of failure this is.
+    /// The kind of failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
-    /// The library was used in a way that cannot work; mend the program or its configuration.
+    /// Returns true if the library was used in a way that cannot work: the program or its
+    /// configuration has to be fixed.
     #[must_use]
     pub fn is_usage(&self) -> bool {
         self.0.kind == ErrorKind::Usage
     }
-    /// A peer's bytes broke the protocol.
+    /// Returns true if a peer violated the protocol.
     #[must_use]
     pub fn is_malformed(&self) -> bool {
         self.0.kind == ErrorKind::Malformed
     }
-    /// A deadline passed; the text names it.
+    /// Returns true if a deadline passed; the text names it.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.0.kind == ErrorKind::Timeout
     }
-    /// The connection ended before the exchange did.
+    /// Returns true if the connection ended before the exchange did.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.0.kind == ErrorKind::Closed
     }
-    /// The other side refused; [`status_hint`](Self::status_hint) is its status.
+    /// Returns true if the other side refused; [`status_hint`](Self::status_hint) is its status.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         self.0.kind == ErrorKind::Refused
     }
-    /// A bound of this process was reached; later may work.
+    /// Returns true if a limit of this process was reached; trying again later may work.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.0.kind == ErrorKind::Full
     }
-    /// A message is longer than a bound; the same message later does not fit either.
+    /// Returns true if a message is longer than a limit; sending it again does not help.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         self.0.kind == ErrorKind::TooLarge
     }
-    /// The device is not connected: [`ErrorKind::Unknown`] or [`ErrorKind::Away`].
+    /// Returns true if the device is not connected: [`ErrorKind::Unknown`] or [`ErrorKind::Away`].
     #[must_use]
     pub fn is_not_connected(&self) -> bool {
         matches!(self.0.kind, ErrorKind::Unknown | ErrorKind::Away)
     }
-    /// The device is connected, and nothing of it was free in time.
+    /// Returns true if the device is connected, but had no free link or poll in time.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.0.kind == ErrorKind::Busy
     }
-    /// The gateway or device was stopped.
+    /// Returns true if the gateway or device was stopped.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.0.kind == ErrorKind::Stopped
@@ -288,13 +290,13 @@ impl Error {
     pub fn fault(&self) -> Fault {
         self.0.fault
     }
-    /// The status a gateway would give its visitor for this (400 to 599), or the one the peer
-    /// refused with. `None` for usage errors and cancellations.
+    /// The status that a gateway would send its visitor for this (400 to 599), or the one that the
+    /// peer refused with. `None` for usage errors and cancellations.
     #[must_use]
     pub fn status_hint(&self) -> Option<u16> {
         self.0.status
     }
-    /// How long the refusing side asked to be left alone.
+    /// How long to wait before trying again, as asked by the side that refused.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
@@ -346,7 +348,7 @@ impl From<Error> for io::Error {
     }
 }
 
-/// Why bytes were not taken: the status to answer them with, and one short reason. The pure
+/// Why bytes were rejected: the status to answer them with, and one short reason. The pure
 /// functions of [`proto`](crate::proto) return this.
 ///
 /// ```
@@ -357,10 +359,10 @@ impl From<Error> for io::Error {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// 4xx or 5xx: what to answer where an answer is possible.
+    /// 4xx or 5xx: the status to answer with, if an answer is possible.
     pub status: u16,
-    /// One sentence without a line end, fit for a `text/plain` body: what came, and what would have
-    /// been right.
+    /// One sentence without a line end, suitable for a `text/plain` body: what was received, and
+    /// what would have been correct.
     pub reason: Cow<'static, str>,
 }
 
@@ -369,7 +371,7 @@ impl Refusal {
     pub fn new(status: u16, reason: impl Into<Cow<'static, str>>) -> Self {
         Refusal { status, reason: reason.into() }
     }
-    /// The same as an [`Error`]. `fault`: the sender of the bytes; `doing`: the operation.
+    /// Converts it into an [`Error`]. `fault`: the sender of the bytes; `doing`: the operation.
     pub(crate) fn into_error(self, fault: Fault, doing: &str) -> Error {
         let status = if fault == Fault::Caller { self.status } else { 502 };
         Error::malformed(fault, status, format!("{doing}: {}", self.reason))

@@ -33,8 +33,8 @@ macro_rules! limits {
 limits! {
     /// Longest message head in bytes, start line and empty line included; a chunk line and a
     /// trailer section count against the same bound. Default 16 KiB (nginx 4 × 8 KiB, HAProxy 16
-    /// KiB). What comes from the other end of a link may have 4 KiB more, since that end added
-    /// fields of its own. Beyond: 431 to a request, 502 for a response.
+    /// KiB). Heads from the other end of a link may have 4 KiB more, since that end adds fields of
+    /// its own. Beyond: 431 to a request, 502 for a response.
     head_bytes_max: usize = 16 * 1024;
     /// Most fields in a head or trailer section. Default 100 (httparse's usual array, Apache's
     /// `LimitRequestFields`), at most 240; 16 more from the other end of a link. Beyond: 431 or 502.
@@ -48,36 +48,36 @@ limits! {
     /// Most 307/308 redirects of an offer in a row. Default 5. Beyond: the device backs off and
     /// starts again at its own URL.
     redirects_max: usize = 5;
-    /// Bytes of an abandoned body that are read and dropped so that the connection can be used
+    /// Bytes of an abandoned body that are read and discarded so that the connection can be used
     /// again. Default 64 KiB. Beyond: closed.
     drain_bytes_max: usize = 64 * 1024;
     /// Bytes of an answer that a relay reads ahead of its visitor, so that a slow visitor does not
     /// hold the link. Default 32 KiB. Beyond: the link waits.
     read_ahead_bytes_max: usize = 32 * 1024;
-    /// Connections in all that one event loop owns. Default 65,000. A quarter of them visitors
-    /// cannot take, and an eighth devices cannot, so that neither port is shut by the other.
-    /// Beyond: a visitor's connection that idles between two requests is closed, the oldest first;
-    /// where there is none, accepting pauses until one closes.
+    /// Connections of one event loop in all. Default 65,000. A quarter of them is reserved for
+    /// devices, and an eighth for visitors, so that neither can lock the other out. Beyond: the
+    /// oldest visitor's connection that is idle between two requests is closed; if there is none,
+    /// accepting pauses until a connection closes.
     connections_max: usize = 65_000;
-    /// Connections from one peer address at a gateway's devices' port, and as many at its visitors'
-    /// ports; with IPv6 from one /64. Default zero: a quarter of `connections_max` (one peer cannot
-    /// take all, and a fleet behind one NAT has room); never more than three quarters of it.
+    /// Connections from one peer address (IPv6: one /64) at a gateway's devices' port, and as many
+    /// at its visitors' ports. Default zero: a quarter of `connections_max` (one peer cannot take
+    /// all, and many devices behind one NAT have room); never more than three quarters of it.
     /// Trusted proxies have no such bound. Beyond: closed at once.
     connections_per_address_max: usize = 0;
     /// Unauthenticated connections on the devices' port: those without an accepted offer or poll.
-    /// As many again on the port of other gateways, which have shown neither the secret nor a
-    /// certificate, at most half of them from one address (with IPv6 one /64), whose further ones
-    /// are closed at once; and no more than half of `handshakes_max`. Default zero: a quarter of
-    /// `connections_max`; never more than three quarters of it. Beyond: the oldest of them is
-    /// closed.
+    /// The same number applies to the port for other gateways, to connections that have presented
+    /// neither the secret nor a certificate; at most half of these may come from one address (IPv6:
+    /// one /64), whose further ones are closed at once, and there are no more than half of
+    /// `handshakes_max`. Default zero: a quarter of `connections_max`; never more than three
+    /// quarters of it. Beyond: the oldest of them is closed.
     unauthenticated_max: usize = 0;
-    /// Longest token in bytes. Default 1,024. A longer one is nobody's: 401.
+    /// Longest token in bytes. Default 1,024. Beyond: 401.
     token_bytes_max: usize = 1_024;
-    /// TLS handshakes in progress at once in one event loop, those that wait for the other side
-    /// included. Default zero: half of `connections_max`; never more than three quarters of it.
+    /// TLS handshakes in progress at once in one event loop, including those that wait for the
+    /// other side. Default zero: half of `connections_max`; never more than three quarters of it.
     /// Visitors can take three quarters of them. Beyond: a new connection is closed at once.
     handshakes_max: usize = 0;
-    /// Connections that were ended from here and are still read from
+    /// Connections that this side has ended and still reads from
     /// ([`linger_timeout`](Self::linger_timeout)), in one event loop. Default 1,024. Beyond: the
     /// one that was ended first is closed.
     lingering_max: usize = 1_024;
@@ -85,62 +85,63 @@ limits! {
     /// `connections_max` (or eight, where that is less). Beyond: the offer gets 503 with
     /// `Retry-After`.
     links_per_device_max: usize = 1_024;
-    /// Requests in flight to one device name, over links and as events. Default 1,024. Beyond: they
-    /// wait in line.
+    /// Requests in flight to one device name, over links and as events. Default 1,024. Beyond:
+    /// requests wait.
     in_flight_per_device_max: usize = 1_024;
     /// Callers (visitors and `send()`) that wait for a link of one device. Default 1,024. Beyond:
     /// 503 with `Retry-After: 1`.
     waiting_per_device_max: usize = 1_024;
-    /// Device names held at once. Default 65,000. Beyond: the offer gets 503 with `Retry-After`.
+    /// Device names in use at once. Default 65,000. Beyond: the offer gets 503 with `Retry-After`.
     devices_max: usize = 65_000;
-    /// Names remembered after their last link went, one entry for each. Default 65,536. Beyond: of
-    /// the credential that has most of them the oldest is forgotten. With a name the 16 sessions
-    /// are remembered that were replaced last.
+    /// Names remembered after their last link has ended. Default 65,536. Beyond: of the credential
+    /// with the most of them, the oldest is forgotten. With each name, the 16 sessions that were
+    /// replaced last are remembered.
     remembered_max: usize = 65_536;
-    /// How long those are remembered. Default 10 minutes.
+    /// How long these names are remembered. Default 10 minutes.
     remember: Duration = Duration::from_secs(600);
     /// Links that `on_link` handlers hold at once, each on a worker thread. Default 256. Beyond:
     /// the offer gets 503 with `Retry-After`.
     on_link_max: usize = 256;
-    /// Threads that decide offers (`authorize`), or that look names up for one gateway of a device,
-    /// at once. Default 8. Beyond: offers queue, a look-up fails and is tried again.
+    /// Threads that decide about offers (`authorize`), or that look names up for one gateway of a
+    /// device. Default 8. Beyond: offers are queued; a look-up fails and is repeated later.
     helpers_max: usize = 8;
     /// Offers that wait for `authorize`. Default 1,024. Beyond: 503 with `Retry-After`.
     authorize_queue_max: usize = 1_024;
     /// Longest message of the COMET fallback that is held whole, in bytes: an upload to a device
     /// without a link, and any message in JSON. Default 8 MiB. Beyond: 413 to the visitor, 502
-    /// where a device's answer is too large. An answer in `message/http` streams and has no such
-    /// bound. Of an upload only the body counts; the encoded event may be longer (a head, base64,
-    /// escapes), and a device takes it so.
+    /// where a device's answer is too large. A response in `message/http` is streamed and has no
+    /// such bound. Of an upload only the body counts; the encoded event may be longer (a head,
+    /// base64, escapes), and devices accept that.
     message_bytes_max: usize = 8 * 1024 * 1024;
-    /// Bytes of all such messages that one gateway holds at once, as long as they are where they
-    /// are held: in JSON a byte may be six. Default 256 MiB, of which one device has a quarter
-    /// (three times `message_bytes_max`, where that is more). Beyond: 503 with `Retry-After`, to
-    /// visitors and to devices. A device has so many bytes of one gateway's events in memory.
-    /// Beyond: the poll whose reply is too much is a failed attempt.
+    /// Bytes of all such messages that one gateway holds at once, in the form in which they are
+    /// held: in JSON a byte may take six. Default 256 MiB, of which one device may use a quarter
+    /// (or three times `message_bytes_max`, if that is more). Beyond: 503 with `Retry-After`, to
+    /// visitors and to devices. At a device, it bounds the events of one gateway in memory. Beyond:
+    /// the poll whose reply is too large counts as a failed attempt.
     messages_bytes_max: usize = 256 * 1024 * 1024;
     /// Bytes of memory for what one gateway holds: connections with their buffers and TLS sessions,
     /// heads of requests in progress, records about devices, and whole messages, whose
-    /// `messages_bytes_max` is a part of it. Default 1 GiB. When nine tenths are taken new requests
-    /// get 503 with `Retry-After: 1`; exchanges in progress go on, in pieces that get smaller as
-    /// memory does. When all is taken a visitor comes in only in the place of one that idles.
+    /// `messages_bytes_max` is a part of it. Default 1 GiB. When nine tenths are in use, new
+    /// requests get 503 with `Retry-After: 1`; exchanges in progress go on, in pieces that get
+    /// smaller as memory does. When all is in use, a new visitor is admitted only in the place of
+    /// an idle one.
     memory_bytes_max: usize = 1024 * 1024 * 1024;
     /// Longest answer that a device keeps until the gateway has acknowledged it, so that it can be
     /// posted again. Default 1 MiB. A longer one is not repeated: its visitor sees an aborted
     /// message.
     answer_keep_bytes_max: usize = 1024 * 1024;
     /// Bytes of acknowledged answers that a device keeps, in case their events come again. Default
-    /// 4 MiB. Beyond: the oldest are forgotten, and a copy of their event gets 502.
+    /// 4 MiB. Beyond: the oldest are forgotten; if their event comes again, it gets 502.
     answer_cache_bytes_max: usize = 4 * 1024 * 1024;
-    /// Connections of one event loop to each other gateway at once: one for each request that is
-    /// served there. Default 4,096. Beyond: 503 with `Retry-After: 1`.
+    /// Connections of one event loop to each other gateway: one for each request that is served
+    /// there. Default 4,096. Beyond: 503 with `Retry-After: 1`.
     peer_connections_max: usize = 4_096;
-    /// Connections of a device to each of its local servers at once, idle ones included. Default 0: as
-    /// many as requests are in progress, which links and polls bound. Beyond: requests wait in
-    /// line. 1 is for servers that serve one connection after the other.
+    /// Connections of a device to each of its local servers, idle ones included. Default 0: one for
+    /// each request in progress, which links and polls bound. Beyond: requests wait. Use 1 for
+    /// servers that handle one connection at a time.
     local_connections_max: usize = 0;
-    /// Events kept for a subscriber that does not read them. Default 1,024. Beyond: dropped; a
-    /// gateway counts them in the next one.
+    /// Events kept for a subscriber that does not read them. Default 1,024. Beyond: they are
+    /// dropped; the next event of a gateway says how many.
     events_max: usize = 1_024;
 
     /// Whole time for a request head to arrive, from its first byte (from the accept for the first
@@ -156,7 +157,7 @@ limits! {
     /// How long a caller waits for a link of a known device. Default 5 s. Then: 503 with
     /// `Retry-After: 1`. A route may have its own, as it may of the next two.
     wait_for_link: Duration = Duration::from_secs(5);
-    /// Longest time in which a device takes nothing of a request that is being written to it.
+    /// Longest time in which a device accepts nothing of a request that is being written to it.
     /// Default 60 s (nginx `proxy_send_timeout`). Then: 504, link closed.
     request_write_timeout: Duration = Duration::from_secs(60);
     /// From the request's last byte to the response's first. Default 60 s (nginx
@@ -165,77 +166,77 @@ limits! {
     /// At a device that forwards: from the request's last byte to the first of its local server's
     /// response. Default zero: off, the gateway's `first_byte_timeout` decides, and the device
     /// notices that its gateway has ended the link (nginx behind nginx would give up on its own). A
-    /// device that polls cannot notice; there `first_byte_timeout` holds. Then: 504.
+    /// device that polls cannot notice this; there `first_byte_timeout` applies. Then: 504.
     local_first_byte_timeout: Duration = Duration::ZERO;
     /// At a device that forwards: longest silence of its local server in the middle of a response,
-    /// or while it is to take a request. Default zero: off, as above; with polls
-    /// `body_silence_timeout` and `request_write_timeout`. Then: the response is aborted, or 504
-    /// where none has begun. Tunnels have `tunnel_silence_timeout`.
+    /// or while it should read a request. Default zero: off, as above; with polls,
+    /// `body_silence_timeout` and `request_write_timeout` apply. Then: the response is aborted, or
+    /// 504 if none has begun. For tunnels, `tunnel_silence_timeout` applies.
     local_silence_timeout: Duration = Duration::ZERO;
-    /// Longest silence within a body, while it is this peer's turn to move. Default 60 s. Then: the
-    /// exchange is aborted; 408 or 504 where no response has begun.
+    /// Longest silence within a body, while the peer is expected to send or read. Default 60 s.
+    /// Then: the exchange is aborted, with 408 or 504 if no response has begun.
     body_silence_timeout: Duration = Duration::from_secs(60);
-    /// Whole exchange, from the visitor's head (or a program's `send()`) to the last byte of the
-    /// answer; a tunnel's ends with its 101. Default zero: off (nginx, HAProxy; Envoy's is 15 s,
+    /// The whole exchange, from the visitor's head (or a program's `send()`) to the last byte of
+    /// the response; for a tunnel, to its 101. Default zero: off (nginx, HAProxy; Envoy's is 15 s,
     /// which cuts event streams). Then: 504, or the answer is aborted.
     exchange_timeout: Duration = Duration::ZERO;
     /// Longest silence in both directions of a tunnel (a WebSocket, say). Default 1 hour (HAProxy's
-    /// usual `timeout tunnel`); zero turns it off. Then: closed. Once one direction has ended, the
-    /// other has `body_silence_timeout`.
+    /// usual `timeout tunnel`); zero turns it off. Then: closed. Once one direction has ended,
+    /// `body_silence_timeout` applies to the other.
     tunnel_silence_timeout: Duration = Duration::from_secs(3600);
-    /// How long nothing may move of an exchange whose visitor has ended its direction of the
-    /// connection, while callers wait for its link or poll: most that do so are gone. Default 1 s;
-    /// zero honours a half-close for ever. Then: 503 to the visitor, or its answer is cut, and the
-    /// link is closed.
+    /// Longest silence in an exchange whose visitor has closed its direction of the connection,
+    /// while callers wait for its link or poll: most visitors that do so are gone. Default 1 s;
+    /// zero honours a half-close indefinitely. Then: 503 to the visitor, or the response is cut,
+    /// and the link is closed.
     half_close_timeout: Duration = Duration::from_secs(1);
-    /// Fewest bytes per second a visitor takes of what lies ready, over
-    /// [`min_rate_window`](Self::min_rate_window), while callers wait for a link or a poll, or,
-    /// where the answer lies whole in memory, while more than half of `messages_bytes_max` is
-    /// taken. The same rate is asked of a visitor that sends a request's body, while callers wait
-    /// for the link it goes over, and of the sender of a message that is held whole, while that
-    /// much is taken. Default 1,024; 0 turns it off. Below: the exchange is ended, a sender gets
-    /// 408.
+    /// Lowest rate, in bytes per second over [`min_rate_window`](Self::min_rate_window), at which a
+    /// visitor may read what is ready for it, while callers wait for a link or a poll, or, if the
+    /// response is held in memory whole, while more than half of `messages_bytes_max` is in use.
+    /// The same rate is required of a visitor that sends a request's body, while callers wait for
+    /// its link, and of the sender of a message that is held whole, while that much memory is in
+    /// use. Default 1,024; 0 turns it off. Below: the exchange is ended; a sender gets 408.
     min_rate_bytes_per_s: u64 = 1_024;
-    /// The time over which that rate is taken. Default 10 s.
+    /// The time over which that rate is measured. Default 10 s.
     min_rate_window: Duration = Duration::from_secs(10);
-    /// How long a connection that was ended from here is read from after its last answer, while
-    /// nothing comes, so that the answer is not lost to a reset. Default 5 s (nginx
+    /// How long a connection that this side has ended is still read from after the last response,
+    /// while nothing arrives, so that the response is not lost to a reset. Default 5 s (nginx
     /// `lingering_timeout`). Then: closed.
     linger_timeout: Duration = Duration::from_secs(5);
-    /// The same in all, however much comes: a client that reads nothing before it has written
-    /// everything has that time. Default 30 s (nginx `lingering_time`). Then: closed.
+    /// The same in total, however much arrives: a client that reads nothing before it has written
+    /// everything has this time. Default 30 s (nginx `lingering_time`). Then: closed.
     linger_total_timeout: Duration = Duration::from_secs(30);
-    /// How long an exchange goes on that most likely nobody waits for any more, while no byte
-    /// moves: the rest of an answer whose visitor has left, and what a device forwards for a
-    /// gateway that has ended its link. Default 2 s. Then: both connections are closed. Also how
-    /// long a stopping gateway with `drain_to` keeps the devices' port open, and the silence it
-    /// grants to connections that it closes.
+    /// How long an exchange may be silent if most likely nobody waits for it any more: the rest of
+    /// a response whose visitor has left, and what a device forwards for a gateway that has ended
+    /// the link. Default 2 s. Then: both connections are closed. It is also how long a stopping
+    /// gateway with `drain_to` keeps the devices' port open, and how long connections that it
+    /// closes may be silent.
     abandoned_timeout: Duration = Duration::from_secs(2);
     /// TCP connect, per address. Default 10 s. Then: that address has failed.
     connect_timeout: Duration = Duration::from_secs(10);
-    /// What a program's directory of gateways may take to say which one has a device. Default 2 s
-    /// (twice the first retransmission of TCP). Then: 503 with `Retry-After: 1`; a thread that hangs
-    /// is not waited for, and of those there are `helpers_max` at most.
+    /// How long a directory of gateways may take to say which one has a device. Default 2 s (twice
+    /// the first retransmission of TCP). Then: 503 with `Retry-After: 1`; a thread that hangs is
+    /// not waited for, and of those there are `helpers_max` at most.
     directory_timeout: Duration = Duration::from_secs(2);
-    /// How long another gateway may have a request, whole, without a byte of a response, before it
-    /// is asked whether it lives (`OPTIONS *`, on a connection of its own), and how long it may take
-    /// to say so. Default 5 s. Then: it hangs; what it was asked gets 504, and until it answers
-    /// again, requests for its devices wait as for one that cannot be reached. Zero: not asked.
+    /// How long another gateway that has a complete request may send nothing of a response before
+    /// it is probed (`OPTIONS *`, on a separate connection), and how long it may take to answer the
+    /// probe. Default 5 s. Then: it is taken to hang; its requests get 504, and until it answers
+    /// again, requests for its devices wait as for a gateway that cannot be reached. Zero: it is
+    /// not probed.
     peer_timeout: Duration = Duration::from_secs(5);
-    /// How long a connection to another gateway idles for the next request. Default 60 s, less than
-    /// the `idle_visitor_timeout` of its other end. Then: closed. Zero: closed behind each answer.
+    /// How long an idle connection to another gateway is kept. Default 60 s, less than the
+    /// `idle_visitor_timeout` of its other end. Then: closed. Zero: closed after each response.
     peer_keep_alive: Duration = Duration::from_secs(60);
-    /// How long an address of a name has before the next one is tried beside it, at the device.
-    /// Default 250 ms (RFC 8305 §5). The first connection that stands is taken.
+    /// How long a device tries one address of a name before it also tries the next. Default 250 ms
+    /// (RFC 8305 §5). The first connection that is established is used.
     address_delay: Duration = Duration::from_millis(250);
-    /// A name's look-up, at the device. Default 10 s (two tries of 5 s at one name server, as glibc
-    /// makes them). Then: the attempt failed; a resolver that hangs costs a thread until it
+    /// Looking a name up, at the device. Default 10 s (two tries of 5 s at one name server, as
+    /// glibc makes them). Then: the attempt failed; a resolver that hangs costs a thread until it
     /// returns, `helpers_max` of them at most.
     resolve_timeout: Duration = Duration::from_secs(10);
-    /// How long a device's connection to its local server idles for the next request. Default 60 s
-    /// (nginx's `keepalive_timeout` of an upstream). Then: closed. Zero: closed behind each answer.
+    /// How long a device keeps an idle connection to its local server. Default 60 s (nginx's
+    /// `keepalive_timeout` of an upstream). Then: closed. Zero: closed after each response.
     local_keep_alive: Duration = Duration::from_secs(60);
-    /// How long a request waits for a connection to the local server, where there are as many as
+    /// How long a request waits for a connection to the local server, if there are as many as
     /// `local_connections_max` allows. Default 30 s (the `timeout queue` of HAProxy's examples).
     /// Then: 503 with `Retry-After: 1`.
     local_wait_timeout: Duration = Duration::from_secs(30);
@@ -246,17 +247,18 @@ limits! {
     /// closed and dialled again.
     offer_timeout: Duration = Duration::from_secs(90);
     /// Silence on an idle link before the gateway sends a heartbeat (`OPTIONS *`), up to a 256th
-    /// later. Default 25 s (below the 30 s of impatient NATs); zero turns it off.
+    /// later. Default 25 s (below the 30 s of the shortest NAT timeouts); zero turns it off.
     heartbeat: Duration = Duration::from_secs(25);
     /// From a heartbeat to its whole answer. Default 10 s. Then: link closed.
     heartbeat_timeout: Duration = Duration::from_secs(10);
     /// Silence after which a device gives up an idle link, once its gateway has sent a heartbeat on
-    /// any (before that gateways may be met that never ask). Default 120 s; zero turns it off.
+    /// any link (before that, it may be a gateway that sends none). Default 120 s; zero turns it
+    /// off.
     silence: Duration = Duration::from_secs(120);
-    /// How long a device trusts turned connections over which nothing ever came, no request and no
-    /// heartbeat, before it polls beside them: something on the way may let the 101 pass and
-    /// swallow the rest. They are given up when a request comes by such a poll, or when another of
-    /// them ends. Default 5 minutes (our gateway's heartbeat comes after 25 s); zero turns it off.
+    /// How long a device trusts links over which nothing ever came, neither a request nor a
+    /// heartbeat, before it also polls: an intermediary may pass the 101 on and swallow the rest.
+    /// The links are given up when such a poll delivers a request, or when another of them ends.
+    /// Default 5 minutes (our gateway's heartbeat comes after 25 s); zero turns it off.
     doubt_after: Duration = Duration::from_secs(300);
     /// How long a gateway holds an on-demand offer, or a poll, before it answers that there is
     /// nothing. Default 25 s (below nginx's `proxy_read_timeout` of 60 s).
@@ -264,14 +266,14 @@ limits! {
     /// How long a device that polls, or whose offers are held, counts as connected after its last
     /// poll or offer was answered. Default 5 s.
     poll_gap: Duration = Duration::from_secs(5);
-    /// Silence after an event was handed out before the same event, under the same id, is handed
-    /// out once more. Default 10 s; zero turns it off.
+    /// Silence after an event was delivered before the same event, with the same id, is delivered
+    /// once more. Default 10 s; zero turns it off.
     redeliver_after: Duration = Duration::from_secs(10);
     /// How long a device polls without `Upgrade` when an intermediary rejects `Upgrade`, before it
     /// offers the turn again. Default 10 minutes.
     turn_retry: Duration = Duration::from_secs(600);
-    /// What the busy links of a replaced session get to finish. Default 10 s. Then: closed, their
-    /// callers get 502.
+    /// How long the busy links of a replaced session may take to finish. Default 10 s. Then:
+    /// closed; their callers get 502.
     take_over_grace: Duration = Duration::from_secs(10);
     /// First pause before a device dials again; doubles with each failure, with full jitter.
     /// Default 1 s.
@@ -281,31 +283,32 @@ limits! {
     /// How long a worker stays on a link it has answered, reading the next request itself, before
     /// the event loop watches the link again. Default 20 ms.
     worker_linger: Duration = Duration::from_millis(20);
-    /// Threads on which a device's handlers run at once, for each of its gateways. Default 64
-    /// (Tomcat has 200, gunicorn's sync workers are a few). Beyond: requests wait for a thread, as
-    /// many as there are links and polls. A device that forwards needs no threads.
+    /// Threads for a device's handlers, for each of its gateways. Default 64 (Tomcat has 200,
+    /// gunicorn's sync workers are a few). Beyond: requests wait for a thread, as many as there are
+    /// links and polls. A device that forwards needs no threads.
     handlers_max: usize = 64;
-    /// How far back a device looks for how many links and polls it needed at once. Default 60 s;
-    /// zero: links that were dialled stay. Beyond that many, and MIN, an idle link ends with the
-    /// answer to its next heartbeat, and a poll with a reply that brings nothing.
+    /// The time over which a device measures how many links and polls it needs at once. Default 60
+    /// s; zero: links that were dialled stay. An idle link beyond that number, and beyond MIN, ends
+    /// with the answer to its next heartbeat; such a poll ends with the next reply that brings no
+    /// event.
     demand_window: Duration = Duration::from_secs(60);
-    /// How long a visitor's sign-in counts, from then on and whatever it does. Default 12 h.
+    /// How long a visitor's sign-in is valid, whether it is used or not. Default 12 h.
     sign_in_timeout: Duration = Duration::from_secs(12 * 3_600);
-    /// How long an event loop looks for the next event before it sleeps, while such looking is
-    /// mostly rewarded: to fall asleep and be woken costs more than most exchanges. It yields to
-    /// every other thread meanwhile. Default 100 µs, at most 10 ms, for no deadline passes
-    /// meanwhile; zero turns it off (battery before latency).
+    /// How long an event loop spins for the next event before it sleeps, as long as spinning mostly
+    /// pays off: sleeping and waking up costs more than most exchanges. Meanwhile it yields to
+    /// every other thread. Default 100 µs, at most 10 ms, as no deadline is checked meanwhile; zero
+    /// turns it off (to save power at the cost of latency).
     spin: Duration = Duration::from_micros(100);
-    /// How long a worker thread without work lives on. Default 10 s.
+    /// How long a worker thread without work is kept. Default 10 s.
     worker_idle_timeout: Duration = Duration::from_secs(10);
 }
 
 impl Limits {
-    /// Whether every bound can work: no bound of zero where zero is not "off", a head that holds a
-    /// request line.
+    /// Checks that every bound can work: none is zero where zero does not mean "off", and a head
+    /// has room for a request line.
     ///
     /// # Errors
-    /// Names the first field that cannot work, and the least value that can.
+    /// The first field that cannot work, with the smallest value that can.
     pub fn check(&self) -> Result<(), Error> {
         self.check_least()?;
         Self::check_most("fields_max", self.fields_max, FIELDS_CEILING - HOP_FIELDS_MAX)?;

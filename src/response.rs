@@ -12,7 +12,7 @@ use crate::error::Error;
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
-/// What a device's handler may return: a [`Response`], or what becomes one.
+/// What a device's handler may return: a [`Response`], or anything that converts into one.
 ///
 /// | type | response |
 /// |---|---|

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use crossbeam_channel as channel;
 
-/// Events or records from the moment on at which a program subscribed to them. So many wait to be
-/// read as the method that gave it out says; beyond, they are dropped. It ends when the gateway or
-/// device that it came from was stopped or drained, behind the last one.
+/// Events or records, from the moment on at which a program subscribed to them. The method that
+/// returned the subscription says how many may wait to be read; further ones are dropped. After the
+/// last one, the subscription ends when its gateway or device was stopped or drained.
 ///
-/// Clones share what comes: each event goes to one of them.
+/// Clones share the events: each goes to one of them.
 ///
 /// ```
 /// use std::time::Duration;
@@ -93,10 +93,10 @@ impl<T> Subscription<T> {
         Arc::downgrade(&self.reader)
     }
 
-    /// Waits for the next one.
+    /// Waits for the next event.
     ///
     /// # Errors
-    /// The gateway or device has ended, and all was read.
+    /// The gateway or device has ended, and all events were read.
     pub fn recv(&self) -> Result<T, RecvError> {
         let received = match &self.from {
             Source::Plain(from) => from.recv(),
@@ -105,10 +105,10 @@ impl<T> Subscription<T> {
         received.map_err(|_| RecvError)
     }
 
-    /// Waits for the next one, at most for `time`.
+    /// Waits for the next event, at most for `time`.
     ///
     /// # Errors
-    /// None came within `time`; the gateway or device has ended, and all was read.
+    /// None came within `time`; the gateway or device has ended, and all events were read.
     pub fn recv_timeout(&self, time: Duration) -> Result<T, RecvTimeoutError> {
         let received = match &self.from {
             Source::Plain(from) => from.recv_timeout(time),
@@ -120,10 +120,10 @@ impl<T> Subscription<T> {
         })
     }
 
-    /// The next one, if it is there.
+    /// Returns the next event, without waiting.
     ///
     /// # Errors
-    /// None waits; the gateway or device has ended, and all was read.
+    /// There is none; the gateway or device has ended, and all events were read.
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
         let received = match &self.from {
             Source::Plain(from) => from.try_recv(),
@@ -135,12 +135,12 @@ impl<T> Subscription<T> {
         })
     }
 
-    /// All that come, until the gateway or device has ended; each step waits.
+    /// Iterates over all events until the gateway or device has ended; each step waits.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
         std::iter::from_fn(|| self.recv().ok())
     }
 
-    /// Those that are there; never waits.
+    /// Iterates over the events that are there, without waiting.
     pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
         std::iter::from_fn(|| self.try_recv().ok())
     }
@@ -184,7 +184,8 @@ impl<T> IntoIterator for Subscription<T> {
     }
 }
 
-/// All that come to a [`Subscription`], until the gateway or device has ended; each step waits.
+/// Iterates over all events of a [`Subscription`] until the gateway or device has ended; each step
+/// waits.
 ///
 /// ```
 /// let gateway = reverse_http::Gateway::builder().listen("127.0.0.1:0").start()?;

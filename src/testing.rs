@@ -47,11 +47,11 @@ pub use pair::{Pair, pair};
 /// Bytes that one direction of a [`Pipe`] holds before its writer waits.
 const PIPE_BYTES_MAX: usize = 64 * 1024;
 
-/// A handler with the wire before it: each request goes over a link of its own in memory, and is
-/// answered on a thread of its own, as a device does it.
+/// A handler behind the wire protocol: each request goes over a separate link in memory, and is
+/// answered on a separate thread, as at a device.
 ///
-/// A handler's panic is answered with 500. Upgrades need a socket, and are answered with 501: test
-/// them with a gateway and a device on loopback.
+/// If the handler panics, the answer is 500. Upgrades need a socket, and get 501: test them with a
+/// gateway and a device on loopback.
 ///
 /// ```
 /// use http::Request;
@@ -80,14 +80,14 @@ impl TestDevice {
     /// The same with other bounds and timeouts, for both sides.
     ///
     /// # Errors
-    /// A limit that cannot work.
+    /// A limit cannot work.
     pub fn limits(self, limits: Limits) -> Result<Self, Error> {
         limits.check()?;
         Ok(TestDevice { limits: Arc::new(limits), ..self })
     }
 
-    /// Asks it, as [`DeviceRef::send`](crate::DeviceRef::send) does: returns when the response's head
-    /// is here, and its body streams.
+    /// Sends a request, as [`DeviceRef::send`](crate::DeviceRef::send) does: returns when the head
+    /// of the response has arrived; the body is streamed.
     ///
     /// # Errors
     /// Those of [`GatewayLink::ask`]; there is no thread for the handler.
@@ -122,7 +122,8 @@ fn no_upgrade() -> Response<Body> {
         .into_response()
 }
 
-/// A link that has turned: the gateway's side, which asks, and the device's, which answers.
+/// A link that has turned: the gateway's side, which sends requests, and the device's side, which
+/// answers them.
 ///
 /// ```
 /// use http::{Request, Response};
@@ -154,7 +155,7 @@ fn links_within(limits: &Arc<Limits>) -> (GatewayLink<Pipe>, DeviceLink<Pipe>) {
     )
 }
 
-/// Two ends of a connection in memory. Each direction holds up to 64 KiB.
+/// The two ends of a connection in memory. Each direction holds up to 64 KiB.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -180,8 +181,8 @@ pub fn pipe() -> (Pipe, Pipe) {
     (end(&back, &there), end(&there, &back))
 }
 
-/// One end of a connection in memory, of [`pipe`]. Dropping it ends both directions: the other end
-/// reads the bytes that were written, and then the end.
+/// One end of a connection in memory, made by [`pipe`]. Dropping it ends both directions: the other
+/// end reads the bytes that were written, and then the end.
 pub struct Pipe {
     reads: Arc<Direction>,
     writes: Arc<Direction>,

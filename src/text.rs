@@ -1,8 +1,8 @@
 //! Text of peers where people read it: on a terminal, in a log, on a page.
 
-/// Returns true if a terminal may obey this character, or if it changes how the text beside it is
-/// read without being seen: controls, line and paragraph separators, marks that turn the direction
-/// of reading, and invisible format characters.
+/// Returns true if a terminal may interpret this character, or if it is invisible and changes how
+/// the text around it is read: control characters, line and paragraph separators, marks that change
+/// the direction of text, and invisible format characters.
 ///
 /// ```
 /// use reverse_http::text::misleads;
@@ -43,7 +43,7 @@ pub fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{ending}")
 }
 
-/// The text with such characters spelled out (`\u{1b}`, `\n`).
+/// The text with such characters escaped (`\u{1b}`, `\n`).
 ///
 /// ```
 /// use reverse_http::text::spelled_out;

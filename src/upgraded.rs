@@ -19,16 +19,18 @@ use stopping::Phase;
 pub use stopping::Stopping;
 pub(crate) use stopping::Upgrades;
 
-/// A connection that was switched to another protocol: bytes that are written go to the other side
-/// of the link, and the other way round. No deadlines but those that are set here. Dropping it ends
-/// the connection, under its [`writer`](Self::writer)s, too.
+/// A connection that was switched to another protocol: a plain stream of bytes to and from the
+/// other side of the link. Only the timeouts set here apply. Dropping it ends the connection, also
+/// for its [`writer`](Self::writer)s.
 ///
-/// Where this gateway cuts it (a [`Cancel`](crate::Cancel), a stop), reads and writes fail with the
-/// [`Error`](crate::Error) that says so: an end that is read is the other side's own.
+/// If this gateway cuts the connection (because of a [`Cancel`](crate::Cancel) or a stop), reads
+/// and writes fail with an [`Error`](crate::Error) that says so. A read that returns the end of the
+/// stream means that the other side has ended it.
 ///
-/// A device's handler gets one behind its 101 ([`upgrade`](crate::upgrade)); a gateway's program
-/// takes it from a response ([`from_response`](Self::from_response)). While it is open it is an
-/// exchange in progress: a drain waits its whole time for it ([`stopping`](Self::stopping)).
+/// A device's handler gets one after its 101 ([`upgrade`](crate::upgrade)); a program at the
+/// gateway takes it from a response ([`from_response`](Self::from_response)). While it is open, it
+/// counts as an exchange in progress: a drain waits for it as long as it may
+/// ([`stopping`](Self::stopping)).
 #[must_use = "the connection ends when it is dropped"]
 pub struct Upgraded {
     stream: Shared,
@@ -65,7 +67,7 @@ impl Upgraded {
 
     /// The connection behind a 101, which [`DeviceRef::send`](crate::DeviceRef::send) returns for a
     /// request with `Upgrade` (a WebSocket, say). `None`: the device did not switch, or the
-    /// connection was taken already. Where nobody takes it, it ends with the response.
+    /// connection was already taken. If it is never taken, it ends when the response is dropped.
     ///
     /// ```
     /// use std::io::{Read, Write};
@@ -104,10 +106,11 @@ impl Upgraded {
         response.extensions_mut().insert(Behind(Arc::new(Mutex::new(Some(self)))));
     }
 
-    /// Tells when this connection is about to be cut: this device or gateway stops
-    /// ([`DeviceHandle::stop`](crate::DeviceHandle::stop), [`Gateway::drain`](crate::Gateway::drain),
-    /// or SIGTERM at the command), or its gateway has told the device to go. A WebSocket says 1001 then, and ends. From another thread, beside
-    /// a blocked read:
+    /// Returns a handle that reports when this connection is about to be cut: because this device
+    /// or gateway stops ([`DeviceHandle::stop`](crate::DeviceHandle::stop),
+    /// [`Gateway::drain`](crate::Gateway::drain), or SIGTERM at the command), or because the
+    /// gateway has asked the device to leave. A WebSocket should then send 1001 and end. It can be
+    /// used from another thread, beside a blocked read:
     ///
     /// ```no_run
     /// # fn handle(mut stream: reverse_http::Upgraded) -> std::io::Result<()> {
@@ -128,13 +131,13 @@ impl Upgraded {
         self.stopping.clone()
     }
 
-    /// Ends the connection with a reset: the other side sees that its data is not whole. Dropping
-    /// is a clean end, unless the thread panics.
+    /// Ends the connection with a reset, which tells the other side that the data is incomplete.
+    /// Dropping it is a clean end, unless the thread panics.
     pub fn abort(self) {
         self.stream.stream().will_reset();
     }
 
-    /// Longest time one `read` may block; `None`, the default: for ever.
+    /// The longest time that one `read` may block; `None`, the default: without limit.
     ///
     /// # Errors
     /// A time of zero, or the operating system refused.
@@ -142,7 +145,7 @@ impl Upgraded {
         self.stream.stream().set_read_timeout(time)
     }
 
-    /// Longest time one `write` may block; `None`, the default: for ever.
+    /// The longest time that one `write` may block; `None`, the default: without limit.
     ///
     /// # Errors
     /// A time of zero, or the operating system refused.
@@ -150,8 +153,9 @@ impl Upgraded {
         self.stream.stream().set_write_timeout(time)
     }
 
-    /// A second handle, to write from another thread while this one reads. It does not keep the
-    /// connection: when this is dropped, its writes fail ([`BrokenPipe`](io::ErrorKind::BrokenPipe)).
+    /// Returns a second handle, to write from another thread while this one reads. It does not keep
+    /// the connection open: when this is dropped, its writes fail
+    /// ([`BrokenPipe`](io::ErrorKind::BrokenPipe)).
     #[must_use]
     pub fn writer(&self) -> impl Write + Send + Sync + fmt::Debug + 'static {
         Writer(self.stream.downgrade())
@@ -160,7 +164,7 @@ impl Upgraded {
     /// Ends one or both directions; a thread that is blocked on the stream wakes up.
     ///
     /// # Errors
-    /// It was not connected any more.
+    /// It was no longer connected.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match how {
             Shutdown::Both => self.stream.stream().finish(),

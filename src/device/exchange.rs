@@ -18,7 +18,7 @@ use crate::link::DeviceLink;
 use crate::stream::Shared;
 use crate::upgraded::Upgraded;
 
-/// One request and the way to answer it. Dropped unanswered, it closes its link.
+/// A request to be answered. If it is dropped without an answer, its link is closed.
 ///
 /// ```
 /// use std::time::Duration;
@@ -78,7 +78,7 @@ impl Exchange {
         }
     }
 
-    /// The request; its body streams from the link.
+    /// The request; its body is streamed from the link.
     pub fn request(&self) -> &Request<Body> {
         &self.request
     }
@@ -88,12 +88,12 @@ impl Exchange {
         &mut self.request
     }
 
-    /// Answers a request that offers another protocol with this 101 (its `Upgrade` names the
-    /// protocol), and gives the stream out.
+    /// Answers a request that offers another protocol with this 101 (whose `Upgrade` names the
+    /// protocol), and returns the stream.
     ///
     /// # Errors
-    /// The request offered none, or the response is no 101 with `Upgrade` (then nothing was sent,
-    /// and the link is closed); the gateway is gone.
+    /// The request offered no upgrade, or the response is not a 101 with `Upgrade` (then nothing
+    /// was sent, and the link is closed); the gateway is gone.
     pub fn upgrade(self, response: Response<Body>) -> Result<Upgraded, Error> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(Error::usage(format!(
@@ -111,8 +111,8 @@ impl Exchange {
     /// Sends the response and gives the link back.
     ///
     /// # Errors
-    /// The gateway is gone or took nothing for too long, or the response's own body failed; the
-    /// link is closed then.
+    /// The gateway is gone or accepted nothing for too long, or the body of the response failed.
+    /// The link is then closed.
     pub fn respond(self, response: Response<Body>) -> Result<(), Error> {
         if response.status().is_informational() {
             return Err(Error::usage(format!(

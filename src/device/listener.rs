@@ -18,7 +18,7 @@ use crate::limits::Limits;
 use crate::link::DeviceLink;
 use crate::stream::{Stream, TimedStream};
 
-/// Gives out turned connections; see [`Device::listen`](crate::Device::listen).
+/// Returns turned connections; see [`Device::listen`](crate::Device::listen).
 ///
 /// ```
 /// use std::time::Duration;
@@ -50,11 +50,11 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The next turned connection. When it is dropped the device dials another in its place, if it
-    /// is needed.
+    /// Waits for the next turned connection. When that is dropped, the device dials another one if
+    /// it needs one.
     ///
     /// # Errors
-    /// Refused by the gateway; stopped.
+    /// The device was refused by the gateway, or was stopped.
     pub fn accept(&self) -> Result<DeviceLink<Accepted>, Error> {
         let Lease { stream, unread, mut guard, .. } =
             self.queue.recv().map_err(|_| self.running.0.ended())?;
@@ -65,13 +65,13 @@ impl Listener {
         Ok(DeviceLink::within(Accepted { stream, guard, _busy: busy }, unread, self.limits.clone()))
     }
 
-    /// Ends the device and with it all its links.
+    /// Stops the device, which ends all its links.
     pub fn stop(&self) {
         self.running.0.stop();
     }
 }
 
-/// The stream under a link that [`Listener::accept`] gave out.
+/// The stream of a link that [`Listener::accept`] returned.
 ///
 /// ```
 /// use reverse_http::{Body, DeviceLink, Error, device::Accepted};

@@ -18,9 +18,9 @@ use crate::proto::turn::Fallback;
 use crate::proto::turn::OfferPlan;
 use crate::stream::Connector;
 
-/// What a device does when its very first offer is answered 401, 403, 404 or 410. A gateway of ours
-/// marks its answers (`Proxy-Status: ptth`); one without the mark may come of a balancer or proxy
-/// on the way, which is not ready yet. A 401 with `WWW-Authenticate: Bearer` counts as marked.
+/// What a device does when its very first offer is answered with 401, 403, 404 or 410. Our gateway
+/// marks its answers (`Proxy-Status: ptth`); one without the mark may come from a balancer or proxy
+/// that is not ready yet. A 401 with `WWW-Authenticate: Bearer` counts as marked.
 ///
 /// ```
 /// use reverse_http::{Device, OnRefusal};
@@ -30,14 +30,14 @@ use crate::stream::Connector;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnRefusal {
-    /// Come back later, at about the longest back-off: the gateway's operator may still be setting
-    /// things up.
+    /// Try again later, after about the longest back-off: the operator of the gateway may still be
+    /// setting things up.
     #[default]
     Retry,
-    /// Stop, with the refusal as the error, where it is the gateway's own; come back otherwise,
+    /// Stop, with the refusal as the error, if the gateway itself refused; otherwise try again
     /// after the usual pauses.
     Stop,
-    /// Stop at any of them, even one of an intermediary: for gateways that do not mark their
+    /// Stop at any refusal, even by an intermediary. This is for gateways that do not mark their
     /// answers.
     StopOnAny,
 }

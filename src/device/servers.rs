@@ -27,8 +27,8 @@ use crate::relay::Exchange;
 use crate::relay::LocalAnswer;
 use crate::stream::Connector;
 
-/// A local server, for [`Device::forward_to`](crate::Device::forward_to), and the paths of requests
-/// that it is for. A URL alone stands for one that is for all paths.
+/// A local server for [`Device::forward_to`](crate::Device::forward_to), and the paths that it
+/// serves. A URL converts into a server for all paths.
 ///
 /// ```no_run
 /// use reverse_http::{Device, device::LocalServer};
@@ -63,13 +63,13 @@ impl LocalServer {
         }
     }
 
-    /// For paths that begin with these segments: `/api` is for `/api`, `/api/` and `/api/x`, not
-    /// for `/apix`. Of several servers the longest path wins. It is compared byte for byte: with
-    /// case, and percent-encoded bytes as they stand.
+    /// Restricts it to paths that begin with these segments: `/api` matches `/api`, `/api/` and
+    /// `/api/x`, but not `/apix`. Of several servers the one with the longest path is chosen. Paths
+    /// are compared byte for byte, without decoding, and case matters.
     ///
     /// # Errors
-    /// No path could match: it does not begin with `/`, has an empty segment, one of dots, a query,
-    /// a fragment.
+    /// No path can match: it does not begin with `/`, or has an empty segment, a segment of dots, a
+    /// query or a fragment.
     pub fn path(mut self, path: &str) -> Result<Self, Error> {
         let prefix = path_prefix(path)
             .map_err(|why| Error::usage(format!("path {path:?}: {why}; write it like /api")))?;
@@ -77,22 +77,23 @@ impl LocalServer {
         Ok(self)
     }
 
-    /// Takes those segments off the path on the way, tells of them in `X-Forwarded-Prefix`, and puts
-    /// them before paths in the server's `Location`, `Content-Location`, `Refresh` and
-    /// `Set-Cookie`. Default: the path goes on whole.
+    /// Whether these segments are removed from the path, sent in `X-Forwarded-Prefix`, and put back
+    /// into paths in the server's `Location`, `Content-Location`, `Refresh` and `Set-Cookie`.
+    /// Default: the path is passed on unchanged.
     #[must_use]
     pub fn strip_path(mut self, strip: bool) -> Self {
         self.strips_path = strip;
         self
     }
 
-    /// Instead of [`DeviceBuilder::host_header`](crate::DeviceBuilder::host_header).
+    /// Replaces [`DeviceBuilder::host_header`](crate::DeviceBuilder::host_header) for this server.
     pub fn host_header(mut self, host: impl Into<String>) -> Self {
         self.host_header = Some(host.into());
         self
     }
 
-    /// Instead of [`Limits::local_connections_max`]; 0: as many as there are requests.
+    /// Replaces [`Limits::local_connections_max`] for this server; 0: as many as there are
+    /// requests.
     #[must_use]
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = Some(most);

@@ -40,11 +40,11 @@ pub(super) type Taker = Box<dyn FnOnce(Upgraded) + Send>;
 #[derive(Clone)]
 struct Behind(Arc<Mutex<Option<Taker>>>);
 
-/// A handler's answer to a request that offers `protocol` in `Upgrade` (a WebSocket, say): 101, and
-/// then the stream is `take`'s. Fields that the protocol wants (`Sec-WebSocket-Accept`) are to be
-/// added to the response. Look for the request's `Upgrade` first: one that has none is answered with
-/// 500, and the log says why; so is a `protocol` that no field can hold. A device that polls is never
-/// offered one.
+/// A handler's answer to a request that offers `protocol` in `Upgrade` (a WebSocket, say): a 101,
+/// after which `take` gets the stream. Add the fields that the protocol needs
+/// (`Sec-WebSocket-Accept`) to the response. Check the request's `Upgrade` first: a request without
+/// it gets 500, and the log says why; so does a `protocol` that no field can contain. A device that
+/// polls is never offered an upgrade.
 ///
 /// ```
 /// use std::io::{BufRead, BufReader, Write};

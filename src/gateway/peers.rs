@@ -83,9 +83,9 @@ impl fmt::Debug for Peers {
 }
 
 impl Peers {
-    /// Other gateways, with a function as the directory. It returns the URLs of the peers'
-    /// listeners (`http://HOST:PORT`, or the same with `https`) of the gateways that have the
-    /// device, or none. An error is logged, and visitors get 503.
+    /// Other gateways, with a function as the directory. It returns the URL of the peers' listener
+    /// (`http://HOST:PORT`, or the same with `https`) of the gateway that has the device, or none.
+    /// An error is logged, and visitors get 503.
     pub fn found_by(
         find: impl Fn(&str) -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>>
         + Send

@@ -31,7 +31,7 @@ use crate::relay::LocalAnswer;
 /// Most requests of a rate or a burst.
 const REQUESTS_MAX: u32 = 1_000_000;
 
-/// So many requests in a second, a minute or an hour, evenly: `20/s`, `100/m`, `1000/h`.
+/// A number of requests per second, minute or hour, evenly spread: `20/s`, `100/m`, `1000/h`.
 ///
 /// ```
 /// use reverse_http::gateway::Rate;
@@ -80,7 +80,7 @@ impl FromStr for Rate {
     type Err = Error;
 
     /// # Errors
-    /// It is no whole number from 1 to 1,000,000 with `/s`, `/m` or `/h` behind it.
+    /// It is not a whole number from 1 to 1,000,000 followed by `/s`, `/m` or `/h`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = || {
             Error::usage(format!(

@@ -57,12 +57,12 @@ impl Routes {
     /// By host: `NAME.suffix` reaches device NAME, the request unchanged; case is ignored.
     ///
     /// # Errors
-    /// `suffix` is no host name.
+    /// `suffix` is not a host name.
     pub fn host(suffix: &str) -> Result<Self, Error> {
         Routes::default().and_host(suffix)
     }
 
-    /// By a table of routes alone.
+    /// By a table of routes only.
     ///
     /// # Errors
     /// As [`and_route`](Self::and_route).
@@ -70,7 +70,7 @@ impl Routes {
         routes.into_iter().try_fold(Routes::default(), Routes::and_route)
     }
 
-    /// Also by host.
+    /// Also by host; see [`host`](Self::host).
     ///
     /// # Errors
     /// `suffix` is no host name.
@@ -84,37 +84,37 @@ impl Routes {
         Ok(self)
     }
 
-    /// Also by path.
+    /// Also by path; see [`path`](Self::path).
     #[must_use]
     pub fn and_path(mut self) -> Self {
         self.path = true;
         self
     }
 
-    /// Whether requests [by path](Self::path) have what devices say of paths put below their names,
-    /// as [`Route::rewrite`] does. Default: it goes on as it is.
+    /// Whether paths in responses to requests [by path](Self::path) are put below the device's
+    /// name, as [`Route::rewrite`] does. Default: responses are passed on unchanged.
     #[must_use]
     pub fn rewrite_paths(mut self, rewrite: bool) -> Self {
         self.rewrites_paths = rewrite;
         self
     }
 
-    /// How many requests one visitor's address may send that no route of the table takes: as
-    /// [`Route::rate`] says of one route. Default: any.
+    /// How many requests one visitor's address may send that match no route of the table; see
+    /// [`Route::rate`]. Default: any number.
     #[must_use]
     pub fn rate(mut self, rate: Rate) -> Self {
         self.rates.of_address = Some(rate);
         self
     }
 
-    /// The same of one visitor's token. Default: any.
+    /// The same for one visitor's token. Default: any number.
     #[must_use]
     pub fn rate_per_token(mut self, rate: Rate) -> Self {
         self.rates.of_token = Some(rate);
         self
     }
 
-    /// How many of these requests at once. Default: the number of the rate.
+    /// How many of these requests may come at once. Default: the number of the rate.
     ///
     /// # Errors
     /// As [`Route::burst`].
@@ -123,8 +123,8 @@ impl Routes {
         Ok(self)
     }
 
-    /// Whether visitors sign in on a page of the gateway's for requests that no route of the table
-    /// takes: as [`Route::sign_in`] says of one route. Default: no.
+    /// Whether visitors sign in on a page of the gateway for requests that match no route of the
+    /// table; see [`Route::sign_in`]. Default: no.
     #[must_use]
     pub fn sign_in(mut self, sign_in: bool) -> Self {
         self.signs_in = sign_in;
@@ -141,13 +141,14 @@ impl Routes {
         of_route.or(all.map(|what| format!("the routes have {what}")))
     }
 
-    /// Also by this route.
+    /// Adds a route.
     ///
     /// # Errors
-    /// It has neither host nor path; it names no device, and has no `*.suffix` to take one from, and
-    /// no answer of its own; it has both, or what only a device's route has beside an answer, or a
-    /// status that does not go with it; its redirect leads to its own path; it rewrites, and takes
-    /// no path off; it has a burst and no rate, or a sign-in and a semicolon; its host and path are those of another route.
+    /// It has neither a host nor a path; it has no device, no `*.suffix` to take one from, and no
+    /// answer of its own; it has a device and an answer, or an answer and an option for devices, or
+    /// a status that does not match; its redirect leads to its own path; it rewrites paths but
+    /// removes no prefix; it has a burst without a rate, or a sign-in and a path with a semicolon;
+    /// another route has the same host and path.
     pub fn and_route(mut self, route: Route) -> Result<Self, Error> {
         if route.host == Host::Any && route.path.is_none() {
             return Err(Error::usage(
@@ -187,13 +188,14 @@ impl Routes {
         Ok(self)
     }
 
-    /// Answers GET and HEAD of exactly this path (a query aside, whatever the host) from the
-    /// gateway itself, before any route: 200 while it serves, 503 from the first moment of a
-    /// [`drain`](crate::Gateway::drain) on. For load balancers. Default: none.
+    /// A path at which the gateway itself answers GET and HEAD, for load balancers: 200 while it
+    /// serves, and 503 from the first moment of a [`drain`](crate::Gateway::drain) on. It takes
+    /// precedence over routes, and is compared exactly, ignoring the query and the host. Default:
+    /// none.
     ///
     /// # Errors
-    /// No path could match: it does not begin with `/`, has an empty segment, one of dots, a query,
-    /// a fragment.
+    /// No path can match: it does not begin with `/`, or has an empty segment, a segment of dots, a
+    /// query or a fragment.
     pub fn health_path(mut self, path: &str) -> Result<Self, Error> {
         path_prefix(path).map_err(|why| {
             Error::usage(format!(
@@ -204,7 +206,7 @@ impl Routes {
         Ok(self)
     }
 
-    /// How many routes its table has.
+    /// The number of routes in the table.
     #[must_use]
     pub fn table_len(&self) -> usize {
         self.table.len()

@@ -27,11 +27,11 @@ pub(super) type OnLink = Arc<dyn Fn(GatewayLink) + Send + Sync>;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TurnMode {
-    /// At once: the link idles until somebody asks.
+    /// At once: the link is idle until there is a request.
     #[default]
     Now,
-    /// When there is a request: 101 and request go out in one write; 204 after
-    /// [`Limits::poll_hold`] without one.
+    /// When there is a request: the 101 and the request are sent together. Without a request the
+    /// offer gets 204 after [`Limits::poll_hold`].
     OnDemand,
 }
 

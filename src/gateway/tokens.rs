@@ -60,7 +60,7 @@ const LABEL_BYTES_MAX: usize = 64;
 /// A random token: so many bytes, in base64url.
 const TOKEN_BYTES: usize = 32;
 
-/// Which token is for which names. Only the tokens' SHA-256 is here.
+/// A table of tokens and the names that each is bound to. Only the SHA-256 of each token is kept.
 ///
 /// ```
 /// use reverse_http::Tokens;
@@ -166,19 +166,19 @@ impl Tokens {
         Ok(())
     }
 
-    /// How many tokens there are.
+    /// The number of tokens.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lines.len()
     }
 
-    /// Returns true if there is none, so that nobody is let in.
+    /// Returns true if there is no token, so that nobody is admitted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
-    /// What differs from an earlier table, for the log: `2 added, 1 removed`.
+    /// The differences from an earlier table, for the log: `2 added, 1 removed`.
     #[must_use]
     pub fn changes_since(&self, before: &Tokens) -> String {
         let added = self.lines.keys().filter(|digest| !before.lines.contains_key(digest)).count();
@@ -192,7 +192,8 @@ impl Tokens {
         if told.is_empty() { "nothing changed".to_owned() } else { told.join(", ") }
     }
 
-    /// Returns true if this token is for this name: a device's, or an origin as it is registered.
+    /// Returns true if this token is bound to this name: that of a device, or an origin as it is
+    /// registered.
     #[must_use]
     pub fn permits(&self, token: &str, name: &str) -> bool {
         self.allows(&digest(token.as_bytes()), name)
@@ -201,7 +202,7 @@ impl Tokens {
     /// A new token: 32 random bytes in base64url, 43 characters.
     ///
     /// # Errors
-    /// The operating system has no randomness.
+    /// The operating system provides no randomness.
     pub fn generate() -> Result<String, Error> {
         let mut bytes = [0; TOKEN_BYTES];
         getrandom::fill(&mut bytes)
@@ -209,18 +210,18 @@ impl Tokens {
         Ok(URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// The line of a table that lets this token have these names.
+    /// Makes the line of a table that binds this token to these names.
     ///
     /// # Errors
-    /// A name is invalid, or one that a line cannot have.
+    /// A name is invalid, or cannot be written in a line.
     pub fn line(token: &str, names: &str) -> Result<String, Error> {
         Tokens::line_with(token, names, None, None)
     }
 
-    /// The same with a last day (`2026-12-31`), and a label that operators read.
+    /// The same with a last day (`2026-12-31`), and a label for operators.
     ///
     /// # Errors
-    /// As [`line`](Self::line); an invalid date; a label with characters that
+    /// Those of [`line`](Self::line); the date is invalid; the label has characters that
     /// [mislead](crate::text::misleads).
     pub fn line_with(
         token: &str,

@@ -101,7 +101,8 @@ pub struct RequestRules<'a> {
 /// `TE` (but `TE: trailers`) go.
 ///
 /// With [`RequestRules::forwarded`] every `X-Forwarded-*` and `Forwarded` that came goes, but for
-/// what [`Forwarded::said`] took from them; `X-Real-IP` is no forwarding field of ours and stays.
+/// what [`Forwarded::claims`] took from them; `X-Real-IP` is not one of our forwarding fields, and
+/// stays.
 ///
 /// # Errors
 /// 400 where something cannot be written, `OPTIONS *` has a body, or `Connection` names more fields

@@ -9,8 +9,8 @@ use std::sync::PoisonError;
 use std::sync::Weak;
 use std::time::Duration;
 
-/// Tells the holder of an [`Upgraded`](crate::Upgraded) that the connection is about to be cut; clones tell the
-/// same.
+/// Reports that the connection of an [`Upgraded`](crate::Upgraded) is about to be cut. Clones
+/// report the same.
 ///
 /// ```
 /// # fn read_on(stream: &reverse_http::Upgraded) {}
@@ -56,13 +56,14 @@ impl Stopping {
         *self.phase() == Phase::Stopping
     }
 
-    /// Blocks until the connection is about to be cut (true), or its stream was dropped (false).
+    /// Blocks until the connection is about to be cut, and returns true; returns false if its
+    /// stream was dropped.
     pub fn wait(&self) -> bool {
         let waited = self.0.1.wait_while(self.phase(), |phase| *phase == Phase::Open);
         *waited.unwrap_or_else(PoisonError::into_inner) == Phase::Stopping
     }
 
-    /// The same, for at most so long; false when that time is over, too.
+    /// The same, but also returns false after this time.
     pub fn wait_for(&self, time: Duration) -> bool {
         let waited = self.0.1.wait_timeout_while(self.phase(), time, |phase| *phase == Phase::Open);
         *waited.unwrap_or_else(PoisonError::into_inner).0 == Phase::Stopping

@@ -25,11 +25,11 @@ pub(super) enum Host {
     Exact(String),
 }
 
-/// One route of a table: a host, a path prefix or both, and the device that such requests are for.
+/// One route of a table: a host, a path prefix, or both, and the device that such requests go to.
 ///
-/// An exact host wins over `*.suffix`, that over no host, and a longer path over a shorter one. A
-/// device that a route names is *known*: a request waits for it ([`Limits::wait_for_link`]) and
-/// then gets 503, also where it was never connected.
+/// An exact host takes precedence over `*.suffix`, that over no host, and a longer path over a
+/// shorter one. A device that a route names is *known*: a request waits for it
+/// ([`Limits::wait_for_link`]) and then gets 503, even if it was never connected.
 ///
 /// ```
 /// use std::time::Duration;
@@ -72,14 +72,14 @@ pub(in crate::gateway) struct Edits {
 }
 
 impl Route {
-    /// A route without anything.
+    /// An empty route.
     #[must_use]
     pub fn new() -> Self {
         Route::default()
     }
 
-    /// For this host (`lamp.example`), or for every host with one label before a suffix
-    /// (`*.devices.example`). Case is ignored, and so is the port.
+    /// Matches this host (`lamp.example`), or every host with one label before a suffix
+    /// (`*.devices.example`). Case and port are ignored.
     ///
     /// # Errors
     /// It is neither.
@@ -102,13 +102,13 @@ impl Route {
         Ok(self)
     }
 
-    /// For paths that begin with these segments: `/api` is for `/api`, `/api/` and `/api/x`, not
-    /// for `/apix`. `/` is for all. It is compared byte for byte: with case, and percent-encoded
-    /// bytes as they stand.
+    /// Matches paths that begin with these segments: `/api` matches `/api`, `/api/` and `/api/x`,
+    /// but not `/apix`; `/` matches all. Paths are compared byte for byte, without decoding, and
+    /// case matters.
     ///
     /// # Errors
-    /// No path could match: it does not begin with `/`, has an empty segment, one of dots, a query,
-    /// a fragment.
+    /// No path can match: it does not begin with `/`, or has an empty segment, a segment of dots, a
+    /// query or a fragment.
     pub fn path(mut self, path: &str) -> Result<Self, Error> {
         let prefix = path_prefix(path)
             .map_err(|why| Error::usage(format!("path {path:?}: {why}; write it like /api")))?;
@@ -116,8 +116,8 @@ impl Route {
         Ok(self)
     }
 
-    /// The device's name, or an origin that it registers. Left out with `*.suffix`: the label
-    /// before the suffix is the name.
+    /// The device: its name, or an origin that it registers. It may be omitted with `*.suffix`: the
+    /// label before the suffix is then the name.
     ///
     /// # Errors
     /// It is neither.
@@ -129,10 +129,10 @@ impl Route {
         Ok(self)
     }
 
-    /// Instead of a device: answers with a redirect, 308 unless [`status`](Self::status) says
-    /// otherwise. To a URL (`https://new.example/page`), or a path of the same host (`/page`). With
-    /// `/*` at its end the request's path comes behind it, without the route's own, and the query:
-    /// `https://new.example/*`.
+    /// Instead of a device: answers with a redirect to a URL (`https://new.example/page`), or to a
+    /// path of the same host (`/page`), with status 308 unless [`status`](Self::status) sets
+    /// another. If it ends with `/*` (`https://new.example/*`), the rest of the request's path
+    /// behind the route's own, and the query, are appended.
     ///
     /// ```
     /// # use reverse_http::{Route, Routes};
@@ -143,16 +143,16 @@ impl Route {
     /// ```
     ///
     /// # Errors
-    /// It is neither; the route has an answer.
+    /// It is neither; the route already has an answer.
     pub fn redirect(self, to: &str) -> Result<Self, Error> {
         self.with_goal(Goal::redirect(to)?)
     }
 
-    /// Instead of a device: answers every request with this text, 200 unless
-    /// [`status`](Self::status) says otherwise. It has one line end behind it.
+    /// Instead of a device: answers every request with this text and a line end, with status 200
+    /// unless [`status`](Self::status) sets another.
     ///
     /// # Errors
-    /// It is longer than 64 KiB; the route has a redirect.
+    /// It is longer than 64 KiB; the route already has a redirect.
     pub fn answer(self, text: &str) -> Result<Self, Error> {
         self.with_goal(Goal::text(text)?)
     }
@@ -177,15 +177,15 @@ impl Route {
     /// The type of [`answer`](Self::answer). Default: `text/plain; charset=utf-8`.
     ///
     /// # Errors
-    /// It is no media type.
+    /// It is not a media type.
     pub fn content_type(mut self, value: &str) -> Result<Self, Error> {
         self.content_type = Some(reply::content_type(value)?);
         Ok(self)
     }
 
-    /// What visitors are shown where the device is away, instead of the reason, as `text/html`. The
-    /// status stays as it is (503, or 404 of a device that no route names), and so do `Retry-After`
-    /// and `Proxy-Status`.
+    /// The page (`text/html`) that visitors are shown instead of the reason when the device is
+    /// away. The status is not changed (503, or 404 for a device that no route names), nor are
+    /// `Retry-After` and `Proxy-Status`.
     ///
     /// # Errors
     /// It is longer than 64 KiB.
@@ -194,8 +194,9 @@ impl Route {
         Ok(self)
     }
 
-    /// The same as `application/json`, beside [`offline_html`](Self::offline_html) or alone. Of both
-    /// a visitor gets this one whose `Accept` names JSON and not HTML.
+    /// The same in `application/json`, alone or in addition to
+    /// [`offline_html`](Self::offline_html). If there are both, visitors get this one if their
+    /// `Accept` names JSON and not HTML.
     ///
     /// # Errors
     /// It is longer than 64 KiB.
@@ -244,7 +245,7 @@ impl Route {
         }
     }
 
-    /// Whether the path goes on whole. Default: the route's prefix is taken off and told in
+    /// Whether the path is passed on unchanged. Default: the route's prefix is removed, and sent in
     /// `X-Forwarded-Prefix`.
     #[must_use]
     pub fn keep_prefix(mut self, keep: bool) -> Self {
@@ -261,19 +262,19 @@ impl Route {
         self
     }
 
-    /// Whether paths in the device's responses get back the prefix that the route takes off:
-    /// `Location`, `Content-Location` and `Refresh`, where they name a path, or a URL of the
-    /// visitor's host; and cookies, which are scoped to paths below the prefix, whatever `Path` and
-    /// `Domain` they ask for. Bodies stay as they are. Default: no.
+    /// Whether the prefix that the route removes is put back into the device's responses: into
+    /// `Location`, `Content-Location` and `Refresh`, if they contain a path or a URL of the
+    /// visitor's host; and into cookies, which are restricted to paths below the prefix, whatever
+    /// `Path` and `Domain` they ask for. Bodies are not changed. Default: no.
     #[must_use]
     pub fn rewrite(mut self, rewrite: bool) -> Self {
         self.rewrites = rewrite;
         self
     }
 
-    /// Sets this field in requests to the device, instead of those of its name. It goes on even
-    /// where [`keep_underscore`](crate::GatewayBuilder::keep_underscore) drops others like it.
-    /// Several of one name are several fields.
+    /// Sets this field in requests to the device, replacing fields of the same name. It is sent
+    /// even if it has an underscore ([`keep_underscore`](crate::GatewayBuilder::keep_underscore)).
+    /// Several calls with the same name set several fields.
     ///
     /// ```
     /// # use reverse_http::Route;
@@ -288,7 +289,7 @@ impl Route {
     /// ```
     ///
     /// # Errors
-    /// What [`FieldEdits::set`] refuses; a field that the gateway writes itself (`X-Forwarded-*`,
+    /// [`FieldEdits::set`] refuses the field; the gateway writes the field itself (`X-Forwarded-*`,
     /// `Forwarded`, `X-Request-Id`).
     pub fn set_field(mut self, name: &str, value: &str) -> Result<Self, Error> {
         not_written_here(name)?;
@@ -306,11 +307,11 @@ impl Route {
         Ok(self)
     }
 
-    /// Sets this field in the device's responses, instead of those of its name. The gateway's own
-    /// answers (502, 503, 504) do not get it.
+    /// Sets this field in the device's responses, replacing fields of the same name. The gateway's
+    /// own answers (502, 503, 504) do not get it.
     ///
     /// # Errors
-    /// What [`FieldEdits::set`] refuses.
+    /// [`FieldEdits::set`] refuses the field.
     pub fn set_response_field(mut self, name: &str, value: &str) -> Result<Self, Error> {
         edit(&mut self.edits.response, |edits| edits.set(name, value))?;
         Ok(self)
@@ -325,12 +326,13 @@ impl Route {
         Ok(self)
     }
 
-    /// How many requests one visitor's address (IPv6: one /64) may send by this route: the address
-    /// that a [trusted proxy](crate::GatewayBuilder::trusted_proxies) or a
-    /// [PROXY header](crate::GatewayBuilder::visitors_proxy_protocol) tells, else that of the connection. Beyond:
-    /// 429 with `Retry-After`, and the device hears nothing of it. It is counted for all listeners
-    /// and event loops together, and goes on over [`set_routes`](crate::Gateway::set_routes).
-    /// The health path and [free preflights](Self::free_preflights) do not count. Default: any.
+    /// How many requests one visitor's address (IPv6: one /64) may send by this route. It is the
+    /// address given by a [trusted proxy](crate::GatewayBuilder::trusted_proxies) or a [PROXY
+    /// header](crate::GatewayBuilder::visitors_proxy_protocol), or else that of the connection.
+    /// Further requests get 429 with `Retry-After`, and do not reach the device. Requests are
+    /// counted for all listeners and event loops together, and the count survives
+    /// [`set_routes`](crate::Gateway::set_routes). The health path and [free
+    /// preflights](Self::free_preflights) do not count. Default: any number.
     ///
     /// ```
     /// # use reverse_http::{Route, Routes};
@@ -344,16 +346,16 @@ impl Route {
         self
     }
 
-    /// The same of one visitor's token, beside [`rate`](Self::rate) or alone. Both have to let a
-    /// request through, and one that is refused counts for neither. Default: any.
+    /// The same for one visitor's token, alone or in addition to [`rate`](Self::rate). A request
+    /// has to pass both; one that is refused counts for neither. Default: any number.
     #[must_use]
     pub fn rate_per_token(mut self, rate: Rate) -> Self {
         self.rates.of_token = Some(rate);
         self
     }
 
-    /// How many requests at once, of an address and of a token; then they are let through evenly.
-    /// Default: the number of the rate.
+    /// How many requests of an address, or of a token, may come at once; further ones are admitted
+    /// at even intervals. Default: the number of the rate.
     ///
     /// # Errors
     /// It is zero, or more than a million.
@@ -363,10 +365,10 @@ impl Route {
     }
 
     /// Whether a browser without a visitor's token is shown a page that asks for one, instead of a
-    /// plain 401. The form goes to `/.ptth/sign-in` below the route's path, which no device gets,
-    /// and a valid token becomes a cookie of the gateway's own for paths below that path, for
-    /// [`Limits::sign_in_timeout`]. The device never sees it, and sets none of its name. Programs
-    /// (no `text/html` in `Accept`) get the 401 as ever. Default: no.
+    /// plain 401. The form is sent to `/.ptth/sign-in` below the route's path, which never reaches
+    /// a device. A valid token becomes a cookie of the gateway for paths below the route's path,
+    /// valid for [`Limits::sign_in_timeout`]. The device never sees this cookie, and cannot set it.
+    /// Programs (without `text/html` in `Accept`) get the plain 401. Default: no.
     ///
     /// ```
     /// # use reverse_http::{Gateway, Route, Routes, Tokens};
@@ -382,8 +384,8 @@ impl Route {
         self
     }
 
-    /// Returns true if something of it (its rate for tokens, a sign-in) needs visitors' tokens, so that a gateway whose visitors
-    /// have none refuses it.
+    /// Returns true if the route needs visitors' tokens (for a rate per token, or a sign-in), so
+    /// that a gateway without them refuses it.
     #[must_use]
     pub fn needs_visitor_tokens(&self) -> bool {
         self.needs_tokens().is_some()
@@ -393,14 +395,14 @@ impl Route {
         needs_tokens(&self.rates, self.signs_in)
     }
 
-    /// Instead of [`Limits::wait_for_link`]; zero: a request does not wait.
+    /// Replaces [`Limits::wait_for_link`] for this route; zero: a request does not wait.
     #[must_use]
     pub fn wait_for_link(mut self, time: Duration) -> Self {
         self.wait_for_link = Some(time);
         self
     }
 
-    /// Instead of [`Limits::first_byte_timeout`].
+    /// Replaces [`Limits::first_byte_timeout`] for this route.
     ///
     /// # Errors
     /// It is zero.
@@ -409,7 +411,7 @@ impl Route {
         Ok(self)
     }
 
-    /// Instead of [`Limits::body_silence_timeout`].
+    /// Replaces [`Limits::body_silence_timeout`] for this route.
     ///
     /// # Errors
     /// It is zero.
@@ -418,15 +420,15 @@ impl Route {
         Ok(self)
     }
 
-    /// Instead of [`Limits::exchange_timeout`]; zero: no such bound.
+    /// Replaces [`Limits::exchange_timeout`] for this route; zero: no such timeout.
     #[must_use]
     pub fn exchange(mut self, time: Duration) -> Self {
         self.exchange = Some(time);
         self
     }
 
-    /// Most requests of this route at once, those that wait for a link included, at one listener.
-    /// Default: no bound of its own. Beyond: 503 with `Retry-After: 1`.
+    /// The maximum number of requests of this route at once at one listener, including those that
+    /// wait for a link. Further ones get 503 with `Retry-After: 1`. Default: no separate maximum.
     ///
     /// # Errors
     /// It is zero.
