@@ -1,16 +1,16 @@
-//! The guide: one page for each part of the work, with code that runs.
+//! The guide: a page for each subject, with code that runs.
 //!
 //! - [`handshake`]: offers, names, the right to register
 //! - [`links`]: one connection, one exchange; how many there are
-//! - [`polls`]: what happens where no upgrade gets through
+//! - [`polls`]: what happens where upgrades are blocked
 //! - [`deadlines`]: limits, errors, and what to do about them
 //! - [`credentials`]: TLS and tokens
-//! - [`gateways`]: several gateways, each with some of the devices
+//! - [`gateways`]: several gateways that share the devices
 //! - [`embedded`]: small devices, other transports
 //! - [`running`]: logs, events, stopping
 //! - [`testing`]: a handler without sockets
 //!
-//! The modules hold text only. Pages for operators are in the repository's `docs/`.
+//! These modules contain text only. Pages for operators are in the repository's `docs/`.
 
 #[doc = include_str!("docs/handshake.md")]
 pub mod handshake {}

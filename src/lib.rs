@@ -1,10 +1,10 @@
 //! Reverse HTTP (PTTH): a device behind NAT or a firewall dials out to a gateway and offers
 //! `Upgrade: PTTH/1.0`; the gateway answers 101, and the connection turns around: now the gateway
-//! asks and the device answers.
+//! sends requests, and the device answers them.
 //!
-//! Synchronous: no async runtime. A mio event loop owns the sockets, reads heads and moves bytes;
-//! programs' own code (handlers, callers of `send()`) is plain blocking `Read`/`Write` code on
-//! worker threads or on the caller's.
+//! It is synchronous, without an async runtime. A mio event loop owns the sockets, reads heads and
+//! moves bytes; the code of programs (handlers, callers of `send()`) is plain blocking `Read`/`Write`
+//! code on worker threads or on the caller's.
 //!
 //! ```
 //! use std::time::Duration;
@@ -16,7 +16,7 @@
 //! let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build()?;
 //! let running = device.spawn(|_request| http::Response::new(Body::from("on")))?;
 //!
-//! // At the gateway, a program asks:
+//! // At the gateway, a program sends a request:
 //! let lamp = gateway.device("lamp");
 //! lamp.wait_connected(Duration::from_secs(5))?;
 //! let response = lamp.send(http::Request::get("/status").body(Body::empty())?)?;
@@ -25,15 +25,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Layers, each usable without the one above: [`proto`] (the protocol as pure functions), [`link`]
-//! (one turned connection over anything that is `Read + Write`), the event loop and its relay
-//! (inside), [`Gateway`] and [`Device`], and the command `ptth` (feature `cli`).
+//! The layers can be used separately: [`proto`] (the protocol as pure functions), [`link`] (one
+//! turned connection over anything that is `Read + Write`), and [`Gateway`] and [`Device`]. The
+//! feature `cli` adds the command `ptth`.
 //!
-//! The [`guide`] has a page for each part: links, polls, deadlines, TLS, embedded devices, testing.
+//! The [`guide`] has a page for each subject: links, polls, deadlines, TLS, embedded devices, testing.
 //!
-//! When not to use it: for more than one request at a time over one connection (HTTP/2 has streams;
-//! here each takes a link of its own), or for much traffic that is not HTTP: a connection to a TCP
-//! server behind a device ([`DeviceBuilder::tcp`], `ptth connect`) takes a link of its own, too.
+//! Do not use it for many concurrent requests over one connection (HTTP/2 has streams; here each
+//! request takes a link of its own), or for much traffic that is not HTTP: each connection to a TCP
+//! server behind a device ([`DeviceBuilder::tcp`], `ptth connect`) takes a link, too.
 
 #[cfg(not(unix))]
 compile_error!("reverse-http works on Unix only: its event loop registers raw descriptors");

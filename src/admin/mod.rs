@@ -1,17 +1,14 @@
-//! What an operator sees and does: a status page, JSON, events and metrics on a listener of its own
-//! (docs/admin.md).
+//! The operators' listener: a status page, JSON, events and metrics (docs/admin.md).
 //!
-//! Its threads are apart from the gateway's event loop, which they ask in small pieces. Nothing of
-//! it is reachable on the ports of devices and visitors, and nothing of it shows a secret.
-//!
-//! ```text
-//!   server.rs  connections, heads ─► answers.rs  paths ────────────────────────────┬─► api.rs      JSON
-//!     permits.rs    which connection gives way                                     │
-//!     operators.rs  access                                                         │
-//!   view.rs    the gateway at one moment, asked twice a second at most ◄───────────┼─► metrics.rs  Prometheus
-//!   feed.rs    the events with their numbers                          ◄───────────┴─► page.rs     HTML
-//! ```
+//! Its threads are separate from the gateway's event loops, which they query in small pieces. It is
+//! not reachable on the ports of devices and visitors, and never shows a secret.
 
+//   server.rs  connections, heads ─► answers.rs  paths ────────────────────────────┬─► api.rs      JSON
+//     permits.rs    which connection gives way                                     │
+//     operators.rs  access                                                         │
+//   view.rs    the gateway at one moment, asked twice a second at most ◄───────────┼─► metrics.rs  Prometheus
+//   feed.rs    the events with their numbers                          ◄───────────┴─► page.rs     HTML
+//
 // The order of files: each names only those above it.
 //
 // | file | contents |

@@ -1,18 +1,16 @@
-//! Layer 2: one turned connection over anything that is `Read + Write`, blocking, without the event
-//! loop.
+//! One turned connection over anything that is `Read + Write`, blocking, without the event loop.
 //!
-//! [`GatewayLink`] asks, [`DeviceLink`] answers; after the turn the two never change places.
-//! [`offer`] and [`accept`] do the turn itself over a bare stream. Below them one `Wire` holds the
-//! stream, the bytes that were read but not used yet, and the list of reasons why it may not carry
-//! another exchange; a message's [`Body`](crate::Body) reads from the same wire.
+//! [`GatewayLink`] sends requests, [`DeviceLink`] answers them; after the turn the two never change
+//! roles. [`offer`] and [`accept`] perform the turn itself over a bare stream. A message's
+//! [`Body`](crate::Body) is read from the same connection.
 //!
 //! ```text
 //!   GatewayLink::ask ──request──►           ──► DeviceLink::next_request
 //!                                 the wire
 //!   Response<Body>  ◄──response──           ◄── DeviceLink::respond
 //! ```
-//! Never starts a thread, never retries, never reads for somebody else: an exchange that is over
-//! gives its leftover `Body` an error.
+//! A link never starts a thread and never retries. Reading a `Body` after its exchange has ended is
+//! an error.
 //!
 //! ```
 //! use std::os::unix::net::UnixStream;

@@ -1,8 +1,8 @@
-//! Layer 1: the protocol as pure functions and small state machines over bytes. No socket, no
-//! clock, no thread; a test reads the sources of this folder and proves it.
+//! The protocol as pure functions and small state machines over bytes, without sockets, clocks or
+//! threads.
 //!
-//! A parser here answers *done, not yet, wrong*: `Ok(Some(..))`, `Ok(None)`, `Err(Refusal)`. The
-//! caller keeps bytes and socket.
+//! A parser returns `Ok(Some(..))` when it is done, `Ok(None)` when it needs more bytes, and
+//! `Err(Refusal)` when the bytes are wrong. The caller keeps the bytes and the socket.
 
 // The order of files: each names only those above it.
 //

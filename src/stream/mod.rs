@@ -1,7 +1,5 @@
-//! The byte stream under a link: TCP or a Unix socket, with TLS over it (feature `tls`) or without,
-//! and what a blocking link needs of one.
-//!
-//! Never speaks HTTP, never waits for anything but its own socket.
+//! The byte stream below a link: TCP or a Unix socket, with or without TLS (feature `tls`), and the
+//! trait that a blocking link needs of a stream.
 
 // The order of files: each names only those above it.
 //

@@ -1,9 +1,9 @@
-//! TLS (feature `tls`): what a device wants of its gateway's certificate, and what a gateway shows
-//! and wants. Values only; how bytes move is [`stream`](crate::stream)'s business.
+//! TLS (feature `tls`): how a device verifies its gateway, and which certificates a gateway presents
+//! and accepts.
 //!
 //! rustls with the `ring` provider, TLS 1.2 and 1.3, ALPN `http/1.1`. Early data (0-RTT) stays off.
-//! There is no switch that trusts every gateway: without a certificate of a known CA, pin the
-//! gateway's key ([`DeviceTls::pin`]). For a local server there is one ([`LocalTls::insecure`]).
+//! There is no option that trusts every gateway: if its certificate is not from a known CA, pin its
+//! key ([`DeviceTls::pin`]). For a local server there is one ([`LocalTls::insecure`]).
 
 // The order of files: each names only those above it.
 //

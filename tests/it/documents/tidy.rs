@@ -248,6 +248,18 @@ fn in_a_folder_a_file_names_only_files_above_it() {
     }
 }
 
+/// Readers of docs.rs do not want to know which file names which.
+#[test]
+fn the_order_of_files_is_not_in_the_documentation_of_a_public_module() {
+    for folder in ["proto", "tls", "stream", "link", "gateway", "admin", "device"] {
+        let mod_rs = fs::read_to_string(root().join(format!("src/{folder}/mod.rs"))).unwrap();
+        assert!(
+            !mod_rs.contains("//! | `"),
+            "src/{folder}/mod.rs: the order of files belongs into comments (//)"
+        );
+    }
+}
+
 /// The types whose methods are spread over a folder's files: to call one is to name its file.
 const SPREAD: [(&str, &str); 3] =
     [("relay", "Exchange"), ("gateway", "GatewayRole"), ("device", "DeviceRole")];
