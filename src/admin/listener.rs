@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::gateway::Gateway;
 use crate::gateway::Tokens;
 
-/// A running admin listener. Dropping it ends it, and so does the end of its gateway.
+/// A running admin listener. It ends when it is dropped, and when its gateway stops.
 ///
 /// ```
 /// use reverse_http::{Gateway, admin::Admin};
@@ -27,23 +27,23 @@ pub struct AdminListener {
 }
 
 impl AdminListener {
-    /// Where it listens: `http://127.0.0.1:9990`, or `unix:/run/ptth.sock`.
+    /// The URL that it listens at: `http://127.0.0.1:9990`, or `unix:/run/ptth.sock`.
     pub fn url(&self) -> &str {
         self.server.url()
     }
 
-    /// Ends it, as dropping does.
+    /// Ends the listener, as dropping it does.
     pub fn stop(&self) {
         self.server.stop();
     }
 
-    /// Says on its page, and in `/api/v1/status`, what became of the program's configuration when it
-    /// was read last.
+    /// Sets what its page and `/api/v1/status` say about the last reload of the program's
+    /// configuration.
     pub fn configuration_read(&self, told: impl Into<String>) {
         self.server.configuration_read(told.into());
     }
 
-    /// Replaces its [tokens](Admin::tokens), for the next request.
+    /// Replaces its [tokens](Admin::tokens), with effect from the next request on.
     ///
     /// # Errors
     /// It was started without tokens.
@@ -53,12 +53,12 @@ impl AdminListener {
 }
 
 impl Gateway {
-    /// Listens for operators on this address (`127.0.0.1:9990`; port 0: any free one) or Unix socket
-    /// (`unix:/run/ptth.sock`, for its owner alone). The gateway has to be one that
-    /// [observes](crate::gateway::GatewayBuilder::observe).
+    /// Listens for operators on this address (`127.0.0.1:9990`; port 0: any free port) or Unix
+    /// socket (`unix:/run/ptth.sock`, accessible to its owner only). The gateway has to be built
+    /// with [`observe`](crate::gateway::GatewayBuilder::observe).
     ///
     /// # Errors
-    /// The gateway does not observe; the address is beyond loopback, and there are no
+    /// The gateway was built without `observe`; the address is beyond loopback, and there are no
     /// [tokens](Admin::tokens); it cannot be bound.
     pub fn admin(&self, address: &str, admin: Admin) -> Result<AdminListener, Error> {
         if !self.observes() {

@@ -8,7 +8,7 @@ use crate::admin::log_level::LogLevel;
 use crate::gateway::Gateway;
 use crate::gateway::Tokens;
 
-/// How a gateway's [admin listener](Gateway::admin) behaves.
+/// The settings of a gateway's [admin listener](Gateway::admin).
 ///
 /// ```
 /// use reverse_http::{Gateway, admin::{Admin, LogLevel}};
@@ -41,15 +41,15 @@ impl Admin {
         self.tokens = Some(tokens);
         self
     }
-    /// Gives so many devices series of their own in `/metrics`, those that were connected first.
-    /// Default: none, since each device costs its monitoring some series.
+    /// The number of devices with separate series in `/metrics`; these are the devices that
+    /// connected first. Default: none, as each device adds several series to the monitoring.
     #[must_use]
     pub fn metrics_per_device(mut self, most: usize) -> Self {
         self.metrics_per_device = most;
         self
     }
-    /// What the action *log level* does. Default: [`log::set_max_level`], which a logger with a
-    /// filter of its own may not follow upwards.
+    /// What the action *log level* does. Default: [`log::set_max_level`], which cannot raise the
+    /// level above that of a logger's own filter.
     pub fn on_log_level(mut self, set: impl Fn(LogLevel) + Send + Sync + 'static) -> Self {
         self.set_log_level = Some(Arc::new(set));
         self

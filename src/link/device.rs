@@ -22,7 +22,7 @@ use crate::proto::head::{self, LineEnds, RequestHead};
 use crate::proto::heartbeat;
 use crate::stream::{Stream, TimedStream};
 
-/// The device's side of a turned connection: answers, one exchange at a time.
+/// The device's side of a turned connection: it answers requests, one exchange at a time.
 ///
 /// ```no_run
 /// # fn serve(mut link: reverse_http::DeviceLink) -> Result<(), reverse_http::Error> {
@@ -94,8 +94,8 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         matches!(self.line.lock().fill_arrived(), Some(Ok(0) | Err(_)))
     }
 
-    /// A link over a stream whose turn is done. `unread`: bytes that were read behind the 101; they
-    /// are the first request's (RFC 9931), never lost.
+    /// A link over a stream that has already turned. `unread`: bytes that were read after the 101;
+    /// they belong to the first request (RFC 9931).
     pub fn new(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
         Self::within(stream, unread, Arc::new(limits.with_room()))
     }
@@ -128,15 +128,15 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
     /// Waits for the next request. `None`: the gateway closed the link between two requests, or the
     /// last exchange ended it ([`why_not_reusable`](Self::why_not_reusable)).
     ///
-    /// Heartbeats (`OPTIONS *`) are answered here with 204 and never returned. A missing or empty
-    /// `Host` is taken. With `Expect: 100-continue` the 100 goes out at the first read of the body.
-    /// The wait for a first byte has no end until a heartbeat was seen, and is `silence` from then
-    /// on.
+    /// Heartbeats (`OPTIONS *`) are answered here with 204, and are never returned. A missing or
+    /// empty `Host` is accepted. With `Expect: 100-continue`, the 100 is sent at the first read of
+    /// the body. The wait for the first byte is unlimited until there was a heartbeat, and limited
+    /// by `silence` from then on.
     ///
     /// # Errors
-    /// The last request was not answered yet (`is_usage()`), the request is malformed (it was
-    /// answered with its status and a short reason, and the link is closed), or the connection
-    /// failed or was too slow.
+    /// The last request was not answered yet (`is_usage()`); the request is malformed (it was
+    /// answered with a status and a short reason, and the link is closed); the connection failed or
+    /// was too slow.
     pub fn next_request(&mut self) -> Result<Option<Request<Body>>, Error> {
         loop {
             match self.next_head()? {
@@ -182,21 +182,21 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
 
     /// Answers the request that [`next_request`](Self::next_request) returned last.
     ///
-    /// Framing is ours: whatever the response says in `Content-Length`, `Transfer-Encoding` or
-    /// `Connection` (but its `close`) is replaced. `Date` is added when missing. With 204, 205 and
-    /// 304 and to HEAD no body is sent. A 1xx (not 101) goes out as it is, and the final response
-    /// has still to come; a 101 is for requests that offered an `Upgrade`, keeps the response's own
-    /// `Upgrade` field, and afterwards the stream is to be had with
-    /// [`into_parts`](Self::into_parts).
+    /// The link determines the framing: `Content-Length`, `Transfer-Encoding` and `Connection`
+    /// (except its `close`) of the response are replaced. `Date` is added if it is missing. With
+    /// 204, 205 and 304, and to HEAD, no body is sent. A 1xx other than 101 is sent as it is, and
+    /// must be followed by the final response. A 101 is for requests that offered an `Upgrade`, and
+    /// keeps the response's own `Upgrade` field; afterwards [`into_parts`](Self::into_parts)
+    /// returns the stream.
     ///
-    /// The rest of the request's body is drained up to `drain_bytes_max`; if that is not enough,
-    /// the response says `Connection: close` and the link ends.
+    /// The rest of the request's body is read and discarded, up to `drain_bytes_max`; if that is
+    /// not enough, the response says `Connection: close` and the link ends.
     ///
     /// # Errors
-    /// No request waits (`is_usage()`), the response cannot be written as HTTP (the gateway got a
-    /// 500), its body could not be read (the connection is cut so that the gateway cannot take the
-    /// response for whole), or the gateway does not take it. The link is over after all but the
-    /// first.
+    /// There is no request to answer (`is_usage()`); the response cannot be written as HTTP (the
+    /// gateway got a 500); its body could not be read (the connection is cut so that the gateway
+    /// cannot mistake the response for complete); the gateway does not read it. After all but the
+    /// first, the link has ended.
     pub fn respond(&mut self, response: Response<Body>) -> Result<(), Error> {
         let Some(pending) = self.pending else {
             return Err(Error::usage(
@@ -210,33 +210,33 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         self.respond_finally(pending, response)
     }
 
-    /// Returns true if another request may come.
+    /// Returns true if another request may follow.
     #[must_use]
     pub fn is_reusable(&self) -> bool {
         self.why_not_reusable().is_empty()
     }
 
-    /// Why this link may not carry another exchange; empty when it may. An exchange in progress is
-    /// no reason, a body that is not read yet is one and goes away.
+    /// Why this link may not carry another exchange; empty if it may. An exchange in progress is
+    /// not a reason; an unread body is one, until it has been read.
     #[must_use]
     pub fn why_not_reusable(&self) -> Vec<&'static str> {
         self.line.lock().reasons()
     }
 
-    /// The stream, and the bytes that were read from it and not used: for a program that wants to
-    /// speak something else on it (after a 101, say). A request's body that somebody still holds is
-    /// cut off; its unread part is in the stream or among the bytes.
+    /// Returns the stream, and the bytes that were read from it but not used, for a program that
+    /// uses another protocol on it (after a 101, say). A request's body that still exists is cut
+    /// off; its unread part is in the stream or among the bytes.
     ///
     /// # Panics
-    /// Never: the stream leaves a link in this way only.
+    /// Never.
     #[must_use]
     pub fn into_parts(self) -> (S, Vec<u8>) {
         self.line.take_apart()
     }
 
-    /// Closes the link so that the last answer is not lost to a reset: half-closes (sockets only),
-    /// then reads until nothing came for `linger_timeout`, for at most `linger_total_timeout`. Just
-    /// dropping the link closes it at once.
+    /// Closes the link so that the last response is not lost to a reset: half-closes it (sockets
+    /// only), then reads until nothing has come for `linger_timeout`, for at most
+    /// `linger_total_timeout`. Dropping the link closes it at once.
     pub fn close(self) {
         self.line.end_exchange();
         self.line.lock().finish();

@@ -27,13 +27,13 @@ use crate::proto::interim::InterimCount;
 use crate::proto::turn::Transport;
 use crate::stream::{Stream, TimedStream};
 
-/// The gateway's side of a turned connection: asks, one exchange at a time.
+/// The gateway's side of a turned connection: it sends requests, one exchange at a time.
 ///
-/// Blocking: [`ask`](Self::ask) returns when the response's head is here, and the response's
-/// [`Body`] is read from the connection as the program reads it. Where the device answers before it
-/// has taken the whole request (an echo), the rest of the request is written as the response is
-/// read; that needs a transport with deadlines. Every wait has a deadline from [`Limits`], named in
-/// its error (over a [`TimedStream`] that keeps deadlines).
+/// It blocks: [`ask`](Self::ask) returns when the head of the response has arrived, and the
+/// response's [`Body`] is read from the connection as the program reads it. If the device answers
+/// before it has read the whole request (an echo, say), the rest of the request is written while
+/// the response is read; that needs a transport with timeouts. Every wait has a timeout from
+/// [`Limits`], named in its error (if the [`TimedStream`] supports timeouts).
 ///
 /// ```
 /// use std::os::unix::net::UnixStream;
@@ -115,9 +115,9 @@ struct Answer {
 }
 
 impl<S: TimedStream + 'static> GatewayLink<S> {
-    /// A link over a stream whose turn is done. `unread`: bytes that were read behind the offer;
-    /// there should be none, for a device speaks only when asked, and any but a stray line end make
-    /// the first [`ask`](Self::ask) fail.
+    /// A link over a stream that has already turned. `unread`: bytes that were read after the
+    /// offer. There should be none, as a device only answers; any but a stray line end make the
+    /// first [`ask`](Self::ask) fail.
     pub fn new(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
         Self::within(stream, unread, Arc::new(limits.with_room()))
     }
@@ -145,21 +145,22 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
     }
 
     /// The address of the device, or of the proxy before the gateway. `None` over a Unix socket, or
-    /// as for [`name`](Self::name).
+    /// for the same reason as [`name`](Self::name).
     #[must_use]
     pub fn peer(&self) -> Option<IpAddr> {
         self.peer.as_deref()?.address
     }
 
-    /// How the device is connected: a link is a turned connection. `None` as for
+    /// How the device is connected: by a turned connection. `None` for the same reason as
     /// [`name`](Self::name).
     #[must_use]
     pub fn transport(&self) -> Option<Transport> {
         Some(self.peer.as_deref()?.transport)
     }
 
-    /// The label of the [token](crate::GatewayBuilder::tokens) that let the device in (`line 7` for
-    /// one without). `None`: no token was asked for, or as for [`name`](Self::name).
+    /// The label of the [token](crate::GatewayBuilder::tokens) that admitted the device (`line 7`
+    /// for one without). `None`: no token was needed, or for the same reason as
+    /// [`name`](Self::name).
     #[must_use]
     pub fn token(&self) -> Option<&str> {
         self.peer.as_deref()?.token.as_deref()
@@ -171,22 +172,22 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         self
     }
 
-    /// Asks, and waits for the head of the final response; up to `informational_max` 1xx before it
-    /// are skipped.
+    /// Sends a request, and waits for the head of the final response; up to `informational_max` 1xx
+    /// responses before it are skipped.
     ///
-    /// The request gets a `Host` (its own, else its URI's authority, else empty), and our own
-    /// framing: a body of known length has `Content-Length`, any other is chunked. An `Upgrade` is
-    /// offered where there is no body; behind a 101 the stream is taken with
-    /// [`into_parts`](Self::into_parts), and the link carries no other request. A response's
-    /// body that was dropped half-read is drained first, up to `drain_bytes_max`. A body of an
-    /// earlier response that somebody still holds is cut off.
+    /// The request gets a `Host` (its own, or its URI's authority, or an empty one), and the link
+    /// determines its framing: a body of known length has `Content-Length`, any other is chunked.
+    /// An `Upgrade` is offered if there is no body; after a 101, [`into_parts`](Self::into_parts)
+    /// returns the stream, and the link carries no other request. If an earlier response's body was
+    /// dropped before its end, its rest is first read and discarded, up to `drain_bytes_max`. If it
+    /// still exists, it is cut off.
     ///
     /// # Errors
-    /// The link may not carry another exchange ([`why_not_reusable`](Self::why_not_reusable)),
-    /// bytes came that nobody asked for, the request cannot be written as HTTP, its body could not
-    /// be read, or the response was malformed, late, or cut off. After these the link is closed,
-    /// but for a request that cannot be written (`is_usage()`), or whose head is longer than a
-    /// device takes (431, `is_refused()`): they leave it as it was.
+    /// The link may not carry another exchange ([`why_not_reusable`](Self::why_not_reusable));
+    /// there were unexpected bytes; the request cannot be written as HTTP; its body could not be
+    /// read; the response was malformed, late, or cut off. The link is then closed, except after a
+    /// request that cannot be written (`is_usage()`), or whose head is longer than a device accepts
+    /// (431, `is_refused()`): these leave the link as it was.
     pub fn ask(&mut self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.make_ready()?;
         let (answer, upload) = self.exchange(request, None, 0)?;
@@ -253,33 +254,33 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         Ok(Asked { response: answer.response.map(|()| body), switched: None })
     }
 
-    /// Returns true if a byte of a response to the last request has arrived. When it failed and
-    /// none has, an idempotent request may be asked again on another link.
+    /// Returns true if a byte of a response to the last request has arrived. If the request failed
+    /// and no byte has, it may be sent again on another link if it is idempotent.
     #[must_use]
     pub fn response_began(&self) -> bool {
         self.line.lock().arrived
     }
 
-    /// Returns true if another request may be asked: the last response's body was read to its end,
-    /// and nothing speaks against it.
+    /// Returns true if another request may be sent: the last response's body was read to its end,
+    /// and there is no other obstacle.
     #[must_use]
     pub fn is_reusable(&self) -> bool {
         self.why_not_reusable().is_empty()
     }
 
-    /// Why this link may not carry another request; empty when it may. A body that is not read to
-    /// its end yet is such a reason, and goes away.
+    /// Why this link may not carry another request; empty if it may. An unread body is such a
+    /// reason, until it has been read.
     #[must_use]
     pub fn why_not_reusable(&self) -> Vec<&'static str> {
         self.line.lock().reasons()
     }
 
-    /// The stream, and the bytes that were read from it and not used: for a program that wants to
-    /// speak something else on it. A response's body that is still held is cut off; its unread part
+    /// Returns the stream, and the bytes that were read from it but not used, for a program that
+    /// uses another protocol on it. A response's body that still exists is cut off; its unread part
     /// is in the stream or among the bytes.
     ///
     /// # Panics
-    /// Never: the stream leaves a link in this way only.
+    /// Never.
     #[must_use]
     pub fn into_parts(self) -> (S, Vec<u8>) {
         self.line.take_apart()

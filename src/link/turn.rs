@@ -23,7 +23,7 @@ use crate::proto::verdict;
 use crate::proto::verdict::Verdict;
 use crate::stream::TimedStream;
 
-/// What came of an [`offer`].
+/// The result of an [`offer`].
 ///
 /// ```
 /// use std::os::unix::net::UnixStream;
@@ -50,22 +50,22 @@ use crate::stream::TimedStream;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Offered<S: TimedStream + 'static> {
-    /// The connection is turned: the gateway asks from here on.
+    /// The connection has turned: from now on the gateway sends requests.
     Turned(DeviceLink<S>),
-    /// Another final answer. After [`Verdict::Nothing`] (204) and with `reusable`, offer again on
+    /// Another final response. After [`Verdict::Nothing`] (204) and with `reusable`, offer again on
     /// the same stream.
     #[non_exhaustive]
     Answered {
-        /// What the answer means.
+        /// What the response means.
         verdict: Verdict,
         /// Its status.
         status: StatusCode,
-        /// The stream; the answer's body, if it has one, is unread.
+        /// The stream; the body of the response, if it has one, is unread.
         stream: S,
-        /// Bytes behind the answer's head that were read already.
+        /// Bytes after the head of the response that were already read.
         unread: Vec<u8>,
-        /// The answer had no body, nothing came behind it, and the connection is kept: another
-        /// offer may be written.
+        /// The response had no body, nothing followed it, and the connection is kept: another offer
+        /// may be written.
         reusable: bool,
     },
 }
@@ -77,15 +77,16 @@ struct Judged {
     reusable: bool,
 }
 
-/// The device's side of the turn: writes the offer and reads its answer, past up to
-/// `informational_max` 1xx.
+/// The device's side of the turn: writes the offer and reads the response, skipping up to
+/// `informational_max` 1xx responses.
 ///
-/// The answer has to begin within `offer_timeout`, and its head to be whole within `head_timeout`
-/// from there.
+/// The response has to begin within `offer_timeout`, and its head has to be complete within
+/// `head_timeout` after that.
 ///
 /// # Errors
 /// The plan cannot be written as HTTP (`is_usage()`), the connection failed or was too slow, or the
-/// answer is malformed. A right answer that is no turn is not an error, but [`Offered::Answered`].
+/// answer is malformed. A valid response that is not a turn is not an error, but
+/// [`Offered::Answered`].
 pub fn offer<S: TimedStream + 'static>(
     stream: S,
     plan: &OfferPlan,
@@ -164,11 +165,12 @@ fn judge(bytes: &[u8], limits: &Limits, token: &str) -> Result<Option<(Judged, u
     Ok(Some((judged, head.len)))
 }
 
-/// The gateway's side of the turn: reads an offer, writes the 101, and returns the link. For a
-/// gateway that takes every well-formed offer; to look at the credential first, use [`receive`].
+/// The gateway's side of the turn: reads an offer, writes the 101, and returns the link. This is
+/// for a gateway that accepts every well-formed offer; to check the credential first, use
+/// [`receive`].
 ///
 /// # Errors
-/// As [`receive`], and when the 101 could not be written.
+/// Those of [`receive`]; the 101 could not be written.
 pub fn accept<S: TimedStream + 'static>(
     stream: S,
     rules: &OfferRules,
@@ -177,13 +179,14 @@ pub fn accept<S: TimedStream + 'static>(
     receive(stream, rules, limits)?.turn()
 }
 
-/// Reads an offer, which then waits for [`Offering::turn`] or [`Offering::refuse`]: credentials are
-/// checked before the 101, for there is no way to refuse after it.
+/// Reads an offer, which then waits for [`Offering::turn`] or [`Offering::refuse`]. Credentials
+/// have to be checked before the 101, as nothing can be refused after it.
 ///
 /// # Errors
-/// What came is no offer that these rules take; it was answered with its status (400 malformed, or
-/// bytes behind the offer; 405 a method that cannot offer; 408 too slow; 426 no offer at all) and a
-/// short text, and the connection is closed. Or the connection failed.
+/// The request is not an offer that these rules accept; it was answered with a status (400 if it is
+/// malformed or followed by other bytes, 405 if its method cannot offer, 408 if it was too slow,
+/// 426 if it offers nothing) and a short text, and the connection is closed. Or the connection
+/// failed.
 pub fn receive<S: TimedStream + 'static>(
     stream: S,
     rules: &OfferRules,
@@ -308,7 +311,7 @@ pub struct Offering<S: TimedStream + 'static> {
 }
 
 impl<S: TimedStream + 'static> Offering<S> {
-    /// What the device offers: its names, its session, its fields (for the credential).
+    /// What the device offers: its names, its session, and its fields (for the credential).
     pub fn offer(&self) -> &Offer {
         &self.offer
     }
@@ -316,7 +319,7 @@ impl<S: TimedStream + 'static> Offering<S> {
     /// Turns the connection: writes the 101.
     ///
     /// # Errors
-    /// The connection did not take it.
+    /// The connection failed.
     pub fn turn(mut self) -> Result<(GatewayLink<S>, Offer), Error> {
         let mut out = Vec::with_capacity(128);
         if self.offer.expects_continue {
@@ -331,9 +334,10 @@ impl<S: TimedStream + 'static> Offering<S> {
         Ok((GatewayLink::new(stream, unread, limits), self.offer))
     }
 
-    /// Says no: writes the status with its reason as `text/plain` (and what belongs to it:
-    /// `WWW-Authenticate: Bearer` with 401, `Upgrade` with 426), then closes the connection,
-    /// reading on until nothing came for `linger_timeout`, for at most `linger_total_timeout`.
+    /// Refuses the offer: writes the status with its reason as `text/plain` (and the fields that
+    /// belong to it: `WWW-Authenticate: Bearer` with 401, `Upgrade` with 426), then closes the
+    /// connection, after reading until nothing has come for `linger_timeout`, for at most
+    /// `linger_total_timeout`.
     pub fn refuse(mut self, refusal: &Refusal) {
         write_refused(&mut self.wire, refusal);
     }

@@ -20,7 +20,7 @@ use crate::subscription::{Charge, Charged};
 const TARGET_BYTES_MAX: usize = 4_096;
 const TEXT_BYTES_MAX: usize = 1_024;
 
-/// A request that is over, for an access log.
+/// A completed request, for an access log.
 ///
 /// ```
 /// # #[cfg(feature = "admin")] {
@@ -39,54 +39,54 @@ const TEXT_BYTES_MAX: usize = 1_024;
 #[non_exhaustive]
 #[cfg_attr(not(feature = "admin"), allow(unreachable_pub, reason = "admin makes it public"))]
 pub struct ExchangeRecord {
-    /// When it was over.
+    /// When it was completed.
     pub at: SystemTime,
-    /// The device that it was for; empty where it was for none.
+    /// The device that it was for; empty if there was none.
     pub device: String,
     /// The client behind trusted proxies; `None`: a program.
     pub visitor: Option<IpAddr>,
-    /// The label of the visitor's token, or its line in the file; `None`: it showed none that is
-    /// valid, or visitors need none.
+    /// The label of the visitor's token, or its line in the file; `None`: there was no valid token,
+    /// or visitors need none.
     pub token: Option<String>,
-    /// Its method, as it came; empty where its first line could not be read.
+    /// Its method, as it came; empty if its first line could not be read.
     pub method: String,
-    /// Its target, as it came: with its query, but 4,096 bytes at most. The texts below have 1,024
-    /// at most. Where its first line could not be read, what came of that.
+    /// Its target, as it came, with its query, but at most 4,096 bytes; the texts below have at
+    /// most 1,024. If its first line could not be read, the bytes that arrived of it.
     pub target: String,
     /// The minor version: HTTP/1.`minor`.
     pub minor: u8,
-    /// Its `Host`; empty where there is none.
+    /// Its `Host`; empty if there is none.
     pub host: String,
-    /// Its `Referer`, where there is one.
+    /// Its `Referer`, if there is one.
     pub referer: Option<String>,
-    /// Its `User-Agent`, where there is one.
+    /// Its `User-Agent`, if there is one.
     pub user_agent: Option<String>,
-    /// Its `X-Request-Id`, a trusted proxy's or made here, as the device got it.
+    /// Its `X-Request-Id`, from a trusted proxy or made here, as the device got it.
     pub request_id: Option<String>,
-    /// The status of the answer; 0: none was sent.
+    /// The status of the response; 0: none was sent.
     pub status: u16,
     /// Bytes of its body, and of a tunnel to the device.
     pub to_device: u64,
-    /// Bytes of its answer's body, and of a tunnel from the device.
+    /// Bytes of the response's body, and of a tunnel from the device.
     pub from_device: u64,
     /// How long it waited for a link or a poll.
     pub waited: Duration,
     /// From the link to the head of the device's response; `None`: there was none.
     pub first_byte: Option<Duration>,
-    /// In all.
+    /// How long it took in total.
     pub took: Duration,
     /// The number of its link; `None`: it had none, or a poll took it.
     pub link: Option<u64>,
-    /// It was sent again on another link.
+    /// It was repeated on another link.
     pub retried: bool,
     /// The URL of the gateway that it was sent to, over a hop; `None`: a device of this gateway
-    /// answered it, or none.
+    /// answered it, or none did.
     pub gateway: Option<Arc<str>>,
-    /// Another gateway sent it, for its visitor.
+    /// It came from another gateway, on behalf of that gateway's visitor.
     pub from_gateway: bool,
     /// Why it failed: a [`CloseCause`](crate::CloseCause), or an error type of RFC 9209.
     pub failure: Option<&'static str>,
-    /// Records that were lost before this one because nobody read them in time.
+    /// How many records were lost before this one because they were not read in time.
     pub missed: u64,
 }
 

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-/// What a blocking [`link`](crate::link) needs of a byte stream: `Read`, `Write`, and a deadline
-/// for each.
+/// A byte stream for a blocking [`link`](crate::link): `Read` and `Write`, each with a timeout.
 ///
 /// Implemented for [`Stream`](crate::stream::Stream), `TcpStream` and `UnixStream`; wrap anything
 /// else (a serial line, a test pipe) in [`Untimed`].
@@ -37,29 +36,29 @@ use socket2::SockRef;
 /// }
 /// ```
 pub trait TimedStream: Read + Write + Send {
-    /// Longest time one `read` may block; `None`: for ever.
+    /// The longest time that one `read` may block; `None`: without limit.
     ///
     /// # Errors
     /// The operating system refused.
     fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()>;
-    /// Longest time one `write` may block; `None`: for ever.
+    /// The longest time that one `write` may block; `None`: without limit.
     ///
     /// # Errors
     /// The operating system refused.
     fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()>;
-    /// The time that the link's deadlines go by: the operating system's, unless the transport brings
-    /// a clock of its own.
+    /// The current time for the link's deadlines: that of the operating system, unless the
+    /// transport has a clock of its own.
     fn now(&self) -> Instant {
         Instant::now()
     }
-    /// The socket under it, where there is one: then a link can look without waiting, half-close,
-    /// and reset.
+    /// The socket below it, if there is one: then a link can check for data without waiting,
+    /// half-close, and reset.
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
     }
     /// Reads what has arrived, without waiting. `None`: nothing has, or the transport cannot tell.
-    /// `Some(Ok(0))`: the peer closed. As it is, it reads from [`socket`](Self::socket); what
-    /// stands between link and socket (TLS, say) has a way of its own, as for the next two.
+    /// `Some(Ok(0))`: the peer closed. The default reads from [`socket`](Self::socket); a layer
+    /// between link and socket (TLS, say) has to override this and the next two methods.
     fn read_arrived(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
         let fd = self.socket()?;
         let socket = SockRef::from(&fd);
@@ -72,20 +71,20 @@ pub trait TimedStream: Read + Write + Send {
         }
         arrived(got)
     }
-    /// The peer, a gateway, has told this link to go (a heartbeat with `Connection: close`), and is
-    /// answered when this returns: a device that dials links may dial another one first. Nothing,
-    /// as it is.
+    /// Called when the gateway has asked this link to leave (a heartbeat with `Connection: close`).
+    /// The gateway is answered when this returns, so a device may first dial another link. The
+    /// default does nothing.
     fn before_goaway(&mut self) {}
-    /// The peer, a gateway, says that so many callers wait for this device while none of its links
-    /// is free: a device that dials links may dial more. The default does nothing.
+    /// Called when the gateway reports how many callers wait for this device while none of its
+    /// links is free, so that a device may dial more. The default does nothing.
     fn callers_wait(&mut self, _callers: usize) {}
-    /// Tells the peer that nothing more will come, while its own bytes can still be read. Returns
+    /// Tells the peer that nothing more will be sent, while data from it can still be read. Returns
     /// true if that was possible.
     fn half_close(&self) -> bool {
         self.socket().is_some_and(|fd| SockRef::from(&fd).shutdown(Shutdown::Write).is_ok())
     }
-    /// Makes the drop of the stream a reset (TCP): the end of a body that ends with the connection
-    /// must not look clean.
+    /// Makes dropping the stream a reset (TCP), so that the end of a body that lasts until the
+    /// connection ends does not look clean.
     fn reset_when_dropped(&self) {
         let Some(fd) = self.socket() else { return };
         if let Err(error) = SockRef::from(&fd).set_linger(Some(Duration::ZERO)) {
@@ -102,8 +101,8 @@ pub(super) fn arrived(got: io::Result<usize>) -> Option<io::Result<usize>> {
     }
 }
 
-/// Any `Read + Write` as a [`TimedStream`] without deadlines: its reads and writes block as long as
-/// they like.
+/// Makes a [`TimedStream`] without timeouts of any `Read + Write`; its reads and writes may block
+/// without limit.
 ///
 /// ```
 /// use std::sync::Arc;

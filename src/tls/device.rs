@@ -32,12 +32,12 @@ type Now = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 /// 32 bytes in base64.
 const PIN_LENGTH: usize = 44;
 
-/// How a device verifies its gateway, and its own certificate.
+/// How a device verifies its gateway, and the device's own certificate.
 ///
-/// The gateway's certificate is always checked: against the system's roots, or against
-/// [`ca`](Self::ca) alone, for the URL's host and the time. A [`pin`](Self::pin) is a check of the
-/// gateway's key: without a CA it stands in place of the chain, the name and the dates; with one,
-/// both have to hold.
+/// The gateway's certificate is always verified: against the system's roots, or only against
+/// [`ca`](Self::ca), for the URL's host and the current time. A [`pin`](Self::pin) verifies the
+/// gateway's key: without a CA it replaces the verification of chain, name and dates; with a CA,
+/// both have to succeed.
 ///
 /// ```no_run
 /// use reverse_http::Device;
@@ -79,26 +79,27 @@ impl Default for DeviceTls {
 }
 
 impl DeviceTls {
-    /// The system's roots, no certificate of its own.
+    /// The system's roots, and no certificate for the device.
     #[must_use]
     pub fn new() -> Self {
         DeviceTls::default()
     }
 
-    /// Trusts these CA certificates (PEM, one or several) and not the system's roots. A gateway
-    /// whose own self-signed certificate is exactly one of them is trusted, too, for the names and
-    /// the time that it has. A certificate that a CA has issued is trusted through that CA alone.
+    /// Trusts these CA certificates (PEM, one or several) instead of the system's roots. A gateway
+    /// whose self-signed certificate is one of them is trusted, too, for its names and its period
+    /// of validity. A certificate that was issued by a CA is trusted only through that CA.
     ///
     /// # Errors
-    /// There is no certificate in it that can be used as a CA's.
+    /// It contains no certificate that can be used as that of a CA.
     pub fn ca(mut self, ca: impl AsRef<[u8]>) -> Result<Self, Error> {
         self.trusted = Some(Trusted::of(ca.as_ref())?);
         Ok(self)
     }
 
-    /// The gateway's key: SHA-256 of its SubjectPublicKeyInfo, `sha256/BASE64`, or `sha256//BASE64`
-    /// as curl writes it. Several may be given, as for the time in which a key changes; one of them
-    /// has to be the gateway's. A gateway that redirects to another has to have the same key there.
+    /// Requires the gateway to have this key: the SHA-256 of its SubjectPublicKeyInfo, as
+    /// `sha256/BASE64`, or `sha256//BASE64` as in curl. Several may be given (for the time in which
+    /// a key changes, say); one of them has to match. If a gateway redirects to another, the key of
+    /// that has to match, too.
     ///
     /// # Errors
     /// The pin is malformed.
@@ -124,53 +125,52 @@ impl DeviceTls {
         Ok(self)
     }
 
-    /// Shows this certificate to a gateway that asks for one.
+    /// Presents this certificate to a gateway that asks for one.
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
         self
     }
 
-    /// For a device that starts without a clock: no earlier time than this is taken for now.
-    /// Without it, a device whose clock shows a time before 2026 waits for a right one before it
-    /// dials, as long as there is a chain to check.
+    /// For a device that starts without a clock: the current time is taken to be no earlier than
+    /// this. Without it, a device whose clock shows a time before 2026 waits until the clock is set
+    /// before it dials, if there is a chain to verify.
     #[must_use]
     pub fn clock_floor(mut self, floor: SystemTime) -> Self {
         self.floor = Some(floor);
         self
     }
 
-    /// Another clock than the system's, for certificates' dates.
+    /// Uses another clock than the system's for the dates of certificates.
     pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.now = Arc::new(now);
         self
     }
 
-    /// Takes a program's own configuration of rustls as it is; the other settings do not matter
-    /// then.
+    /// Uses a program's own rustls configuration unchanged; all other settings are ignored.
     #[must_use]
     pub fn from_rustls(config: Arc<ClientConfig>) -> Self {
         DeviceTls { given: Some(config), ..DeviceTls::default() }
     }
 
-    /// The configuration of rustls that a device with these settings uses, for a program's own
+    /// Returns the rustls configuration of a device with these settings, for a program's own
     /// connections.
     ///
     /// # Errors
-    /// The system has no roots, and no CA or key is given.
+    /// The system has no roots, and neither a CA nor a pin was given.
     pub fn into_rustls(self) -> Result<Arc<ClientConfig>, Error> {
         self.connector().map(|connector| connector.config)
     }
 
-    /// What a failed handshake of a device means, and the remedy where one is known. `None`: the
-    /// error is not TLS's.
+    /// Explains a failed handshake of a device, with a remedy if one is known. `None`: it is not an
+    /// error of TLS.
     #[must_use]
     pub fn explained(error: &io::Error) -> Option<String> {
         let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
         Some(explained(inner, Side::Device))
     }
 
-    /// The same for a gateway that asks another one.
+    /// The same for a gateway that connects to another one.
     #[must_use]
     pub fn explained_between_gateways(error: &io::Error) -> Option<String> {
         let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
@@ -223,12 +223,12 @@ impl DeviceTls {
     }
 }
 
-/// How a device knows its local server at `https://`.
+/// How a device verifies its local server at `https://`.
 ///
-/// The server's certificate is checked as a gateway's is ([`DeviceTls`]): against the system's
-/// roots, or against [`ca`](Self::ca) alone, for the URL's host ([`server_name`](Self::server_name):
-/// for another one) and the time; or by its key ([`pin`](Self::pin)). [`insecure`](Self::insecure)
-/// checks nothing.
+/// The server's certificate is verified like that of a gateway ([`DeviceTls`]): against the
+/// system's roots, or only against [`ca`](Self::ca), for the URL's host (or
+/// [`server_name`](Self::server_name)) and the current time; or by its key ([`pin`](Self::pin)).
+/// [`insecure`](Self::insecure) verifies nothing.
 ///
 /// ```no_run
 /// use reverse_http::Device;
@@ -253,7 +253,7 @@ impl LocalTls {
         LocalTls::default()
     }
 
-    /// Trusts these CA certificates (PEM, one or several) and not the system's roots; as
+    /// Trusts these CA certificates (PEM, one or several) instead of the system's roots; see
     /// [`DeviceTls::ca`].
     ///
     /// # Errors
@@ -263,7 +263,7 @@ impl LocalTls {
         Ok(self)
     }
 
-    /// The server's key, `sha256/BASE64`; as [`DeviceTls::pin`].
+    /// Requires the server to have this key, `sha256/BASE64`; see [`DeviceTls::pin`].
     ///
     /// # Errors
     /// The pin is malformed.
@@ -272,8 +272,8 @@ impl LocalTls {
         Ok(self)
     }
 
-    /// The name that the server is asked for (SNI) and that its certificate has to be for, instead
-    /// of the URL's host: a DNS name or an address. `Host` is not changed by it.
+    /// The name to ask the server for (SNI), for which its certificate has to be valid, instead of
+    /// the URL's host: a DNS name or an address. It does not change `Host`.
     ///
     /// # Errors
     /// It is neither.
@@ -288,7 +288,7 @@ impl LocalTls {
         Ok(self)
     }
 
-    /// For a device that starts without a clock; as [`DeviceTls::clock_floor`].
+    /// For a device that starts without a clock; see [`DeviceTls::clock_floor`].
     #[must_use]
     pub fn clock_floor(mut self, floor: SystemTime) -> Self {
         self.known = self.known.clock_floor(floor);
@@ -296,8 +296,8 @@ impl LocalTls {
     }
 
     /// Accepts every certificate: an attacker between device and server can read and change
-    /// everything. For servers on the same machine or cable that cannot be given a certificate; a
-    /// [`pin`](Self::pin) is as little work and safe.
+    /// everything. Use it only for servers on the same machine or cable that cannot have a suitable
+    /// certificate; a [`pin`](Self::pin) is as little work, and safe.
     #[must_use]
     pub fn insecure(mut self) -> Self {
         self.insecure = true;

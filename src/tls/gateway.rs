@@ -22,7 +22,7 @@ use crate::error::Error;
 /// What clients that were told to speak HTTP/1.0 ask for; it is served, too.
 const ALPN_OLD: &[u8] = b"http/1.0";
 
-/// Whether devices have to show a certificate.
+/// Whether clients have to present a certificate.
 ///
 /// ```
 /// use reverse_http::tls::{ClientCertificates, GatewayTls};
@@ -40,7 +40,7 @@ pub enum ClientCertificates {
     Optional,
 }
 
-/// The certificates of a gateway's listener, and its demands on clients' certificates.
+/// The certificates of a gateway's listener, and its requirements for clients' certificates.
 ///
 /// ```no_run
 /// use reverse_http::Gateway;
@@ -70,20 +70,20 @@ impl fmt::Debug for GatewayTls {
 }
 
 impl GatewayTls {
-    /// Shows this certificate; clients need not show one. Sessions are resumed by tickets, for a
-    /// few hours.
+    /// Presents this certificate, and does not ask clients for one. Sessions are resumed by
+    /// tickets, for a few hours.
     ///
     /// # Errors
-    /// There is no randomness for the tickets' key.
+    /// The operating system provides no randomness for the tickets' key.
     pub fn new(identity: Identity) -> Result<Self, Error> {
         GatewayTls::with(vec![identity], None)
     }
 
-    /// Shows other certificates, too: a client that asks for a name (SNI) that one of them has gets
-    /// that one, written out (`a.example`) or with a star for the first label (`*.example`). All
-    /// other clients get the one of [`new`](Self::new), and so do those that ask for no name. Of
-    /// several with the same name the earliest is shown whose kind of key the client takes and that
-    /// is valid at the time of the handshake; if none is, the earliest.
+    /// Adds certificates, selected by the name that a client asks for (SNI): it gets the one with
+    /// this name, written out (`a.example`) or with a star for the first label (`*.example`). All
+    /// other clients, including those that ask for no name, get that of [`new`](Self::new). Of
+    /// several certificates with the same name, the first is presented whose kind of key the client
+    /// supports and that is valid at the time of the handshake; if there is none, the first.
     ///
     /// ```no_run
     /// use reverse_http::tls::{GatewayTls, Identity};
@@ -95,7 +95,7 @@ impl GatewayTls {
     /// ```
     ///
     /// # Errors
-    /// One of them has no DNS name, so nobody could ask for it; this was made with
+    /// One of them has no DNS name that a client could ask for; this was made with
     /// [`from_rustls`](Self::from_rustls).
     pub fn also(mut self, others: impl IntoIterator<Item = Identity>) -> Result<Self, Error> {
         if self.identities.is_empty() {
@@ -112,26 +112,26 @@ impl GatewayTls {
         GatewayTls::with(self.identities, self.verifier)
     }
 
-    /// The certificates that it shows, the first one first; none where it was made with
+    /// Its certificates, that of [`new`](Self::new) first; none if it was made with
     /// [`from_rustls`](Self::from_rustls).
     #[must_use]
     pub fn identities(&self) -> &[Identity] {
         &self.identities
     }
 
-    /// A client shows a certificate that this CA (PEM, one or several) has issued, for client
+    /// Asks clients for a certificate issued by this CA (PEM, one or several), for client
     /// authentication and not expired.
     ///
-    /// It is a credential bound to names, its subjectAltName's DNS names: `lamp` allows the device
-    /// name `lamp`, `lamp.example` the IETF origins of that host, `*.lamps.example` those one label
-    /// below. Offers and polls for other names get 403. Devices whose certificates have the same
-    /// names are the same as far as take-over goes, so a renewed certificate is still the same
-    /// device's. What a certificate has let in ends with it: when it expires, or when `set_tls`
-    /// puts another CA in place of its own, within
+    /// The certificate is a credential bound to names, the DNS names of its subjectAltName: `lamp`
+    /// allows the device name `lamp`, `lamp.example` the IETF origins of that host,
+    /// `*.lamps.example` those one label below. Offers and polls for other names get 403. For
+    /// take-overs, devices whose certificates have the same names are the same device, so a renewed
+    /// certificate changes nothing. Connections end with their certificate: when it expires, or
+    /// when `set_tls` replaces its CA, within
     /// [`Limits::take_over_grace`](crate::Limits::take_over_grace).
     ///
     /// # Errors
-    /// There is no certificate in it that can be used as a CA's; or this was made with
+    /// It contains no certificate that can be used as that of a CA; this was made with
     /// [`from_rustls`](Self::from_rustls).
     pub fn client_ca(
         self,
@@ -183,10 +183,10 @@ impl GatewayTls {
         Ok(GatewayTls { identities, verifier, config: Arc::new(config), expires })
     }
 
-    /// Takes a program's own configuration of rustls as it is. The names of a client certificate
-    /// that its verifier takes count as they do with [`client_ca`](Self::client_ca). Where such a
-    /// configuration is put in another's place (`set_tls`), a connection with a certificate cannot
-    /// be checked against it, and has to show its certificate again.
+    /// Uses a program's own rustls configuration unchanged. The names of a client certificate that
+    /// its verifier accepts are used as with [`client_ca`](Self::client_ca). If such a
+    /// configuration replaces another (`set_tls`), existing connections with a certificate cannot
+    /// be verified against it, and have to present their certificate again.
     #[must_use]
     pub fn from_rustls(config: Arc<ServerConfig>) -> Self {
         GatewayTls { identities: Vec::new(), verifier: None, config, expires: None }

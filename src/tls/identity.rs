@@ -26,12 +26,12 @@ use crate::error::Error;
 pub struct Identity(pub(super) Arc<CertifiedKey>);
 
 impl Identity {
-    /// Reads a certificate, followed by those between it and its root, and a key in PKCS#8, PKCS#1
-    /// or SEC1, both as PEM.
+    /// Reads a certificate followed by its intermediate certificates, and a key in PKCS#8, PKCS#1
+    /// or SEC1, all as PEM.
     ///
     /// # Errors
-    /// There is no certificate or no key in them, one of the certificates is none, the key is
-    /// encrypted, or it is not the certificate's.
+    /// There is no certificate or no key; one of the certificates is invalid; the key is encrypted,
+    /// or does not match the certificate.
     pub fn from_pem(certificates: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Result<Self, Error> {
         let (certificates, key) = (certificates.as_ref(), key.as_ref());
         let chain = certificates_of(certificates)?;
@@ -77,10 +77,10 @@ impl Identity {
         Ok(Identity(Arc::new(certified)))
     }
 
-    /// Checks the dates of the certificate itself, not of those between it and its root.
+    /// Checks the dates of the certificate itself, but not of the intermediate ones.
     ///
     /// # Errors
-    /// It has expired at that time, or is not valid yet; the text says since or from when.
+    /// At that time it has expired, or is not valid yet; the text says since when, or from when.
     pub fn check_dates(&self, now: SystemTime) -> Result<(), Error> {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = UnixTime::since_unix_epoch(now);
@@ -102,7 +102,7 @@ impl Identity {
         self.0.cert.first().is_none_or(|leaf| wrong_date(leaf, now).is_none())
     }
 
-    /// The DNS names of its subjectAltName, in lower case, sorted; `*.example` as it stands there.
+    /// The DNS names of its subjectAltName, in lower case, sorted; `*.example` is left as it is.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let Some(leaf) = self.0.cert.first() else { return Vec::new() };
@@ -112,7 +112,7 @@ impl Identity {
         names
     }
 
-    /// The last second in which it is valid; `None`: its date cannot be read.
+    /// The last second of its validity; `None`: its date cannot be read.
     #[must_use]
     pub fn valid_until(&self) -> Option<SystemTime> {
         let until = not_after(self.0.cert.first()?)?;
