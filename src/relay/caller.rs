@@ -1,4 +1,4 @@
-//! The caller of an exchange: a client, the loop itself, or nobody any more.
+//! The caller of an exchange: a client, the loop itself, or nobody since the client has left.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ pub(super) struct Client {
     pub(super) minor: u8,
     /// Another request may follow on its connection.
     pub(super) keeps: bool,
-    /// It reads no more, yet its request may be whole.
+    /// It no longer reads, but its request may be complete.
     pub(super) is_deaf: bool,
     pub(super) sending: Sending,
 }
@@ -73,7 +73,7 @@ impl Caller {
         }
     }
 
-    /// Returns true if an HTTP/1.0 client asks.
+    /// Returns true if the client speaks HTTP/1.0.
     pub(super) fn is_old(&self) -> bool {
         self.client().is_some_and(|client| client.minor == 0)
     }

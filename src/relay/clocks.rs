@@ -14,8 +14,8 @@ pub(super) struct Clocks {
     pub(super) taking: Option<Window>,
     /// The window in which it sends its request.
     pub(super) sending: Option<Window>,
-    /// Instead of all other deadlines: of a heartbeat, or of a small rest that is drained for
-    /// nobody.
+    /// Replaces all other deadlines, for a heartbeat, or for a short rest of a response that is
+    /// drained after its client has left.
     pub(super) whole_within: Option<Wait>,
     /// Its gateway or device stops: a half-ended exchange is not waited for.
     pub(super) is_hurried: bool,
@@ -38,7 +38,7 @@ impl Clocks {
         (self.whole_within, self.progress) = (Some(wait), now);
     }
 
-    /// The usual deadlines count again.
+    /// From now on the usual deadlines apply again.
     pub(super) fn go_on(&mut self, now: Instant) {
         (self.whole_within, self.progress) = (None, now);
     }
@@ -64,14 +64,14 @@ impl Window {
         self.left(now, limits).is_zero()
     }
 
-    /// Returns true if too little has moved until now.
+    /// Returns true if too little has moved so far.
     pub(super) fn is_slow(&self, has: u64, now: Instant, limits: &Limits) -> bool {
         let seconds = now.saturating_duration_since(self.from).as_secs_f64();
         (has.saturating_sub(self.had) as f64) < limits.min_rate_bytes_per_s as f64 * seconds
     }
 }
 
-/// The rest of a time that began then.
+/// What is left of a time that began at `from`.
 pub(super) fn left(from: Instant, time: Duration, now: Instant) -> Duration {
     time.saturating_sub(now.saturating_duration_since(from))
 }

@@ -15,7 +15,7 @@ use crate::relay::gathering::Gathering;
 use crate::relay::phase::Phase;
 use crate::relay::request::{Invitation, Text};
 
-/// How far a request's body is collected.
+/// How much of a request's body has been collected.
 #[derive(Debug)]
 pub(crate) enum Collected {
     NotYet,
@@ -52,7 +52,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Reads what has come of the request's body, at most `limits.message_bytes_max` in all.
+    /// Reads what has arrived of the request's body, at most `limits.message_bytes_max` in total.
     pub(crate) fn collect<T>(
         &mut self,
         downstream: &mut Connection<T>,
@@ -129,7 +129,7 @@ impl Exchange {
             }
         }
         if !body.is_empty() {
-            // In place: a second buffer of its length would be counted nowhere.
+            // In place, as a second buffer of this length would not be counted anywhere.
             body.reserve_exact(text.len());
             body.splice(..0, text);
             text = body;

@@ -14,13 +14,13 @@ use crate::relay::request::Invitation;
 use crate::relay::rules::Rules;
 use crate::relay::timeouts::Wait;
 
-/// Bytes that one side has not taken yet, as far as deadlines depend on them.
+/// Whether bytes wait for one of the sides, which the deadlines depend on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backlog {
-    /// The upstream side has not taken all that there is of the request.
+    /// Bytes of the request wait for the upstream side.
     pub(super) request: bool,
-    /// The downstream side has not taken all that there is of the response. However long a gateway
-    /// lets a local server be silent, it takes the response, or its link ends.
+    /// Bytes of the response wait for the downstream side. However long a gateway lets a local
+    /// server be silent, it has to read the response, or its link ends.
     pub(super) response: bool,
 }
 
@@ -46,8 +46,8 @@ impl Exchange {
         }
     }
 
-    /// When this exchange is next to be looked at, if nothing happens before. Counted from the last
-    /// progress, not from the last event: events that move nothing postpone nothing.
+    /// When this exchange is next to be looked at, if nothing happens before. This counts from the
+    /// last progress, not from the last event: an event that moves nothing postpones nothing.
     pub(super) fn time_left(
         &mut self,
         now: Instant,
@@ -66,14 +66,14 @@ impl Exchange {
         [silent, head, look].into_iter().chain(windows).flatten().min()
     }
 
-    /// Since when some of a response's head is here, and not all. For nobody there is one deadline,
-    /// which is another: for the whole.
+    /// When the first byte of a response's head arrived that is not complete yet. A response that
+    /// is drained has a deadline for the whole instead.
     fn half_head_since(&self) -> Option<Instant> {
         self.beginning.half_since.filter(|_| self.downstream().is_some())
     }
 
-    /// How long a response's head may take, from its first byte to its last: one that drips in must
-    /// not hold a connection for longer than silence may.
+    /// How long a response's head may take, from its first byte to its last: a slow head must not
+    /// occupy a connection for longer than silence may.
     fn head_wait(&self, limits: &Limits) -> Wait {
         let whole = Wait { time: limits.head_timeout, name: "head_timeout" };
         Some(self.waits.first_byte)
@@ -81,7 +81,7 @@ impl Exchange {
             .unwrap_or(whole)
     }
 
-    /// Why the head of its response is no longer waited for, where that is so.
+    /// Why the head of the response is no longer waited for; `None`: it still is.
     pub(super) fn late_head(&self, now: Instant, rules: &Rules) -> Option<String> {
         let wait = self.head_wait(&rules.limits);
         let late = now.saturating_duration_since(self.half_head_since()?) >= wait.time;
@@ -117,8 +117,8 @@ impl Exchange {
         self.open_windows(downstream, backlog, now, &rules.limits);
     }
 
-    /// How long an exchange without an upstream connection has still, where its downstream side has
-    /// ended its direction, and is most likely gone.
+    /// How long an exchange without an upstream connection may still wait if its downstream side
+    /// has ended its direction, and has most likely left.
     pub(super) fn time_without_caller<T>(
         &mut self,
         downstream: Option<&mut Connection<T>>,
@@ -149,8 +149,8 @@ impl Exchange {
         }
     }
 
-    /// A client that has ended its direction may have left. Where its request is with another
-    /// gateway, that one is to know: others wait for the device there.
+    /// A client that has ended its direction may have left. If its request is at another gateway,
+    /// that one has to know, as others may wait for the device there.
     pub(super) fn tell_end<T>(&mut self, upstream: Option<&mut Connection<T>>) {
         let has_ended = self.is_hop()
             && !self.hop.is_ended
@@ -164,7 +164,7 @@ impl Exchange {
         self.hop.is_ended = upstream.end_output().unwrap_or(true); // its failure shows in a step
     }
 
-    /// Begins the windows of the least rate for the side that is to move bytes now, and ends the
+    /// Begins the windows of the minimum rate for the side that should move bytes now, and ends the
     /// others.
     fn open_windows<T>(
         &mut self,
@@ -177,7 +177,7 @@ impl Exchange {
         let has_link = self.upstream().is_some();
         let takes = is_rated && downstream.pending() > 0 && (has_link || self.held().is_some());
         // A client that waits for a 100 is not slow, nor is one whose bytes the upstream side does
-        // not take.
+        // not read.
         let is_invited =
             self.request.invitation != Invitation::Awaited || !self.beginning.interim.is_zero();
         let sends = is_rated
@@ -194,8 +194,8 @@ impl Exchange {
     }
 
     /// Returns true if the downstream side, which has `unread` bytes waiting for it, took too
-    /// little over a whole window of the minimum rate. The next window begins when all has been
-    /// written that can be: what its socket had room for is no sign of reading.
+    /// little over a whole window of the minimum rate. The next window begins when as much has been
+    /// written as possible: that its socket had room does not show that it reads.
     pub(super) fn is_slow_to_take(
         &mut self,
         written: u64,
@@ -210,8 +210,8 @@ impl Exchange {
         unread && window.is_slow(written, now, limits)
     }
 
-    /// Returns true if the downstream side sent too little over a whole window of the least rate;
-    /// begins the next window. `received`: in all.
+    /// Returns true if the downstream side sent too little over a whole window of the minimum rate;
+    /// begins the next window. `received`: the total so far.
     pub(super) fn is_slow_to_send(&mut self, received: u64, now: Instant, limits: &Limits) -> bool {
         let Some(window) = self.clocks.sending.filter(|window| window.is_over(now, limits)) else {
             return false;
@@ -221,8 +221,8 @@ impl Exchange {
     }
 
     /// Returns true if the downstream side has ended its direction, or is gone, and nothing has
-    /// moved for so long that it does not count while callers wait. It is asked again as much
-    /// later.
+    /// moved for so long that waiting callers take precedence. The next check is due after the same
+    /// time.
     pub(super) fn has_left(&mut self, now: Instant, limits: &Limits) -> bool {
         let progress = self.clocks.progress;
         let Some(looked) = self.caller.absent_since() else { return false };
@@ -233,7 +233,7 @@ impl Exchange {
         is_due
     }
 
-    /// How long nothing may move.
+    /// How long nothing may move now.
     pub(super) fn allowed_silence(&self, limits: &Limits, backlog: Backlog) -> Wait {
         let abandoned = Wait::abandoned(limits);
         if let Some(wait) = self.clocks.whole_within {

@@ -1,4 +1,5 @@
-//! What moves exchanges: connections that can be read or written again, and those that are new.
+//! The entry points that move exchanges, for connections that can be read or written again, and for
+//! new ones.
 
 use std::sync::Arc;
 
@@ -21,8 +22,8 @@ use crate::relay::step::{Ends, Step};
 use crate::relay::timeouts::Wait;
 use crate::relay::tunnel::Tunnel;
 
-/// What all exchanges of a loop may read at once without each being held to `read_ahead_bytes_max`:
-/// a few fast ones move large pieces, thousands of slow ones keep little.
+/// What all exchanges of a loop together may read at once before `read_ahead_bytes_max` limits each
+/// of them: a few fast ones move large pieces, thousands of slow ones keep little.
 const READ_BUDGET: usize = 16 * 1024 * 1024;
 
 /// Each exchange may read this much however little memory is left, so that exchanges in progress go
@@ -39,8 +40,8 @@ pub(crate) fn attach<R: Relaying>(
     attach_with(role, cx, key, link, b"");
 }
 
-/// The same, with one line more in the head, which is for this connection alone: should the request
-/// be sent again on another one, it goes without.
+/// The same, with an additional line in the head for this connection only: if the request is sent
+/// again on another one, it does not have this line.
 pub(crate) fn attach_with<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -156,7 +157,8 @@ pub(crate) fn advance<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>,
         match stepped {
             Ok(Step::Pending) => return wait(role, cx, key, &rules),
             Ok(Step::Again) => {
-                // Both: an event of either is no reason to go on before others had their turn.
+                // Both yield: an event of either is no reason to go on before others had their
+                // turn.
                 let ends = role.exchanges().get(key).map(|e| [e.downstream(), e.upstream()]);
                 ends.into_iter().flatten().flatten().for_each(|id| cx.yields(id));
                 return wait(role, cx, key, &rules);
@@ -179,7 +181,7 @@ pub(crate) fn advance<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>,
     }
 }
 
-/// One step of an exchange. `None`: there is no such exchange any more.
+/// One step of an exchange. `None`: the exchange no longer exists.
 fn step<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -187,8 +189,8 @@ fn step<R: Relaying>(
     rules: &Arc<Rules>,
 ) -> Option<Result<Step, ExchangeError>> {
     let in_progress = role.exchanges().len().max(1);
-    // Together they read no more than there is memory left: exchanges that were begun while there
-    // was plenty may all be answered at once.
+    // Together exchanges read no more than the memory that is left, as all those that began while
+    // there was plenty may be answered at once.
     let left = role.memory_left(cx) / in_progress;
     let exchange = role.exchanges().get_mut(key)?;
     let context = Context { rules, now: cx.now() };
@@ -244,7 +246,7 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, rul
         }
         return;
     }
-    // The rest of a request that is answered already is not worth another's wait.
+    // Nobody else has to wait for the rest of a request that was already answered.
     let awaits_rest = exchange.awaits_rest();
     if awaits_rest && upstream.is_some_and(|link| role.callers_wait(cx, link)) {
         if let Some(exchange) = role.exchanges().get_mut(key) {
@@ -261,7 +263,7 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, rul
         None if awaits_rest => {
             exchange.clocks.restart_within(Wait::abandoned(&rules.limits), now);
         }
-        // Only the response is left, which the client may take at its own pace.
+        // Only the response is left, which the client may read at its own pace.
         Some(_) if !awaits_rest && downstream.is_some() => exchange.clocks.go_on(now),
         _ => {}
     }

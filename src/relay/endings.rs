@@ -1,4 +1,4 @@
-//! How an exchange ends: with a response of this end's own, by a cut, by a retry, or as it should.
+//! How an exchange ends: with a response of our own, by a cut, by a retry, or properly.
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connection::Connection;
@@ -17,8 +17,8 @@ use crate::relay::request::{Retry, Upload};
 use crate::relay::timeouts::Wait;
 use crate::relay::tunnel::{Direction, Tunnel};
 
-/// Ends an exchange whose response has not begun: its link is freed, the downstream side told.
-/// `answer.keep`: where the downstream side may go on, it does.
+/// Ends an exchange whose response has not begun: its link is freed, and the downstream side is
+/// answered. `answer.keep`: its connection is kept if possible.
 pub(crate) fn answer_instead<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -35,10 +35,10 @@ pub(crate) fn answer_instead<R: Relaying>(
     }
 }
 
-/// Ends an exchange at once, both ways: what the downstream side has of its answer is seen to be
-/// incomplete. Of a tunnel each side that was not told a clean end sees a reset, and no
-/// close_notify, for nothing else tells it from an end; so does an upstream side whose own direction
-/// is open.
+/// Ends an exchange at once, in both directions, so that the downstream side can see that its
+/// response is incomplete. Of a tunnel, each side that was not told a clean end sees a reset
+/// without close_notify, as nothing else distinguishes this from an end; so does an upstream side
+/// whose own direction is open.
 pub(crate) fn abort<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -56,8 +56,8 @@ pub(crate) fn abort<R: Relaying>(
     let cuts_downstream = is_cut(|tunnel| tunnel.to_downstream);
     let cuts_upstream = is_cut(|tunnel| tunnel.to_upstream);
     let tunnel_link = exchange.upstream().filter(|_| exchange.is_tunnel());
-    // One that was told an end, and has not ended, would not hear that all is over: a close behind
-    // a FIN is silent.
+    // A side that was told an end, but has not ended itself, would not notice that all has ended: a
+    // close after a FIN is silent.
     let cuts_upstream = cuts_upstream
         || tunnel_link.and_then(|link| cx.get(link)).is_some_and(|link| !link.is_over());
     if let Some(connection) = tunnel_link.and_then(|link| cx.get_mut(link)) {
@@ -75,9 +75,9 @@ pub(crate) fn abort<R: Relaying>(
     let_go(role, cx, &exchange, why);
 }
 
-/// Frees the upstream connection of an exchange that failed. Where the downstream side failed
-/// before a byte of its request went out, the connection is as good as before: one visitor's fault
-/// must not cost others a link (T48).
+/// Frees the upstream connection of an exchange that failed. If the downstream side failed before a
+/// byte of its request was sent, the connection is still good: one visitor's fault must not cost
+/// others a link (T48).
 fn let_go<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -215,7 +215,7 @@ fn client_left<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: K
         if !exchange.is_delivered() {
             exchange.observed.failed(CloseCause::CallerGone.as_str(), 0);
         }
-        // A stream that trickles on must not hold the link for nobody.
+        // A stream that trickles on must not occupy the link for nobody.
         exchange.clocks.restart_within(Wait::abandoned(&rules.limits), now);
         (exchange.clocks.taking, exchange.clocks.sending) = (None, None);
     }
@@ -229,7 +229,8 @@ fn client_left<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: K
     drains
 }
 
-/// Returns true if the rest of a response is read for nobody, so that its link can be used again.
+/// Returns true if the rest of a response is worth reading although its client has left, so that
+/// its link can be used again.
 fn is_worth_draining<T>(exchange: &Exchange, cx: &Connections<T>, limits: &Limits) -> bool {
     let is_sent =
         exchange.upstream().and_then(|link| cx.get(link)).is_some_and(|link| link.pending() == 0);

@@ -1,4 +1,4 @@
-//! One exchange: how it begins, and what roles may ask of it.
+//! One exchange: how it begins, and what the roles may query.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,19 +34,18 @@ pub(crate) struct Exchange {
     pub(crate) in_flight: Option<Held>,
     /// Index of the server that it is for, where its role has a list of servers.
     pub(crate) server: Option<usize>,
-    /// What its visitor is shown where the device is away, instead of a reason.
+    /// The page that its visitor is shown instead of the reason if the device is away.
     pub(crate) offline: Option<Page>,
-    /// What the upstream side takes itself for, where that is not what the downstream side called
-    /// it.
+    /// The name of the upstream side for itself, if the downstream side uses another one.
     pub(crate) alias: Option<Box<Alias>>,
-    /// What an operator sets and removes in its response.
+    /// Fields that an operator sets and removes in its response.
     pub(crate) edits: Option<Arc<FieldEdits>>,
     /// The name of a cookie that its role alone sets.
     pub(crate) own_cookie: Option<&'static str>,
     /// It looks like a device's offer or poll, at a port of visitors.
     pub(crate) is_of_device: bool,
-    /// Its response asks for a login that belongs to the connection ([NTLM](crate::proto::bound_login)).
-    /// Nobody is logged in by that.
+    /// Its response asks for a login that belongs to the connection
+    /// ([NTLM](crate::proto::bound_login)). That alone logs nobody in.
     pub(super) is_challenged: bool,
     /// The upstream side reads each request to its end, whatever it has answered: a device of this
     /// crate. Other servers may take the rest of a body for their next request.
@@ -61,16 +60,16 @@ pub(crate) struct Exchange {
     pub(crate) observed: Observed,
 }
 
-/// A way through another gateway.
+/// A hop to another gateway.
 #[derive(Debug, Default)]
 pub(super) struct Hop {
-    /// The upstream side is another gateway. Then what `first_byte` was before.
+    /// Set if the upstream side is another gateway: the value of `first_byte` before.
     pub(super) first_byte: Option<Wait>,
     /// Gateways that did not have the device.
     pub(super) misses: u8,
     /// The latest of them, if it was the last to be asked: its hint about the device.
     pub(super) missed: Option<Miss>,
-    /// In which words it refused this gateway's certificate, where it did.
+    /// The words in which it refused this gateway's certificate, if it did.
     pub(super) alert: Box<str>,
     /// The other gateway was told that the client has ended its direction.
     pub(super) is_ended: bool,
@@ -96,13 +95,13 @@ impl Exchange {
         }
     }
 
-    /// What an operator sets and removes in the request. Its head is edited already.
+    /// Fields that an operator sets and removes in the request, whose head has already been edited.
     pub(crate) fn edit_trailers(&mut self, edits: Option<Arc<FieldEdits>>) {
         self.request.edits = edits;
     }
 
-    /// A request of the loop's own, without a body and with no client: a heartbeat. Its response
-    /// has to be whole within `deadline`; any will do.
+    /// A request of the loop's own, without a body and with no client: a heartbeat. Any response
+    /// will do; it has to be complete within `deadline`.
     pub(crate) fn heartbeat(
         head: Vec<u8>,
         deadline: Duration,
@@ -132,7 +131,7 @@ impl Exchange {
         }
     }
 
-    /// The connection that its request came on, while somebody there wants the response.
+    /// The connection that its request came from, while its client wants the response.
     pub(crate) fn downstream(&self) -> Option<Id> {
         self.caller.client().map(|client| client.id)
     }

@@ -47,6 +47,6 @@ pub(crate) trait Relaying: Role {
     );
     /// Returns true if callers wait for a connection like this exchange's.
     fn callers_wait(&self, cx: &Connections<Self::State>, link: Id) -> bool;
-    /// Bytes of the memory that may be held which are not taken.
+    /// How many bytes of memory may still be used.
     fn memory_left(&self, cx: &Connections<Self::State>) -> usize;
 }

@@ -16,13 +16,13 @@ use crate::relay::kept::Kept;
 
 pub(super) struct Request {
     pub(super) text: Text,
-    /// Reads what comes of its body.
+    /// Decodes its body.
     pub(super) body: Decoder,
-    /// Bytes of its body that went on.
+    /// Bytes of its body that were passed on.
     pub(super) passed: usize,
-    /// Those that went to another gateway, and can be sent again.
+    /// Those that were sent to another gateway, and can be sent again.
     pub(super) kept: Option<Box<Kept>>,
-    /// How its body goes on.
+    /// The framing with which its body is passed on.
     pub(super) framing: Framing,
     pub(super) content: Content,
     pub(super) upload: Upload,
@@ -30,7 +30,7 @@ pub(super) struct Request {
     pub(super) retry: Retry,
     pub(super) is_head: bool,
     pub(super) is_idempotent: bool,
-    /// It offers to switch to another protocol, and says so on its way.
+    /// It offers to switch to another protocol, also in the head that is passed on.
     pub(super) wants_upgrade: bool,
     /// It is part of a login that belongs to the connection ([`bound_login::is_bound_login`]): its
     /// upstream serves this visitor alone.
@@ -38,7 +38,8 @@ pub(super) struct Request {
     /// It says that it comes from the same visitor's connection as the one before it
     /// ([`forward::SAME_VISITOR`]), in the words that a device's gateway uses.
     pub(super) same_visitor: Option<Box<[u8]>>,
-    /// What an operator sets and removes in it: its head is as it goes on, its trailers still come.
+    /// Fields that an operator sets and removes: this was done in the head, and is still to be done
+    /// in the trailers.
     pub(super) edits: Option<Arc<FieldEdits>>,
 }
 
@@ -87,7 +88,7 @@ pub(super) enum Upload {
 pub(super) enum Invitation {
     NotAwaited,
     Awaited,
-    /// It was told to go on, or went on by itself.
+    /// It was invited, or did not wait.
     Over,
 }
 
@@ -96,11 +97,11 @@ pub(super) enum Invitation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Retry {
     Allowed,
-    /// It was sent once more already.
+    /// It was already repeated.
     Spent,
     /// It is not safe to repeat, except to an upstream that has not begun to serve it.
     Unsafe,
-    /// The bytes that were sent of it are gone.
+    /// Bytes of it were sent and not kept.
     Forbidden,
 }
 
@@ -113,7 +114,7 @@ impl Text {
         }
     }
 
-    /// What its body takes of the budget for whole messages.
+    /// The share of its body in the budget for whole messages.
     pub(super) fn held(&self) -> Option<&Held> {
         match self {
             Text::Whole { held, .. } => Some(held),
@@ -177,7 +178,7 @@ impl Request {
         }
     }
 
-    /// Those that an operator edits; the body is at its end.
+    /// Drops the trailers that an operator edits, once the body has ended.
     pub(super) fn drop_trailers(&mut self) {
         self.edits.iter().for_each(|edits| edits.drop_trailers(&mut self.body));
     }
@@ -186,19 +187,19 @@ impl Request {
         self.upload == Upload::Cut
     }
 
-    /// All that framing wants to know of a method.
+    /// The method, as far as framing depends on it.
     pub(super) fn method(&self) -> &'static str {
         if self.is_head { "HEAD" } else { "GET" }
     }
 
-    /// A request that was handed out whole, and is being answered, is not sent again.
+    /// A request that was delivered whole, and is being answered, is not sent again.
     pub(super) fn forget(&mut self) {
         (self.text, self.retry) = (Text::Forgotten, Retry::Forbidden);
     }
 
-    /// Returns true if the rest of the request can be read though the response is here; else the
-    /// response says that the connection ends (RFC 9110 §10.1.1, RFC 9112 §9.6). Whether a client
-    /// that waits for a 100 will send its body is unknown.
+    /// Returns true if the rest of the request can be read although the response has arrived; else
+    /// the response says that the connection ends (RFC 9110 §10.1.1, RFC 9112 §9.6). Whether a
+    /// client that waits for a 100 will send its body is unknown.
     pub(super) fn rest_is_short(&self, limits: &Limits) -> bool {
         let left = self.body.remaining();
         self.body.is_done()
@@ -239,7 +240,7 @@ impl Request {
             let used = self.forward(&scratch[..filled], link)?;
             downstream.keep(&scratch[used..filled]);
             if downstream.is_over() && !self.body.is_done() {
-                // Before its beginning goes out: it will never be whole.
+                // Before its beginning is sent, as it will never be complete.
                 return if downstream.has_failed() {
                     Err(ExchangeError::ClientGone)
                 } else {
@@ -279,8 +280,8 @@ impl Request {
         Ok(false)
     }
 
-    /// Passes on what `bytes` has of the body, framed anew. Returns how many of them are the
-    /// body's.
+    /// Passes on the part of the body in `bytes`, framed anew. Returns how many of the bytes belong
+    /// to the body.
     fn forward<T>(
         &mut self,
         bytes: &[u8],
@@ -317,8 +318,8 @@ impl Request {
         }
     }
 
-    /// The next upstream may not serve the request at all: its body is kept as it goes on, unless
-    /// it is longer than that.
+    /// Keeps the body while it is passed on, up to this length, as the next upstream may not serve
+    /// the request.
     pub(super) fn keep_body(&mut self, held: Held) {
         let is_long =
             self.body.remaining().is_some_and(|length| length > PEER_BODY_KEPT_MAX as u64);
@@ -339,8 +340,8 @@ impl Request {
         self.retry != Retry::Forbidden && (self.kept.is_some() || !self.is_cut())
     }
 
-    /// What has been read of the body, framed for the next upstream: bytes that others got in vain.
-    /// `is_hop`: that one may not serve the request either.
+    /// What has been read of the body, framed for the next upstream, after others did not serve the
+    /// request. `is_hop`: the next one may not serve it either.
     pub(super) fn body_so_far(&mut self, is_hop: bool) -> Result<Vec<u8>, Refusal> {
         let mut out = Vec::new();
         match self.kept.as_ref().map_or(&[][..], |kept| kept.bytes()) {
@@ -364,8 +365,7 @@ impl Request {
         Ok(out)
     }
 
-    /// Bytes of the body go to the upstream side, or nowhere: unless they are kept, the request
-    /// cannot be sent again.
+    /// Notes that bytes of the body leave: unless they are kept, the request cannot be sent again.
     fn body_moves(&mut self) {
         if self.kept.is_none() {
             self.retry = Retry::Forbidden;

@@ -20,15 +20,15 @@ use crate::relay::request::{Content, Invitation, send_piece};
 use crate::relay::rules::Rules;
 use crate::relay::tunnel::Tunnel;
 
-/// What every step is taken under.
+/// The circumstances of a step.
 pub(super) struct Context<'a> {
     pub(super) rules: &'a Rules,
     pub(super) now: Instant,
 }
 
 impl Exchange {
-    /// Moves what has come of the response. `downstream`: where it goes, while somebody there reads
-    /// it. Returns true if something moved.
+    /// Moves what has arrived of the response. `downstream`: the connection that it goes to, while
+    /// that is read. Returns true if something moved.
     pub(super) fn pump_response<T>(
         &mut self,
         downstream: Option<&mut Connection<T>>,
@@ -145,7 +145,7 @@ impl Exchange {
         }
     }
 
-    /// A POST that is whole has brought a whole response.
+    /// The POST has ended; checks that its response has, too.
     fn ends_with_post(&mut self) -> Result<(), ExchangeError> {
         let post_is_done = self.phase.enclosing().is_none_or(|post| post.is_done());
         match post_is_done && !self.phase.is_whole() {
@@ -189,7 +189,7 @@ impl Exchange {
         }
     }
 
-    /// Takes bytes of a response; returns how many of them are the response's.
+    /// Processes bytes of a response; returns how many of them belong to it.
     pub(super) fn take_response<T>(
         &mut self,
         bytes: &[u8],
@@ -314,7 +314,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Why the upstream connection is not used again behind this response. One of HTTP/1.0 ends the
+    /// Why the upstream connection is not used again after this response. One of HTTP/1.0 ends the
     /// link, whatever it says (protocol.md §3). So does one before the request was out: a server
     /// that reads no body takes the rest of it for its next request, and its answer to that would
     /// go to the next visitor. It may do so with a whole body, too, where a request of this method
@@ -383,8 +383,8 @@ impl Exchange {
 }
 
 impl Receiving {
-    /// Passes on what `bytes` has of the body, framed anew, without the trailers that are edited;
-    /// returns how many of them are the body's.
+    /// Passes on the part of the body in `bytes`, framed anew, without trailers that are edited;
+    /// returns how many of the bytes belong to the body.
     fn pass_on<T>(
         &mut self,
         bytes: &[u8],

@@ -13,12 +13,12 @@ use crate::relay::response::Context;
 /// [`SHARE`] is used up earlier.
 const STEPS_MAX: usize = 4;
 
-/// How a step left an exchange.
+/// The result of a step.
 #[derive(Debug)]
 pub(super) enum Step {
     /// It waits for one of its connections.
     Pending,
-    /// It could go on; others first.
+    /// It could go on, but others have their turn first.
     Again,
     /// The response was read to its end; `Err` says why the upstream connection cannot be used
     /// again.
@@ -133,7 +133,7 @@ impl Exchange {
         Ok(moved)
     }
 
-    /// What follows when as much has moved as could. `None`: it goes on.
+    /// What follows when everything has moved that could. `None`: the step goes on.
     fn conclude<T>(
         &mut self,
         ends: &mut Ends<'_, T>,
@@ -212,7 +212,7 @@ impl Exchange {
         true
     }
 
-    /// The downstream side takes nothing any more. Its request may be whole, and then goes on.
+    /// The downstream side no longer reads. If its request is complete, that goes on.
     fn client_is_deaf<T>(&mut self, downstream: &mut Connection<T>) -> Result<(), ExchangeError> {
         downstream.drop_output();
         let has_link = self.upstream().is_some();

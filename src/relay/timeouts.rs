@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::limits::Limits;
 
-/// How long something is waited for, and how that wait is called; it shows as an error repeats it.
+/// A timeout and its name; it is displayed as in error messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wait {
     pub(crate) time: Duration,
@@ -13,12 +13,12 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    /// For a side that has gone, or nearly.
+    /// For a side that has most likely left.
     pub(super) fn abandoned(limits: &Limits) -> Self {
         Wait { time: limits.abandoned_timeout, name: "abandoned_timeout" }
     }
 
-    /// Returns false where it may take as long as it takes.
+    /// Returns false if there is no limit.
     pub(super) fn is_bounded(&self) -> bool {
         !self.time.is_zero()
     }
@@ -32,12 +32,11 @@ impl fmt::Display for Wait {
     }
 }
 
-/// How long each phase of an exchange may take; a route may have some of its own. Zero: as long as
-/// it takes.
+/// How long each phase of an exchange may take; a route may have its own. Zero: without limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Waits {
     pub(crate) link: Wait,
-    /// For the upstream side to take the bytes of the request.
+    /// For the upstream side to read bytes of the request.
     pub(crate) write: Wait,
     pub(crate) first_byte: Wait,
     pub(crate) body_silence: Wait,
@@ -67,11 +66,10 @@ impl Waits {
         }
     }
 
-    /// Of a device that forwards what comes over a link: how long anything may take is its
-    /// gateway's word, which ends the link when it is over, unless the device has a word of its own
-    /// on its local server. A tunnel that has ended in one
-    /// direction is the exception, since a gateway that half-closes a link and one that is gone
-    /// look alike.
+    /// Of a device that forwards requests from a link: the gateway decides how long anything may
+    /// take, and ends the link when the time is over, unless the device has its own limits for its
+    /// local server. A tunnel that has ended in one direction is the exception, since a gateway
+    /// that half-closes a link and one that is gone look alike.
     pub(crate) fn of_forwarder(limits: &Limits) -> Self {
         let usual = Self::of(limits);
         let endless = |wait: Wait| Wait { time: Duration::ZERO, ..wait };
@@ -92,7 +90,7 @@ impl Waits {
     }
 
     /// Of a device that forwards the request of a poll. It cannot notice that its gateway has given
-    /// up, so its own waits hold.
+    /// up, so its own limits apply.
     pub(crate) fn of_polling_forwarder(limits: &Limits) -> Self {
         let (usual, own) = (Self::of(limits), Self::of_forwarder(limits));
         let first = |own: Wait, usual| if own.is_bounded() { own } else { usual };

@@ -14,19 +14,19 @@ pub(super) struct Tunnel {
     pub(super) half_seen: bool,
 }
 
-/// How one direction of a tunnel stands.
+/// The state of one direction of a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Direction {
     #[default]
     Open,
     /// The receiving side has been told its end.
     Shut,
-    /// The receiving side takes nothing any more.
+    /// The receiving side no longer reads.
     Deaf,
 }
 
 impl Tunnel {
-    /// Moves what has come, both ways. Returns false if nothing moved.
+    /// Moves what has arrived, in both directions. Returns false if nothing moved.
     pub(super) fn step<T>(
         &mut self,
         downstream: &mut Connection<T>,
@@ -47,12 +47,13 @@ impl Tunnel {
         self.to_downstream != Direction::Open || self.to_upstream != Direction::Open
     }
 
-    /// Returns true if the downstream side takes nothing any more, and all its bytes have gone on.
+    /// Returns true if the downstream side no longer reads, and all bytes from it were passed on.
     pub(super) fn is_given_up(&self) -> bool {
         (self.to_downstream, self.to_upstream) == (Direction::Deaf, Direction::Shut)
     }
 
-    /// Why it is over, where it is: both sides were told an end, or one was, and takes no more.
+    /// Why the tunnel has ended: both sides were told an end, or one was, and no longer reads.
+    /// `None`: it has not ended.
     pub(super) fn end<T>(&self, link: &Connection<T>, rules: &Rules) -> Option<CloseReason> {
         match (self.to_downstream, self.to_upstream) {
             (Direction::Open, _) | (_, Direction::Open) => None,
@@ -67,8 +68,8 @@ impl Tunnel {
     }
 }
 
-/// One direction of a tunnel. Where the receiving side takes no more, its earlier bytes are still
-/// passed on: the other direction goes on to its end.
+/// One direction of a tunnel. If the receiving side no longer reads, bytes from it are still passed
+/// on: the other direction goes on to its end.
 fn pour<T>(
     from: &mut Connection<T>,
     to: &mut Connection<T>,
