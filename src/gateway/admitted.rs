@@ -1,4 +1,4 @@
-//! What becomes of a connection that was let in: a link, a held offer or poll, a program's link.
+//! What an admitted connection becomes: a link, a held offer or poll, or a link of a program.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -124,7 +124,7 @@ impl GatewayRole {
         peer.output().extend_from_slice(&switch);
         peer.state = State::Device(Device::link(registration.clone()));
         self.registry.place(&registration, id);
-        // A waiting request follows in the same write; with none the 101 goes out alone.
+        // A waiting request follows in the same write; without one the 101 is sent alone.
         match self.registry.next_waiter(&registration, false) {
             Some(waiter) => self.serve(cx, id, waiter),
             None if peer_flush(cx, id) => self.link_free(cx, id, Ok(())),

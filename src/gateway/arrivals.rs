@@ -64,7 +64,7 @@ impl GatewayRole {
         Ok(())
     }
 
-    /// Other bounds and timeouts, for what comes from now on.
+    /// Replaces bounds and timeouts, with effect from now on.
     pub(super) fn set_limits(&mut self, cx: &mut Connections<State>, limits: Limits) {
         self.settings.set_limits(limits);
         let limits = self.settings.limits.clone();
@@ -189,7 +189,7 @@ impl GatewayRole {
         }
     }
 
-    /// The peer is known, and what comes next is TLS or a request.
+    /// The address of the peer is known; TLS or a request follows.
     fn begin_connection(
         &mut self,
         cx: &mut Connections<State>,

@@ -63,7 +63,7 @@ pub(super) enum Asked {
 }
 
 impl Asked {
-    /// Returns true if whoever asked was let in: it goes to a device, or might have.
+    /// Returns true if the visitor was admitted: its request goes to a device, or would have.
     pub(super) fn is_admitted(&self) -> bool {
         match self {
             Asked::Forward(_) | Asked::Elsewhere(_) | Asked::Server { .. } => true,

@@ -96,8 +96,8 @@ impl GatewayRole {
         registration.names().for_each(|name| ledger.hold(name, epoch, &claimant));
     }
 
-    /// Another gateway has a name: what there is of it here ends, as in a take-over. Requests in line
-    /// look for the device anew, those of programs, too.
+    /// Another gateway has a name: its connections here end, as in a take-over. Waiting requests,
+    /// also those of programs, look for the device again.
     pub(super) fn lost_name(
         &mut self,
         cx: &mut Connections<State>,

@@ -227,7 +227,7 @@ impl DeviceRef {
             .map_err(|e| Error::usage(format!("device name {:?}: {}", self.name, e.reason)))
     }
 
-    /// Gives back what came after the request was cancelled; the error of that.
+    /// Gives back a lease that came after the request was cancelled; returns the error for that.
     fn give_back(&self, lease: Lease) -> Error {
         let Lease { stream, unread, of, .. } = lease;
         if let Leased::Link(lease) = of {
@@ -329,7 +329,7 @@ fn watch_lease(cancel: &Cancel, lease: &Lease) -> Option<Watch> {
     })
 }
 
-/// What becomes of a lease when its exchange is over.
+/// Gives a lease back when its exchange has ended.
 fn returning(loops: Loops<Command>, of: Leased, watch: Option<Watch>) -> Done<Shared> {
     Box::new(move |link| {
         let is_whole = watch.is_none_or(Watch::end); // before anybody else has the link

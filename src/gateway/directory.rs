@@ -30,7 +30,7 @@ pub(crate) struct Directory {
     hash: RandomState,
     /// Names that are connected.
     connected: AtomicUsize,
-    /// Names that are not connected any more, and known still.
+    /// Names that are no longer connected, but still known.
     remembered: AtomicUsize,
     /// Programs' threads that wait until a name is connected.
     awaited: AtomicUsize,
@@ -124,13 +124,13 @@ impl Directory {
         found
     }
 
-    /// Counts so many connected names more. Returns false if those are more than `most`.
+    /// Counts newly connected names. Returns false if there are more than `most` then.
     pub(super) fn connect(&self, names: usize, most: usize) -> bool {
         let more = |count: usize| count.checked_add(names).filter(|sum| *sum <= most);
         self.connected.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
-    /// A name is not connected any more.
+    /// A name is no longer connected.
     pub(super) fn disconnect(&self) {
         self.connected.fetch_sub(1, Relaxed);
     }

@@ -18,7 +18,8 @@ use crate::relay;
 const CLOSING: Duration = Duration::from_millis(1);
 
 impl GatewayRole {
-    /// The first half of a drain: everything is served as ever, and everybody is told that it ends.
+    /// The first phase of a drain: everything is still served, and everybody is told that the
+    /// gateway is about to stop.
     pub(super) fn give_notice(
         &mut self,
         cx: &mut Connections<State>,
@@ -65,8 +66,8 @@ impl GatewayRole {
         self.drain_on(cx);
     }
 
-    /// Lets connections go, when no loop accepts any more: a device that was told to go, and dials
-    /// again, would be sent away by a loop that has not heard of the end yet.
+    /// Closes connections, when no loop accepts new ones: otherwise a device that dials again could
+    /// reach a loop that does not know of the drain yet, and be sent away.
     pub(super) fn drain_on(&mut self, cx: &mut Connections<State>) {
         if !cx.is_listening() && self.loops.are_several() && cx.is_group_open() {
             let at = cx.after(CLOSING);

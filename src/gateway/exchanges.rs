@@ -86,7 +86,7 @@ impl GatewayRole {
         self.budget.share_but(self.registry.messages(name), spare)
     }
 
-    /// This exchange has to be over by then.
+    /// Sets when this exchange has to be complete.
     pub(super) fn ends_by(&mut self, cx: &mut Connections<State>, key: Key, at: Instant) {
         self.deadlines.add(key, at, &self.exchanges);
         self.set_overdue_alarm(cx);

@@ -15,13 +15,13 @@ pub(super) enum FollowUp {
     Step(Id),
     /// A visitor's request looks for a link or a poll, or for another one.
     FindLink { visitor: Id, key: Key },
-    /// Idle links under these names may serve those in line.
+    /// Idle links under these names may serve waiting requests.
     ServeInLine(Arc<Registration>),
     /// A link that was leased is back.
     LinkFree { link: Id, reusable: Result<(), CloseReason> },
     /// A gateway has given the sign of life that it was asked for, or has not in time.
     PeerProbed { peer: PeerId, lives: bool },
-    /// Nobody asks for the answer to an event any more.
+    /// Nobody waits for the answer to an event any more.
     EventOver(MessageId),
     /// An event did not reach its poll whole. `began`: some of it may have.
     EventNotTold { event: MessageId, began: bool },

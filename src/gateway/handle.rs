@@ -616,7 +616,7 @@ impl Gateway {
         if answers.len() == self.0.loops.len() { Ok(answers) } else { Err(stopped()) }
     }
 
-    /// Has every loop do what may fail, and drops here what comes back.
+    /// Has every loop carry out a command that may fail, and drops the results.
     fn ask_each<T>(
         &self,
         command: impl FnMut(Sender<Result<T, Error>>) -> Command,

@@ -1,4 +1,4 @@
-//! Links and polls for programs: they are leased, come back, or are waited for in vain.
+//! Links and polls for programs: they are leased and given back, or the wait for one fails.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;

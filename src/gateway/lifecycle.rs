@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 pub(super) enum Lifecycle {
     #[default]
     Serving,
-    /// It is known that the gateway stops, and the notice ends then. Everything is served as ever,
-    /// but answers end their visitors' connections and new devices are sent away.
+    /// The gateway is about to stop; the notice ends at this time. Everything is still served, but
+    /// responses close their visitors' connections, and new devices are sent away.
     Notice(Instant),
     /// No new request is taken; exchanges in progress may finish.
     Draining,

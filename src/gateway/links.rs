@@ -108,9 +108,9 @@ impl GatewayRole {
         quiet
     }
 
-    /// Looks once more whether a link that is to carry an unsafe request is still there: such a
-    /// request is not sent twice. One that has gone is dropped; its caller looks for another, so no
-    /// other caller in line gets one for it.
+    /// Checks that a link for an unsafe request is still alive, as such a request is not sent
+    /// twice. A dead link is dropped; its caller then looks for another one itself, so no other
+    /// waiting caller gets one instead.
     pub(super) fn is_alive(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
         if let Some(peer) = cx.get_mut(id) {
             peer.look_again();

@@ -1,5 +1,5 @@
-//! What is told where another gateway cannot be asked although the directory names it: a visitor,
-//! and the operator who has to mend that.
+//! What the visitor and the operator are told if another gateway cannot be asked although the
+//! directory names it. The operator has to correct that.
 
 use crate::proto::peer::Miss;
 use crate::setting::{ADVERTISE, PEER_SECRET};

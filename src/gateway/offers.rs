@@ -133,8 +133,8 @@ impl GatewayRole {
         Ok(origin.cloned())
     }
 
-    /// protocol.md §1.3, in this order: its framing, what the request is, its body, what came
-    /// behind it.
+    /// protocol.md §1.3, in this order: the framing, the meaning of the request, its body, the
+    /// bytes after it.
     fn recognise(
         &self,
         request: head::RequestHead<'_>,

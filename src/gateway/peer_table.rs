@@ -17,7 +17,7 @@ use crate::observe::cut;
 /// Longest reason of a failure that is remembered, in bytes.
 const REASON_BYTES_MAX: usize = 200;
 
-/// Requests in line of which it is not checked whether they still are.
+/// How many waiting requests may be noted before it is checked whether they still wait.
 const IN_LINE_UNCHECKED: usize = 1024;
 
 /// The place of a gateway in its loop's list.
@@ -171,8 +171,8 @@ pub(super) struct LookUp {
     pub(super) outdated: bool,
 }
 
-/// Requests in line for a device that may come to another gateway, which are woken when it has.
-/// One that has left the line is dropped later.
+/// Requests that wait for a device which may connect to another gateway; they are woken when it
+/// has. One that no longer waits is dropped later.
 #[derive(Default)]
 struct InLine {
     by_name: HashMap<Box<str>, Vec<(Id, Key)>>,
@@ -198,8 +198,8 @@ impl PeerTable {
         (!matches!(heard, Heard::Nowhere(until) if until <= now)).then_some(heard)
     }
 
-    /// A request waits for what the directory says. `Some(true)`: it has to be asked; `None`: as
-    /// many wait as may.
+    /// A request waits for an answer of the directory. `Some(true)`: the directory has to be asked;
+    /// `None`: too many requests wait.
     pub(super) fn ask(&mut self, name: &str, waiter: (Id, Key), most: usize) -> Option<bool> {
         if let Some(LookUp { waiters, .. }) = self.asked.get_mut(name) {
             if waiters.len() >= most {
@@ -217,7 +217,7 @@ impl PeerTable {
         self.asked.remove(name).unwrap_or_default()
     }
 
-    /// A request is in line. `is_there` tells whether another one still is.
+    /// A request waits for its device. `is_there` says whether another one still does.
     pub(super) fn line_up(
         &mut self,
         name: &str,
@@ -237,7 +237,7 @@ impl PeerTable {
         line.len += 1;
     }
 
-    /// Takes the requests in line for a name, or for any; some may have left it.
+    /// Takes the requests that wait for a name, or for any; some may no longer wait.
     pub(super) fn take_line(&mut self, name: Option<&str>) -> Vec<(Id, Key)> {
         let line = &mut self.in_line;
         let taken = match name {
@@ -269,8 +269,8 @@ impl PeerTable {
         self.names.entry(name.into()).or_default().set(Some(heard), now);
     }
 
-    /// How long ago another gateway was believed to have a device; `None`: none was, or not for so
-    /// long.
+    /// How long ago another gateway was last believed to have a device; `None`: never, or longer
+    /// ago than `most`.
     pub(super) fn last(&self, name: &str, now: Instant, most: Duration) -> Option<Duration> {
         let at = match self.names.get(name)? {
             Name { heard: Some(Heard::At(_)), .. } => now,
@@ -311,7 +311,7 @@ impl PeerTable {
         self.names.get_mut(name).into_iter().for_each(|name| name.last = None);
     }
 
-    /// What was heard of a name does not count any more.
+    /// Forgets what was heard of a name.
     pub(super) fn forget(&mut self, name: &str, now: Instant) {
         if let Some(name) = self.names.get_mut(name) {
             name.set(None, now);
@@ -332,7 +332,7 @@ impl PeerTable {
         }
     }
 
-    /// Nothing that was heard counts any more.
+    /// Forgets everything that was heard.
     pub(super) fn forget_all(&mut self, now: Instant) {
         self.names.retain(|_, name| {
             name.set(None, now);
@@ -341,7 +341,7 @@ impl PeerTable {
         self.asked.values_mut().for_each(|asked| asked.outdated = true);
     }
 
-    /// A gateway was asked in vain.
+    /// A gateway did not serve a request.
     pub(super) fn note_setback(&self, peer: PeerId, setback: Setback) {
         if let Some(url) = self.url(peer) {
             self.cluster.note_setback(url, setback);

@@ -40,8 +40,8 @@ const CAME_HERE: &str =
 const PEER_FULL: &str = "as many requests as may be are with the gateway that has the device";
 
 impl GatewayRole {
-    /// Looks elsewhere for a device without a free link here, where there is an elsewhere; else the
-    /// request waits in line.
+    /// Looks for a device without a free link here at other gateways, if this one knows any; else
+    /// the request waits.
     pub(super) fn seek(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let Some(peers) = &self.peers else { return self.wait_in_line(cx, id, key) };
         let Some(Asking { name, source, .. }) = cx.asking(id) else { return };
@@ -85,7 +85,7 @@ impl GatewayRole {
         self.line_up(cx, &name, (id, key));
     }
 
-    /// Notes a request in line, which is woken when a gateway gets its device.
+    /// Notes a waiting request, which is woken when another gateway gets its device.
     fn line_up(&mut self, cx: &Connections<State>, name: &str, waiter: (Id, Key)) {
         let exchanges = &self.exchanges;
         let is_there = |(id, key)| search_of(exchanges, cx, id, key).is_some();
@@ -137,7 +137,7 @@ impl GatewayRole {
         );
     }
 
-    /// Asks the directory once more for a request that stays in line.
+    /// Asks the directory again for a request that still waits.
     fn seek_again(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let until = cx.asking(id).and_then(|asking| asking.search.until);
         let at = cx.after(PEER_RECALL);
@@ -160,7 +160,7 @@ impl GatewayRole {
         }
     }
 
-    /// A request has waited for its device in vain.
+    /// The time that a request may wait for its device has passed.
     fn wait_is_over(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let Some(Asking { name, search, .. }) = cx.asking(id) else { return };
         let obstacle = search.obstacle.filter(|_| !self.registry.is_connected_anywhere(name));
@@ -521,7 +521,8 @@ impl GatewayRole {
         }
     }
 
-    /// A connection stands. If nobody waits for it any more, somebody else will.
+    /// A connection is established. If nobody waits for it any more, it is kept for another
+    /// request.
     fn peer_opened(
         &mut self,
         cx: &mut Connections<State>,
@@ -691,7 +692,7 @@ impl GatewayRole {
         Mismatch::of(miss?, has_secret, alert)
     }
 
-    /// The directory names no gateway that may be asked: an operator has to mend that.
+    /// The directory names no gateway that may be asked; an operator has to correct that.
     fn refuse_hop(
         &mut self,
         cx: &mut Connections<State>,
@@ -711,7 +712,7 @@ impl GatewayRole {
         self.give_up(cx, id, key, &LocalAnswer { error, ..LocalAnswer::new(502, why.told) });
     }
 
-    /// What was heard of other gateways may be wrong. Requests in line ask again at once.
+    /// What was heard of other gateways may be wrong. Waiting requests ask again at once.
     pub(super) fn forget_peers(&mut self, cx: &mut Connections<State>, what: &Outdated) {
         let Some(peers) = &mut self.peers else { return };
         let name = match what {

@@ -387,7 +387,7 @@ impl Cluster {
         })
     }
 
-    /// A gateway was asked in vain: where others have the device, too, they are asked first.
+    /// A gateway did not serve a request: if others have the device, too, they are asked first.
     pub(super) fn note_setback(&self, url: &PeerUrl, setback: Setback) {
         let mut setbacks = self.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
         setbacks.note(&url.text, setback, Instant::now());
@@ -406,7 +406,7 @@ impl Cluster {
             .map_err(|e| Error::io(crate::Fault::Gateway, "starting threads for the directory", e))
     }
 
-    /// Releases what was claimed. May take as long as the table does to answer.
+    /// Releases all claims. This may take as long as the table takes to answer.
     pub(super) fn stop(&self) {
         self.ledger.iter().for_each(|ledger| ledger.stop());
     }
@@ -434,7 +434,7 @@ impl Cluster {
         })
     }
 
-    /// How the shared table does; `None`: there is none.
+    /// The state of the shared table; `None`: there is none.
     pub(super) fn status(&self) -> Option<DirectoryStatus> {
         self.ledger.as_ref().map(|ledger| ledger.status())
     }
@@ -519,7 +519,7 @@ impl Cluster {
     }
 }
 
-/// One of so many places; `None`: there is none.
+/// A random index below `places`; `None`: there is none.
 fn by_chance(places: usize) -> Option<usize> {
     let mut byte = [0];
     let chance = if places > 1 { crate::engine::random::fill(&mut byte).ok() } else { None };

@@ -79,7 +79,7 @@ pub(crate) struct DeviceRow {
     pub(crate) p50: Option<Duration>,
     pub(crate) p99: Option<Duration>,
     pub(crate) offer: OfferSeen,
-    /// Why it is not connected any more.
+    /// Why it is no longer connected.
     pub(crate) cause: Option<CloseCause>,
 }
 

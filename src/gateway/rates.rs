@@ -245,7 +245,7 @@ pub(super) struct RateTable {
 }
 
 impl RateTable {
-    /// One that takes its part of so many bytes.
+    /// A table that uses its share of this memory.
     pub(super) fn new(memory_bytes_max: usize) -> Self {
         let most = memory_bytes_max / RATES_PART / size_of::<Set>();
         RateTable {

@@ -273,7 +273,7 @@ impl RedisDirectory {
 /// What tells this process from others with the same URL.
 fn process_id() -> String {
     let mut chance = [0; 8];
-    // Without chance its number has to do.
+    // Without randomness its process number has to do.
     let id = random::fill(&mut chance).map(|()| u64::from_ne_bytes(chance));
     format!("{:016x}", id.unwrap_or(u64::from(std::process::id())))
 }
@@ -294,7 +294,7 @@ fn hosts_of(text: &str, port: u16) -> Result<Vec<(String, u16)>, String> {
 /// Another process that has announced itself by this gateway's URL.
 #[derive(Default)]
 struct OtherProcess {
-    /// When it did so last, by the server's clock; 0: there is none.
+    /// When it last did so, by the server's clock; 0: never.
     at: u64,
     /// It has done so again.
     lives: bool,
@@ -337,7 +337,7 @@ impl RedisTable {
         self.connect_noting(&mut Vec::new())
     }
 
-    /// The same; `passed_over` gets what those have said that were asked in vain.
+    /// The same; `passed_over` gets the failures of servers that were skipped.
     fn connect_noting(&self, passed_over: &mut Vec<String>) -> Result<Server, Failed> {
         match &self.directory.servers {
             Servers::Socket(path) => {
@@ -629,7 +629,7 @@ impl SharedTable for RedisTable {
     }
 }
 
-/// What a message on the channel says; nothing where it is none of ours.
+/// The meaning of a message on the channel; `None`: it is not one of ours.
 fn change(message: &[u8]) -> Option<Change> {
     let mut words = std::str::from_utf8(message).ok()?.split(' ');
     let (epoch, gateway) = (words.next()?.parse().ok()?, words.next()?.into());

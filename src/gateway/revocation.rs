@@ -1,4 +1,4 @@
-//! What becomes of those whose token or certificate is no longer valid.
+//! Ends connections whose token or certificate is no longer valid.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -180,8 +180,8 @@ impl GatewayRole {
         }
     }
 
-    /// Ends what came in with a token or certificate that is no longer valid: at once where nothing
-    /// is in progress, else after `take_over_grace`.
+    /// Ends connections whose token or certificate is no longer valid: at once if nothing is in
+    /// progress, else after `take_over_grace`.
     fn end_revoked(&mut self, cx: &mut Connections<State>) {
         let (mut busy, mut idle) = (Vec::new(), Vec::new());
         let mut kept: HashSet<Arc<str>> = HashSet::new(); // names under which others, by an identity of `authorize`, may stay

@@ -67,7 +67,7 @@ impl GatewayRole {
         }
     }
 
-    /// Another loop has no room for a connection by this side, and none that could give way.
+    /// Another loop has no room for a connection of this side, and no connection that can give way.
     pub(super) fn give_way(&mut self, cx: &mut Connections<State>, side: Whose) {
         let visitors = Whose::Visitors as usize;
         let is_full = cx.is_full()
@@ -117,7 +117,7 @@ impl GatewayRole {
         }
     }
 
-    /// Makes room for a connection whose place is taken already. Returns false if there is none.
+    /// Makes room for a connection that was already counted. Returns false if that is impossible.
     pub(super) fn make_room(&mut self, cx: &mut Connections<State>, side: Whose) -> bool {
         let visitors = Whose::Visitors as usize;
         if side == Whose::Visitors && self.is_out_of_memory(cx) && !self.spare(cx) {
@@ -140,8 +140,8 @@ impl GatewayRole {
         true
     }
 
-    /// Closes the connection that is first to give way: a visitor's that idles, or else the oldest to
-    /// the peers' port that has shown nothing. Returns false if there is none.
+    /// Closes the connection that gives way first: an idle one of a visitor, or else the oldest
+    /// unauthenticated one at the peers' port. Returns false if there is none.
     fn spare(&mut self, cx: &mut Connections<State>) -> bool {
         if self.spare_idle(cx) {
             return true;

@@ -21,7 +21,7 @@ impl GatewayRole {
             {
                 None => self.link_free(cx, id, Ok(())), // its visitor has gone
                 Some((Some(downstream), _)) if self.has_idle_pin(cx, downstream) => {
-                    // It was in line for its turn alone.
+                    // It only waited for its turn.
                     if !peer_flush(cx, id) {
                         self.drop_link(cx, id, UNTURNED);
                     } else if let Some(registration) = cx.registration(id) {
@@ -104,8 +104,7 @@ impl GatewayRole {
         self.watch_idle(cx, id);
     }
 
-    /// Gives idle links to callers in line, which waited because the bound on requests in flight
-    /// was reached.
+    /// Gives idle links to callers that waited because the limit of requests in flight was reached.
     pub(super) fn serve_by_idle(
         &mut self,
         cx: &mut Connections<State>,

@@ -1,5 +1,5 @@
-//! Gateways that were asked in vain lately. Where several have a device, the others are asked first: a
-//! gateway that was killed keeps its claims until they expire. Pure data, no clock.
+//! Gateways that lately did not serve a request. If several have a device, the others are asked
+//! first: a gateway that was killed keeps its claims until they expire. Pure data, no clock.
 
 use std::collections::HashMap;
 use std::sync::Arc;

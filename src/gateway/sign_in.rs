@@ -95,7 +95,8 @@ impl Scope {
     }
 }
 
-/// Keys that an operator gives. Whoever guesses one signs in as anybody, and can try that at home.
+/// Keys that an operator gives. An attacker who guesses one can sign in as anybody, and can test
+/// guesses offline.
 pub(super) const KEYS: Kind = Kind { noun: "key", of: "sign-ins", bytes: 32..=256 };
 
 type Key = [u8; 32];
@@ -169,8 +170,8 @@ impl SignIns {
         Some(URL_SAFE_NO_PAD.encode([&body[..], &mac].concat()))
     }
 
-    /// The token that a request's cookie stands for. `None`: it has none that was issued for this
-    /// scope and is still good; or several, of different tokens, of which one may be somebody
+    /// The token that a request's cookie stands for. `None`: no cookie was issued for this scope
+    /// and is still valid; or there are several for different tokens, of which one may be somebody
     /// else's.
     pub(super) fn shown(
         &self,
@@ -277,8 +278,8 @@ pub(super) struct Form {
 }
 
 impl Form {
-    /// Reads a body of `application/x-www-form-urlencoded`. `None`: a name stands there twice, an
-    /// escape is none.
+    /// Reads a body of `application/x-www-form-urlencoded`. `None`: a name occurs twice, or an
+    /// escape is invalid.
     pub(super) fn read(body: &[u8]) -> Option<Self> {
         let (mut token, mut to) = (None, None);
         for pair in body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {

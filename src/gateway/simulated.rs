@@ -79,8 +79,8 @@ pub(crate) fn give_back(loops: &Loops<Command>, of: Leased, stream: Result<Strea
     }
 }
 
-/// Entries that are left though nobody is connected any more; empty if all is well. `drained`: it
-/// was asked to stop, and has.
+/// Entries that are left although nobody is connected; empty if all is well. `drained`: the gateway
+/// was asked to stop, and has stopped.
 pub(crate) fn leftovers(gateway: &Simulated, drained: bool) -> Vec<String> {
     let mut left = gateway.role.leftovers(drained);
     if gateway.connections.len() > 0 {

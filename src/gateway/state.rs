@@ -152,7 +152,7 @@ pub(crate) enum Stage {
     /// The device is here, or nothing else is looked for.
     #[default]
     Here,
-    /// The directory of gateways is asked, and it is not in line.
+    /// The directory of gateways is being asked; the request does not wait for the device yet.
     Asked,
     /// In line here, and looked for elsewhere from time to time.
     InLine,
@@ -234,7 +234,7 @@ pub(crate) enum Device {
     Link(Link),
 }
 
-/// What becomes of a held connection when somebody asks.
+/// What happens to a held connection when there is a request.
 pub(crate) enum Hold {
     /// On-demand turn: these bytes, then the request.
     Offer(Vec<u8>),
@@ -246,7 +246,7 @@ pub(crate) struct Link {
     pub(super) registration: Arc<Registration>,
     /// The exchange it carries.
     pub(super) exchange: Option<Key>,
-    /// It was told to go, or has to; after its answer it is closed.
+    /// It was told to leave, or has to; it is closed after its answer.
     pub(super) leaving: bool,
     /// It serves this visitor's connection and nobody else.
     pub(super) pinned: Option<Id>,
@@ -414,7 +414,8 @@ pub(crate) enum Command {
     /// Other certificates for the listener at this address, which has some.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     SetTls { at: SocketAddr, tls: GatewayTls, reply: Sender<Result<ShownAt, Error>> },
-    /// These certificates, shown at this listener before it got others, are not taken any more.
+    /// These client certificates, accepted by this listener before its settings were replaced, are
+    /// no longer accepted.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     RefuseCertificates { listener: usize, refused: HashSet<ShownKey>, reply: Sender<()> },
     /// Nothing new comes in at this address.

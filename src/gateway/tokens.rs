@@ -57,7 +57,7 @@ pub(super) const CHALLENGES: [(&str, &str); 2] = [
 /// Longest comment of a line that is kept as its label, in bytes.
 const LABEL_BYTES_MAX: usize = 64;
 
-/// A random token: so many bytes, in base64url.
+/// Bytes of a random token, which is written in base64url.
 const TOKEN_BYTES: usize = 32;
 
 /// A table of tokens and the names that each is bound to. Only the SHA-256 of each token is kept.
@@ -404,7 +404,7 @@ pub(super) fn mistake<'a>(
 }
 
 /// The digest of the token that `Authorization` fields show, as `Bearer` or as the password of
-/// `Basic`. `None`: there is [none that counts](Credential::of).
+/// `Basic`. `None`: there is [no valid one](Credential::of).
 pub(crate) fn shown<'a>(fields: impl Iterator<Item = &'a [u8]>, most: usize) -> Option<Digest> {
     Credential::of(fields, most).map(|credential| digest(credential.secret()))
 }

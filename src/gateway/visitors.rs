@@ -297,8 +297,8 @@ impl GatewayRole {
         }
     }
 
-    /// What becomes of a form for signing in or out, and how many of the bytes behind its head are
-    /// its. `None`: it is none.
+    /// The result of a form for signing in or out, and how many of the bytes after its head belong
+    /// to it. `None`: it is not such a form.
     fn form(
         &self,
         request: &FramedRequest<'_>,

@@ -1,4 +1,4 @@
-//! Requests in line for a link or a poll: for how long, and what they are told in vain.
+//! Requests that wait for a link or a poll: for how long, and the answer if none comes.
 
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
@@ -52,7 +52,7 @@ impl GatewayRole {
         self.exchanges.get(key).is_some_and(|exchange| exchange.is_of_device)
     }
 
-    /// That nobody knows this device, and who was asked.
+    /// The reason that nobody knows this device, and who was asked.
     fn unknown_everywhere(&self, cx: &Connections<State>, id: Id, key: Key, name: &str) -> String {
         if self.has_come_from_device(key) {
             return for_visitors(&format!("and no device {name} is connected"));

@@ -47,8 +47,8 @@ impl GatewayRole {
         }
     }
 
-    /// Whether an event may be handed out again: a device with a session knows its id, else the
-    /// method has to allow it.
+    /// Returns true if an event may be delivered again: a device with a session knows its id;
+    /// otherwise the method has to allow it.
     fn may_repeat(&self, handed: &Handed) -> bool {
         handed.owner.session.is_some()
             || self.exchanges.get(handed.key).is_some_and(|e| e.is_idempotent())
@@ -81,7 +81,7 @@ impl GatewayRole {
         }
     }
 
-    /// Nobody asks for an event's answer any more.
+    /// Nobody waits for an event's answer any more.
     pub(in crate::gateway) fn forget_event(&mut self, cx: &mut Connections<State>, downstream: Id) {
         let Some(Asking { event: Some(event), .. }) = cx.asking(downstream) else {
             return;
@@ -90,7 +90,7 @@ impl GatewayRole {
         self.answered(cx, &event);
     }
 
-    /// What the old session of these names had in hand has failed.
+    /// The events that the old session of these names had have failed.
     pub(in crate::gateway) fn fail_events_of(
         &mut self,
         cx: &mut Connections<State>,
@@ -109,7 +109,7 @@ impl GatewayRole {
         );
     }
 
-    /// Fails what devices have in hand whose token was revoked: nobody will take their answers.
+    /// Fails the events of devices whose token was revoked: their answers will not be accepted.
     pub(in crate::gateway) fn fail_events_of_revoked(&mut self, cx: &mut Connections<State>) {
         let credentials = &self.credentials;
         let failed = self.events.those(|handed| credentials.is_revoked(&handed.registration));
@@ -121,7 +121,7 @@ impl GatewayRole {
         );
     }
 
-    /// Fails what a device of this name has in hand: its connections were cut, or another loop gets
+    /// Fails the events of a device of this name: its connections were cut, or another loop gets
     /// the name.
     pub(in crate::gateway) fn fail_events_of_name(
         &mut self,
@@ -149,7 +149,8 @@ impl GatewayRole {
         }
     }
 
-    /// Connections that a stopping gateway kept for answers, when no event is in progress any more.
+    /// Closes connections that a stopping gateway kept for answers, when no event is in progress
+    /// any more.
     pub(in crate::gateway) fn close_idle_devices(&mut self, cx: &mut Connections<State>) {
         if !self.lifecycle.is_draining() || cx.is_listening() || self.events.are_in_hand() {
             return;
@@ -178,7 +179,7 @@ impl GatewayRole {
         let Some(head) = reply.later.take() else { return };
         let (json, held) = match json {
             Ok(written) if self.events.get(&event).is_some() => written,
-            Ok(_) => return self.tell_nothing(cx, poll, &head), // nobody asks any more
+            Ok(_) => return self.tell_nothing(cx, poll, &head), // nobody waits for it any more
             Err(refusal) => {
                 self.tell_nothing(cx, poll, &head);
                 let handed = self.events.get(&event);

@@ -28,7 +28,7 @@ pub(crate) enum Reading {
     Elsewhere,
     /// The exchange that it answers has the connection.
     Exchange(Key),
-    /// Nobody wants it; so many bytes were dropped.
+    /// Nobody waits for it; this many bytes were dropped.
     Dropped(usize),
 }
 

@@ -24,7 +24,7 @@ enum Came {
     Closed,
     Refused(Refusal),
     Whole(Vec<u8>, Held),
-    /// The head of a response to this event, and what came behind it.
+    /// The head of a response to this event, and the bytes after it.
     Response {
         event: MessageId,
         key: Key,

@@ -108,11 +108,11 @@ impl RedisTable {
         })
     }
 
-    /// A connection to the server that takes writes, as a gateway finds it that tries again; and what
-    /// those have said that it passes over.
+    /// A connection to the server that accepts writes, found in the same way as by a gateway that
+    /// retries; and the failures of servers that were skipped.
     ///
     /// # Errors
-    /// There is none: what all of them say.
+    /// There is none; the failures of all servers.
     fn connect_telling(&self) -> Result<(Server, Vec<String>), Failed> {
         let tries = match &self.directory.servers {
             Servers::Socket(_) => 1,

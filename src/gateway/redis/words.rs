@@ -21,7 +21,7 @@ pub(super) fn told(e: &RedisError, at: &str, is_secure: bool) -> String {
     format!("Redis at {at}: {}", explained(&said, e.is_connection_dropped(), is_secure))
 }
 
-/// The crate repeats what was asked, which may be long, and a server where in its script it was.
+/// The crate repeats the command, which may be long, and a server the position in its script.
 fn explained(said: &str, is_dropped: bool, is_secure: bool) -> String {
     let said = said.split(" script: ").next().unwrap_or_default();
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -23,8 +23,8 @@ pub(crate) struct Claimed {
     pub(crate) moved: Vec<Arc<str>>,
     /// Names taken over from another session.
     pub(crate) replaced: Vec<Arc<str>>,
-    /// Names that another session or credential had before, connected still or not: what that one
-    /// has in hand has failed.
+    /// Names that another session or credential had before, still connected or not: its events have
+    /// failed.
     pub(crate) inherited: Vec<Arc<str>>,
     /// Idle links of replaced sessions: to be told and closed.
     pub(crate) idle: Vec<Id>,

@@ -1,4 +1,4 @@
-//! One name: its owner, its links and polls, and those in line for it.
+//! One name: its owner, its links and polls, and the callers that wait for it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
@@ -99,16 +99,16 @@ pub(super) struct Entry {
     pub(super) events: usize,
     /// Those of them whose device has not closed the connection that brought them.
     pub(super) present: usize,
-    /// When the last of them has to be answered: until then the device may be at work on it, with
-    /// all its polls.
+    /// When the last of them has to be answered: until then all polls of the device may be busy
+    /// with them.
     pub(super) events_until: Option<Instant>,
     /// Which of the devices that share the name was asked last.
     pub(super) last: Option<Session>,
     /// How it was last told to be connected.
     pub(super) transport: Transport,
-    /// When it was connected first, or not any more.
+    /// Since when it is connected or, if it is not, since when it is not.
     pub(super) since: Instant,
-    /// Why it is not any more.
+    /// Why it is no longer connected.
     pub(super) end: Option<CloseCause>,
     /// Its place among those that are not connected.
     pub(super) departed: Option<Stamp>,
@@ -172,7 +172,7 @@ impl Entry {
         self.idle.0.len() + self.mailbox.as_ref().map_or(0, |mailbox| mailbox.polls.0.len())
     }
 
-    /// Returns true if the role has to set the alarm for `poll_gap`: it is not set already.
+    /// Returns true if the role has to set the alarm for `poll_gap`, as it is not set yet.
     pub(super) fn begins_gap(&mut self) -> bool {
         !std::mem::replace(&mut self.gap_alarm, true)
     }

@@ -1,4 +1,5 @@
-//! Names whose devices poll: held polls, the gap between two, events in hand, and requests for the same session again.
+//! Names whose devices poll: held polls, the gap between two polls, events that devices have, and
+//! requests that are to be delivered to the same session again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,11 +14,11 @@ use crate::proto::turn::Encoding;
 /// The next step for a mailbox that may have ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Gap {
-    /// Look again after so long.
+    /// Look again after this time.
     In(Duration),
     /// Nothing: a poll is held, or the mailbox is gone already.
     None,
-    /// It has ended now; the device had so many events in hand.
+    /// It has ended now; the device had this many events.
     Over(Left, usize),
 }
 
@@ -54,8 +55,8 @@ impl Registry {
         first
     }
 
-    /// A held poll is answered or gone. The names for which the role has to look at `poll_gap` from
-    /// now.
+    /// A held poll is answered or gone. Returns the names whose `poll_gap` the role has to watch
+    /// from now on.
     pub(crate) fn unpark(
         &mut self,
         registration: &Registration,
@@ -70,8 +71,8 @@ impl Registry {
         })
     }
 
-    /// A held offer was answered that there is nothing. The names for which the role has to look at
-    /// `poll_gap` from now.
+    /// A held offer was answered without a request. Returns the names whose `poll_gap` the role has
+    /// to watch from now on.
     pub(crate) fn lapse(
         &mut self,
         registration: &Registration,
@@ -173,7 +174,7 @@ impl Registry {
         })
     }
 
-    /// An event was handed out under this name, and has to be answered by then.
+    /// An event was delivered under this name, and has to be answered by `until`.
     pub(crate) fn event_begins(&mut self, name: &str, until: Instant) {
         if let Some(entry) = self.entries.get_mut(name) {
             (entry.events, entry.present) = (entry.events + 1, entry.present + 1);
@@ -181,8 +182,8 @@ impl Registry {
         }
     }
 
-    /// The device closed the connection that brought the event: that it has one in hand does not
-    /// show any more that it is there.
+    /// The device closed the connection that delivered the event, so having an event no longer
+    /// shows that the device is there.
     pub(crate) fn event_deserted(&mut self, name: &str) {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.present = entry.present.saturating_sub(1);

@@ -1,4 +1,4 @@
-//! One route of a table: the requests that it is for, and what becomes of them.
+//! One route of a table: which requests it matches, and what happens to them.
 
 use std::fmt;
 use std::mem;

@@ -159,7 +159,7 @@ impl Table {
         }
     }
 
-    /// Its routes, as they are written, at most so many.
+    /// Its routes, as they are written, at most `most` of them.
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(in crate::gateway) fn told(&self, most: usize) -> Vec<String> {
         let tables = self.exact.values().chain(self.wildcard.values()).chain([&self.any]);
