@@ -105,7 +105,9 @@ limits! {
     /// Threads that decide about offers (`authorize`), or that look names up for one gateway of a
     /// device. Default 8. Beyond: offers are queued; a look-up fails and is repeated later.
     helpers_max: usize = 8;
-    /// Offers that wait for `authorize`. Default 1,024. Beyond: 503 with `Retry-After`.
+    /// Offers that wait for `authorize`. Default 1,024. Beyond: 503 with `Retry-After`. As many names
+    /// wait to be asked for in a directory of gateways; beyond, the address of visitors that has most
+    /// of them gets 503 for its last.
     authorize_queue_max: usize = 1_024;
     /// Longest message of the COMET fallback that is held whole, in bytes: an upload to a device
     /// without a link, and any message in JSON. Default 8 MiB. Beyond: 413 to the visitor, 502
@@ -582,6 +584,10 @@ pub(crate) const PEER_ADDRESSES_MAX: usize = 4;
 /// Names of which one loop remembers where they are: some 100 bytes each. Beyond: all are asked for
 /// again.
 pub(crate) const PEER_NAMES_MAX: usize = 65_536;
+
+/// Names whose changes in the directory of gateways one loop has yet to hear of. Beyond: nothing that
+/// was heard of any name counts.
+pub(crate) const CHANGED_NAMES_MAX: usize = 4_096;
 
 /// Connections to one other gateway that idle, of each loop. Beyond: closed.
 pub(crate) const PEER_IDLE_MAX: usize = 256;

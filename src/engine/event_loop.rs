@@ -51,9 +51,9 @@ const SLEEP_MAX: Duration = Duration::from_secs(5);
 
 /// The way for other threads to ask something of a loop. Clones share it.
 ///
-/// The queue needs no bound of its own: the sender of a command waits for its answer, or gives back
-/// something that was handed out, so there are never more of them than callers, links and jobs,
-/// which are bounded.
+/// The queue needs no bound of its own: the sender of a command waits for its answer, gives back
+/// something that was handed out, or has but one there, so there are never more of them than callers,
+/// links and jobs, which are bounded.
 pub(crate) struct Remote<C> {
     sender: Sender<C>,
     /// `None` in the simulation, which looks at every loop's commands by itself.

@@ -1,5 +1,6 @@
 //! How a gateway is set up and started.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,16 +13,17 @@ use crate::engine::event_loop::EventLoop;
 use crate::engine::group::Group;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::alarms::FIRST_ALARM;
+use crate::gateway::changes::Outdated;
 use crate::gateway::handle::{Gateway, Running};
 use crate::gateway::ledger::Told;
 use crate::gateway::listeners::bind;
 use crate::gateway::loops::Loops;
 use crate::gateway::offer::{Grant, Offer, Reject};
-use crate::gateway::peers::Peers;
+use crate::gateway::peers::{Cluster, Peers};
 use crate::gateway::secrets;
 use crate::gateway::settings::{InForce, Settings, TurnMode};
 use crate::gateway::sign_in;
-use crate::gateway::state::{Command, Common, EACH_ACCEPTS, GatewayRole, Outdated, TICK};
+use crate::gateway::state::{Command, Common, EACH_ACCEPTS, GatewayRole, TICK};
 use crate::gateway::tokens::Tokens;
 use crate::limits::{LOOPS_MAX, Limits};
 use crate::link::GatewayLink;
@@ -477,7 +479,7 @@ impl GatewayBuilder {
             tables: Mutex::default(),
         };
         if let Some(cluster) = &running.cluster {
-            cluster.start(tell_loops(loops.clone()))?;
+            cluster.start(tell_loops(Arc::downgrade(cluster), loops.clone()))?;
         }
         for (number, event_loop) in event_loops.into_iter().enumerate() {
             let place = (loops.clone(), number);
@@ -498,11 +500,15 @@ impl GatewayBuilder {
 const WITHIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// How the loops hear of a table that several gateways share.
-fn tell_loops(loops: Loops<Command>) -> impl Fn(Told) {
+fn tell_loops(cluster: Weak<Cluster>, loops: Loops<Command>) -> impl Fn(Told) {
     move |told| match told {
         Told::Changed(change) => {
-            let what = change.map_or(Outdated::All, |change| Outdated::Moved(Arc::new(change)));
-            loops.send_others(loops.len(), || Command::ForgetPeers { what: what.clone() });
+            let what = change.map_or(Outdated::All, |change| {
+                Outdated::Names(HashMap::from([(change.name, Some(change.gateway))]))
+            });
+            if let Some(cluster) = cluster.upgrade() {
+                loops.send_once(cluster.changes(), &what, || Command::ForgetPeers);
+            }
         }
         Told::Lost { name, epoch, to } => {
             loops.send_others(loops.len(), || Command::LostName { name: name.clone(), epoch, to });

@@ -40,9 +40,10 @@ impl GatewayRole {
             return Some(granted);
         }
         journey.claim = Claim::Later;
-        let remote = self.remote.clone();
+        self.claims += 1;
+        let (remote, number) = (self.remote.clone(), self.claims);
         let tell = move |claimed| {
-            remote.send(Command::Claimed { id, claimed });
+            remote.send(Command::Claimed { id, number, claimed });
         };
         let cluster = self.peers.as_ref().map(|peers| peers.cluster.clone());
         let begun = cluster
@@ -50,21 +51,22 @@ impl GatewayRole {
         if !begun {
             return Some(granted);
         }
-        let at = cx.after(self.settings.limits.head_timeout);
+        // A table that says something, byte for byte, may take for ever.
+        let at = cx.after(self.settings.limits.directory_timeout);
         cx.set_deadline(id, Some(at));
-        self.claiming.insert(id, Box::new(granted));
+        self.claiming.insert(id, (number, Box::new(granted)));
         None
     }
 
-    /// The table has said whether an offer may have its names; `None`: it did not answer, so that
-    /// they are claimed later.
+    /// The table has said whether an offer may have its names; `None`: it did not answer in time, so
+    /// that they are claimed later.
     pub(super) fn claimed(
         &mut self,
         cx: &mut Connections<State>,
         id: Id,
         claimed: Option<Result<ClaimGuard, OtherOwner>>,
     ) -> Option<Granted> {
-        let mut granted = *self.claiming.remove(&id)?;
+        let mut granted = *self.claiming.remove(&id)?.1;
         match claimed {
             None => {}
             Some(Ok(guard)) => granted.journey.claim = Claim::Made(guard),

@@ -85,8 +85,8 @@ pub(crate) struct Change {
 
 /// A table that gateways share. Its methods block, for a bounded time, on threads of their own.
 pub(crate) trait SharedTable: Send + Sync {
-    /// The gateways that have a name.
-    fn find(&self, name: &str) -> Result<Vec<String>, Failed>;
+    /// For each name, in the same order, the gateways that have it.
+    fn find(&self, names: &[&str]) -> Result<Vec<Vec<String>>, Failed>;
 
     /// Claims all of these names for a gateway, or none.
     fn claim(&self, by: &str, names: &[String], claimant: &Claimant) -> Result<Verdict, Failed>;

@@ -12,6 +12,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use crate::clock::{self, Clock};
 use crate::error::{Error, Fault};
+use crate::gateway::changes::Outdated;
 use crate::gateway::events;
 use crate::gateway::events::GatewayEvent;
 use crate::gateway::ledger::DirectoryStatus;
@@ -26,7 +27,7 @@ use crate::gateway::routes::{Routes, Table};
 use crate::gateway::secrets;
 use crate::gateway::settings::InForce;
 use crate::gateway::sign_in::{self, SignIns};
-use crate::gateway::state::{Command, EACH_ACCEPTS, Outdated};
+use crate::gateway::state::{Command, EACH_ACCEPTS};
 use crate::gateway::stats::{GatewayStats, Stats};
 use crate::gateway::tokens::{Tokens, Whose};
 #[cfg(feature = "admin")]
@@ -294,9 +295,10 @@ impl Gateway {
     /// device or for all. This is never required: a gateway that does not have a device says so,
     /// and the answer that no gateway has a device is cached for only a second.
     pub fn forget_peers(&self, device: Option<&str>) {
-        let all = self.0.loops.len();
-        let what = device.map_or(Outdated::All, |name| Outdated::Name(name.into()));
-        self.0.loops.send_others(all, || Command::ForgetPeers { what: what.clone() });
+        let what = device.map_or(Outdated::All, Outdated::name);
+        if let Some(cluster) = &self.0.cluster {
+            self.0.loops.send_once(cluster.changes(), &what, || Command::ForgetPeers);
+        }
     }
 
     /// What this gateway has registered in a shared directory, and whether the directory answers;

@@ -72,6 +72,20 @@ struct State {
     /// When it last began to answer again.
     back: Option<Instant>,
     is_stopped: bool,
+    /// Threads that have not ended.
+    running: usize,
+    /// When the table last answered to one of them, or they were told to stop.
+    answered: Option<Instant>,
+}
+
+/// A thread that runs.
+struct Running(Arc<Ledger>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.lock().running -= 1;
+        self.0.wake.notify_all();
+    }
 }
 
 /// What a gateway has registered in the directory that it shares with others, and whether the
@@ -129,19 +143,46 @@ impl Ledger {
         let (own, tell): (Own, Tell) = (Arc::new(own), Arc::new(tell));
         let (keeper, keeper_own, keeper_tell) = (self.clone(), own.clone(), tell.clone());
         let listener = self.clone();
-        let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let threads = [
-            named("ptth-claims").spawn(move || keeper.keep(&*keeper_own, &keeper_tell))?,
-            named("ptth-changes").spawn(move || listener.hear(&*own, &tell))?,
+            self.run("ptth-claims", move || keeper.keep(&*keeper_own, &keeper_tell))?,
+            self.run("ptth-changes", move || listener.hear(&*own, &tell))?,
         ];
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).extend(threads);
         Ok(())
     }
 
-    /// Releases what is left, and waits for the threads.
-    pub(crate) fn stop(&self) {
-        self.lock().is_stopped = true;
+    fn run(
+        self: &Arc<Self>,
+        name: &str,
+        work: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<JoinHandle<()>> {
+        self.lock().running += 1;
+        let running = Running(self.clone()); // where there is no thread, it is dropped here
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _running = running;
+            work();
+        })
+    }
+
+    /// Releases what is left, and waits for the threads, as long as the table answers at least once
+    /// in so long a time.
+    pub(crate) fn stop(&self, patience: Duration) {
+        let mut state = self.lock();
+        state.is_stopped = true;
+        state.answered = Some(Instant::now());
         self.wake.notify_all();
+        while state.running > 0 {
+            let silence = state.answered.map_or(Duration::ZERO, |at| at.elapsed());
+            let left = patience.saturating_sub(silence);
+            if left.is_zero() {
+                log::warn!(
+                    "the directory of gateways does not answer to the end; what was claimed there expires by itself"
+                );
+                return;
+            }
+            state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(state);
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
@@ -151,12 +192,12 @@ impl Ledger {
         }
     }
 
-    /// Which gateways have a name.
-    pub(crate) fn find(&self, name: &str) -> Result<Vec<String>, Failed> {
+    /// Which gateways have each of these names.
+    pub(crate) fn find(&self, names: &[&str]) -> Result<Vec<Vec<String>>, Failed> {
         if let Some((why, _)) = &self.lock().away {
             return Err(why.clone().into());
         }
-        self.noted(self.table.find(name))
+        self.noted(self.table.find(names))
     }
 
     /// Claims names for a device that is about to be let in; `None`: the table does not answer.
@@ -345,7 +386,9 @@ impl Ledger {
             return Ok(false);
         }
         // One that fails is not tried again: the claim expires.
-        self.table.release(by, &batch).map(|()| batch.len() == BATCH)
+        self.table.release(by, &batch)?;
+        self.lock().answered = Some(Instant::now());
+        Ok(batch.len() == BATCH)
     }
 
     /// Returns true if there may be more.
@@ -549,7 +592,7 @@ mod tests {
     struct Nowhere;
 
     impl SharedTable for Nowhere {
-        fn find(&self, _: &str) -> Result<Vec<String>, Failed> {
+        fn find(&self, _: &[&str]) -> Result<Vec<Vec<String>>, Failed> {
             Err("away".into())
         }
         fn claim(&self, _: &str, _: &[String], _: &Claimant) -> Result<Verdict, Failed> {
@@ -600,7 +643,7 @@ mod tests {
         let now = Instant::now();
         let next = |failed_at| ledger.lock().next_step(failed_at, now);
         assert_eq!(next(None), now + SECOND_LOOK);
-        assert!(ledger.find("lamp").is_err());
+        assert!(ledger.find(&["lamp"]).is_err());
         assert_eq!(next(None), now);
         // There is a pause behind a try that failed, and behind one that came to something.
         assert_eq!(next(Some(now)), now + RETRY);

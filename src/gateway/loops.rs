@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::engine::event_loop::Remote;
+use crate::gateway::changes::{Changes, Outdated};
 use crate::gateway::directory::Directory;
 
 /// A name has had other owners than the one that a request or offer was moved to, again and again.
@@ -77,6 +78,13 @@ impl<C> Loops<C> {
         for (_, remote) in self.remotes.iter().enumerate().filter(|(number, _)| *number != but) {
             remote.send(command());
         }
+    }
+
+    /// Notes what the loops have to forget, and asks each of them that was not asked for it yet.
+    pub(crate) fn send_once(&self, all: &Changes, what: &Outdated, command: impl Fn() -> C) {
+        all.note(what, self.len(), |number| {
+            self.send(number, command()); // one that has ended has nothing to forget
+        });
     }
 
     /// Has every loop take a turn.

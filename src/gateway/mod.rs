@@ -30,11 +30,13 @@
 // | `offer.rs` | an offer as `authorize` sees it, and its possible answers |
 // | `certificates.rs` | the names that a device's certificate allows |
 // | `credentials.rs` | checks tokens by the tables in force; certificates that are no longer accepted |
+// | `changes.rs` | what the loops have yet to hear of changes in the directory of gateways |
 // | `claims.rs` | claims of names in a table that several gateways share |
 // | `redis.rs` | such a table in Redis (feature `redis`); `redis/examine.rs`: how its server does |
 // | `ledger.rs` | this gateway's claims, renewed and released on threads of their own |
 // | `mismatches.rs` | why another gateway cannot be asked, in words |
 // | `setbacks.rs` | other gateways that were asked in vain lately |
+// | `look_ups.rs` | names that the directory of gateways is to be asked for, in turn |
 // | `peers.rs` | what a gateway is told of others, and how it asks which of them has a device |
 // | `settings.rs` | what a gateway is started with |
 // | `device_head.rs` | the head of a request on the devices' port |
@@ -66,6 +68,7 @@
 // | `waiting.rs` | requests in line, and what they are told in vain |
 // | `peer_lines.rs` | what other gateways are told of a request |
 // | `peering.rs` | requests for devices that are connected to other gateways |
+// | `forgetting.rs` | the directory of gateways has changed: what was heard of others counts no more |
 // | `peer_pulse.rs` | other gateways that hang: asked for a sign of life, and given up |
 // | `polls/collecting.rs` | reads a request whole before it is handed out |
 // | `serving.rs` | which request a free link gets, and which link or poll a request |
@@ -104,6 +107,7 @@ mod asked;
 mod builder;
 mod callers;
 mod certificates;
+mod changes;
 mod claiming;
 mod claims;
 mod credentials;
@@ -116,6 +120,7 @@ mod events;
 mod exchange_deadlines;
 mod exchanges;
 mod follow_ups;
+mod forgetting;
 mod handle;
 mod insiders;
 mod known;
@@ -126,6 +131,7 @@ mod lifecycle;
 mod links;
 pub(crate) mod listeners;
 mod listing;
+mod look_ups;
 pub(crate) mod loops;
 mod mismatches;
 mod moves;

@@ -365,6 +365,20 @@ impl GatewayRole {
         }
     }
 
+    /// The table has answered to the claim of this number. Where it took too long, the device is
+    /// admitted already, and perhaps another claim is made on its connection.
+    pub(super) fn claim_answered(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        number: u64,
+        claimed: Option<Result<ClaimGuard, OtherOwner>>,
+    ) {
+        if self.claiming.get(&id).is_some_and(|(waits, _)| *waits == number) {
+            self.offer_claimed(cx, id, claimed);
+        }
+    }
+
     /// The names of an offer were claimed, or not.
     pub(super) fn offer_claimed(
         &mut self,

@@ -20,20 +20,16 @@ use crate::gateway::alarms::Alarm;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::mismatches::Mismatch;
 use crate::gateway::peer_table::{Heard, LookUp, PeerId, PeerLink, PeerStage, PeerTable};
-use crate::gateway::peers::Located;
+use crate::gateway::peers::{Located, NotLocated};
 use crate::gateway::registry::Waiter;
 use crate::gateway::setbacks::Setback;
-use crate::gateway::state::{
-    Asking, Command, GatewayRole, Obstacle, Outdated, Search, Stage, State, States,
-};
+use crate::gateway::state::{Asking, Command, GatewayRole, Obstacle, Search, Stage, State, States};
 use crate::limits::{PEER_ATTEMPT, PEER_GRACE, PEER_IDLE_MAX, PEER_RECALL};
 use crate::proto::peer::Miss;
 use crate::relay::{self, Exchange, LocalAnswer};
 use crate::stream::{HandshakeError, Stream, TlsSession};
 
 const LATE: &str = "it did not answer within directory_timeout";
-const DIRECTORY_BUSY: &str =
-    "too many requests wait for the directory of gateways; try again later";
 const SPENT: &str = "the gateway that was asked does not have the device any more, and more of the request's body was on its way than is kept (64 KiB); send it again";
 const CAME_HERE: &str =
     "the device has come to this gateway meanwhile, to another event loop; send it again";
@@ -86,8 +82,12 @@ impl GatewayRole {
     }
 
     /// Notes a waiting request, which is woken when another gateway gets its device.
-    fn line_up(&mut self, cx: &Connections<State>, name: &str, waiter: (Id, Key)) {
-        let exchanges = &self.exchanges;
+    pub(super) fn line_up(&mut self, cx: &mut Connections<State>, name: &str, waiter: (Id, Key)) {
+        let Some(Asking { search, .. }) = cx.asking_mut(waiter.0) else { return };
+        if std::mem::replace(&mut search.is_lined_up, true) {
+            return;
+        }
+        let (cx, exchanges) = (&*cx, &self.exchanges);
         let is_there = |(id, key)| search_of(exchanges, cx, id, key).is_some();
         if let Some(peers) = &mut self.peers {
             peers.line_up(name, waiter, is_there);
@@ -99,7 +99,7 @@ impl GatewayRole {
         search_of(&self.exchanges, cx, id, key)
     }
 
-    fn is_in_line(&self, cx: &Connections<State>, id: Id, key: Key) -> bool {
+    pub(super) fn is_in_line(&self, cx: &Connections<State>, id: Id, key: Key) -> bool {
         self.search_of(cx, id, key).is_some_and(|search| search.stage == Stage::InLine)
     }
 
@@ -138,7 +138,7 @@ impl GatewayRole {
     }
 
     /// Asks the directory again for a request that still waits.
-    fn seek_again(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
+    pub(super) fn seek_again(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let until = cx.asking(id).and_then(|asking| asking.search.until);
         let at = cx.after(PEER_RECALL);
         cx.set_deadline(id, Some(until.map_or(at, |until| at.min(until))));
@@ -156,7 +156,7 @@ impl GatewayRole {
                 self.ask_peer(cx, (id, key), peer);
             }
             Some(Heard::Nowhere(_)) => {}
-            None => drop(self.begin_look_up(&name, (id, key))),
+            None => drop(self.begin_look_up(cx, &name, (id, key))),
         }
     }
 
@@ -187,16 +187,26 @@ impl GatewayRole {
         self.set_stage(cx, id, Stage::Asked);
         let at = cx.after(self.settings.limits.directory_timeout);
         cx.set_deadline(id, Some(at));
-        if !self.begin_look_up(&name, (id, key)) {
-            self.refuse_search(cx, (id, key), "connection_limit_reached", DIRECTORY_BUSY);
+        if !self.begin_look_up(cx, &name, (id, key)) {
+            self.give_up_directory(cx, id, key, Obstacle::DirectoryBusy);
         }
     }
 
     /// Has the directory asked, unless it is already. Returns false if too many wait for that.
-    fn begin_look_up(&mut self, name: &str, waiter: (Id, Key)) -> bool {
+    fn begin_look_up(
+        &mut self,
+        cx: &mut Connections<State>,
+        name: &str,
+        waiter: (Id, Key),
+    ) -> bool {
         let most = self.settings.limits.waiting_per_device_max;
         let Some(peers) = &mut self.peers else { return false };
-        match peers.ask(name, waiter, most) {
+        let Some(Asking { search, visitor, .. }) = cx.asking_mut(waiter.0) else { return false };
+        let visitor = *visitor;
+        if search.in_look_up {
+            return true;
+        }
+        search.in_look_up = match peers.ask(name, waiter, most) {
             None => false,
             Some(false) => true,
             Some(true) => {
@@ -204,13 +214,14 @@ impl GatewayRole {
                 let tell = move |found| {
                     remote.send(Command::Located { name: of, found });
                 };
-                let begun = peers.cluster.locate(name, tell);
+                let begun = peers.cluster.locate(name, visitor, tell);
                 if !begun {
                     drop(peers.told(name));
                 }
                 begun
             }
-        }
+        };
+        search.in_look_up
     }
 
     /// The directory has said where a device is, or that it cannot say.
@@ -218,18 +229,24 @@ impl GatewayRole {
         let now = cx.now();
         let Some(peers) = &mut self.peers else { return };
         let LookUp { waiters, outdated } = peers.told(name);
+        for (id, key) in &waiters {
+            if let Some(asking) = cx.asking_mut(*id).filter(|asking| asking.key == *key) {
+                asking.search.in_look_up = false;
+            }
+        }
         if outdated {
             // Not what it says now: it is asked again, within the time that the requests have.
             for waiter in waiters {
-                self.begin_look_up(name, waiter);
+                self.begin_look_up(cx, name, waiter);
             }
             return;
         }
         let heard = match found {
-            Ok(location) => Some(peers.learn(name, location, now)),
-            Err(why) => {
+            Ok(location) => Ok(peers.learn(name, location, now)),
+            Err(NotLocated::Busy) => Err(Obstacle::DirectoryBusy),
+            Err(NotLocated::Failed(why)) => {
                 log_names!(Warn, "the directory of gateways cannot say where {name} is: {why}");
-                None
+                Err(Obstacle::DirectoryAway)
             }
         };
         for (id, key) in waiters {
@@ -239,24 +256,22 @@ impl GatewayRole {
             };
             if let Some(Asking { search, .. }) = cx.asking_mut(id) {
                 match heard {
-                    Some(_) => {
+                    Ok(_) => {
                         search.obstacle = search.obstacle.filter(|why| *why == Obstacle::Unreached)
                     }
-                    None => search.obstacle = search.obstacle.or(Some(Obstacle::DirectoryAway)),
+                    Err(why) => search.obstacle = search.obstacle.or(Some(why)),
                 }
             }
             match (heard, stage) {
                 // It may have come here meanwhile.
-                (Some(_), Stage::Asked) => {
+                (Ok(_), Stage::Asked) => {
                     self.follow_ups.push_back(FollowUp::FindLink { visitor: id, key });
                 }
-                (Some(Heard::At(peer)), _) if !self.registry.is_connected_anywhere(name) => {
+                (Ok(Heard::At(peer)), _) if !self.registry.is_connected_anywhere(name) => {
                     self.registry.cancel_wait(name, Waiter::Exchange(key));
                     self.ask_peer(cx, (id, key), peer);
                 }
-                (None, Stage::Asked) => {
-                    self.give_up_directory(cx, id, key, Obstacle::DirectoryAway)
-                }
+                (Err(why), Stage::Asked) => self.give_up_directory(cx, id, key, why),
                 _ => {}
             }
         }
@@ -272,7 +287,13 @@ impl GatewayRole {
         }
         match self.registry.knows(name) || self.is_expected(name) {
             true => self.await_device(cx, id, key),
-            false => self.refuse_search(cx, (id, key), "destination_unavailable", why.text()),
+            false => {
+                let error = match why {
+                    Obstacle::DirectoryBusy => "connection_limit_reached",
+                    _ => "destination_unavailable",
+                };
+                self.refuse_search(cx, (id, key), error, why.text());
+            }
         }
     }
 
@@ -710,35 +731,6 @@ impl GatewayRole {
         self.peers.iter_mut().for_each(|peers| peers.forget(name, cx.now())); // it may be mended soon
         let error = Some("proxy_configuration_error");
         self.give_up(cx, id, key, &LocalAnswer { error, ..LocalAnswer::new(502, why.told) });
-    }
-
-    /// What was heard of other gateways may be wrong. Waiting requests ask again at once.
-    pub(super) fn forget_peers(&mut self, cx: &mut Connections<State>, what: &Outdated) {
-        let Some(peers) = &mut self.peers else { return };
-        let name = match what {
-            Outdated::All => {
-                peers.forget_all(cx.now());
-                None
-            }
-            Outdated::Name(name) => {
-                peers.forget(name, cx.now());
-                Some(&**name)
-            }
-            Outdated::Moved(change) => {
-                peers.forget_unless_at(&change.name, &change.gateway, cx.now());
-                Some(&*change.name)
-            }
-        };
-        for (id, key) in peers.take_line(name) {
-            if !self.is_in_line(cx, id, key) {
-                continue;
-            }
-            self.seek_again(cx, id, key);
-            let name = cx.asking(id).map(|asking| asking.name.clone());
-            if let Some(name) = name.filter(|_| self.is_in_line(cx, id, key)) {
-                self.line_up(cx, &name, (id, key)); // until the next change
-            }
-        }
     }
 }
 

@@ -1,18 +1,22 @@
 //! What a gateway is told of other gateways: how it finds the one that has a device, how it is known
 //! to them, and what all its loops have of that in common.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
 use crate::engine::workers::Workers;
 use crate::error::Error;
+use crate::gateway::changes::Changes;
 use crate::gateway::claims::{Claimant, Failed};
 use crate::gateway::ledger::{ClaimGuard, DirectoryStatus, Ledger, Rival, Told};
+use crate::gateway::look_ups::{LookUps, Pushed};
 #[cfg(feature = "redis")]
 use crate::gateway::redis::RedisDirectory;
 use crate::gateway::secrets::{Kind, checked};
@@ -24,6 +28,8 @@ use crate::stream::Connector;
 /// Shortest and longest secret, in bytes.
 const SECRETS: Kind = Kind { noun: "secret", of: "gateways", bytes: 16..=256 };
 
+/// Names that a shared table is asked for in one question.
+const LOOK_UPS_AT_ONCE: usize = 64;
 const PANICKED: &str = "it panicked";
 
 type Find = Arc<dyn Fn(&str) -> Result<Option<String>, Failed> + Send + Sync>;
@@ -194,6 +200,10 @@ impl PeerUrl {
         &self.host
     }
 
+    fn needs_resolver(&self) -> bool {
+        self.host.parse::<IpAddr>().is_err()
+    }
+
     /// May take as long as the system's resolver.
     fn addresses(&self) -> Result<Vec<SocketAddr>, String> {
         if let Ok(ip) = self.host.parse::<IpAddr>() {
@@ -214,7 +224,21 @@ pub(crate) struct Location {
 }
 
 /// `Ok(None)`: no other gateway has it.
-pub(crate) type Located = Result<Option<Location>, String>;
+pub(crate) type Located = Result<Option<Location>, NotLocated>;
+
+/// Why nobody knows which gateway has a device.
+#[derive(Clone, Debug)]
+pub(crate) enum NotLocated {
+    /// It was not asked for: too much else is.
+    Busy,
+    Failed(String),
+}
+
+/// A name that the directory is to be asked for, and what is told what it says.
+struct Wanted {
+    name: Box<str>,
+    tell: Box<dyn FnOnce(Located) + Send>,
+}
 
 /// The directory as an operator sees it.
 #[cfg(feature = "admin")]
@@ -234,12 +258,20 @@ impl<F: Fn(&str) -> Result<Vec<String>, Failed> + Send + Sync> FindAll for F {}
 
 /// What all loops of a gateway have of others in common.
 pub(crate) struct Cluster {
+    /// Asks a program's function; where there is a ledger, nobody does.
     find: Box<dyn FindAll>,
+    look_ups: LookUps<Wanted>,
+    /// How the addresses of a gateway are found.
+    addresses: fn(&PeerUrl) -> Result<Vec<SocketAddr>, String>,
+    /// What waits for the host of a gateway, by its URL.
+    resolving: Mutex<HashMap<Arc<str>, Vec<Wanted>>>,
+    resolvers: Workers,
     /// What it has claimed in a table that gateways share.
     ledger: Option<Arc<Ledger>>,
     secrets: RwLock<Arc<[Secret]>>,
     own: RwLock<Option<PeerUrl>>,
     setbacks: Mutex<Setbacks>,
+    changes: Changes,
     pub(super) connector: Option<Arc<Connector>>,
     #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
     kind: &'static str,
@@ -248,6 +280,9 @@ pub(crate) struct Cluster {
     threads: Workers,
     /// Of their own, so that no device waits for visitors' look-ups.
     claimers: Workers,
+    /// How long a table that says nothing is waited for at the end: a connection, a question and
+    /// another one on a new connection.
+    patience: Duration,
 }
 
 /// Why a name cannot be claimed.
@@ -259,8 +294,9 @@ pub(crate) struct OtherOwner {
 
 impl OtherOwner {
     fn of(rival: Rival, ledger: &Ledger, names: &[String], own: &PeerUrl) -> Self {
-        let find = |name: &String| ledger.find(name).unwrap_or_default().into_iter();
-        let urls = names.iter().flat_map(find).filter_map(|url| PeerUrl::parse(&url).ok());
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let found = ledger.find(&names).unwrap_or_default().into_iter().flatten();
+        let urls = found.filter_map(|url| PeerUrl::parse(&url).ok());
         let at = urls.map(|url| url.text).find(|url| *url != own.text);
         OtherOwner { rival, at }
     }
@@ -285,15 +321,21 @@ impl Cluster {
         let (threads, queue) = (limits.helpers_max, limits.authorize_queue_max);
         let mut cluster = Cluster {
             find: Box::new(|_| Ok(Vec::new())),
+            look_ups: LookUps::new(queue, threads),
+            addresses: PeerUrl::addresses,
+            resolving: Mutex::default(),
+            resolvers: Workers::new("ptth-resolver", threads, queue, limits.worker_idle_timeout),
             ledger: None,
             secrets: RwLock::new(Secret::all(peers.secrets)),
             own: RwLock::new(peers.advertised),
             setbacks: Mutex::default(),
+            changes: Changes::default(),
             connector: peers.connector,
             kind: peers.kind,
             away: Mutex::default(),
             threads: Workers::new("ptth-directory", threads, queue, limits.worker_idle_timeout),
             claimers: Workers::new("ptth-claim", threads, queue, limits.worker_idle_timeout),
+            patience: 3 * limits.directory_timeout,
         };
         match peers.source {
             Source::Function(find) => {
@@ -303,9 +345,7 @@ impl Cluster {
             #[cfg(feature = "redis")]
             Source::Redis(directory) => {
                 let table = directory.into_table(limits, shares_names);
-                let ledger = Arc::new(Ledger::new(Arc::new(table)));
-                cluster.ledger = Some(ledger.clone());
-                cluster.find = Box::new(move |name| ledger.find(name));
+                cluster.ledger = Some(Arc::new(Ledger::new(Arc::new(table))));
             }
         }
         let _ = shares_names; // without a table nobody asks
@@ -370,21 +410,111 @@ impl Cluster {
         self.own.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Asks the directory on another thread; `tell` is called there. Returns false if as many
-    /// questions wait as may.
+    /// Asks the directory on another thread, for a visitor with this address; `tell` is called there.
+    /// Returns false if too many questions wait.
     pub(super) fn locate(
         self: &Arc<Self>,
         name: &str,
+        from: Option<IpAddr>,
         tell: impl FnOnce(Located) + Send + 'static,
     ) -> bool {
-        let (cluster, name) = (self.clone(), name.to_owned());
-        self.threads.submit(move || {
-            let found = catch_unwind(AssertUnwindSafe(|| cluster.find(&name)));
-            tell(found.unwrap_or_else(|_| {
-                cluster.note(Some(PANICKED));
-                Err(PANICKED.to_owned())
-            }));
-        })
+        match self.look_ups.push(from, Wanted { name: name.into(), tell: Box::new(tell) }) {
+            Pushed::Waits { asker: false } => true,
+            Pushed::Waits { asker: true } => {
+                let cluster = self.clone();
+                if !self.threads.submit(move || cluster.ask_some()) {
+                    let unasked = self.look_ups.lacks_asker().into_iter();
+                    unasked.for_each(|wanted| (wanted.tell)(Err(NotLocated::Busy)));
+                }
+                true
+            }
+            Pushed::InPlaceOf(other) => {
+                (other.tell)(Err(NotLocated::Busy));
+                true
+            }
+            Pushed::Refused(_) => false,
+        }
+    }
+
+    /// The thread that asks the directory, until nothing is left to be asked.
+    fn ask_some(self: Arc<Self>) {
+        let most = if self.ledger.is_some() { LOOK_UPS_AT_ONCE } else { 1 };
+        loop {
+            let wanted = self.look_ups.take(most);
+            if wanted.is_empty() {
+                return;
+            }
+            self.ask(wanted);
+            // Operators have their turn, too.
+            let cluster = self.clone();
+            if self.threads.is_pressed() && self.threads.submit(move || cluster.ask_some()) {
+                return;
+            }
+        }
+    }
+
+    fn ask(self: &Arc<Self>, wanted: Vec<Wanted>) {
+        let names: Vec<&str> = wanted.iter().map(|wanted| &*wanted.name).collect();
+        let found = catch_unwind(AssertUnwindSafe(|| self.find_all(&names)));
+        let found = found.unwrap_or_else(|_| Err(PANICKED.into())).map_err(|e| e.to_string());
+        self.note(found.as_ref().err().map(String::as_str));
+        let found = match found {
+            Ok(found) => found,
+            Err(why) => {
+                let failed = || Err(NotLocated::Failed(why.clone()));
+                return wanted.into_iter().for_each(|wanted| (wanted.tell)(failed()));
+            }
+        };
+        for (wanted, found) in wanted.into_iter().zip(found) {
+            match self.choose(&wanted.name, &found) {
+                Err(why) => (wanted.tell)(Err(NotLocated::Failed(why))),
+                Ok(None) => (wanted.tell)(Ok(None)),
+                Ok(Some(url)) if url.needs_resolver() => self.resolve(url, wanted),
+                Ok(Some(url)) => (wanted.tell)(self.located(&url)),
+            }
+        }
+    }
+
+    /// Looks a gateway's host up, on a thread of its own: a name server that hangs must not keep
+    /// those from being found whose gateways have addresses. Each host is looked up once for all who
+    /// wait for it.
+    fn resolve(self: &Arc<Self>, url: PeerUrl, wanted: Wanted) {
+        let host = url.text.clone();
+        match self.resolving().entry(host.clone()) {
+            Entry::Occupied(mut known) => return known.get_mut().push(wanted),
+            Entry::Vacant(vacant) => drop(vacant.insert(vec![wanted])),
+        }
+        let (cluster, of) = (self.clone(), host.clone());
+        let begun = self.resolvers.submit(move || {
+            let located = catch_unwind(AssertUnwindSafe(|| cluster.located(&url)));
+            let located = located.unwrap_or_else(|_| Err(NotLocated::Failed(PANICKED.into())));
+            cluster.resolved(&of, &located);
+        });
+        if !begun {
+            self.resolved(&host, &Err(NotLocated::Busy));
+        }
+    }
+
+    fn resolved(&self, host: &str, located: &Located) {
+        let waited = self.resolving().remove(host).unwrap_or_default();
+        waited.into_iter().for_each(|wanted| (wanted.tell)(located.clone()));
+    }
+
+    fn resolving(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Wanted>>> {
+        self.resolving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a gateway is. May take as long as the system's resolver.
+    fn located(&self, url: &PeerUrl) -> Located {
+        match (self.addresses)(url) {
+            Ok(addresses) => Ok(Some(Location { url: url.clone(), addresses })),
+            Err(why) => Err(NotLocated::Failed(format!("{}: {why}", url.text))),
+        }
+    }
+
+    /// What the loops have yet to forget.
+    pub(super) fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// A gateway did not serve a request: if others have the device, too, they are asked first.
@@ -408,7 +538,7 @@ impl Cluster {
 
     /// Releases all claims. This may take as long as the table takes to answer.
     pub(super) fn stop(&self) {
-        self.ledger.iter().for_each(|ledger| ledger.stop());
+        self.ledger.iter().for_each(|ledger| ledger.stop(self.patience));
     }
 
     pub(super) fn ledger(&self) -> Option<&Arc<Ledger>> {
@@ -459,16 +589,15 @@ impl Cluster {
     pub(crate) fn whereabouts(
         self: &Arc<Self>,
         name: &str,
-        within: std::time::Duration,
+        within: Duration,
     ) -> Result<Vec<String>, String> {
         let (cluster, of) = (self.clone(), name.to_owned());
         let (tell, told) = crossbeam_channel::bounded(1);
         let begun = self.threads.submit(move || {
-            let found = catch_unwind(AssertUnwindSafe(|| (cluster.find)(&of)));
-            let _ = tell.send(found.map_or_else(
-                |_| Err(PANICKED.to_owned()),
-                |found| found.map_err(|e| e.to_string()),
-            )); // who asked may have given up
+            let found = catch_unwind(AssertUnwindSafe(|| cluster.find_all(&[&*of])));
+            let found = found.unwrap_or_else(|_| Err(PANICKED.into()));
+            let found = found.map(|found| found.into_iter().flatten().collect::<Vec<_>>());
+            let _ = tell.send(found.map_err(|e| e.to_string())); // who asked may have given up
         });
         if !begun {
             return Err("too many requests wait for it".to_owned());
@@ -493,10 +622,16 @@ impl Cluster {
         }
     }
 
-    fn find(&self, name: &str) -> Located {
-        let found = (self.find)(name).map_err(|e| e.to_string());
-        self.note(found.as_ref().err().map(String::as_str));
-        let found = found?;
+    /// For each of these names, the URLs of the gateways that have it.
+    fn find_all(&self, names: &[&str]) -> Result<Vec<Vec<String>>, Failed> {
+        match &self.ledger {
+            Some(ledger) => ledger.find(names),
+            None => names.iter().map(|name| (self.find)(name)).collect(),
+        }
+    }
+
+    /// One of the gateways that have a device, this one apart.
+    fn choose(&self, name: &str, found: &[String]) -> Result<Option<PeerUrl>, String> {
         let parsed = found.iter().map(|url| PeerUrl::parse(url).map_err(|e| e.to_string()));
         let mut others = parsed.collect::<Result<Vec<PeerUrl>, String>>()?;
         if let Some(own) = self.own() {
@@ -514,8 +649,7 @@ impl Cluster {
         if url.is_secure && self.connector.is_none() {
             return Err(format!("{} needs TLS, and it is not said how it is known", url.text));
         }
-        let addresses = url.addresses().map_err(|why| format!("{}: {why}", url.text))?;
-        Ok(Some(Location { url, addresses }))
+        Ok(Some(url))
     }
 }
 
@@ -580,12 +714,42 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_is_not_resolved_keeps_nobody_waiting_whose_gateway_has_an_address() {
+        let hosts = ["http://hangs:1", "http://127.0.0.1:1"];
+        let peers =
+            Peers::found_by(move |name| Ok(Some(hosts[usize::from(name == "lamp")].to_owned())));
+        let limits = Limits { helpers_max: 2, ..Limits::default() };
+        let mut cluster = Cluster::new(peers, &limits, false);
+        cluster.addresses = |url| {
+            if url.host == "hangs" {
+                loop {
+                    std::thread::park();
+                }
+            }
+            url.addresses()
+        };
+        let cluster = Arc::new(cluster);
+        let (tell, told) = crossbeam_channel::unbounded();
+        // More than there are threads that ask.
+        for name in ["a", "b", "c", "lamp"] {
+            let tell = tell.clone();
+            let heard = move |found: Located| {
+                let _ = tell.send((name, found.is_ok())); // the test may be over
+            };
+            assert!(cluster.locate(name, None, heard));
+        }
+        assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(("lamp", true)));
+        assert!(told.try_recv().is_err(), "the others wait");
+    }
+
+    #[test]
     fn a_gateway_does_not_find_itself() {
         let peers = Peers::found_by(|name| Ok(Some(format!("http://127.0.0.1:{name}"))));
         let cluster = Cluster::new(peers, &Limits::default(), false);
         cluster.listens_at("127.0.0.1:7000".parse().unwrap(), false);
-        assert!(cluster.find("7000").unwrap().is_none());
-        assert_eq!(cluster.find("7001").unwrap().unwrap().addresses.len(), 1);
-        assert!(cluster.find("x").is_err());
+        let find = |name: &str| cluster.choose(name, &cluster.find_all(&[name]).unwrap()[0]);
+        assert!(find("7000").unwrap().is_none());
+        assert_eq!(find("7001").unwrap().unwrap().addresses().unwrap().len(), 1);
+        assert!(find("x").is_err());
     }
 }

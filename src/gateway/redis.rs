@@ -523,10 +523,16 @@ fn or_none(text: &str) -> &str {
 }
 
 impl SharedTable for RedisTable {
-    fn find(&self, name: &str) -> Result<Vec<String>, Failed> {
+    fn find(&self, names: &[&str]) -> Result<Vec<Vec<String>>, Failed> {
         let mut asked = self.find.prepare_invoke();
-        asked.key(self.name_key(name));
-        self.with(|connection| asked.invoke(connection))
+        for name in names {
+            asked.key(self.name_key(name));
+        }
+        let found: Vec<Vec<String>> = self.with(|connection| asked.invoke(connection))?;
+        match found.len() == names.len() {
+            true => Ok(found),
+            false => Err("Redis: its answer to a look-up is none of ours".into()),
+        }
     }
 
     fn claim(&self, by: &str, names: &[String], claimant: &Claimant) -> Result<Verdict, Failed> {

@@ -198,6 +198,9 @@ impl GatewayRole {
                 None => self.beat(cx, id),
             },
             State::Device(Device::Head { .. }) => self.device_head_expired(cx, id),
+            State::Device(Device::Deciding(_)) if self.claiming.contains_key(&id) => {
+                self.offer_claimed(cx, id, None); // they are claimed later
+            }
             State::Device(Device::Deciding(_)) => {
                 self.deny_device(cx, id, 503, "the offer was not decided in time", Some(10))
             }
@@ -302,8 +305,10 @@ impl GatewayRole {
             Command::Unpin { link } => self.unpin(cx, link),
             Command::Drain { notice, time } => self.give_notice(cx, notice, time),
             Command::Located { name, found } => self.located(cx, &name, found),
-            Command::ForgetPeers { what } => self.forget_peers(cx, &what),
-            Command::Claimed { id, claimed } => self.offer_claimed(cx, id, claimed),
+            Command::ForgetPeers => self.forget_peers(cx),
+            Command::Claimed { id, number, claimed } => {
+                self.claim_answered(cx, id, number, claimed)
+            }
             Command::LostName { name, epoch, to } => self.lost_name(cx, &name, epoch, to),
             Command::Ping { reply } => drop(reply.send(())), // the caller may have given up
         }

@@ -20,7 +20,6 @@ use crate::error::{Error, Refusal};
 use crate::gateway::admission::{Admission, Port, SharedAdmission};
 use crate::gateway::alarms::{Alarm, Alarms};
 use crate::gateway::callers::{Callers, LeaseReply, NameReply};
-use crate::gateway::claims::Change;
 use crate::gateway::credentials::Credentials;
 use crate::gateway::device_head::DeviceHead;
 use crate::gateway::device_info::DeviceInfo;
@@ -119,6 +118,10 @@ pub(crate) struct Search {
     /// Why it was not found elsewhere: the gateway that has it could not be reached, or the
     /// directory could not say which one that is.
     pub(crate) obstacle: Option<Obstacle>,
+    /// It waits for what the directory says.
+    pub(crate) in_look_up: bool,
+    /// It is woken when a gateway gets its device.
+    pub(crate) is_lined_up: bool,
 }
 
 /// Why a device cannot be looked for, or asked, at another gateway.
@@ -128,6 +131,8 @@ pub(crate) enum Obstacle {
     DirectoryLate,
     /// The directory of gateways cannot answer.
     DirectoryAway,
+    /// The directory of gateways was not asked: too many others wait for it.
+    DirectoryBusy,
     /// The gateway that has the device cannot be reached.
     Unreached,
 }
@@ -141,6 +146,9 @@ impl Obstacle {
             }
             Obstacle::DirectoryAway => {
                 "the directory of gateways cannot say where the device is; try again later"
+            }
+            Obstacle::DirectoryBusy => {
+                "too many requests wait for the directory of gateways; try again later"
             }
             Obstacle::Unreached => "the gateway that has the device cannot be reached",
         }
@@ -450,11 +458,11 @@ pub(crate) enum Command {
     Observe(Question),
     /// The directory of gateways has said where a device is, or why it cannot say.
     Located { name: Box<str>, found: Located },
-    /// What is known of where devices are may be wrong.
-    ForgetPeers { what: Outdated },
+    /// What is known of where devices are may be wrong ([`Changes`](super::changes::Changes)).
+    ForgetPeers,
     /// Whether the names of this offer are its own in the table of several gateways; `None`: that
     /// did not answer.
-    Claimed { id: Id, claimed: Option<Result<ClaimGuard, OtherOwner>> },
+    Claimed { id: Id, number: u64, claimed: Option<Result<ClaimGuard, OtherOwner>> },
     /// Another gateway has a name that was claimed with this epoch.
     LostName { name: Arc<str>, epoch: u64, to: Rival },
     /// Whether the loop turns.
@@ -477,15 +485,6 @@ pub(crate) enum Errand {
     Ask,
     /// This offer or poll, which was granted.
     Register(Box<Granted>),
-}
-
-/// What was heard of other gateways and counts no more.
-#[derive(Clone)]
-pub(crate) enum Outdated {
-    All,
-    Name(Box<str>),
-    /// Where a device is that has come to a gateway, unless that was known.
-    Moved(Arc<Change>),
 }
 
 /// An offer that was granted, on its way to being admitted.
@@ -565,7 +564,9 @@ pub(crate) struct GatewayRole {
     /// Other gateways, where it has any to do with.
     pub(super) peers: Option<Box<PeerTable>>,
     /// Offers whose names are being claimed.
-    pub(super) claiming: HashMap<Id, Box<Granted>>,
+    pub(super) claiming: HashMap<Id, (u64, Box<Granted>)>,
+    /// Claims that were begun so far.
+    pub(super) claims: u64,
     pub(super) lifecycle: Lifecycle,
 }
 
@@ -728,6 +729,7 @@ impl GatewayRole {
             upgrades: common.upgrades.clone(),
             peers: common.peers.clone().map(|cluster| Box::new(PeerTable::new(cluster))),
             claiming: HashMap::new(),
+            claims: 0,
             lifecycle: Lifecycle::default(),
             settings,
         }

@@ -32,6 +32,8 @@ const BYTES_MAX: usize = 8 * 1024;
 pub struct FieldEdits {
     set: Vec<(String, String)>,
     removed: Vec<String>,
+    /// They are the gateway's own, and in interim responses, too.
+    are_own: bool,
 }
 
 impl fmt::Debug for FieldEdits {
@@ -85,7 +87,12 @@ impl FieldEdits {
 
     /// Writes this field of the gateway's own, which no operator may set.
     pub(crate) fn own((name, value): (&str, &str)) -> Self {
-        FieldEdits { set: vec![(name.to_owned(), value.to_owned())], removed: Vec::new() }
+        let set = vec![(name.to_owned(), value.to_owned())];
+        FieldEdits { set, removed: Vec::new(), are_own: true }
+    }
+
+    pub(crate) fn are_own(&self) -> bool {
+        self.are_own
     }
 
     fn bounded(self) -> Result<Self, Refusal> {

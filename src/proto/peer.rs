@@ -31,7 +31,7 @@ pub(crate) const PREFIX: &str = "ptth-peer-";
 /// In a response: the gateway that was asked does not have the device.
 pub(crate) const MISS: &str = "PTTH-Peer-Miss";
 
-/// In each final response and each 101 at a peers' port.
+/// In each response at a peers' port, interim ones included.
 pub(crate) const SERVED: (&str, &str) = ("PTTH-Peer-Served", "1");
 
 const SECRET: &str = "PTTH-Peer-Secret";
@@ -168,9 +168,14 @@ impl Miss {
     }
 }
 
+/// Returns true if a response comes from a gateway's port for others.
+pub(crate) fn is_served(fields: &Fields<'_>) -> bool {
+    fields.get(SERVED.0).is_some()
+}
+
 /// What a response says that comes from no device. `None`: a device gave it.
 pub(crate) fn miss(status: u16, fields: &Fields<'_>) -> Option<Miss> {
-    if fields.get(SERVED.0).is_none() {
+    if !is_served(fields) {
         return Some(Miss::Foreign(status));
     }
     let value = fields.get(MISS)?;

@@ -256,7 +256,12 @@ impl Exchange {
         }
         // RFC 9110 §15.2: an HTTP/1.0 client is never sent a 1xx.
         let Some(downstream) = downstream.filter(|_| !self.caller.is_old()) else { return Ok(()) };
-        let head_rules = ResponseRules { own_cookie: self.own_cookie, ..interim_rules(rules) };
+        if self.is_hop() && !peer::is_served(&response.fields) {
+            return Ok(()); // whatever said this, it is no gateway
+        }
+        let own_cookie = self.own_cookie;
+        let edits = self.edits.as_deref().filter(|edits| edits.are_own());
+        let head_rules = ResponseRules { own_cookie, edits, ..interim_rules(rules) };
         self.write_head(downstream, response, framing, &head_rules)
     }
 

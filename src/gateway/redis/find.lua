@@ -1,4 +1,8 @@
--- KEYS: one name. The gateways that have it.
-local gateways = {}
-for gateway in pairs((read(KEYS[1]))) do gateways[#gateways + 1] = gateway end
-return gateways
+-- KEYS: names. For each the gateways that have it.
+local answer = {}
+for i = 1, #KEYS do
+  local gateways = {}
+  for gateway in pairs((read(KEYS[i]))) do gateways[#gateways + 1] = gateway end
+  answer[i] = gateways
+end
+return answer

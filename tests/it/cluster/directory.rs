@@ -14,14 +14,14 @@ use crate::support::process::get;
 use crate::support::{LocalServer, Over, Ptth, RawPeer, eventually};
 
 /// A gateway in this process.
-struct One {
-    gateway: Gateway,
-    visitors: SocketAddr,
-    url: String,
+pub struct One {
+    pub gateway: Gateway,
+    pub visitors: SocketAddr,
+    pub url: String,
 }
 
 impl One {
-    fn with(limits: Limits, peers: Peers) -> One {
+    pub fn with(limits: Limits, peers: Peers) -> One {
         let builder = crate::support::gateway().limits(limits).peers(peers);
         let gateway = builder.listen("127.0.0.1:0").start().unwrap();
         let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
@@ -34,7 +34,7 @@ impl One {
         One::with(Limits::default(), Peers::found_by(|_| Ok(None)))
     }
 
-    fn device(&self, name: &str, who: &'static str) -> DeviceHandle {
+    pub fn device(&self, name: &str, who: &'static str) -> DeviceHandle {
         let url = format!("http://{}/{name}", self.gateway.devices_addr());
         let device = Device::builder(url)
             .backoff(Duration::from_millis(5)..Duration::from_millis(50))

@@ -1,6 +1,6 @@
 //! Who may ask on the peers' port, and whose word counts: fields that are forged, circles, hops.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use reverse_http::{Gateway, Peers, RedisDirectory, Routes};
@@ -9,7 +9,7 @@ use crate::cluster::view::{admin_of, cluster_at};
 use crate::cluster::{Cluster, SECRET, at, device, peers_of};
 use crate::support::pki::Authority;
 use crate::support::process::get;
-use crate::support::{LocalServer, Ptth, RawPeer, each_row, eventually};
+use crate::support::{Answer, LocalServer, Ptth, RawPeer, each_row, eventually};
 
 fn peer_request(device: &str, fields: &str) -> String {
     format!("GET /x HTTP/1.1\r\nHost: a\r\nPTTH-Peer-Device: {device}\r\n{fields}\r\n")
@@ -201,6 +201,56 @@ fn towards(url: impl Into<String>) -> (Gateway, SocketAddr, String) {
     let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
     let url = format!("http://{}", gateway.listen_peers("127.0.0.1:0").unwrap());
     (gateway, visitors, url)
+}
+
+/// What answers one request on each connection with this.
+fn answering(answer: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut peer = RawPeer::adopt(stream.unwrap(), "what the directory names");
+            peer.read_head();
+            peer.write(&answer);
+        }
+    });
+    url
+}
+
+#[test]
+fn interim_responses_reach_a_visitor_from_a_gateways_port_alone() {
+    let hint = |mark: &str, what: &str| {
+        format!("HTTP/1.1 103 Early Hints\r\n{mark}Link: <{what}>\r\n\r\n")
+    };
+    let mark = "PTTH-Peer-Served: 1\r\n";
+    let last = |mark: &str| format!("HTTP/1.1 200 OK\r\n{mark}Content-Length: 2\r\n\r\nhi");
+    let ask = |answer: [String; 3]| {
+        let (_gateway, visitors, _) = towards(answering(answer.concat()));
+        RawPeer::connect(visitors).ask(&get("/lamp/x"))
+    };
+    let links = |answer: &Answer| -> Vec<String> {
+        answer.interim.iter().map(|head| head.get("link").unwrap().to_owned()).collect()
+    };
+    let refused = ask([hint("", "/theirs"), hint("", "/theirs"), last("")]);
+    refused.expect_refusal(502);
+    assert!(refused.interim.is_empty(), "{:?}", links(&refused));
+    let taken = ask([hint(mark, "/ours"), hint("", "/theirs"), last(mark)]);
+    taken.expect_ok("hi");
+    assert_eq!(links(&taken), ["</ours>"]);
+    assert_eq!(taken.interim[0].get("ptth-peer-served"), None);
+    // Two gateways say it to each other.
+    let device = towards("http://127.0.0.1:1");
+    let mut link = RawPeer::connect(device.0.devices_addr());
+    link.write("POST /lamp HTTP/1.1\r\nHost: a\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n");
+    link.read_head();
+    let (_gateway, visitors, _) = towards(device.2);
+    let mut visitor = RawPeer::connect(visitors);
+    visitor.write(get("/lamp/x"));
+    link.read_head();
+    link.write([hint("", "/device"), last("")].concat());
+    let answer = visitor.read_answer("GET");
+    answer.expect_ok("hi");
+    assert_eq!(links(&answer), ["</device>"]);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The table does not answer, refuses, or has lost what it knew: devices of the gateway itself are
 //! served as ever, and what was missed is made up for.
 
+use std::io::Write;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use reverse_http::{GatewayEventKind, Grant, Limits, RedisDirectory, Reject};
@@ -49,6 +51,41 @@ fn a_server_that_hangs_keeps_nobody_waiting() {
     eventually("the door is found", || {
         (second.ask(get("/door/x")).text() == "a door").then_some(())
     });
+}
+
+/// Each byte is an answer in time to whoever waits for a byte.
+#[test]
+fn a_server_that_answers_byte_for_byte_keeps_no_device_waiting() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = server.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for connection in server.incoming() {
+            let mut connection = connection.unwrap();
+            std::thread::spawn(move || {
+                let mut rest = b"$100000\r\n".to_vec();
+                while connection.write_all(&rest).is_ok() {
+                    rest = b"x".to_vec();
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            });
+        }
+    });
+    let mut limits = Limits::default();
+    limits.directory_timeout = Duration::from_millis(500);
+    let first = One::with(limits, RedisDirectory::new(&format!("redis://{at}")).unwrap());
+    let began = Instant::now();
+    // More than there are threads that claim.
+    let doors: Vec<_> = (0..10).map(|n| dial(&first.device_url(&format!("d{n}")), "d")).collect();
+    for n in 0..10 {
+        let door = first.gateway.device(&format!("d{n}"));
+        door.wait_connected(Duration::from_secs(5)).expect("it is let in");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    first.ask(get("/d9/x")).expect_ok("d");
+    let began = Instant::now();
+    drop(first);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    drop(doors);
 }
 
 #[test]

@@ -1,0 +1,172 @@
+//! Names that the directory of gateways is to be asked for, for all loops. Any visitor can make names
+//! up, so each address has a line of its own, the lines have turns, and where there is no more room
+//! the longest one loses its last. Pure data, no clock.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::engine::permits::household;
+
+/// Where the look-ups for programs wait, which have no address.
+const PROGRAMS: Option<IpAddr> = None;
+
+#[derive(Debug)]
+struct Lines<T> {
+    of: HashMap<Option<IpAddr>, VecDeque<T>>,
+    /// Whose turn it is, the next one first: each that has a line.
+    turns: VecDeque<Option<IpAddr>>,
+    len: usize,
+    /// Threads that ask, or are about to.
+    askers: usize,
+}
+
+/// What is to be looked up, up to a bound.
+#[derive(Debug)]
+pub(super) struct LookUps<T> {
+    lines: Mutex<Lines<T>>,
+    most: usize,
+    askers_max: usize,
+}
+
+/// What became of a look-up that came.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Pushed<T> {
+    /// It waits. `asker`: one thread more may ask.
+    Waits { asker: bool },
+    /// The same, in the place of this one.
+    InPlaceOf(T),
+    /// Its line is as long as any, and there is no room.
+    Refused(T),
+}
+
+impl<T> LookUps<T> {
+    pub(super) fn new(most: usize, askers_max: usize) -> Self {
+        let lines = Lines { of: HashMap::new(), turns: VecDeque::new(), len: 0, askers: 0 };
+        LookUps { lines: Mutex::new(lines), most, askers_max }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lines<T>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One look-up more. `from`: the visitor's address.
+    pub(super) fn push(&self, from: Option<IpAddr>, wanted: T) -> Pushed<T> {
+        let from = from.map_or(PROGRAMS, |from| Some(household(from)));
+        let mut lines = self.lock();
+        let evicted = match lines.len < self.most {
+            true => None,
+            false => match lines.evict_for(from) {
+                Some(evicted) => Some(evicted),
+                None => return Pushed::Refused(wanted),
+            },
+        };
+        lines.add(from, wanted);
+        match evicted {
+            Some(evicted) => Pushed::InPlaceOf(evicted),
+            None => {
+                let asker = lines.askers < self.askers_max;
+                lines.askers += usize::from(asker);
+                Pushed::Waits { asker }
+            }
+        }
+    }
+
+    /// Those whose turn it is, so many at most. None are left: the thread that asks for them is no
+    /// asker any more.
+    pub(super) fn take(&self, most: usize) -> Vec<T> {
+        let mut lines = self.lock();
+        let taken: Vec<T> = std::iter::from_fn(|| lines.next()).take(most).collect();
+        lines.askers -= usize::from(taken.is_empty());
+        taken
+    }
+
+    /// A thread cannot be had. Returns what nobody would ask for then.
+    pub(super) fn lacks_asker(&self) -> Vec<T> {
+        let mut lines = self.lock();
+        lines.askers -= 1;
+        match lines.askers {
+            0 => std::iter::from_fn(|| lines.next()).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl<T> Lines<T> {
+    fn add(&mut self, from: Option<IpAddr>, wanted: T) {
+        let line = self.of.entry(from).or_default();
+        if line.is_empty() {
+            self.turns.push_back(from);
+        }
+        line.push_back(wanted);
+        self.len += 1;
+    }
+
+    fn next(&mut self) -> Option<T> {
+        let from = self.turns.pop_front()?;
+        let line = self.of.get_mut(&from)?;
+        let next = line.pop_front();
+        match line.is_empty() {
+            true => drop(self.of.remove(&from)),
+            false => self.turns.push_back(from),
+        }
+        self.len -= usize::from(next.is_some());
+        next
+    }
+
+    /// Takes the last one of the longest line, where that is longer than this address's would be.
+    fn evict_for(&mut self, from: Option<IpAddr>) -> Option<T> {
+        let own = self.of.get(&from).map_or(0, VecDeque::len);
+        let (_, longest) = self.of.iter_mut().max_by_key(|(_, line)| line.len())?;
+        if longest.len() <= own + 1 {
+            return None;
+        }
+        self.len -= 1;
+        longest.pop_back()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn ip(n: u8) -> Option<IpAddr> {
+        Some(IpAddr::from([192, 0, 2, n]))
+    }
+
+    #[test]
+    fn addresses_have_turns_and_the_longest_line_loses_its_last() {
+        let look_ups = LookUps::new(8, 2);
+        let askers: Vec<_> = (0..8).map(|n| look_ups.push(ip(1), (1, n))).collect();
+        assert_eq!(askers[..3], [true, true, false].map(|asker| Pushed::Waits { asker }));
+        assert_eq!(look_ups.push(ip(1), (1, 8)), Pushed::Refused((1, 8)));
+        assert_eq!(look_ups.push(ip(2), (2, 0)), Pushed::InPlaceOf((1, 7)));
+        assert_eq!(look_ups.push(PROGRAMS, (0, 0)), Pushed::InPlaceOf((1, 6)));
+        assert_eq!(look_ups.push(ip(2), (2, 1)), Pushed::InPlaceOf((1, 5)));
+        assert_eq!(look_ups.take(5), [(1, 0), (2, 0), (0, 0), (1, 1), (2, 1)]);
+        assert_eq!(look_ups.take(5), [(1, 2), (1, 3), (1, 4)]);
+        assert!(look_ups.take(5).is_empty() && look_ups.take(5).is_empty());
+        assert_eq!(look_ups.lock().askers, 0);
+        assert!(look_ups.lock().of.is_empty() && look_ups.lock().len == 0);
+    }
+
+    #[test]
+    fn one_subscribers_addresses_are_one() {
+        let look_ups = LookUps::new(4, 1);
+        let of = |n: u16| Some(IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, n]));
+        assert!((0..4).all(|n| matches!(look_ups.push(of(n), n), Pushed::Waits { .. })));
+        assert_eq!(look_ups.push(of(4), 4), Pushed::Refused(4));
+        assert_eq!(look_ups.push(ip(1), 5), Pushed::InPlaceOf(3));
+    }
+
+    #[test]
+    fn what_nobody_would_ask_for_comes_back() {
+        let look_ups = LookUps::new(4, 2);
+        assert_eq!(look_ups.push(ip(1), 1), Pushed::Waits { asker: true });
+        assert_eq!(look_ups.push(ip(1), 2), Pushed::Waits { asker: true });
+        assert!(look_ups.lacks_asker().is_empty(), "the other one asks");
+        assert_eq!(look_ups.lacks_asker(), [1, 2]);
+        assert_eq!(look_ups.push(ip(1), 3), Pushed::Waits { asker: true });
+    }
+}
