@@ -1,15 +1,16 @@
 //! Offers and polls that were refused: how many, and the last ones, in bounded memory whoever sends
 //! them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Instant;
 
+use crate::engine::permits::household;
 use crate::observe::texts::{REASON_BYTES_MAX, cut};
 
 /// Refusals that are remembered, those of one device, address and status as one.
 const LATEST_MAX: usize = 32;
-/// Of one address, so that a stranger who tries names does not push out the others.
+/// Of one address (IPv6: one /64), so that a stranger who tries names does not push out the others.
 const LATEST_OF_ADDRESS_MAX: usize = 8;
 /// Names of one offer that are remembered.
 const NAMES_MAX: usize = 4;
@@ -61,15 +62,25 @@ impl Refusals {
         }
     }
 
+    /// Where there are as many as may be, the address that has most of them loses its oldest: whoever
+    /// has several addresses pushes out one that comes once no sooner than his own.
     fn make_room(&mut self, address: Option<IpAddr>) {
-        let is_theirs = |known: &Refused| known.address == address;
-        if self.latest.iter().filter(|known| is_theirs(known)).count() >= LATEST_OF_ADDRESS_MAX {
-            let oldest = self.latest.iter().position(is_theirs);
-            oldest.and_then(|at| self.latest.remove(at));
+        let of_whom = |known: &Refused| known.address.map(household);
+        let mut counts: HashMap<Option<IpAddr>, usize> = HashMap::new();
+        for known in &self.latest {
+            *counts.entry(of_whom(known)).or_default() += 1;
         }
-        if self.latest.len() >= LATEST_MAX {
-            self.latest.pop_front();
-        }
+        let theirs = address.map(household);
+        let count = |whose: &Option<IpAddr>| counts.get(whose).copied().unwrap_or(0);
+        let goes = if count(&theirs) >= LATEST_OF_ADDRESS_MAX {
+            self.latest.iter().position(|known| of_whom(known) == theirs)
+        } else if self.latest.len() >= LATEST_MAX {
+            let most = counts.values().copied().max();
+            self.latest.iter().position(|known| Some(count(&of_whom(known))) == most)
+        } else {
+            None
+        };
+        goes.and_then(|at| self.latest.remove(at));
     }
 
     /// The last ones under this name, the newest first.
@@ -104,5 +115,27 @@ mod tests {
         assert!(refusals.latest.iter().all(|of| of.name.len() + of.reason.len() < 300));
         (0..=255).for_each(|n| refusals.note(["x"].into_iter(), ip(n), (403, "no"), now));
         assert_eq!((refusals.latest.len(), refusals.count), (LATEST_MAX, 1261));
+    }
+
+    #[test]
+    fn several_addresses_of_one_who_tries_names_push_out_nobody_else() {
+        let now = Instant::now();
+        let v4 = |n: u16| Some(IpAddr::from([192, 0, 2, n as u8]));
+        let v6 = |n: u16| Some(IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, n]));
+        for (address, addresses) in [(v4 as fn(u16) -> _, 10), (v6, 1000)] {
+            let mut refusals = Refusals::default();
+            refusals.note(["lamp"].into_iter(), ip_of_lamp(), (401, "unknown"), now);
+            for n in 0..10_000 {
+                let name = format!("n{n}");
+                let from = address(n % addresses);
+                refusals.note([&*name].into_iter(), from, (401, "unknown"), now);
+            }
+            assert_eq!(refusals.of("lamp").count(), 1, "{addresses} addresses");
+            assert!(refusals.latest.len() <= LATEST_MAX);
+        }
+    }
+
+    fn ip_of_lamp() -> Option<IpAddr> {
+        Some(IpAddr::from([198, 51, 100, 1]))
     }
 }

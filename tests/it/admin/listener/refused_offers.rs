@@ -89,3 +89,22 @@ fn who_was_refused_is_told_to_operators_and_not_to_visitors() {
     let (_, other) = observed.told(&["other"]);
     assert!(other.contains("404 no device of this name was here lately\n"), "{other}");
 }
+
+#[test]
+fn a_flood_of_refused_names_from_several_addresses_hides_no_other_device() {
+    let folder = TempDir::new("refused-flood");
+    let tokens = Tokens::draw(&folder, &["one"]);
+    let observed = Observed::start(&["--tokens", tokens.file()]);
+    observed.refuses([127, 0, 0, 7], "lamp", "nobody-knows-this-one", 401);
+    for n in 0..80 {
+        observed.refuses([127, 0, 0, 10 + n % 8], &format!("n{n}"), "nor-this-one", 401);
+    }
+    let latest = eventually("all of them", || {
+        let offers = observed.json("/api/v1/status")["refused_offers"].clone();
+        (offers["count"] == 81).then(|| offers["latest"].as_array().unwrap().clone())
+    });
+    assert_eq!(latest.len(), 32);
+    assert!(latest.iter().any(|refused| refused["name"] == "lamp"), "{latest:?}");
+    let (_, lamp) = observed.told(&["lamp"]);
+    assert!(lamp.contains("1 offer for it from 127.0.0.7 refused with 401, "), "{lamp}");
+}
