@@ -75,7 +75,7 @@ limits! {
     token_bytes_max: usize = 1_024;
     /// TLS handshakes in progress at once in one event loop, including those that wait for the
     /// other side. Default zero: half of `connections_max`; never more than three quarters of it.
-    /// Visitors can take three quarters of them. Beyond: a new connection is closed at once.
+    /// Visitors, with what they ask other gateways, can take three quarters of them. Beyond: a new connection is closed at once.
     handshakes_max: usize = 0;
     /// Connections that this side has ended and still reads from
     /// ([`linger_timeout`](Self::linger_timeout)), in one event loop. Default 1,024. Beyond: the

@@ -517,7 +517,7 @@ impl GatewayRole {
         };
         cx.set_deadline(connection, Some(at));
         match channel {
-            Ok(channel) if cx.secure(connection, channel.clone(), false) => {}
+            Ok(channel) if cx.secure(connection, channel.clone(), true) => {}
             Ok(_) => {
                 self.peer_failed(cx, connection, "as many TLS handshakes are in progress as may be")
             }

@@ -1,10 +1,12 @@
 //! Many at once: changes of the directory, and visitors who wait for what it says.
 
+use std::io::Read;
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
-use reverse_http::{Limits, Peers};
+use reverse_http::{Limits, Peers, Routes};
 
 use crate::cluster::directory::One;
 use crate::support::process::get;
@@ -139,4 +141,51 @@ fn names_that_somebody_makes_up_keep_nobody_elses_look_ups_waiting() {
     drop(says);
     lamp.read_answer("GET").expect_ok("second");
     made_up.iter_mut().for_each(|visitor| visitor.read_answer("GET").expect_refusal(404));
+}
+
+#[test]
+fn a_gateway_that_hangs_in_handshakes_leaves_places_to_devices() {
+    use crate::support::pki::{Authority, TlsPeer};
+    use reverse_http::tls::{DeviceTls, GatewayTls, Identity};
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", hangs.local_addr().unwrap());
+    // Each connection says hello, or is closed at once since there is no place for its handshake.
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in hangs.incoming() {
+            let (mut stream, tell) = (stream.unwrap(), tell.clone());
+            std::thread::spawn(move || {
+                let _ = tell.send(stream.read(&mut [0]));
+                let _ = stream.read_to_end(&mut Vec::new());
+            });
+        }
+    });
+    let pki = Authority::new();
+    let pair = pki.server("gateway");
+    let read = |file: &str| std::fs::read(file).unwrap();
+    let ca = DeviceTls::new().ca(read(pki.ca())).unwrap();
+    let peers = Peers::found_by(move |_| Ok(Some(url.clone()))).tls(ca).unwrap();
+    let identity = Identity::from_pem(read(pair.certificate()), read(pair.key())).unwrap();
+    let mut limits = Limits::default();
+    limits.handshakes_max = 8;
+    (limits.wait_for_link, limits.handshake_timeout) =
+        (Duration::from_secs(60), Duration::from_secs(60));
+    let gateway = crate::support::gateway().limits(limits).peers(peers);
+    let gateway = gateway.listen_tls("127.0.0.1:0", GatewayTls::new(identity).unwrap());
+    let gateway = gateway.start().unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
+    let visitor = |n| {
+        let mut visitor = RawPeer::connect(visitors);
+        visitor.write(get(&format!("/n{n}/x")));
+        visitor
+    };
+    let asking: Vec<RawPeer> = (0..20).map(visitor).collect();
+    let (mut all, mut hellos) = (0, 0);
+    while all < asking.len() || hellos < 6 {
+        let read = told.recv_timeout(Duration::from_secs(20)).expect("it began or was closed");
+        (all, hellos) = (all + 1, hellos + usize::from(matches!(read, Ok(1))));
+    }
+    assert_eq!(hellos, 6, "three quarters");
+    let mut device = TlsPeer::connect(gateway.devices_addr(), pki.client(None).into());
+    assert_eq!(device.ask(&get("/")).0.status(), 405);
 }
