@@ -26,8 +26,8 @@ pub(crate) enum Port {
 pub(super) struct Unseen {
     /// Counts them.
     permits: Permits,
-    /// In the order they came, each with its loop; those that were let in since, or are gone, are
-    /// skipped when their turn comes.
+    /// In order of arrival, each with its loop; connections that were admitted since, or are gone,
+    /// are skipped when their turn comes.
     queue: Arc<Mutex<VecDeque<(usize, Id)>>>,
 }
 
@@ -83,8 +83,8 @@ impl Newcomers {
         self.noted = noted;
     }
 
-    /// The oldest, with the number of its loop, where there are too many. Another loop's may have
-    /// been let in meanwhile.
+    /// The oldest, with the number of its loop, if there are too many. One of another loop may have
+    /// been admitted meanwhile.
     fn oldest<T>(&self, cx: &Connections<T>, most: usize) -> Option<(usize, Id)> {
         if self.all.permits.unseen() <= most {
             return None;
@@ -118,7 +118,7 @@ impl Newcomers {
 /// Where one side's connections come from.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sources {
-    /// Networks that are let in; none: all.
+    /// Networks that are admitted; empty: all.
     pub(super) allow: Vec<Network>,
     /// Balancers, whose connections begin with a PROXY header that names the peer.
     pub(super) balancers: Vec<Network>,
@@ -174,8 +174,8 @@ impl Admission {
         self.sources(side).balancers.iter().any(|network| network.contains(from))
     }
 
-    /// The permit of a balancer's connection whose peer is not known yet: it counts for its side
-    /// alone, and among the unauthenticated ones of devices.
+    /// The permit of a balancer's connection whose peer is not known yet: it counts only for its
+    /// side, and among the unauthenticated ones of devices.
     pub(super) fn open_unnamed(&self, side: Whose, from: SocketAddr) -> Option<Permit> {
         let permit = self.permits.take(from.ip(), side as usize, usize::MAX);
         permit.map(|permit| self.counted(permit, side))
@@ -214,8 +214,8 @@ impl Admission {
         }
     }
 
-    /// The permit of another gateway's connection, or of a stranger's: one address brings the visitors
-    /// of a whole gateway, and only those that have shown nothing yet are counted for it.
+    /// The permit of a connection at the peers' port. One address brings the visitors of a whole
+    /// gateway, so only unauthenticated connections are counted for it.
     pub(super) fn open_peer(&self, from: SocketAddr, limits: &Limits) -> Option<Permit> {
         let most = limits.strangers_per_address();
         let permit = self.permits.take_any(Whose::Visitors as usize);
@@ -250,8 +250,8 @@ impl Admission {
         }
     }
 
-    /// The oldest connection to this port that has shown nothing, with the number of its loop,
-    /// where there are too many. Another loop's may have been let in meanwhile.
+    /// The oldest unauthenticated connection to this port, with the number of its loop, if there
+    /// are too many. One of another loop may have been admitted meanwhile.
     pub(super) fn oldest<T>(
         &self,
         cx: &Connections<T>,
@@ -261,7 +261,7 @@ impl Admission {
         self.newcomers(port).oldest(cx, most)
     }
 
-    /// Returns true if this loop has a connection to this port that has shown nothing.
+    /// Returns true if this loop has an unauthenticated connection to this port.
     pub(super) fn has_unseen<T>(&self, cx: &Connections<T>, port: Port) -> bool {
         self.newcomers(port).are_here(cx)
     }

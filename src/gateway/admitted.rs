@@ -40,7 +40,7 @@ impl GatewayRole {
                     &LocalAnswer::new(401, REVOKED),
                 );
             }
-            // The answer it brought is taken; it gets no event.
+            // The answer that it brought was accepted; it gets no event.
             _ if head.last => self.device_leaves(cx, id, &registration, &head),
             // Waiting callers are served first, as by a link.
             _ if self.lifecycle.is_draining() && !self.registry.callers_wait(&registration) => {
@@ -69,8 +69,7 @@ impl GatewayRole {
         }
     }
 
-    /// A device stops. Between two requests its links end without a loss only where this side says
-    /// so.
+    /// A device stops. Between two requests its links end without loss only if this side ends them.
     fn device_leaves(
         &mut self,
         cx: &mut Connections<State>,

@@ -35,8 +35,7 @@ impl GatewayRole {
         self.answer_visitor(cx, id, &answer);
     }
 
-    /// Answers a visitor from here; the connection goes on where the answer says so. A program is
-    /// told by an error.
+    /// Answers a visitor; its connection is kept if the answer says so. A program gets an error.
     pub(super) fn answer_visitor(
         &mut self,
         cx: &mut Connections<State>,
@@ -74,7 +73,7 @@ impl GatewayRole {
         self.await_request(cx, id);
     }
 
-    /// A connection idles between two requests; bytes that were sent ahead are read soon.
+    /// A connection is idle between two requests; bytes that were sent ahead are read soon.
     pub(super) fn await_request(&self, cx: &mut Connections<State>, id: Id) {
         let at = cx.after(self.settings.limits.idle_visitor_timeout);
         let Some(peer) = cx.get_mut(id) else { return };

@@ -1,4 +1,4 @@
-//! What a visitor's request comes to, before anything is done about it.
+//! The decision about a visitor's request, before anything is done.
 
 use std::net::IpAddr;
 
@@ -20,7 +20,7 @@ pub(super) enum Asked {
         to_head: bool,
         keep: bool,
     },
-    /// A redirect, or what a route answers by itself.
+    /// A redirect, or the answer of a route itself.
     Reply {
         reply: Reply,
         to_head: bool,
@@ -32,19 +32,19 @@ pub(super) enum Asked {
         to_head: bool,
         keep: bool,
     },
-    /// Its address or token has sent too many of late.
+    /// Its address or token has sent too many requests lately.
     TooMany {
         too_many: TooMany,
         to_head: bool,
         keep: bool,
     },
-    /// A page of the gateway's own, or what its form came to.
+    /// A page of the gateway itself, or the result of its form.
     SignIn {
         answer: Box<SignInAnswer>,
         to_head: bool,
         keep: bool,
     },
-    /// `OPTIONS *`: it concerns this gateway itself. On a link it would be a heartbeat, so no
+    /// `OPTIONS *`, which is about this gateway itself. On a link it would be a heartbeat, so no
     /// device ever gets it.
     Server {
         keep: bool,

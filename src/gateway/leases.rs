@@ -11,7 +11,7 @@ use crate::link::CutError;
 use crate::observe::Observed;
 use crate::stream::Stream;
 
-/// Names a link that is leased: the number of the loop that leased it, and one of its own there.
+/// Identifies a leased link: the number of the loop that leased it, and a number of its own there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LeaseId(u64);
 
@@ -30,7 +30,7 @@ impl LeaseId {
     }
 }
 
-/// What a program's `send()` is given.
+/// A link or mailbox in the hands of a program's `send()`.
 pub(crate) struct Lease {
     pub(crate) stream: Arc<Stream>,
     pub(crate) unread: Vec<u8>,
@@ -39,7 +39,7 @@ pub(crate) struct Lease {
     pub(crate) cut_error: CutError,
     /// Its device is an AirPlay sender.
     pub(crate) airplay: bool,
-    /// Callers that wait, as the request is to tell the device.
+    /// The number of waiting callers, for the request to the device.
     pub(crate) waiting: usize,
 }
 
@@ -56,7 +56,7 @@ pub(crate) enum Leased {
 pub(super) struct LeasedLink {
     pub(super) registration: Arc<Registration>,
     pub(super) handle: Handle,
-    /// Where the program that has it reads why it was cut.
+    /// Tells the program that has it why it was cut.
     pub(super) cut_error: CutError,
     pub(super) observed: Observed,
     /// Counted until it comes back or ends.
@@ -75,7 +75,7 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    /// Those of the loop of this number.
+    /// The leases of the loop with this number.
     pub(super) fn numbered(number: usize) -> Self {
         Leases { links: BTreeMap::new(), latest: (number as u64) << NUMBER }
     }
@@ -90,7 +90,7 @@ impl Leases {
         LeaseId(self.latest)
     }
 
-    /// A link comes back, or has ended.
+    /// Removes a lease whose link comes back or has ended.
     pub(super) fn take(&mut self, lease: LeaseId) -> Option<LeasedLink> {
         self.links.remove(&lease)
     }
@@ -103,7 +103,7 @@ impl Leases {
         self.links.values().map(|link| &*link.registration)
     }
 
-    /// Those whose registration is like that.
+    /// The leases whose registration matches.
     pub(super) fn ids(&self, of: impl Fn(&Registration) -> bool) -> Vec<LeaseId> {
         let found = self.links.iter().filter(|(_, link)| of(&link.registration));
         found.map(|(lease, _)| *lease).collect()

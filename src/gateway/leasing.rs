@@ -66,8 +66,8 @@ impl GatewayRole {
         true
     }
 
-    /// Gives a program's thread, whose device polls or is not here, a socket of which the loop has
-    /// the other end: requests over it are handled like a visitor's.
+    /// Gives a program's thread whose device polls, or is not here, one end of a socket pair; the
+    /// loop handles requests from the other end like a visitor's.
     pub(super) fn lease_mailbox(&mut self, cx: &mut Connections<State>, caller: u64) {
         if let Some((name, reply)) = self.callers.take_for_link(caller) {
             self.lease_mailbox_to(cx, &name, &reply);
@@ -158,7 +158,7 @@ impl GatewayRole {
         }
     }
 
-    /// A link that was leased, or whose place was reserved, is gone.
+    /// A link that was leased or reserved is gone.
     pub(super) fn lease_ended(
         &mut self,
         cx: &Connections<State>,
@@ -205,7 +205,7 @@ impl GatewayRole {
             self.lease_to(cx, &reply, link);
             return;
         }
-        // Another gateway may have it: then requests go there, as a visitor's do.
+        // If another gateway may have it, requests go there, like a visitor's.
         let is_sought = self.peers.is_some() && !self.registry.is_connected_anywhere(&name);
         if is_sought || self.registry.is_polling(&name) {
             return self.lease_mailbox_to(cx, &name, &reply);
@@ -327,7 +327,7 @@ impl GatewayRole {
             }
             None => {
                 let last = match self.last_elsewhere(name, now) {
-                    // Where that is, is not for visitors.
+                    // Visitors are not told which one.
                     Some(ago) => format!("another gateway had it {} s ago", ago.as_secs()),
                     None => "and was not lately".to_owned(),
                 };

@@ -1,5 +1,5 @@
-//! A link's life: given out, asked for a sign of life while it idles (the heartbeat, and its
-//! timeout), told to go (the goaway), ended.
+//! The life of a link: it is assigned to an exchange, gets heartbeats while it is idle, is asked to
+//! leave (the goaway), and ends.
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connection::Fetched;
@@ -14,13 +14,13 @@ use crate::proto::turn::STOPPING;
 use crate::proto::{head, heartbeat};
 use crate::relay::{self, Exchange};
 
-/// Why a link never came to be.
+/// Why a connection never became a link.
 pub(super) const UNTURNED: CloseReason =
     CloseCause::Cut.because("it was closed before the 101 was written");
 pub(super) const UNASKED: &str = "bytes came that nobody asked for";
 
 impl GatewayRole {
-    /// Gives the idle link of `name` out whose turn it is, busy; a held offer is turned with it.
+    /// Takes the next idle link of `name`, which is busy from now on; a held offer is turned.
     pub(super) fn take_link(&mut self, cx: &mut Connections<State>, name: &str) -> Option<Id> {
         let id = self.registry.next_idle(name)?;
         let registration = cx.registration(id)?;
@@ -46,7 +46,7 @@ impl GatewayRole {
         self.assign_with(cx, key, id, b"");
     }
 
-    /// The same, with one line more in the request's head.
+    /// The same, with an additional line in the request's head.
     pub(super) fn assign_with(
         &mut self,
         cx: &mut Connections<State>,
@@ -57,7 +57,7 @@ impl GatewayRole {
         if let Some(link) = cx.link_mut(id) {
             link.exchange = Some(key);
             if let Some(exchange) = self.exchanges.get_mut(key) {
-                // A session is what devices of this crate have, and they frame strictly.
+                // Devices of this crate have a session, and frame strictly.
                 exchange.upstream_reads_on(link.registration.session().is_some());
                 if link.registration.is_airplay() {
                     exchange.takes_event_version();
@@ -69,7 +69,7 @@ impl GatewayRole {
         relay::attach_with(self, cx, key, id, &lines);
     }
 
-    /// An idle link has its next heartbeat, and no buffers.
+    /// Schedules the next heartbeat of an idle link, and frees its buffers.
     pub(super) fn watch_idle(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         peer.free_buffers();
@@ -78,7 +78,7 @@ impl GatewayRole {
         cx.set_deadline(id, at);
     }
 
-    /// Something happened on an idle link: its end, stray line ends, or bytes nobody asked for.
+    /// Something happened on an idle link: its end, stray line ends, or unexpected bytes.
     pub(super) fn idle_ready(&mut self, cx: &mut Connections<State>, id: Id) {
         if let Err(why) = self.is_quiet(cx, id) {
             self.drop_link(cx, id, why);
@@ -124,14 +124,14 @@ impl GatewayRole {
         }
     }
 
-    /// The idle time of a link is over: ask for a sign of life (protocol.md §1.5).
+    /// A link was idle for long enough: sends a heartbeat (protocol.md §1.5).
     pub(super) fn beat(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(registration) = cx.registration(id) else { return };
         self.registry.set_busy(&registration, id);
         self.ask_options(cx, id, heartbeat::REQUEST);
     }
 
-    /// Tells a link to go: replaced, or the gateway stops. An offer that is held is refused.
+    /// Asks a link to leave, as it was replaced or the gateway stops. A held offer is refused.
     pub(super) fn part(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(registration) = cx.registration(id) else { return };
         let Some(peer) = cx.get_mut(id) else { return };
@@ -206,10 +206,10 @@ impl GatewayRole {
         }
     }
 
-    /// Bytes, or the end, where neither may be: while the offer is decided, or it or a poll is
-    /// held.
+    /// Bytes, or the end, when neither is expected: while an offer is decided about, or an offer or
+    /// poll is held.
     pub(super) fn early_bytes(&mut self, cx: &mut Connections<State>, id: Id) {
-        // What a POST brings stays where it is until its sender is known.
+        // The contents of a POST stay where they are until its sender is known.
         if let Some(peer) = cx.get(id) {
             if matches!(&peer.state, State::Device(Device::Deciding(head)) if head.has_body()) {
                 if peer.is_broken() {
@@ -226,7 +226,8 @@ impl GatewayRole {
         }
     }
 
-    /// Nobody asked for a held offer: 204, and the device offers again on the same connection.
+    /// There was no request for a held offer: it gets 204, and the device offers again on the same
+    /// connection.
     pub(super) fn hold_expired(&mut self, cx: &mut Connections<State>, id: Id) {
         if let Some(registration) = cx.registration(id) {
             for name in self.registry.lapse(&registration, id, cx.now()) {
@@ -245,7 +246,7 @@ impl GatewayRole {
         }
     }
 
-    /// The request that waits until this link is free, and its visitor.
+    /// Takes the request that waits until this link is free, and its visitor.
     pub(super) fn take_wanted(&self, cx: &mut Connections<State>, id: Id) -> Option<(Id, Key)> {
         let link = cx.link_mut(id)?;
         let key = link.wanted.take()?;

@@ -39,17 +39,17 @@ use crate::stream::Stream;
 const PORT_PURPOSE: &str =
     "devices connect here to be reached (reverse HTTP); visitors use another port";
 
-/// What came on the devices' port.
+/// The result of reading from the devices' port.
 enum Arrived {
     NotYet,
     Closed,
     DeviceHead(Box<turn::Offer>, Box<DeviceHead>),
-    /// A page asks whether it may post (CORS). `keep`: another request may follow.
+    /// A CORS preflight of a web page. `keep`: another request may follow.
     Preflight {
         origin: String,
         keep: bool,
     },
-    /// With the page's origin, where the operator lists it.
+    /// With the origin of the page, if the operator lists it.
     Refused(Refusal, Option<String>),
 }
 
@@ -111,8 +111,8 @@ impl GatewayRole {
         }
     }
 
-    /// The page that sent a request, where the operator lists it. A refusal of any other ends the
-    /// connection, whatever its request is.
+    /// The origin of the page that sent a request, if the operator lists it. For other origins, the
+    /// connection ends with a refusal, whatever the request is.
     fn page(&self, fields: &head::Fields<'_>) -> Result<Option<String>, Refusal> {
         let mut origins = fields.all("Origin");
         let origin = match (origins.next(), origins.next()) {
@@ -155,7 +155,7 @@ impl GatewayRole {
                         origin,
                         keep: head::keeps_alive(request.minor, &request.fields),
                     },
-                    // Nobody reads it, so its bytes would be taken for the next request.
+                    // It is not read, so its bytes would be taken for the next request.
                     true => Arrived::Refused(
                         Refusal::new(400, "a preflight request (OPTIONS) has no body"),
                         Some(origin),
@@ -194,7 +194,7 @@ impl GatewayRole {
                 ));
             }
         }
-        // A line end too many is nothing (RFC 9112 §2.2), but before a turn every byte counts.
+        // An extra line end is ignored (RFC 9112 §2.2), but before a turn every byte counts.
         if !request.has_body() && !behind.is_empty() && (turns || !head::are_line_ends(behind)) {
             return Err(Refusal::new(400, EARLY));
         }
@@ -244,7 +244,7 @@ impl GatewayRole {
         }
     }
 
-    /// Asks `authorize`, on a thread of its own, or nobody.
+    /// Calls `authorize` on a worker thread, if there is one.
     fn consider(
         &mut self,
         cx: &mut Connections<State>,
@@ -258,8 +258,8 @@ impl GatewayRole {
         peer.state = State::Device(Device::Deciding(head));
         let mut offer = Offer::new(wire, peer_ip, certificate);
         offer.secure = secure;
-        // A certificate identifies the device as well as a token does; a device that shows one
-        // needs no other.
+        // A certificate identifies the device as well as a token does; a device that presents one
+        // needs no token.
         let checked = match &offer.certificate {
             Some(shown) if self.credentials.is_void(shown) => Err(Reject::new(401, REVOKED)),
             Some(_) => offer.check_certificate(),
@@ -321,7 +321,7 @@ impl GatewayRole {
             Err(reject) => return self.rejected(cx, id, &offer, &reject),
         };
         // Events in progress may still be answered; no other device is accepted. A device that
-        // polls here does so as long as links serve.
+        // polls here may do so as long as links are served.
         let polls_here = || {
             !turns
                 && granted_names(&offer, &grant).iter().all(|name| self.registry.is_polling(name))
@@ -444,8 +444,8 @@ impl GatewayRole {
         self.deny_credential(cx, id, origin.as_deref(), &answer);
     }
 
-    /// Reserves the place in the registry, reports replaced devices, and closes their links. A
-    /// device that says its `last` takes no name over: it leaves.
+    /// Reserves a place in the registry, reports replaced devices, and closes their links. A device
+    /// with its `last` POST takes no name over, as it is leaving.
     fn admit(
         &mut self,
         cx: &mut Connections<State>,
@@ -515,8 +515,7 @@ impl GatewayRole {
         }
     }
 
-    /// The bytes that turn a connection. `may_continue`: a 100 that was asked for has not gone out
-    /// yet.
+    /// The bytes that turn a connection. `may_continue`: the requested 100 has not been sent yet.
     fn switch(&self, offer: &Offer, may_continue: bool) -> Vec<u8> {
         let mut switch = Vec::with_capacity(96);
         if offer.wire.expects_continue && may_continue {

@@ -12,11 +12,11 @@ use crate::limits::IDLE_FOUND_MAX;
 use crate::relay::LocalAnswer;
 use crate::setting::VISITORS_ALLOW;
 
-/// Where few connections idle they are not looked for again before this has passed.
+/// If few connections are idle, the next search for them is due after this time.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Whether a connection is a visitor's that waits for a request; whether that would be its first.
-/// One that has sent bytes ahead, which are here, does not wait.
+/// `Some` if a visitor's connection waits for a request, with whether that would be its first. One
+/// that has sent bytes ahead does not wait.
 fn idles(cx: &Connections<State>, id: Id) -> Option<bool> {
     let connection = cx.get(id).filter(|connection| !connection.has_input())?;
     match &connection.state {
@@ -31,8 +31,8 @@ fn idles(cx: &Connections<State>, id: Id) -> Option<bool> {
 }
 
 impl GatewayRole {
-    /// Whether another connection may come by this side, if need be in the place of a visitor's
-    /// that idles, or of a device's that has shown nothing.
+    /// Whether another connection of this side is admitted, if necessary in the place of an idle
+    /// one of a visitor, or of an unauthenticated one of a device.
     pub(super) fn has_room(
         &mut self,
         cx: &mut Connections<State>,
@@ -58,8 +58,8 @@ impl GatewayRole {
         if gives_way { Ok(()) } else { Err(why) }
     }
 
-    /// A connection by this side waits, and this loop has neither room nor a connection that could
-    /// give way. Accepting pauses for as long as the others may take.
+    /// A connection of this side waits, and this loop has neither room nor a connection that can
+    /// give way. Accepting pauses for as long as the other loops may take.
     pub(super) fn ask_others_for_room(&self, side: Whose) {
         let taken = self.admission.permits.of_side(side as usize);
         if side == Whose::Visitors || taken < self.settings.limits.devices_connections() {
@@ -155,7 +155,7 @@ impl GatewayRole {
         true
     }
 
-    /// Closes the visitor's connection that is first to give way. Returns false if there is none.
+    /// Closes the visitor's connection that gives way first. Returns false if there is none.
     pub(super) fn spare_idle(&mut self, cx: &mut Connections<State>) -> bool {
         let Some(id) = self.find_idle(cx) else { return false };
         self.admission.idle.pop_front();
@@ -201,7 +201,7 @@ impl GatewayRole {
         }
     }
 
-    /// Returns true if a visitor's address may come in. Returns false if the connection is being
+    /// Returns true if a visitor's address is admitted. Returns false if the connection is being
     /// closed instead.
     pub(super) fn admit_visitor(
         &mut self,
@@ -231,8 +231,8 @@ impl GatewayRole {
         false
     }
 
-    /// A connection to this port is new: the oldest of those that have shown nothing gives way, where
-    /// there are too many.
+    /// A connection to this port is new: the oldest unauthenticated one gives way if there are too
+    /// many.
     pub(super) fn note_newcomer(&mut self, cx: &mut Connections<State>, port: Port, id: Id) {
         let most = self.unseen_most(port);
         self.admission.note_unseen(cx, (port, id), most);

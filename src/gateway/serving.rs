@@ -32,7 +32,7 @@ impl GatewayRole {
                 }
                 Some((_, true)) => self.assign(cx, key, id),
                 Some((_, false)) if self.is_alive(cx, id) => self.assign(cx, key, id),
-                Some((Some(downstream), false)) => self.find_link(cx, downstream, key), // the link is gone; it lines up again
+                Some((Some(downstream), false)) => self.find_link(cx, downstream, key), // the link is gone; it waits again
                 Some((None, false)) => {}
             },
             Waiter::Caller(number) => {
@@ -69,8 +69,8 @@ impl GatewayRole {
         if let Err(why) = reusable {
             return self.drop_link(cx, id, why);
         }
-        // The 101 of a held offer may still wait, where the request that was to follow it was taken
-        // back.
+        // The 101 of a held offer may still be unsent, if the request that should follow it was
+        // withdrawn.
         if peer.pending() > 0 && !peer_flush(cx, id) {
             return self.drop_link(cx, id, UNTURNED);
         }
@@ -126,7 +126,7 @@ impl GatewayRole {
         }
     }
 
-    /// Gives the exchange an idle link of its device, else a poll, or lines it up for whichever
+    /// Gives the exchange an idle link of its device, or else a poll, or lets it wait for whichever
     /// comes first.
     pub(super) fn find_link(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let Some(Asking { name, .. }) = cx.asking(id) else {

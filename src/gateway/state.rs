@@ -426,23 +426,23 @@ pub(crate) enum Command {
     /// no longer accepted.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     RefuseCertificates { listener: usize, refused: HashSet<ShownKey>, reply: Sender<()> },
-    /// Nothing new comes in at this address.
+    /// Stops listening at this address.
     Unlisten { at: SocketAddr, reply: Sender<Result<(), Error>> },
-    /// Other bounds and timeouts.
+    /// Replaces bounds and timeouts.
     SetLimits { limits: Box<Limits>, reply: Sender<()> },
-    /// Other routes for the listener at this address. The old ones come back: to free a long table
-    /// is not the loop's work.
+    /// Replaces the routes of the listener at this address. The old ones are returned, as the loop
+    /// should not spend time on freeing a long table.
     SetRoutes { at: SocketAddr, table: Arc<Table>, reply: Sender<Result<Arc<Table>, Error>> },
-    /// Other tokens. The old ones come back, as routes do.
+    /// Replaces tokens. The old ones are returned, like routes.
     SetTokens { whose: Whose, tokens: Arc<Tokens>, reply: Sender<Result<Arc<Tokens>, Error>> },
-    /// A subscriber for events; the answer comes when it is on the list.
+    /// Adds a subscriber for events; it is answered when that is done.
     Subscribe { subscriber: Subscriber, reply: Sender<()> },
-    /// Stop: announce it for the time of notice; then take no new request, and let exchanges in
-    /// progress finish within this time.
+    /// Stops the gateway: announces it during `notice`, then accepts no new requests, and lets
+    /// exchanges in progress finish within `time`.
     Drain { notice: Duration, time: Duration },
     /// The visitor's connection that this link was pinned to is over.
     Unpin { link: Id },
-    /// A connection that another loop has taken out for this one.
+    /// A connection that another loop hands over to this one.
     Moved { parcel: Box<Parcel<State>>, errand: Errand },
     /// A connection that another loop has accepted for this one.
     Accepted { listener: usize, stream: Stream, from: SocketAddr },
@@ -458,14 +458,14 @@ pub(crate) enum Command {
     Observe(Question),
     /// The directory of gateways has said where a device is, or why it cannot say.
     Located { name: Box<str>, found: Located },
-    /// What is known of where devices are may be wrong ([`Changes`](super::changes::Changes)).
+    /// What is known of the location of devices may be wrong ([`Changes`](super::changes::Changes)).
     ForgetPeers,
     /// Whether the names of this offer are its own in the table of several gateways; `None`: that
     /// did not answer.
     Claimed { id: Id, number: u64, claimed: Option<Result<ClaimGuard, OtherOwner>> },
     /// Another gateway has a name that was claimed with this epoch.
     LostName { name: Arc<str>, epoch: u64, to: Rival },
-    /// Whether the loop turns.
+    /// Answered when the loop has completed a turn.
     Ping { reply: Sender<()> },
 }
 
@@ -505,7 +505,7 @@ pub(crate) enum Claim {
     Made(ClaimGuard),
 }
 
-/// An offer's way through the loops.
+/// The path of an offer through the loops.
 #[derive(Default)]
 pub(crate) struct Journey {
     /// How often it was moved.
@@ -527,7 +527,8 @@ pub(crate) struct GatewayRole {
     pub(super) next_expiry: Option<SystemTime>,
     pub(super) admission: Admission,
     pub(super) helpers: Workers,
-    /// Read and write long JSON. Of their own, so that offers wait for no device's messages.
+    /// Threads that read and write long JSON, separate so that offers do not wait for messages of
+    /// devices.
     pub(super) json_workers: Workers,
     pub(super) link_workers: Workers,
     /// This loop's number, and the ways to all of them.
@@ -561,7 +562,7 @@ pub(crate) struct GatewayRole {
     pub(super) subscribers: Arc<Mutex<Subscribers>>,
     /// Switched connections in the hands of programs.
     pub(super) upgrades: Arc<Upgrades>,
-    /// Other gateways, where it has any to do with.
+    /// Other gateways, if it knows any.
     pub(super) peers: Option<Box<PeerTable>>,
     /// Offers whose names are being claimed.
     pub(super) claiming: HashMap<Id, (u64, Box<Granted>)>,

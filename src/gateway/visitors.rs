@@ -1,5 +1,5 @@
-//! The visitors' port: their requests are read, planned and begun, and a visitor is told why a
-//! device cannot be had. The device that a request is for is [`routes`](super::routes)' business.
+//! The visitors' port: requests are read, planned and begun, and visitors are told why a device is
+//! not available. Which device a request is for is decided in [`routes`](super::routes).
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -38,12 +38,12 @@ use crate::setting::DEVICES;
 
 const SEVERAL_TOKENS: &str = "there are several PTTH-Authorization fields; send one";
 const HEAD_LATE: &str = "the request head was not whole within head_timeout";
-/// What another gateway is told that asks for a device which is not connected here.
+/// The answer to another gateway's request for a device that is not connected here.
 const NOT_HERE: LocalAnswer<'static> = LocalAnswer {
     error: Some("destination_unavailable"),
     ..LocalAnswer::new(404, "the device is not connected to this gateway")
 };
-/// What a client is told at the peers' port that is no gateway of this cluster.
+/// The answer to a client at the peers' port that is not a gateway of this cluster.
 const NOT_A_PEER: LocalAnswer<'static> = LocalAnswer {
     error: Some("http_request_denied"),
     ..LocalAnswer::new(
@@ -89,7 +89,7 @@ struct Planned<'r> {
     /// `Authorization` was for this gateway.
     drop_authorization: bool,
     claims: Option<ProxyClaims<'r>>,
-    /// The connection may go on behind an answer of ours.
+    /// The connection may be kept after an answer of ours.
     keep: bool,
 }
 
@@ -159,7 +159,8 @@ impl GatewayRole {
         }
     }
 
-    /// Tells another gateway, or who takes this for its port, why no device is asked.
+    /// Tells another gateway, or a client that mistakes this for its port, why the request goes to
+    /// no device.
     fn answer_peer(
         &mut self,
         cx: &mut Connections<State>,
@@ -194,7 +195,7 @@ impl GatewayRole {
         self.answer_visitor(cx, id, &answer);
     }
 
-    /// What the health path answers; `allowed`: it was asked with GET or HEAD.
+    /// The answer of the health path; `allowed`: the method is GET or HEAD.
     fn health(&self, allowed: bool) -> (u16, &'static str) {
         match (allowed, self.lifecycle.is_ending()) {
             (false, _) => (405, "this path tells whether the gateway serves; ask with GET or HEAD"),
@@ -203,7 +204,7 @@ impl GatewayRole {
         }
     }
 
-    /// A certificate that is void by now lets nothing more in.
+    /// A certificate that is no longer valid admits no further request.
     fn next_request(&mut self, cx: &mut Connections<State>, id: Id) -> Asked {
         if self.is_void_visitor(cx, id) {
             return Asked::Closed;
@@ -214,8 +215,8 @@ impl GatewayRole {
         asked
     }
 
-    /// Returns true if this is another gateway's connection, or a visitor's, and the certificate
-    /// that let it in has expired, or its CA was replaced.
+    /// Returns true if this is a connection of another gateway or of a visitor, and its certificate
+    /// has expired, or its CA was replaced.
     pub(super) fn is_void_visitor(&self, cx: &Connections<State>, id: Id) -> bool {
         let Some(connection) = cx.get(id) else { return false };
         matches!(connection.state, State::Visitor(_))
@@ -332,8 +333,8 @@ impl GatewayRole {
         })
     }
 
-    /// A request that no device gets is counted, and in the access log, all the same, but for those
-    /// of a load balancer.
+    /// Requests that reach no device are counted, too, and written to the access log, except those
+    /// of load balancers.
     fn observe_unforwarded(
         &self,
         request: &FramedRequest<'_>,
@@ -361,7 +362,7 @@ impl GatewayRole {
         }
     }
 
-    /// What an operator calls the token that somebody has signed in with.
+    /// The operators' name of the token that a visitor has signed in with.
     fn label_of_cookie(
         &self,
         request: &FramedRequest<'_>,
@@ -375,7 +376,7 @@ impl GatewayRole {
         self.credentials.visitor_label(&digest)
     }
 
-    /// The same for a head that is malformed, or never was whole: nobody's word in it counts.
+    /// The same for a head that is malformed or incomplete: nothing in it is believed.
     fn observe_malformed(&self, bytes: &[u8], source: &VisitorSource, refusal: &Refusal) {
         let VisitorSource::Visitors { from, .. } = source else { return };
         if self.observer.is_on() {
@@ -403,7 +404,8 @@ impl GatewayRole {
         };
         match self.find_device(request, arrival) {
             Ok(planned) if planned.device.names_itself() && self.is_of_device(request) => {
-                // A device has taken this port for the devices'. Its token must not reach a local server.
+                // A device has mistaken this port for that of devices. Its token must not reach a
+                // local server.
                 let name = &planned.device.name;
                 let why = format!("and an offer of a device is no request for {name}");
                 let refusal = Refusal::new(404, for_visitors(&why));
@@ -424,7 +426,7 @@ impl GatewayRole {
         turn::is_of_device(request, &self.settings.offer_rules.dialects)
     }
 
-    /// What a device is told that took this port for its own.
+    /// The answer to a device that mistakes this port for that of devices.
     fn hint_at_devices_port(&self, request: &FramedRequest<'_>, asked: Asked) -> Asked {
         let why = match &asked {
             Asked::Refused { refusal, .. } if refusal.status == 401 => "who show a token",
@@ -455,8 +457,7 @@ impl GatewayRole {
             && !self.lifecycle.is_ending();
         let refused = |refusal, keep| Err(Asked::Refused { refusal, to_head, keep });
         let destination = forward::destination(request);
-        // Before tokens: a load balancer has none, and learns nothing here but whether this gateway
-        // serves.
+        // Before tokens: a load balancer has none, and learns only whether this gateway serves.
         let is_health = |to: &Destination<'_>| {
             self.listeners.visitors(arrival.listener).is_some_and(|(table, _)| table.is_health(to))
         };
@@ -533,7 +534,7 @@ impl GatewayRole {
         self.sign_in_scope(to, arrival.listener, arrival.context(claims)).map(Box::new)
     }
 
-    /// What a request shows where visitors sign in, the cookie of that included.
+    /// The token of a request where visitors sign in, which may be in a cookie.
     ///
     /// # Errors
     /// It is answered by a page of the gateway's own.
@@ -576,8 +577,8 @@ impl GatewayRole {
     }
 
     /// Returns true for a CORS preflight to a route of the table that lets those through without a
-    /// token. What a browser's preflight never has (Fetch §4.8) makes it something else: credentials,
-    /// an upgrade, an expectation.
+    /// token. A request with something that a browser's preflight never has (Fetch §4.8:
+    /// credentials, an upgrade, an expectation) is not one.
     fn is_free_preflight(
         &self,
         request: &FramedRequest<'_>,
@@ -671,7 +672,7 @@ impl GatewayRole {
         exchange.edit_trailers(edits);
         if let Some(prefix) = prefix.as_deref().filter(|_| rewrites) {
             let is_bare = path_of(to.target).len() == prefix.len();
-            // What the proxy took off stands before the path that its client knows.
+            // The prefix that the proxy removed is part of the path that its client knows.
             let prefix = [claims.as_ref().map_or("", ProxyClaims::prefix), prefix].concat();
             exchange.alias = Some(Box::new(Alias::of_route(to.authority, prefix, is_bare)));
         }

@@ -10,7 +10,7 @@ use crate::relay::LocalAnswer;
 use crate::setting::DEVICES;
 
 impl GatewayRole {
-    /// Lines a request up for a link or a poll of its device, where it may.
+    /// Enqueues a request for a link or a poll of its device, if it may wait.
     pub(super) fn wait_in_line(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let Some(Asking { name, .. }) = cx.asking(id) else {
             return;
@@ -47,7 +47,8 @@ impl GatewayRole {
         }
     }
 
-    /// Returns true if a device has sent this request, which took the port of visitors for its own.
+    /// Returns true if this request came from a device that mistakes the visitors' port for that of
+    /// devices.
     fn has_come_from_device(&self, key: Key) -> bool {
         self.exchanges.get(key).is_some_and(|exchange| exchange.is_of_device)
     }
@@ -140,7 +141,7 @@ impl GatewayRole {
     }
 }
 
-/// What is said to a device at a port of visitors.
+/// The answer to a device at the visitors' port.
 pub(super) fn for_visitors(why: &str) -> String {
     format!("this port is for visitors, {why}; devices connect to the devices' port ({DEVICES})")
 }
