@@ -1,12 +1,16 @@
 //! Options that do nothing beside another one. They break nothing, and a file of options may be meant
 //! for several processes: so they are told of, and not refused.
 
+#[cfg(feature = "cli")]
 use reverse_http::TurnMode;
 
-use crate::arguments::{DeviceArgs, GatewayArgs, Polling};
+use crate::arguments::{DeviceArgs, Polling};
 use crate::config::Merged;
+#[cfg(feature = "cli")]
+use crate::gateway_arguments::GatewayArgs;
 
 /// Tells of a gateway's.
+#[cfg(feature = "cli")]
 pub(crate) fn of_gateway(args: &GatewayArgs, merged: &Merged) {
     if args.heartbeat.is_zero() {
         tell(merged, &["heartbeat-timeout"], "--heartbeat 0s: no heartbeat is sent");

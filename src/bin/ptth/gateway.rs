@@ -18,10 +18,11 @@ use signal_hook::iterator::Signals;
 
 use crate::access_log::AccessLog;
 use crate::addresses::{is_loopback, refuse_absent, refuse_same};
-use crate::arguments::{EdgeArgs, GatewayArgs, Offered};
+use crate::arguments::Offered;
 use crate::config::Merged;
 use crate::contradictions;
 use crate::files::{Again, Reading};
+use crate::gateway_arguments::{EdgeArgs, GatewayArgs};
 use crate::listeners::Listeners;
 use crate::output::print_line;
 use crate::peers::Cluster;

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use env_logger::fmt::Formatter;
 use env_logger::{Builder, Env, Logger, Target};
 use log::{LevelFilter, Log, Metadata, Record};
+#[cfg(feature = "cli")]
 use reverse_http::admin::LogLevel;
 use serde_json::json;
 
@@ -121,6 +122,7 @@ pub(crate) fn are_json() -> bool {
 }
 
 /// From here on this level counts, and no longer what the environment says.
+#[cfg(feature = "cli")]
 pub(crate) fn set(level: LogLevel) {
     let level = level.as_str().parse().unwrap_or(LevelFilter::Info); // both know the same names
     if let Some(levels) = LEVELS.get() {

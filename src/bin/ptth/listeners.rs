@@ -9,9 +9,9 @@ use reverse_http::{Gateway, Routes};
 
 use crate::Failure;
 use crate::admin::AdminArgs;
-use crate::arguments::GatewayArgs;
 use crate::files::Reading;
 use crate::gateway::check_addresses;
+use crate::gateway_arguments::GatewayArgs;
 use crate::output::say;
 use crate::peers::PeersInForce;
 use crate::reload::wrong;

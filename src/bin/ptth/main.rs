@@ -5,40 +5,66 @@
 //! `RUST_LOG` (default `info`). Exit codes: 0 stopped, 1 failed (a device: after `--max-retries`),
 //! 2 wrong usage, 3 refused by the gateway, or by all of them (401, 403, 404, 410).
 
+#![cfg_attr(
+    not(feature = "cli"),
+    allow(dead_code, reason = "a device alone needs a part of what the commands share")
+)]
 #![allow(rustdoc::bare_urls, reason = "the doc comments of the arguments are the text of --help")]
 
-mod access_log;
 mod addresses;
-mod admin;
 mod arguments;
 mod board;
-mod call;
 mod certificates;
-mod check;
-mod cluster;
 mod config;
-mod connect;
 mod contradictions;
-mod demo;
 mod device;
 mod environment;
 mod files;
-mod gateway;
 mod levels;
-mod listeners;
 mod local_servers;
 mod output;
-mod pages;
 mod pairs;
-mod peers;
 mod proxy;
-mod reload;
 mod secrets;
 mod signals;
-mod status;
 mod supervise;
+
+// What only the commands beside `device` need.
+#[cfg(feature = "cli")]
+mod access_log;
+#[cfg(feature = "cli")]
+mod admin;
+#[cfg(feature = "cli")]
+mod call;
+#[cfg(feature = "cli")]
+mod check;
+#[cfg(feature = "cli")]
+mod cluster;
+#[cfg(feature = "cli")]
+mod connect;
+#[cfg(feature = "cli")]
+mod demo;
+#[cfg(feature = "cli")]
+mod gateway;
+#[cfg(feature = "cli")]
+mod gateway_arguments;
+#[cfg(feature = "cli")]
+mod listeners;
+#[cfg(feature = "cli")]
+mod pages;
+#[cfg(feature = "cli")]
+mod peers;
+#[cfg(feature = "cli")]
+mod reload;
+#[cfg(feature = "cli")]
+mod status;
+#[cfg(feature = "cli")]
 mod tokens;
+#[cfg(feature = "cli")]
+mod tools;
+#[cfg(feature = "cli")]
 mod visitors;
+#[cfg(feature = "cli")]
 mod wire;
 
 use std::fmt::Display;
@@ -48,12 +74,9 @@ use clap::{Parser, Subcommand};
 use reverse_http::Error;
 use serde_json::json;
 
-use crate::arguments::{DeviceArgs, GatewayArgs};
-use crate::call::CallArgs;
-use crate::check::CheckArgs;
-use crate::cluster::ClusterArgs;
-use crate::connect::ConnectArgs;
-use crate::status::{HealthArgs, StatusArgs};
+use crate::arguments::DeviceArgs;
+#[cfg(feature = "cli")]
+use crate::{gateway_arguments::GatewayArgs, tools::Tool};
 
 #[derive(Parser)]
 #[command(
@@ -74,46 +97,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    #[cfg(feature = "cli")]
     /// Accept devices' connections, and let visitors reach the devices over HTTP
     Gateway(Box<GatewayArgs>),
     /// Connect to a gateway and answer its requests
     Device(Box<DeviceArgs>),
-    /// Make a token for devices or visitors: prints it, then the line for the gateway's file of
-    /// tokens
-    Token {
-        /// The names it is for: device names, origins, `*` (any device), https://*.example (any
-        /// host one label below)
-        names: String,
-        /// Its name in logs and lists
-        #[arg(long, value_name = "TEXT")]
-        label: Option<String>,
-        /// Its last valid day, in UTC, like 2026-12-31 (default: it does not expire)
-        #[arg(long, value_name = "DATE")]
-        expires: Option<String>,
-    },
-    /// Show a gateway's devices, or one of them, by its --admin: a table, or JSON
-    Status(StatusArgs),
-    /// Check by its --admin whether a gateway serves: exit code 0, else 1 (for containers)
-    Health(HealthArgs),
-    /// Connect to a gateway as a device would, step by step, and report faults
-    Check(Box<CheckArgs>),
-    /// Go the way of a gateway to the directory and to the other gateways, and say what is wrong:
-    /// ptth cluster check --config FILE
-    Cluster(Box<ClusterArgs>),
-    /// Send one request to a device, as a visitor: ptth call lamp GET /status
-    Call(Box<CallArgs>),
-    /// Connect to a TCP target of a device: as ProxyCommand of ssh, or with -L from a port of this
-    /// machine
-    Connect(Box<ConnectArgs>),
-    /// Print completions for a shell: source <(ptth completions bash)
-    Completions {
-        #[arg(value_enum)]
-        shell: pages::For,
-    },
-    /// Print a manual page, or write all: ptth man gateway | man -l -
-    Man(pages::ManArgs),
-    /// Run a gateway, a device and one request in this process, print their bytes, and exit
-    Demo,
+    #[cfg(feature = "cli")]
+    #[command(flatten)]
+    Tool(Tool),
 }
 
 /// Why the command ends: what to say, if anything, and the exit code.
@@ -174,25 +165,18 @@ fn run(errors: output::Output) -> Result<(), Failure> {
     }
     let (cli, merged) = environment::parse::<Cli>()?;
     match &cli.command {
+        #[cfg(feature = "cli")]
         Command::Gateway(args) => levels::set_format(args.log_format),
         Command::Device(args) => levels::set_format(args.log_format),
-        _ => {}
+        #[cfg(feature = "cli")]
+        Command::Tool(_) => {}
     }
     let done = match cli.command {
+        #[cfg(feature = "cli")]
         Command::Gateway(args) => gateway::run(*args, &merged),
         Command::Device(args) => device::run(*args, &merged),
-        Command::Token { names, label, expires } => {
-            tokens::print_new(&names, expires.as_deref(), label.as_deref())
-        }
-        Command::Status(args) => status::status(&args),
-        Command::Health(args) => status::health(&args),
-        Command::Check(args) => check::run(*args),
-        Command::Cluster(args) => cluster::run(&args),
-        Command::Call(args) => call::run(*args),
-        Command::Connect(args) => connect::run(*args),
-        Command::Completions { shell } => pages::completions(shell),
-        Command::Man(args) => pages::man(&args),
-        Command::Demo => demo::run(),
+        #[cfg(feature = "cli")]
+        Command::Tool(tool) => tool.run(),
     };
     done.map_err(|failure| merged.located(failure))
 }

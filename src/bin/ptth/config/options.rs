@@ -139,7 +139,9 @@ struct Setting {
 
 /// The command with nothing that has to be there: the file may have it.
 fn without_demands(command: &Command) -> Command {
-    TABLES.iter().fold(command.clone(), |command, name| {
+    // A build with `device` alone has one of them.
+    let tables = TABLES.iter().filter(|name| command.find_subcommand(name).is_some());
+    tables.fold(command.clone(), |command, name| {
         command.mut_subcommand(name, |subcommand| {
             let groups: Vec<String> =
                 subcommand.get_groups().map(|group| group.get_id().to_string()).collect();
