@@ -176,8 +176,9 @@ fn the_first_pages_stay_short() {
 
 /// Options in the pages that are other programs'.
 #[cfg(feature = "cli")]
-const FOREIGN: [&str; 39] = [
+const FOREIGN: [&str; 40] = [
     // cargo and its tools
+    "bin",
     "no-default-features",
     "profile",
     "all",
