@@ -102,9 +102,10 @@ impl Exchange {
             )));
         }
         let Exchange { request, mut link, guard, _busy } = self;
+        let stopping = guard.shared.upgrades.add();
         link.respond(response)?;
         drop(request);
-        upgraded(link, guard, _busy)
+        upgraded(link, guard, _busy, stopping)
             .map_err(|e| Error::io(Fault::Network, "switching a link to another protocol", e))
     }
 

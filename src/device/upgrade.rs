@@ -20,16 +20,18 @@ use crate::device::lease::LeaseGuard;
 use crate::link::CutError;
 use crate::link::DeviceLink;
 use crate::stream::Shared;
+use crate::upgraded::Stopping;
 use crate::upgraded::Upgraded;
 
-/// The stream behind a 101 on this link.
+/// The stream behind a 101 on this link. `stopping`: from before that was sent, since the gateway
+/// may stop as soon as its visitor has it.
 pub(super) fn upgraded(
     link: DeviceLink<Shared>,
     guard: LeaseGuard,
     busy: Busy,
+    stopping: Stopping,
 ) -> io::Result<Upgraded> {
     let (stream, unread) = link.into_parts();
-    let stopping = guard.shared.upgrades.add();
     // The loop counts when it hears of the link's end; where it cuts the link, `stopping` has told.
     Upgraded::new(stream, unread, stopping, CutError::default(), (busy, guard))
 }

@@ -20,11 +20,13 @@ use crate::device::upgrade::Taker;
 use crate::device::upgrade::taker;
 use crate::device::upgrade::upgraded;
 use crate::engine::workers::Workers;
+use crate::error::Error;
 use crate::limits::Limits;
 use crate::link::DeviceLink;
 use crate::link::Lingered;
 use crate::link::Next;
 use crate::stream::Shared;
+use crate::upgraded::Stopping;
 
 /// What answers requests: plain blocking code.
 pub(crate) type Handler = Arc<dyn Fn(Request<Body>) -> Response<Body> + Send + Sync>;
@@ -69,28 +71,14 @@ pub(super) fn answer_with(
                 drop(busy);
                 return guard.end(CLOSED);
             }
-            Ok(Next::Request(request)) => {
-                guard.shared.exchanges.fetch_add(1, Relaxed);
-                let (mut response, taker) = ask_handler(handler, request);
-                if guard.shared.stopping.load(Relaxed) && taker.is_none() {
-                    // The gateway is to send nothing behind it.
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                let sent = match link.respond(response) {
-                    Err(e) if e.is_usage() && taker.is_some() => {
-                        log::error!(
-                            "a handler answered with an upgrade (101), and the request has no Upgrade field, or the response names no protocol in its own: the request is answered with 500; look for the field before upgrade()"
-                        );
-                        link.respond(internal_error())
-                    }
-                    Ok(()) if taker.is_some() => return hand_over(link, guard, busy, taker),
-                    sent => sent,
-                };
-                if let Err(e) = sent {
+            Ok(Next::Request(request)) => match answer(handler, request, &mut link, &guard) {
+                Ok(None) => {}
+                Ok(Some(behind)) => return hand_over(link, guard, busy, behind),
+                Err(e) => {
                     drop(busy);
                     return guard.failed(&e);
                 }
-            }
+            },
         }
         if !link.is_reusable() || guard.shared.stopping.load(Relaxed) {
             let (stream, unread) = link.into_parts();
@@ -114,20 +102,51 @@ pub(super) fn answer_with(
     guard.give_back(stream.into_inner(), unread, seen);
 }
 
+/// What runs behind a 101, and what tells it of a stop: from before the 101 is sent, since the gateway
+/// may stop as soon as its visitor has it.
+type Behind = (Taker, Stopping);
+
+/// Answers one request. `Some`: with a 101.
+fn answer(
+    handler: &Handler,
+    request: Request<Body>,
+    link: &mut DeviceLink<Shared>,
+    guard: &LeaseGuard,
+) -> Result<Option<Behind>, Error> {
+    let shared = &guard.shared;
+    shared.exchanges.fetch_add(1, Relaxed);
+    let (mut response, taker) = ask_handler(handler, request);
+    if shared.stopping.load(Relaxed) && taker.is_none() {
+        // The gateway is to send nothing behind it.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let behind = taker.map(|taker| (taker, shared.upgrades.add()));
+    match link.respond(response) {
+        Ok(()) => Ok(behind),
+        Err(e) if e.is_usage() && behind.is_some() => {
+            log::error!(
+                "a handler answered with an upgrade (101), and the request has no Upgrade field, or the response names no protocol in its own: the request is answered with 500; look for the field before upgrade()"
+            );
+            link.respond(internal_error())?;
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
 /// Behind a 101 the stream is the handler's, for as long as it likes: on a thread of its own, so that
 /// requests find one of `handlers_max`. Links bound how many there are.
-fn hand_over(link: DeviceLink<Shared>, guard: LeaseGuard, busy: Busy, taker: Option<Taker>) {
-    let run = move || take_over(link, guard, busy, taker);
+fn hand_over(link: DeviceLink<Shared>, guard: LeaseGuard, busy: Busy, behind: Behind) {
+    let run = move || take_over(link, guard, busy, behind);
     if let Err(e) = std::thread::Builder::new().name("ptth-upgraded".to_owned()).spawn(run) {
         log_names!(Warn, "there is no thread for an upgraded connection, which is closed: {e}");
     }
 }
 
-fn take_over(link: DeviceLink<Shared>, guard: LeaseGuard, busy: Busy, taker: Option<Taker>) {
-    match (upgraded(link, guard, busy), taker) {
-        (Ok(upgraded), Some(taker)) => taker(upgraded),
-        (Err(e), _) => log_names!(Info, "a link that was switched to another protocol ended: {e}"),
-        (Ok(_), None) => {}
+fn take_over(link: DeviceLink<Shared>, guard: LeaseGuard, busy: Busy, (taker, stopping): Behind) {
+    match upgraded(link, guard, busy, stopping) {
+        Ok(upgraded) => taker(upgraded),
+        Err(e) => log_names!(Info, "a link that was switched to another protocol ended: {e}"),
     }
 }
 
