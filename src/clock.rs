@@ -31,6 +31,10 @@ thread_local! {
     static ANNOUNCED: RefCell<Option<Sender<()>>> = const { RefCell::new(None) };
 }
 
+/// Proof that there is such a clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Exists;
+
 /// A clock that stands still until it is moved. Clones are the same clock.
 #[derive(Clone)]
 pub(crate) struct Clock(Arc<Shared>);

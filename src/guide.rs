@@ -39,4 +39,5 @@ pub mod embedded {}
 pub mod running {}
 
 #[doc = include_str!("docs/testing.md")]
+#[cfg_attr(feature = "test-clock", doc = include_str!("docs/testing_clock.md"))]
 pub mod testing {}

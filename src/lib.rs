@@ -46,6 +46,7 @@ pub mod admin;
 pub mod body;
 pub mod calendar;
 mod cancel;
+#[cfg_attr(not(feature = "test-clock"), path = "no_clock.rs")]
 mod clock;
 pub mod close_reason;
 pub mod device;

@@ -40,8 +40,10 @@ use crate::link::{DeviceLink, GatewayLink};
 use crate::response::IntoResponse;
 use crate::stream::TimedStream;
 
+#[cfg(feature = "test-clock")]
 mod pair;
 
+#[cfg(feature = "test-clock")]
 pub use pair::{Pair, pair};
 
 /// Bytes that one direction of a [`Pipe`] holds before its writer waits.

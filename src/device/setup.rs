@@ -30,6 +30,7 @@ use crate::device::servers::Common;
 use crate::device::servers::LocalServers;
 use crate::device::servers::Servers;
 use crate::device::target::Edits;
+#[cfg(feature = "test-clock")]
 use crate::engine::door::Way;
 use crate::engine::event_loop::EventLoop;
 use crate::error::{Error, Fault};
@@ -141,6 +142,7 @@ impl Device {
     ///
     /// # Errors
     /// It was started already.
+    #[cfg(feature = "test-clock")]
     pub(crate) fn reach_by(&self, way: &Way) -> Result<(), Error> {
         let mut slot = self.lock();
         let parts = slot.as_mut().ok_or_else(started)?;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use mio::Waker;
 
 use crate::clock::Clock;
-use crate::stream::{Stream, Within};
+use crate::stream::{End, Stream};
 
 /// Where a loop finds connections that no listener brings.
 pub(crate) struct Door {
@@ -18,8 +18,8 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    pub(super) fn new(waker: Arc<Waker>) -> Arc<Self> {
-        Arc::new(Door { waker, waiting: Mutex::default() })
+    pub(super) fn new(waker: Arc<Waker>) -> Option<Arc<Self>> {
+        Some(Arc::new(Door { waker, waiting: Mutex::default() }))
     }
 
     fn put(&self, stream: Stream) -> io::Result<()> {
@@ -47,7 +47,7 @@ pub(crate) struct Way {
 
 struct State {
     is_open: AtomicBool,
-    connections: Mutex<Vec<[Weak<Within>; 2]>>,
+    connections: Mutex<Vec<[Weak<End>; 2]>>,
 }
 
 impl Way {
@@ -61,13 +61,13 @@ impl Way {
         self.state.is_open.store(is_open, Relaxed);
     }
 
-    fn connections(&self) -> MutexGuard<'_, Vec<[Weak<Within>; 2]>> {
+    fn connections(&self) -> MutexGuard<'_, Vec<[Weak<End>; 2]>> {
         self.state.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Breaks all connections that there are.
     pub(crate) fn break_off(&self) {
-        self.for_each(Within::break_off);
+        self.for_each(End::break_off);
     }
 
     /// Has all connections that there are carry nothing any more; nobody is told.
@@ -77,7 +77,7 @@ impl Way {
     pub(crate) fn stall(&self) -> io::Result<()> {
         let mut stalled = Ok(());
         self.for_each(|ends| {
-            let ended = Within::stall(ends);
+            let ended = End::stall(ends);
             if stalled.is_ok() {
                 stalled = ended;
             }
@@ -85,7 +85,7 @@ impl Way {
         stalled
     }
 
-    fn for_each(&self, mut of: impl FnMut([&Within; 2])) {
+    fn for_each(&self, mut of: impl FnMut([&End; 2])) {
         for [one, other] in std::mem::take(&mut *self.connections()) {
             if let (Some(one), Some(other)) = (one.upgrade(), other.upgrade()) {
                 of([&one, &other]);

@@ -221,7 +221,7 @@ impl<R: Role> EventLoop<R> {
 
     /// Takes connections from within this process, before it runs, as by one listener more.
     pub(crate) fn open(&mut self, remote: &Remote<R::Command>) -> Option<Weak<Door>> {
-        let door = Door::new(remote.waker.clone()?);
+        let door = Door::new(remote.waker.clone()?)?;
         let number = self.connections.reserve_listener()?;
         let way = Arc::downgrade(&door);
         self.door = Some((door, number));

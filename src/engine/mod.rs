@@ -27,7 +27,8 @@
 //! | `handshakes.rs` | TLS handshakes whose arithmetic workers do |
 //! | `connection.rs` | one connection: socket, flags, buffers |
 //! | `connections.rs` | the table of connections, with their deadlines |
-//! | `door.rs` | connections from within the process, for tests |
+//! | `door.rs` | connections from within the process, for tests (feature `test-clock`) |
+//! | `no_door.rs` | in its place without that |
 //! | `role.rs` | what the loop drives: the trait of gateway and device |
 //! | `event_loop.rs` | the loop: events, accepts, commands, deadlines |
 //! | `simulated.rs` | the loop without an operating system, for the simulation |
@@ -36,6 +37,7 @@ pub(crate) mod budget;
 pub(crate) mod connection;
 pub(crate) mod connections;
 pub(crate) mod departed;
+#[cfg_attr(not(feature = "test-clock"), path = "no_door.rs")]
 pub(crate) mod door;
 pub(crate) mod event_loop;
 pub(crate) mod group;

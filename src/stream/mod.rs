@@ -26,7 +26,8 @@ pub(crate) use crate::tls::{Connector, GatewayTls, Shown, ShownKey};
 pub(crate) use handshake::{HandshakeError, Shaken};
 pub use plain_or_tls::Stream;
 pub(crate) use shared::Shared;
-pub(crate) use socket::Within;
+#[cfg(feature = "test-clock")]
+pub(crate) use socket::End;
 pub use timed::{TimedStream, Untimed};
 pub(crate) use tls_session::TlsSession;
 #[cfg(not(feature = "tls"))]

@@ -8,14 +8,18 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+#[cfg(feature = "test-clock")]
+use std::sync::Weak;
 use std::time::Duration;
 #[cfg(feature = "tls")]
 use std::time::Instant;
 
 use crate::clock::Clock;
 use crate::stream::handshake::Shaken;
-use crate::stream::socket::{Socket, Within};
+use crate::stream::socket::Socket;
+#[cfg(feature = "test-clock")]
+use crate::stream::socket::{End, Within};
 use crate::stream::timed::{TimedStream, arrived, timed_transport};
 #[cfg(not(feature = "tls"))]
 use crate::stream::tls_session::Shown;
@@ -149,16 +153,17 @@ impl Stream {
     ///
     /// # Errors
     /// No descriptor is left.
-    pub(crate) fn pair_on(clock: &Clock) -> io::Result<[(Stream, Weak<Within>); 2]> {
-        Ok(Within::pair(clock)?.map(|end| {
-            let weak = Arc::downgrade(&end);
-            (Socket::Within(end).into(), weak)
+    #[cfg(feature = "test-clock")]
+    pub(crate) fn pair_on(clock: &Clock) -> io::Result<[(Stream, Weak<End>); 2]> {
+        Ok(Within::pair(clock)?.map(|within| {
+            let weak = Arc::downgrade(&within.end);
+            (Socket::Within(within).into(), weak)
         }))
     }
 
     /// The clock of its deadlines, where it is a test's.
     pub(super) fn clock(&self) -> Option<&Clock> {
-        if let Socket::Within(within) = &self.socket { Some(&within.clock) } else { None }
+        if let Socket::Within(within) = &self.socket { Some(&within.end.clock) } else { None }
     }
 
     /// Begins TLS on a connected socket that blocks, as a device does with the gateway at this host.

@@ -9,21 +9,28 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Exists};
 
 #[derive(Debug)]
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
     /// One end of a connection within this process, on a test's clock.
-    Within(Arc<Within>),
+    Within(Within),
     #[cfg(test)]
     Sim(crate::sim::net::Socket),
 }
 
-/// One end of a connection within this process, on a test's clock.
+/// One end of a connection within this process, on a test's clock. Where there is no such clock, none
+/// can exist.
 #[derive(Debug)]
-pub(crate) struct Within {
+pub(super) struct Within {
+    pub(super) end: Arc<End>,
+    exists: Exists,
+}
+
+#[derive(Debug)]
+pub(crate) struct End {
     socket: UnixStream,
     pub(super) clock: Clock,
     /// Set where what is written here is lost. Then both sockets are held open: their ends are lost, too.
@@ -31,18 +38,27 @@ pub(crate) struct Within {
 }
 
 impl Within {
-    pub(super) fn pair(clock: &Clock) -> io::Result<[Arc<Self>; 2]> {
+    #[cfg(feature = "test-clock")]
+    pub(super) fn pair(clock: &Clock) -> io::Result<[Self; 2]> {
         let lost = Arc::<OnceLock<_>>::default();
         let (one, other) = UnixStream::pair()?;
         Ok([one, other].map(|socket| {
-            Arc::new(Within { socket, clock: clock.clone(), lost: Arc::clone(&lost) })
+            let (clock, lost) = (clock.clone(), Arc::clone(&lost));
+            Within { end: Arc::new(End { socket, clock, lost }), exists: Exists }
         }))
     }
 
-    fn is_stalled(&self) -> bool {
-        self.lost.get().is_some()
+    fn again(&self) -> Socket {
+        Socket::Within(Within { end: Arc::clone(&self.end), exists: self.exists })
     }
 
+    fn is_stalled(&self) -> bool {
+        self.end.lost.get().is_some()
+    }
+}
+
+#[cfg(feature = "test-clock")]
+impl End {
     /// Ends the connection under whoever uses it. `ends`: both of its ends.
     pub(crate) fn break_off(ends: [&Self; 2]) {
         if let Err(e) = ends[0].socket.shutdown(Shutdown::Both) {
@@ -68,7 +84,7 @@ macro_rules! either {
             Socket::Tcp($s) => $real,
             Socket::Unix($s) => $real,
             Socket::Within(within) => {
-                let $s = &within.socket;
+                let $s = &within.end.socket;
                 $real
             }
             #[cfg(test)]
@@ -103,7 +119,7 @@ impl Socket {
         Ok(match self {
             Socket::Tcp(s) => Socket::Tcp(s.try_clone()?),
             Socket::Unix(s) => Socket::Unix(s.try_clone()?),
-            Socket::Within(s) => Socket::Within(s.clone()),
+            Socket::Within(s) => s.again(),
             #[cfg(test)]
             Socket::Sim(s) => Socket::Sim(s.try_clone()),
         })
@@ -181,7 +197,7 @@ impl Write for &Socket {
             Socket::Tcp(s) => (&*s).write(buf), // it asks for no signal, as below
             Socket::Unix(s) => SockRef::from(s).send_with_flags(buf, NO_SIGNAL),
             Socket::Within(s) if s.is_stalled() => Ok(buf.len()),
-            Socket::Within(s) => SockRef::from(&s.socket).send_with_flags(buf, NO_SIGNAL),
+            Socket::Within(s) => SockRef::from(&s.end.socket).send_with_flags(buf, NO_SIGNAL),
             #[cfg(test)]
             Socket::Sim(s) => s.write(buf),
         }

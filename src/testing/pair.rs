@@ -14,7 +14,7 @@ use crate::error::{Error, Fault};
 use crate::gateway::{Gateway, GatewayBuilder};
 use crate::response::IntoResponse;
 
-/// A gateway and a device in this process, without a network, on a clock that stands still until
+/// A gateway and a device in this process (feature `test-clock`), without a network, on a clock that stands still until
 /// [`advance`](Pair::advance) moves it: so a test sees heartbeats, back-offs and time-outs without
 /// waiting for them, and none that it did not ask for, however slow the machine is.
 ///

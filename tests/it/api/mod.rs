@@ -4,6 +4,7 @@
 #[cfg(feature = "ureq")]
 mod agent;
 mod cancel;
+#[cfg(feature = "test-clock")]
 mod clock;
 mod close_reasons;
 mod comet;

@@ -1,0 +1,35 @@
+//! In place of `door.rs` without the feature `test-clock`: there is no such way in, and the compiler
+//! drops what would use one.
+
+use std::io;
+use std::sync::Arc;
+
+use mio::Waker;
+
+use crate::clock::Clock;
+use crate::stream::Stream;
+
+pub(crate) enum Door {}
+
+impl Door {
+    pub(super) fn new(_: Arc<Waker>) -> Option<Arc<Self>> {
+        None
+    }
+    pub(super) fn take(&self) -> Option<Stream> {
+        match *self {}
+    }
+    pub(super) fn is_empty(&self) -> bool {
+        match *self {}
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Way {
+    pub(crate) clock: Clock,
+}
+
+impl Way {
+    pub(crate) fn connect(&self) -> io::Result<Stream> {
+        match self.clock {}
+    }
+}
