@@ -46,6 +46,11 @@ impl<T> LookUps<T> {
         LookUps { lines: Mutex::new(lines), most, askers_max }
     }
 
+    /// How many may wait.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
     fn lock(&self) -> MutexGuard<'_, Lines<T>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -34,6 +34,7 @@
 // | `claims.rs` | claims of names in a table that several gateways share |
 // | `redis.rs` | such a table in Redis (feature `redis`); `redis/examine.rs`: how its server does |
 // | `ledger.rs` | this gateway's claims, renewed and released on threads of their own |
+// | `resolving.rs` | what waits until the hosts of other gateways are resolved |
 // | `mismatches.rs` | why another gateway cannot be asked, in words |
 // | `setbacks.rs` | other gateways that were asked in vain lately |
 // | `look_ups.rs` | names that the directory of gateways is to be asked for, in turn |
@@ -154,6 +155,7 @@ mod redis;
 mod refusals;
 mod registry;
 mod regrouping;
+mod resolving;
 mod revocation;
 mod role;
 mod room;

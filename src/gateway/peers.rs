@@ -1,8 +1,6 @@
 //! What a gateway is told of other gateways: how it finds the one that has a device, how it is known
 //! to them, and what all its loops have of that in common.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,6 +17,7 @@ use crate::gateway::ledger::{ClaimGuard, DirectoryStatus, Ledger, Rival, Told};
 use crate::gateway::look_ups::{LookUps, Pushed};
 #[cfg(feature = "redis")]
 use crate::gateway::redis::RedisDirectory;
+use crate::gateway::resolving::Resolving;
 use crate::gateway::secrets::{Kind, checked};
 use crate::gateway::setbacks::{Setback, Setbacks};
 use crate::limits::{Limits, PEER_ADDRESSES_MAX};
@@ -60,8 +59,7 @@ enum Source {
 /// A request takes at most one hop: a request from another gateway is never passed on to a third.
 ///
 /// ```
-/// use std::collections::HashMap;
-/// use reverse_http::{Gateway, Peers, Routes};
+/// /// use reverse_http::{Gateway, Peers, Routes};
 ///
 /// let table = HashMap::from([("lamp".to_owned(), "http://10.0.0.2:7000".to_owned())]);
 /// let peers = Peers::found_by(move |name| Ok(table.get(name).cloned()))
@@ -263,8 +261,7 @@ pub(crate) struct Cluster {
     look_ups: LookUps<Wanted>,
     /// How the addresses of a gateway are found.
     addresses: fn(&PeerUrl) -> Result<Vec<SocketAddr>, String>,
-    /// What waits for the host of a gateway, by its URL.
-    resolving: Mutex<HashMap<Arc<str>, Vec<Wanted>>>,
+    resolving: Mutex<Resolving<Wanted>>,
     resolvers: Workers,
     /// What it has claimed in a table that gateways share.
     ledger: Option<Arc<Ledger>>,
@@ -480,9 +477,10 @@ impl Cluster {
     /// wait for it.
     fn resolve(self: &Arc<Self>, url: PeerUrl, wanted: Wanted) {
         let host = url.text.clone();
-        match self.resolving().entry(host.clone()) {
-            Entry::Occupied(mut known) => return known.get_mut().push(wanted),
-            Entry::Vacant(vacant) => drop(vacant.insert(vec![wanted])),
+        match self.resolving().add(&host, wanted, self.look_ups.most()) {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(wanted) => return (wanted.tell)(Err(NotLocated::Busy)),
         }
         let (cluster, of) = (self.clone(), host.clone());
         let begun = self.resolvers.submit(move || {
@@ -496,11 +494,11 @@ impl Cluster {
     }
 
     fn resolved(&self, host: &str, located: &Located) {
-        let waited = self.resolving().remove(host).unwrap_or_default();
+        let waited = self.resolving().take(host);
         waited.into_iter().for_each(|wanted| (wanted.tell)(located.clone()));
     }
 
-    fn resolving(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Wanted>>> {
+    fn resolving(&self) -> MutexGuard<'_, Resolving<Wanted>> {
         self.resolving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -740,6 +738,45 @@ mod tests {
         }
         assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(("lamp", true)));
         assert!(told.try_recv().is_err(), "the others wait");
+    }
+
+    #[test]
+    fn so_many_wait_for_a_host_that_is_not_resolved_and_no_more() {
+        let peers = Peers::found_by(|_| Ok(Some("http://hangs:1".to_owned())));
+        let limits = Limits { helpers_max: 2, authorize_queue_max: 3, ..Limits::default() };
+        let mut cluster = Cluster::new(peers, &limits, false);
+        let (release, released) = crossbeam_channel::unbounded::<()>();
+        static RELEASED: Mutex<Option<crossbeam_channel::Receiver<()>>> = Mutex::new(None);
+        *RELEASED.lock().unwrap() = Some(released);
+        cluster.addresses = |_| {
+            let released = RELEASED.lock().unwrap().take();
+            let _ = released.map(|released| released.recv()); // it ends with the sender
+            Ok(Vec::new())
+        };
+        let cluster = Arc::new(cluster);
+        let (tell, told) = crossbeam_channel::unbounded();
+        for _ in 0..6 {
+            loop {
+                let tell = tell.clone();
+                let heard = move |found: Located| {
+                    let _ = tell.send(found.map(drop)); // the test may be over
+                };
+                if cluster.locate("lamp", None, heard) {
+                    break;
+                }
+                std::thread::yield_now(); // as many wait to be asked for as may
+            }
+        }
+        let next = || told.recv_timeout(Duration::from_secs(20)).unwrap();
+        for _ in 0..3 {
+            assert!(matches!(next(), Err(NotLocated::Busy)));
+        }
+        assert!(told.try_recv().is_err(), "the others wait");
+        drop(release);
+        for _ in 0..3 {
+            assert!(next().is_ok());
+        }
+        assert_eq!(cluster.resolving().len(), 0);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Exchanges whose request is on its way, and no head of a response is here.
 
 use super::*;
+use crate::engine::budget::Budget;
 
 const GET: &str = "GET /a HTTP/1.1\r\nHost: lamp\r\n\r\n";
 const POST: &str = "POST /a HTTP/1.1\r\nHost: lamp\r\nContent-Length: 5\r\n\r\n";
@@ -152,4 +153,31 @@ fn an_upload_slower_than_the_least_rate_goes_on_until_others_wait() {
     scene.pass(5);
     let told = scene.told();
     assert!(told.contains("answer 408: the request's body came slower"), "{told}");
+}
+
+/// Another gateway may not have the device: what it got of the body is kept until it answers.
+#[test]
+fn a_body_is_kept_for_the_next_gateway_until_an_answer_begins() {
+    const MARK: &str = "PTTH-Peer-Served: 1\r\n";
+    let budget = Budget::new(1 << 20);
+    let mut scene = Scene::new(&format!("{POST}he"));
+    let hop = |scene: &mut Scene| {
+        scene.exchange().unwrap().begins_hop(Duration::from_secs(1), budget.share());
+        scene.attach();
+    };
+    hop(&mut scene);
+    assert_eq!(scene.server_reads(), format!("{POST}he"));
+    scene.server_sends(&format!(
+        "HTTP/1.1 404 Not Found\r\n{MARK}PTTH-Peer-Miss: unknown\r\nContent-Length: 0\r\n\r\n"
+    ));
+    assert!(scene.told().ends_with("find another link"));
+    assert!(scene.exchange().unwrap().is_unspent() && budget.taken() >= 2);
+    hop(&mut scene);
+    assert_eq!(scene.server_reads(), format!("{POST}he"));
+    scene.client_sends("llo");
+    assert_eq!(scene.server_reads(), "llo");
+    assert!(budget.taken() >= 5);
+    scene.server_sends(&format!("HTTP/1.1 200 OK\r\n{MARK}Content-Length: 100\r\n\r\n"));
+    assert!(scene.client_reads().contains("200 OK"));
+    assert_eq!(budget.taken(), 0, "the answer may take long");
 }
