@@ -59,7 +59,8 @@ enum Source {
 /// A request takes at most one hop: a request from another gateway is never passed on to a third.
 ///
 /// ```
-/// /// use reverse_http::{Gateway, Peers, Routes};
+/// use std::collections::HashMap;
+/// use reverse_http::{Gateway, Peers, Routes};
 ///
 /// let table = HashMap::from([("lamp".to_owned(), "http://10.0.0.2:7000".to_owned())]);
 /// let peers = Peers::found_by(move |name| Ok(table.get(name).cloned()))
