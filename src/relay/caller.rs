@@ -9,20 +9,20 @@ pub(super) enum Caller {
     Client(Client),
     /// The loop itself: any response is a sign of life.
     Probe,
-    /// Nobody: the client is gone, and a short rest of the response is drained to save the upstream
-    /// connection. `looked`: the last check for callers that want that connection; `None`: that is
-    /// not checked.
+    /// The client has left, and a short rest of the response is drained to save the upstream
+    /// connection. `looked` is the time of the last check for callers that want that connection;
+    /// `None`: no such checks.
     Gone { looked: Option<Instant> },
 }
 
 /// The downstream side.
 pub(super) struct Client {
     pub(super) id: Id,
-    /// Of its HTTP version.
+    /// The minor number of its HTTP version.
     pub(super) minor: u8,
     /// Another request may follow on its connection.
     pub(super) keeps: bool,
-    /// It no longer reads, but its request may be complete.
+    /// The client no longer reads, but its request may be complete.
     pub(super) is_deaf: bool,
     pub(super) sending: Sending,
 }
@@ -33,8 +33,8 @@ pub(super) enum Sending {
     Open,
     /// The client has ended it, and is most likely gone.
     Ended,
-    /// The client has ended it and may still want its response: since when, or since callers were
-    /// last looked for.
+    /// The client has ended it and may still want its response. The time of that end, or of the
+    /// last check for waiting callers.
     HalfClosed(Instant),
 }
 
@@ -59,12 +59,12 @@ impl Caller {
         }
     }
 
-    /// Returns true if its client has ended its direction, and is most likely gone.
+    /// Returns true if the client has ended its direction, and is most likely gone.
     pub(super) fn has_ended(&self) -> bool {
         self.client().is_some_and(|client| client.sending == Sending::Ended)
     }
 
-    /// Since when waiting callers take precedence over this client.
+    /// The time since which waiting callers take precedence over this client.
     pub(super) fn absent_since(&mut self) -> Option<&mut Instant> {
         match self {
             Caller::Client(Client { sending: Sending::HalfClosed(looked), .. }) => Some(looked),

@@ -1,4 +1,4 @@
-//! What time is measured from: the last progress, and windows of the least rate.
+//! The starting points of an exchange's waits: the last progress, and windows of the minimum rate.
 
 use std::time::{Duration, Instant};
 
@@ -6,18 +6,18 @@ use crate::limits::Limits;
 use crate::relay::timeouts::Wait;
 
 pub(super) struct Clocks {
-    /// When something last moved.
+    /// When a byte last moved.
     pub(super) progress: Instant,
-    /// Bytes that had moved by then.
+    /// The number of bytes that had moved by then.
     pub(super) seen: u64,
     /// The window in which the downstream side takes its response.
     pub(super) taking: Option<Window>,
-    /// The window in which it sends its request.
+    /// The window in which the downstream side sends its request.
     pub(super) sending: Option<Window>,
     /// Replaces all other deadlines, for a heartbeat, or for a short rest of a response that is
     /// drained after its client has left.
     pub(super) whole_within: Option<Wait>,
-    /// Its gateway or device stops: a half-ended exchange is not waited for.
+    /// The gateway or device is stopping, so a half-ended exchange is not waited for.
     pub(super) is_hurried: bool,
 }
 
@@ -33,7 +33,7 @@ impl Clocks {
         }
     }
 
-    /// From now on `wait` is the one deadline.
+    /// From now on `wait` is the only deadline.
     pub(super) fn restart_within(&mut self, wait: Wait, now: Instant) {
         (self.whole_within, self.progress) = (Some(wait), now);
     }
@@ -44,7 +44,7 @@ impl Clocks {
     }
 }
 
-/// A window of the least rate: since when, and how many bytes had moved then.
+/// A window of the minimum rate: its beginning, and how many bytes had moved by then.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     from: Instant,
@@ -64,14 +64,14 @@ impl Window {
         self.left(now, limits).is_zero()
     }
 
-    /// Returns true if too little has moved so far.
+    /// Returns true if too few bytes have moved so far.
     pub(super) fn is_slow(&self, has: u64, now: Instant, limits: &Limits) -> bool {
         let seconds = now.saturating_duration_since(self.from).as_secs_f64();
         (has.saturating_sub(self.had) as f64) < limits.min_rate_bytes_per_s as f64 * seconds
     }
 }
 
-/// What is left of a time that began at `from`.
+/// The rest of a time that began at `from`.
 pub(super) fn left(from: Instant, time: Duration, now: Instant) -> Duration {
     time.saturating_sub(now.saturating_duration_since(from))
 }

@@ -1,4 +1,4 @@
-//! A request's body is read whole into memory, for a device that polls.
+//! Reads a request's whole body into memory, for a device that polls.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,19 +19,20 @@ use crate::relay::request::{Invitation, Text};
 #[derive(Debug)]
 pub(crate) enum Collected {
     NotYet,
-    /// Whole: the exchange's head has the body behind it now, and can be sent or handed out.
+    /// The body is complete and follows the exchange's head: the request can be sent, or handed out
+    /// as an event.
     Whole,
-    /// The downstream side is gone.
+    /// The downstream side has left.
     Gone,
     Refused(Refusal),
 }
 
 impl Exchange {
-    /// Begins to read the request's body into memory; a downstream side that waits for a 100 gets
-    /// it from here.
+    /// Begins to read the request's body into memory, and sends a 100 if the downstream side waits
+    /// for one.
     ///
     /// # Errors
-    /// 413: it is announced to be longer than is collected.
+    /// 413: the announced length is above the limit.
     pub(crate) fn begin_collecting<T>(
         &mut self,
         downstream: &mut Connection<T>,
@@ -52,7 +53,8 @@ impl Exchange {
         Ok(())
     }
 
-    /// Reads what has arrived of the request's body, at most `limits.message_bytes_max` in total.
+    /// Reads the part of the request's body that has arrived, at most `limits.message_bytes_max` in
+    /// total.
     pub(crate) fn collect<T>(
         &mut self,
         downstream: &mut Connection<T>,
@@ -62,7 +64,7 @@ impl Exchange {
     ) -> Collected {
         let Phase::Collecting(gathering) = &mut self.phase else { return Collected::NotYet };
         if self.request.body.is_done() {
-            return self.enclosed(limits); // it came while another gateway was asked
+            return self.enclosed(limits); // the whole body arrived while another gateway was asked
         }
         let most = self.request.readable(scratch);
         if downstream.is_broken() || downstream.flush().is_err() {
@@ -107,7 +109,7 @@ impl Exchange {
         }
     }
 
-    /// Makes one message, framed by us, of the head and the collected body.
+    /// Joins the head and the collected body to one message with new framing.
     fn enclose_request(&mut self, limits: &Limits) -> Result<(), Refusal> {
         let Phase::Collecting(gathering) = std::mem::replace(&mut self.phase, Phase::Waiting)
         else {
@@ -129,7 +131,7 @@ impl Exchange {
             }
         }
         if !body.is_empty() {
-            // In place, as a second buffer of this length would not be counted anywhere.
+            // In place, because no budget would count a second buffer of this length.
             body.reserve_exact(text.len());
             body.splice(..0, text);
             text = body;

@@ -14,13 +14,13 @@ use crate::relay::request::Invitation;
 use crate::relay::rules::Rules;
 use crate::relay::timeouts::Wait;
 
-/// Whether bytes wait for one of the sides, which the deadlines depend on.
+/// Whether bytes wait to be written to either side; the deadlines depend on it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backlog {
     /// Bytes of the request wait for the upstream side.
     pub(super) request: bool,
-    /// Bytes of the response wait for the downstream side. However long a gateway lets a local
-    /// server be silent, it has to read the response, or its link ends.
+    /// Bytes of the response wait for the downstream side. A gateway may allow a local server to be
+    /// silent for any time, but it has to read the response, or its link ends.
     pub(super) response: bool,
 }
 
@@ -33,8 +33,8 @@ impl Backlog {
 }
 
 impl Exchange {
-    /// Notes whether something has moved since the last look. Bytes of a request that are read only
-    /// to be dropped do not count.
+    /// Notes whether bytes have moved since the last call. Bytes of a request that are read only to
+    /// be dropped do not count.
     pub(super) fn note_progress<T>(&mut self, cx: &Connections<T>) {
         let find = |id: Option<Id>| id.and_then(|id| cx.get(id));
         let of_downstream =
@@ -46,8 +46,9 @@ impl Exchange {
         }
     }
 
-    /// When this exchange is next to be looked at, if nothing happens before. This counts from the
-    /// last progress, not from the last event: an event that moves nothing postpones nothing.
+    /// The time until the next deadline of this exchange, if nothing happens before. It counts from
+    /// the last progress, not from the last event: an event without progress does not postpone a
+    /// deadline.
     pub(super) fn time_left(
         &mut self,
         now: Instant,
@@ -66,14 +67,14 @@ impl Exchange {
         [silent, head, look].into_iter().chain(windows).flatten().min()
     }
 
-    /// When the first byte of a response's head arrived that is not complete yet. A response that
-    /// is drained has a deadline for the whole instead.
+    /// When the first byte of an incomplete response head arrived. A response that is drained has a
+    /// deadline for the whole response instead.
     fn half_head_since(&self) -> Option<Instant> {
         self.beginning.half_since.filter(|_| self.downstream().is_some())
     }
 
     /// How long a response's head may take, from its first byte to its last: a slow head must not
-    /// occupy a connection for longer than silence may.
+    /// occupy a connection for longer than silence is allowed to.
     fn head_wait(&self, limits: &Limits) -> Wait {
         let whole = Wait { time: limits.head_timeout, name: "head_timeout" };
         Some(self.waits.first_byte)
@@ -81,7 +82,7 @@ impl Exchange {
             .unwrap_or(whole)
     }
 
-    /// Why the head of the response is no longer waited for; `None`: it still is.
+    /// The reason to stop waiting for the head of the response, if it is overdue.
     pub(super) fn late_head(&self, now: Instant, rules: &Rules) -> Option<String> {
         let wait = self.head_wait(&rules.limits);
         let late = now.saturating_duration_since(self.half_head_since()?) >= wait.time;
@@ -93,7 +94,7 @@ impl Exchange {
         })
     }
 
-    /// Records the facts that the next deadline depends on: which side waits for the other, and
+    /// Records the facts on which the next deadline depends: which side waits for the other, and
     /// which has left.
     pub(super) fn note_turns<T>(
         &mut self,
@@ -117,7 +118,7 @@ impl Exchange {
         self.open_windows(downstream, backlog, now, &rules.limits);
     }
 
-    /// How long an exchange without an upstream connection may still wait if its downstream side
+    /// How much longer an exchange may wait for an upstream connection after its downstream side
     /// has ended its direction, and has most likely left.
     pub(super) fn time_without_caller<T>(
         &mut self,
@@ -150,7 +151,7 @@ impl Exchange {
     }
 
     /// A client that has ended its direction may have left. If its request is at another gateway,
-    /// that one has to know, as others may wait for the device there.
+    /// that gateway is told, because other callers may wait for the device there.
     pub(super) fn tell_end<T>(&mut self, upstream: Option<&mut Connection<T>>) {
         let has_ended = self.is_hop()
             && !self.hop.is_ended
@@ -161,7 +162,7 @@ impl Exchange {
         else {
             return;
         };
-        self.hop.is_ended = upstream.end_output().unwrap_or(true); // its failure shows in a step
+        self.hop.is_ended = upstream.end_output().unwrap_or(true); // a failure is reported by the next step
     }
 
     /// Begins the windows of the minimum rate for the side that should move bytes now, and ends the
@@ -176,8 +177,8 @@ impl Exchange {
         let is_rated = limits.min_rate_bytes_per_s > 0 && !self.is_tunnel();
         let has_link = self.upstream().is_some();
         let takes = is_rated && downstream.pending() > 0 && (has_link || self.held().is_some());
-        // A client that waits for a 100 is not slow, nor is one whose bytes the upstream side does
-        // not read.
+        // A client is not slow if it waits for a 100, or if the upstream side does not read its
+        // bytes.
         let is_invited =
             self.request.invitation != Invitation::Awaited || !self.beginning.interim.is_zero();
         let sends = is_rated
@@ -194,8 +195,8 @@ impl Exchange {
     }
 
     /// Returns true if the downstream side, which has `unread` bytes waiting for it, took too
-    /// little over a whole window of the minimum rate. The next window begins when as much has been
-    /// written as possible: that its socket had room does not show that it reads.
+    /// little during a whole window of the minimum rate. The next window begins when as much as
+    /// possible has been written: room in its socket does not show that it reads.
     pub(super) fn is_slow_to_take(
         &mut self,
         written: u64,
@@ -210,8 +211,8 @@ impl Exchange {
         unread && window.is_slow(written, now, limits)
     }
 
-    /// Returns true if the downstream side sent too little over a whole window of the minimum rate;
-    /// begins the next window. `received`: the total so far.
+    /// Returns true if the downstream side sent too little during a whole window of the minimum
+    /// rate, and begins the next window. `received` is the total so far.
     pub(super) fn is_slow_to_send(&mut self, received: u64, now: Instant, limits: &Limits) -> bool {
         let Some(window) = self.clocks.sending.filter(|window| window.is_over(now, limits)) else {
             return false;
@@ -220,7 +221,7 @@ impl Exchange {
         window.is_slow(received, now, limits)
     }
 
-    /// Returns true if the downstream side has ended its direction, or is gone, and nothing has
+    /// Returns true if the downstream side has ended its direction, or is gone, and no byte has
     /// moved for so long that waiting callers take precedence. The next check is due after the same
     /// time.
     pub(super) fn has_left(&mut self, now: Instant, limits: &Limits) -> bool {
@@ -233,7 +234,7 @@ impl Exchange {
         is_due
     }
 
-    /// How long nothing may move now.
+    /// The silence that is allowed now.
     pub(super) fn allowed_silence(&self, limits: &Limits, backlog: Backlog) -> Wait {
         let abandoned = Wait::abandoned(limits);
         if let Some(wait) = self.clocks.whole_within {

@@ -1,5 +1,5 @@
-//! The entry points that move exchanges, for connections that can be read or written again, and for
-//! new ones.
+//! The entry points that move exchanges, for new connections and for those that can be read or
+//! written again.
 
 use std::sync::Arc;
 
@@ -22,12 +22,13 @@ use crate::relay::step::{Ends, Step};
 use crate::relay::timeouts::Wait;
 use crate::relay::tunnel::Tunnel;
 
-/// What all exchanges of a loop together may read at once before `read_ahead_bytes_max` limits each
-/// of them: a few fast ones move large pieces, thousands of slow ones keep little.
+/// The total that all exchanges of a loop may read at once before `read_ahead_bytes_max` limits
+/// each of them. So a few fast exchanges move large pieces, and thousands of slow ones keep little
+/// in memory.
 const READ_BUDGET: usize = 16 * 1024 * 1024;
 
-/// Each exchange may read this much however little memory is left, so that exchanges in progress go
-/// on.
+/// Each exchange may read this much even if no memory is left, so that exchanges in progress
+/// continue.
 const READ_LEAST: usize = 4 * 1024;
 
 /// Gives an exchange its upstream connection and sends the request's head on it.
@@ -40,8 +41,8 @@ pub(crate) fn attach<R: Relaying>(
     attach_with(role, cx, key, link, b"");
 }
 
-/// The same, with an additional line in the head for this connection only: if the request is sent
-/// again on another one, it does not have this line.
+/// Like [`attach`], with an additional line in the head for this connection only: if the request is
+/// sent again on another one, that line is not repeated.
 pub(crate) fn attach_with<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -76,9 +77,9 @@ pub(crate) fn attach_with<R: Relaying>(
     advance(role, cx, key);
 }
 
-/// Gives an exchange the connection whose POST brings its response. `decoder`: of the POST's body;
-/// `first`: the bytes that were taken out of it already, from the final response's first byte on,
-/// its whole head included.
+/// Gives an exchange the connection whose POST contains its response. `decoder` decodes the POST's
+/// body; `first` are the bytes that were already taken out of it: they begin with the final
+/// response and contain its whole head.
 pub(crate) fn attach_enclosed<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -97,8 +98,8 @@ pub(crate) fn attach_enclosed<R: Relaying>(
     advance(role, cx, key);
 }
 
-/// Gives an exchange a connection that speaks another protocol. `head`: the 101 of this end, behind
-/// which bytes go both ways.
+/// Gives an exchange a connection that speaks another protocol. `head` is the 101 of this end,
+/// after which bytes go both ways.
 pub(crate) fn attach_tunnel<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -119,8 +120,8 @@ pub(crate) fn attach_tunnel<R: Relaying>(
     advance(role, cx, key);
 }
 
-/// Gives an exchange its whole response, which no connection holds any more. `held`: its share of
-/// the budget, until the downstream side has taken it.
+/// Gives an exchange its whole response, which is no longer on any connection. `held` is its share
+/// of the budget until the downstream side has taken it.
 pub(crate) fn deliver<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -157,8 +158,8 @@ pub(crate) fn advance<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>,
         match stepped {
             Ok(Step::Pending) => return wait(role, cx, key, &rules),
             Ok(Step::Again) => {
-                // Both yield: an event of either is no reason to go on before others had their
-                // turn.
+                // Both yield: an event of either must not give them another step before others have
+                // had theirs.
                 let ends = role.exchanges().get(key).map(|e| [e.downstream(), e.upstream()]);
                 ends.into_iter().flatten().flatten().for_each(|id| cx.yields(id));
                 return wait(role, cx, key, &rules);
@@ -189,8 +190,8 @@ fn step<R: Relaying>(
     rules: &Arc<Rules>,
 ) -> Option<Result<Step, ExchangeError>> {
     let in_progress = role.exchanges().len().max(1);
-    // Together exchanges read no more than the memory that is left, as all those that began while
-    // there was plenty may be answered at once.
+    // All exchanges together read no more than the memory that is left: those that began while
+    // there was plenty may all be answered at once.
     let left = role.memory_left(cx) / in_progress;
     let exchange = role.exchanges().get_mut(key)?;
     let context = Context { rules, now: cx.now() };
@@ -223,7 +224,7 @@ fn step<R: Relaying>(
     Some(step)
 }
 
-/// What an exchange may read however little memory is left: a head is read in one piece.
+/// The minimum that an exchange may read when memory is scarce: a head is read in one piece.
 fn least_piece(exchange: &Exchange, rules: &Rules) -> usize {
     match exchange.phase.has_head() {
         true => READ_LEAST,
@@ -235,7 +236,7 @@ fn least_piece(exchange: &Exchange, rules: &Rules) -> usize {
 fn wait<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, rules: &Rules) {
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
     let (downstream, upstream) = (exchange.downstream(), exchange.upstream());
-    [downstream, upstream].into_iter().flatten().for_each(|id| cx.tally(id)); // a step of one moves bytes to the other
+    [downstream, upstream].into_iter().flatten().for_each(|id| cx.tally(id)); // a step of one connection moves bytes to the other
     let now = cx.now();
     if let Some(id) = downstream.filter(|_| exchange.is_waiting()) {
         // It waits for a connection. The role has set that deadline, unless the client is gone.
@@ -246,7 +247,7 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, rul
         }
         return;
     }
-    // Nobody else has to wait for the rest of a request that was already answered.
+    // Other callers must not wait for the rest of a request that was already answered.
     let awaits_rest = exchange.awaits_rest();
     if awaits_rest && upstream.is_some_and(|link| role.callers_wait(cx, link)) {
         if let Some(exchange) = role.exchanges().get_mut(key) {

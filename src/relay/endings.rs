@@ -1,4 +1,4 @@
-//! How an exchange ends: with a response of our own, by a cut, by a retry, or properly.
+//! How an exchange ends: completely, with a local answer, by a cut, or by a retry.
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connection::Connection;
@@ -17,8 +17,8 @@ use crate::relay::request::{Retry, Upload};
 use crate::relay::timeouts::Wait;
 use crate::relay::tunnel::{Direction, Tunnel};
 
-/// Ends an exchange whose response has not begun: its link is freed, and the downstream side is
-/// answered. `answer.keep`: its connection is kept if possible.
+/// Ends an exchange whose response has not begun: frees its link and answers the downstream side.
+/// With `answer.keep` its connection is kept if possible.
 pub(crate) fn answer_instead<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -36,9 +36,9 @@ pub(crate) fn answer_instead<R: Relaying>(
 }
 
 /// Ends an exchange at once, in both directions, so that the downstream side can see that its
-/// response is incomplete. Of a tunnel, each side that was not told a clean end sees a reset
-/// without close_notify, as nothing else distinguishes this from an end; so does an upstream side
-/// whose own direction is open.
+/// response is incomplete. In a tunnel, each side to which no clean end was sent sees a reset
+/// without close_notify, because nothing else distinguishes a cut from an end; so does an upstream
+/// side whose own direction is open.
 pub(crate) fn abort<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -56,15 +56,15 @@ pub(crate) fn abort<R: Relaying>(
     let cuts_downstream = is_cut(|tunnel| tunnel.to_downstream);
     let cuts_upstream = is_cut(|tunnel| tunnel.to_upstream);
     let tunnel_link = exchange.upstream().filter(|_| exchange.is_tunnel());
-    // A side that was told an end, but has not ended itself, would not notice that all has ended: a
-    // close after a FIN is silent.
+    // A side that received an end, but has not ended itself, would not notice that the whole tunnel
+    // is over: a close after a FIN is silent.
     let cuts_upstream = cuts_upstream
         || tunnel_link.and_then(|link| cx.get(link)).is_some_and(|link| !link.is_over());
     if let Some(connection) = tunnel_link.and_then(|link| cx.get_mut(link)) {
         let _ = connection.flush(); // as below
     }
     if let Some(downstream) = exchange.downstream() {
-        let _ = cx.get_mut(downstream).map(Connection::flush); // the bytes of the answer go out before its cut is seen
+        let _ = cx.get_mut(downstream).map(Connection::flush); // the bytes of the answer are written before the cut
         // A plain end would look like the end of the body.
         let reset = exchange.ends_with_connection() || cuts_downstream;
         role.downstream_gone(cx, downstream, &why, reset);
@@ -97,7 +97,7 @@ fn let_go<R: Relaying>(
     role.free(cx, link, if is_untouched { Ok(()) } else { Err(why) });
 }
 
-/// Ends an exchange whose downstream side has everything.
+/// Ends an exchange whose downstream side has the whole response.
 pub(super) fn finish<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key) {
     let Some(exchange) = role.exchanges().remove(key) else { return };
     if let Some(client) = exchange.caller.client() {
@@ -107,7 +107,7 @@ pub(super) fn finish<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, 
 }
 
 /// Ends an exchange that failed, or sends its request again. Returns true if the exchange goes on
-/// (its client is gone, the rest of a small response is drained).
+/// (its client has left, and the rest of a small response is drained).
 pub(super) fn fail<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -182,7 +182,7 @@ fn retry<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, wh
     role.retry(cx, key);
 }
 
-/// Another gateway does not have the device. Its role knows where to look for it again.
+/// Another gateway does not have the device. The role knows where to look next.
 fn missed<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, miss: Miss) {
     let why = CloseCause::LastMessage.because("it does not have the device any more");
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
@@ -203,8 +203,8 @@ fn missed<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, m
     role.retry(cx, key);
 }
 
-/// The client is gone. A whole request's response is drained, within bounds, to save the link;
-/// else the link ends. Returns true if the exchange goes on.
+/// The client has left. If its request is complete, the response is drained, within bounds, to save
+/// the link; else the link ends. Returns true if the exchange goes on.
 fn client_left<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key) -> bool {
     let (rules, now) = (role.rules(), cx.now());
     let Some(exchange) = role.exchanges().get_mut(key) else { return false };
@@ -215,7 +215,7 @@ fn client_left<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: K
         if !exchange.is_delivered() {
             exchange.observed.failed(CloseCause::CallerGone.as_str(), 0);
         }
-        // A stream that trickles on must not occupy the link for nobody.
+        // A slow stream without a reader must not occupy the link.
         exchange.clocks.restart_within(Wait::abandoned(&rules.limits), now);
         (exchange.clocks.taking, exchange.clocks.sending) = (None, None);
     }

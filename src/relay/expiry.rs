@@ -1,4 +1,4 @@
-//! What follows when a deadline of an exchange passes.
+//! The consequences of a deadline of an exchange that has passed.
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::budget::Held;
@@ -13,16 +13,16 @@ use crate::relay::relaying::Relaying;
 use crate::relay::timeouts::Wait;
 use crate::relay::tunnel::Tunnel;
 
-/// The deadline of an exchange's connection passed.
+/// The deadline of an exchange's connection has passed.
 pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key) {
     let (rules, now) = (role.rules(), cx.now());
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
-    // A socket says that it has room only when a third of its buffer is free: before anybody is
-    // called slow, it is tried.
+    // A socket reports room only when a third of its buffer is free, so it is tried before a side
+    // is considered slow.
     for id in [exchange.downstream(), exchange.upstream()].into_iter().flatten() {
         if let Some(connection) = cx.get_mut(id).filter(|p| p.pending() > 0) {
             connection.try_to_write();
-            let _ = connection.flush(); // a failure shows in the step below
+            let _ = connection.flush(); // a failure is reported by the step below
         }
     }
     exchange.note_progress(cx);
@@ -47,7 +47,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>,
     }
 }
 
-/// Nothing has moved for as long as that may take.
+/// No byte has moved for the allowed time.
 fn silent_for<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -58,7 +58,7 @@ fn silent_for<R: Relaying>(
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
     if exchange.awaits_rest() {
         exchange.caller.client_mut().into_iter().for_each(|client| client.keeps = false);
-        return advance(role, cx, key); // the answer stands; its connection ends gently
+        return advance(role, cx, key); // the answer remains valid; its connection is closed gently
     }
     let not_whole =
         |cause| CloseReason::new(cause, format!("the answer was not whole within {wait}"));
@@ -84,7 +84,7 @@ fn silent_for<R: Relaying>(
     abort(role, cx, key, why);
 }
 
-/// Tells the client whom it waited for in vain, before any response.
+/// Answers the client before any response, and names the side that was too slow.
 fn answer_late<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -119,8 +119,8 @@ enum Unfair {
     HasLeft,
 }
 
-/// Whether an exchange is to be ended because others wait for its link, and its downstream side
-/// makes no use of it.
+/// Decides whether an exchange has to end because others wait for its link while its downstream
+/// side does not use it.
 fn judge<R: Relaying>(role: &mut R, cx: &Connections<R::State>, key: Key) -> Option<Unfair> {
     let (now, rules) = (cx.now(), role.rules());
     let exchange = role.exchanges().get_mut(key)?;

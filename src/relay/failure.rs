@@ -9,15 +9,15 @@ use crate::proto::peer::Miss;
 /// Why an exchange failed.
 #[derive(Debug)]
 pub(super) enum ExchangeError {
-    /// The client is gone, or cut its request short.
+    /// The client has left, or cut its request short.
     ClientGone,
     /// The client's bytes are malformed.
     Refused(Refusal),
-    /// The upstream side failed; nothing of a response had arrived.
+    /// The upstream side failed before any byte of a response.
     Silent(CloseReason),
     /// The upstream side failed in the middle of its response, or broke the protocol.
     Upstream(CloseReason),
-    /// The other gateway that was asked does not have the device, and has done nothing.
+    /// The other gateway that was asked does not have the device, and has not handled the request.
     Missed(Miss),
 }
 
@@ -28,19 +28,19 @@ impl ExchangeError {
     }
 }
 
-/// The text goes to visitors, who must not see the system's own error (T58): that goes to the log.
+/// Visitors get `told`; the system's own error is only logged (T58).
 pub(super) fn lost_by(error: &std::io::Error, told: &'static str) -> CloseReason {
     log_names!(Debug, "an upstream connection failed: {error}");
     CloseReason::new(CloseCause::of_io(error), told)
 }
 
-/// Returns true if a gateway refused this one's certificate: in TLS 1.3 that is heard behind the
-/// handshake. Of the system's own errors none says that.
+/// Returns true if a gateway refused this one's certificate, which in TLS 1.3 is reported only
+/// after the handshake. The operating system has no such error.
 pub(super) fn refuses_certificate(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
 }
 
-/// What the upstream side sent cannot be read, or not be passed on.
+/// The upstream side sent bytes that cannot be parsed, or not be passed on.
 pub(super) fn malformed(refusal: Refusal) -> ExchangeError {
     ExchangeError::Upstream(CloseReason::new(
         CloseCause::ProtocolError,

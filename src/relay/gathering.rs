@@ -8,16 +8,16 @@ use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::relay::timeouts::Wait;
 
-/// A message that is read whole into memory: its bytes, what they take of the budget, and how they
-/// come.
+/// A message that is read whole into memory: its bytes, their share of the budget, and the rate at
+/// which they arrive.
 pub(crate) struct Gathering {
     bytes: Vec<u8>,
     held: Held,
-    /// How long it says that it is.
+    /// The announced length.
     announced: Option<u64>,
-    /// When the last byte came, of the message or of its framing.
+    /// When the last byte arrived, of the message or of its framing.
     progress: Instant,
-    /// The window of the least rate: since when, and how much there was then.
+    /// The window of the minimum rate: its beginning, and the number of bytes by then.
     window: (Instant, usize),
 }
 
@@ -30,20 +30,20 @@ impl Gathering {
         self.bytes.len()
     }
 
-    /// Something came.
+    /// Bytes have arrived.
     pub(crate) fn came(&mut self, now: Instant) {
         self.progress = now;
     }
 
-    /// Takes more of the message.
+    /// Appends bytes of the message.
     ///
     /// # Errors
-    /// 413 and 503, as [`Held::take`] says.
+    /// 413 and 503: see [`Held::take`].
     pub(crate) fn take(&mut self, data: &[u8]) -> Result<(), Refusal> {
         let (length, room) = (self.bytes.len() + data.len(), self.bytes.capacity());
         if length > room {
-            // By a quarter, not by doubling: what the buffer has in reserve is memory, too, and
-            // counts.
+            // It grows by a quarter and does not double: the buffer's spare capacity counts as
+            // memory, too.
             let announced = self
                 .announced
                 .and_then(|length| usize::try_from(length).ok())
@@ -65,8 +65,8 @@ impl Gathering {
         (self.bytes, self.held)
     }
 
-    /// When it is next to be looked at, if nothing comes before: `silence` is counted from the last
-    /// byte, the window of the least rate is fixed.
+    /// The time until the next check, if no byte arrives before. `silence` is counted from the last
+    /// byte; the window of the minimum rate is fixed.
     pub(crate) fn left(&self, now: Instant, silence: Duration, limits: &Limits) -> Duration {
         let silent = silence.saturating_sub(now.saturating_duration_since(self.progress));
         if limits.min_rate_bytes_per_s == 0 {
@@ -77,8 +77,8 @@ impl Gathering {
         )
     }
 
-    /// Why `what` is no longer waited for, where that is so: silence, or, while others want its
-    /// room, a sender below the least rate over a whole window. Begins the next window.
+    /// The reason to stop waiting for `what`, if there is one: silence, or, while others need its
+    /// memory, a sender below the minimum rate during a whole window. Begins the next window.
     pub(crate) fn overdue(
         &mut self,
         what: &str,

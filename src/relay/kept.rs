@@ -1,5 +1,5 @@
-//! The beginning of a body, kept as it goes on: the gateway that was asked may not have the device
-//! any more, and then another one is asked.
+//! Keeps the beginning of a body while it is sent to another gateway: if that one no longer has the
+//! device, a further one is asked.
 
 use crate::engine::budget::Held;
 use crate::limits::PEER_BODY_KEPT_MAX;
@@ -10,7 +10,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// `held`: a share of nothing yet, of the budget for whole messages.
+    /// `held` is an empty share of the budget for whole messages.
     pub(super) fn new(held: Held) -> Self {
         Kept { bytes: Vec::new(), held }
     }
@@ -19,7 +19,7 @@ impl Kept {
         &self.bytes
     }
 
-    /// Keeps more. Returns false if the body is too long for that, or others want the memory.
+    /// Keeps further bytes. Returns false if the body is too long, or others need the memory.
     pub(super) fn keep(&mut self, data: &[u8]) -> bool {
         if self.bytes.len() + data.len() > PEER_BODY_KEPT_MAX {
             return false;

@@ -1,4 +1,4 @@
-//! How a connection is closed gently, so that the last response is not lost to a reset.
+//! Closes a connection gently, so that a reset does not destroy the last response.
 
 use std::time::{Duration, Instant};
 
@@ -9,23 +9,23 @@ use crate::limits::Limits;
 /// Bytes that one step reads from a connection that is being closed.
 const LINGER_READ: usize = 64 * 1024;
 
-/// Ends a connection gently: what waits is written, the sending direction closed, and what still
-/// comes read and dropped, so that the last answer is not lost to a reset (RFC 9112 §9.6): clients
-/// that write everything before they read are met, however much they write.
+/// A connection that is being closed gently: pending bytes are written, the sending direction is
+/// closed, and further input is read and dropped. So a reset does not destroy the last answer (RFC
+/// 9112 §9.6), even if a client writes its whole request before it reads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lingering {
-    /// When it ends at the latest.
+    /// The connection is closed at this time at the latest.
     ends: Instant,
-    /// And when nothing comes for so long.
+    /// It is closed earlier after silence of this length.
     silence: Duration,
     shut: bool,
 }
 
-/// How a step left a connection that is being closed.
+/// The state of a connection that is being closed, after a step.
 enum Lingered {
     Over,
     Waits,
-    /// Something came, and more may be there.
+    /// Bytes were read, and there may be more.
     Came,
 }
 
@@ -53,8 +53,8 @@ impl Lingering {
     }
 }
 
-/// Begins to close a connection gently; `begin` makes its state. `hurried`: this side stops, and
-/// waits less for a silent peer.
+/// Begins to close a connection gently; `begin` makes its state. With `hurried` this side is
+/// stopping, and waits less for a silent client.
 pub(crate) fn linger<T>(
     cx: &mut Connections<T>,
     id: Id,
@@ -74,7 +74,7 @@ pub(crate) fn linger<T>(
     cx.lingers(id, limits.lingering_max);
 }
 
-/// This side stops: a connection that is being closed is not waited for as long as before.
+/// This side is stopping: reduces the time for a connection that is being closed.
 pub(crate) fn hurry_lingering<T>(
     cx: &mut Connections<T>,
     id: Id,
@@ -89,8 +89,8 @@ pub(crate) fn hurry_lingering<T>(
     cx.set_deadline(id, Some(at));
 }
 
-/// One step of a connection that is being closed gently; closes it when that is over. `find`: where
-/// its state keeps the rest.
+/// One step of a connection that is being closed gently; closes it at the end. `find` gives the
+/// [`Lingering`] in its state.
 pub(crate) fn step_lingering<T>(
     cx: &mut Connections<T>,
     id: Id,

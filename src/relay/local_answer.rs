@@ -1,29 +1,29 @@
-//! Responses that no peer gave, written by this end: refusals and failures.
+//! Responses that this end writes itself: refusals and failures.
 
 use std::sync::Arc;
 
 use crate::proto::head_writer;
 use crate::proto::peer::SERVED;
 
-/// A body that says more to people, or to programs, than a reason does.
+/// A body with more information for people or programs than the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Page {
     pub(crate) content_type: Arc<str>,
-    /// Without the line end behind it.
+    /// Without a line end.
     pub(crate) text: Arc<str>,
 }
 
-/// An answer that no peer gave: a refusal or a failure, told by this end.
+/// An answer that this end writes itself: a refusal or a failure.
 #[derive(Clone, Debug)]
 pub(crate) struct LocalAnswer<'a> {
     pub(crate) status: u16,
     pub(crate) reason: &'a str,
     /// `Proxy-Status` error type (RFC 9209 §2.3).
     pub(crate) error: Option<&'static str>,
-    /// `Proxy-Status` also without an error type: a device has to know this gateway's answer from a
-    /// middlebox's.
+    /// `Proxy-Status` also without an error type: a device has to distinguish this gateway's answer
+    /// from an intermediary's.
     pub(crate) mark: bool,
-    /// Another gateway asked: it has to know that this is one.
+    /// The answer is to another gateway, which has to recognise this one.
     pub(crate) to_gateway: bool,
     pub(crate) retry_after: Option<u64>,
     pub(crate) fields: &'a [(&'a str, &'a str)],
@@ -31,7 +31,7 @@ pub(crate) struct LocalAnswer<'a> {
     pub(crate) page: Option<&'a Page>,
     /// The answer is to a HEAD request: no body.
     pub(crate) to_head: bool,
-    /// The connection goes on.
+    /// The connection is kept open.
     pub(crate) keep: bool,
 }
 
@@ -52,8 +52,8 @@ impl<'a> LocalAnswer<'a> {
         }
     }
 
-    /// Appends it: head and a body with one line end behind it, which is its reason as `text/plain`
-    /// where it has no page.
+    /// Appends the head and the body with one line end. Without a page, the body is the reason as
+    /// `text/plain`.
     pub(crate) fn write(&self, out: &mut Vec<u8>, date: &str) {
         let (kind, body) = match self.page {
             Some(page) => (&*page.content_type, &*page.text),
@@ -68,7 +68,7 @@ impl<'a> LocalAnswer<'a> {
             (None, true) => Some(format!("ptth; details=\"{}\"", quoted(self.reason))),
             (None, false) => None,
         };
-        let upgrades = self.fields.iter().any(|(name, _)| *name == "Upgrade"); // RFC 9110 §7.8: then `Connection` has to list it
+        let upgrades = self.fields.iter().any(|(name, _)| *name == "Upgrade"); // RFC 9110 §7.8: `Connection` has to list it
         let connection = match (self.keep, upgrades) {
             (true, true) => Some("Upgrade"),
             (true, false) => None,
@@ -107,9 +107,9 @@ impl<'a> LocalAnswer<'a> {
     }
 }
 
-/// Text fit for a quoted string of a structured field (RFC 9651 §3.3.3): visible ASCII, escapes for
-/// `"` and `\`. The body has the whole of it; a program's long reason must not push a head over its
-/// limit.
+/// Text for a quoted string of a structured field (RFC 9651 §3.3.3): visible ASCII, escapes for `"`
+/// and `\`. It is cut, so that a program's long reason does not push the head over its limit; the
+/// body has the whole text.
 fn quoted(text: &str) -> String {
     const CHARS_MAX: usize = 500;
     text.chars()

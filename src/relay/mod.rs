@@ -3,23 +3,24 @@
 //!
 //! The same code carries a visitor's request to a device's link and, inside the device, a link's
 //! request to a local server. It costs no thread, keeps both sockets registered, and reads from
-//! neither side while the other has not taken the bytes that were read before; of a response it
-//! reads a little ahead, so that a slow visitor does not hold the link.
+//! neither side before the other has taken the previous bytes. It reads a little of a response
+//! ahead, so that a slow visitor does not hold the link.
 //!
 //! ```text
 //!   downstream ──head, body──► upstream   request.rs: nothing is read while upstream has bytes waiting
 //!   downstream ◄──head, body── upstream   response.rs: up to read_ahead_bytes_max may wait for downstream
 //! ```
-//! A device that polls (protocol.md §2) has no upstream connection while it works: the request is
-//! *collected* into memory and handed out by the role, and the response comes whole ([`deliver`])
-//! or as the body of a POST, which then is the upstream connection ([`attach_enclosed`]).
+//! For a device that polls (protocol.md §2) there is no upstream connection while the device works.
+//! The request is *collected* into memory, and the role sends it as an event. The response comes
+//! whole ([`deliver`]) or as the body of a POST, which then is the upstream connection
+//! ([`attach_enclosed`]).
 //!
 //! A request that offers another protocol (WebSocket) and is answered with 101 becomes a *tunnel*:
-//! bytes go both ways as they come, each direction ends by itself, and the upstream connection is
-//! never used for anything else.
+//! bytes go both ways as they arrive, each direction ends separately, and the upstream connection
+//! is not used again.
 //!
-//! Heads are rewritten by [`proto::forward`](crate::proto::forward), bodies are decoded and framed
-//! anew: only what was parsed goes on.
+//! Heads are rewritten by [`proto::forward`](crate::proto::forward), and bodies are decoded and
+//! framed anew: only parsed data is passed on.
 //!
 //! # Order of files
 //! Each names only those above it.
@@ -27,21 +28,21 @@
 //! | file | contents |
 //! |---|---|
 //! | `timeouts.rs` | how long each phase may take, and the name of that wait |
-//! | `local_answer.rs` | responses that no peer gave |
+//! | `local_answer.rs` | responses that this end writes itself |
 //! | `lingering.rs` | how a connection is closed gently |
 //! | `gathering.rs` | a message that is read whole into memory |
 //! | `kept.rs` | the beginning of a body, kept in case another gateway has to be asked |
 //! | `rules.rs` | differences between a gateway's relay and a device's |
 //! | `failure.rs` | why an exchange fails, by the side whose fault it is |
-//! | `clocks.rs` | the starting points of its waits |
-//! | `caller.rs` | the downstream side: a client, the loop, or nobody any more |
+//! | `clocks.rs` | the starting points of an exchange's waits |
+//! | `caller.rs` | the downstream side: a client, the loop, or a client that has left |
 //! | `request.rs` | the request: downstream to upstream, and the part kept for a retry |
-//! | `tunnel.rs` | both directions behind a 101 |
+//! | `tunnel.rs` | both directions after a 101 |
 //! | `phase.rs` | the phases of an exchange, with their data |
-//! | `exchange.rs` | one exchange: its beginning, and the roles' questions to it |
-//! | `collecting.rs` | a request that is collected |
+//! | `exchange.rs` | one exchange: its beginning, and the queries of the roles |
+//! | `collecting.rs` | reading a request's whole body into memory |
 //! | `response.rs` | the response: upstream to downstream |
-//! | `deadlines.rs` | deadlines, progress, the least rate |
+//! | `deadlines.rs` | deadlines, progress, the minimum rate |
 //! | `step.rs` | one bounded step of both directions |
 //! | `relaying.rs` | the role's part |
 //! | `endings.rs` | every way in which an exchange ends |

@@ -7,7 +7,8 @@
 //!   Sending ──► Receiving         the upstream connection is free when the response was read
 //!      └──────► Tunnel
 //! ```
-//! A response that comes whole goes from `Waiting` to `Receiving` without an upstream connection.
+//! With a response that comes whole, an exchange goes from `Waiting` to `Receiving` without an
+//! upstream connection.
 
 use std::time::Instant;
 
@@ -19,71 +20,71 @@ use crate::relay::gathering::Gathering;
 use crate::relay::tunnel::Tunnel;
 
 pub(super) enum Phase {
-    /// It has no upstream connection: none is free, or a poll has taken its request.
+    /// It has no upstream connection: none is free, or its request was sent as the reply to a poll.
     Waiting,
     /// Its request's body is read into memory.
     Collecting(Gathering),
-    /// Its request is on its way, and no head of a response has come.
+    /// Its request is being sent, and no head of a response has arrived.
     Sending(Upstream),
-    /// The head of its response is here.
+    /// The head of its response has arrived.
     Receiving(Receiving),
     /// It was switched to another protocol.
     Tunnel { link: Id, tunnel: Tunnel },
 }
 
-/// Where the response comes from.
+/// The source of the response.
 pub(super) enum Upstream {
     /// A connection that the request is written to.
     Link {
         id: Id,
-        /// Where the request begins among all that goes out on it.
+        /// The position of the request in the output of this connection.
         mark: u64,
-        /// Bytes that wait there beside it: the 101 of an offer that was held, lines for this
-        /// connection alone.
+        /// Further bytes that wait there: the 101 of an offer that was held, lines for this
+        /// connection only.
         before: usize,
     },
-    /// A device's POST, whose body the response is.
+    /// A device's POST, whose body is the response.
     Post { id: Id, enclosing: Enclosing },
 }
 
-/// The message that a response is the body of.
+/// A message whose body is a response.
 pub(super) struct Enclosing {
     pub(super) decoder: Decoder,
-    /// Bytes of the response that were read before the exchange got the connection.
+    /// Bytes of the response that were read before the exchange received the connection.
     pub(super) first: Vec<u8>,
 }
 
 /// A response whose head was read.
 pub(super) struct Receiving {
-    /// `None`: it was read to its end, or came whole.
+    /// `None` if it was read to its end, or came whole.
     pub(super) from: Option<Upstream>,
     pub(super) body: Decoder,
-    /// How its body goes on.
+    /// The framing of the rest of its body.
     pub(super) framing: Framing,
-    /// Its head is on its way to the downstream side.
+    /// Its head has been written to the downstream connection.
     pub(super) is_told: bool,
-    /// All of it was written there. What befalls the rest of the request then is no failure.
+    /// All of it was written there. A problem with the rest of the request is then no failure.
     pub(super) is_delivered: bool,
-    /// Why the upstream connection is not used again, as far as the head tells.
+    /// Why the upstream connection is not used again, if the head decides that.
     pub(super) link_ends: Option<&'static str>,
-    /// Bytes of it that were dropped, since nobody wants them.
+    /// The number of bytes that were dropped because its client has left.
     pub(super) drained: usize,
     /// Its share of the budget for whole messages.
     pub(super) held: Option<Held>,
 }
 
-/// What has come of a response before the end of its final head.
+/// The part of a response that has arrived before the end of its final head.
 #[derive(Default)]
 pub(super) struct Beginning {
     /// It may begin with `EVENT/1.0`.
     pub(super) takes_events: bool,
-    /// A line end came before it.
+    /// A line end arrived before it.
     pub(super) has_strayed: bool,
-    /// A byte of it arrived.
+    /// A byte of it has arrived.
     pub(super) has_begun: bool,
-    /// Part of the request was not written when the step began that read of it.
+    /// Part of the request had not been written when the step began that read from the response.
     pub(super) is_early: bool,
-    /// Since when some of a head is here, and not all of it.
+    /// The time since which there is an incomplete head.
     pub(super) half_since: Option<Instant>,
     pub(super) interim: InterimCount,
 }
@@ -95,7 +96,7 @@ impl Upstream {
         }
     }
 
-    /// Returns true if the message is whole.
+    /// Returns true if the message is complete.
     fn is_done(&self) -> bool {
         match self {
             Upstream::Link { .. } => true,
@@ -105,8 +106,8 @@ impl Upstream {
 }
 
 impl Beginning {
-    /// One line end before a response is nothing: it belongs to the one before it, and came late.
-    /// Returns its length.
+    /// Skips one line end before a response, which belongs to the previous response. Returns its
+    /// length.
     pub(super) fn take_stray(&mut self, bytes: &[u8]) -> usize {
         let stray = match bytes {
             _ if self.has_begun || self.has_strayed => 0,
@@ -148,7 +149,7 @@ impl Phase {
         }
     }
 
-    /// Bytes that waited on the upstream connection before the request.
+    /// The number of bytes that waited on the upstream connection before the request.
     pub(super) fn before(&self) -> usize {
         match self.upstream() {
             Some(Upstream::Link { before, .. }) => *before,
@@ -156,7 +157,7 @@ impl Phase {
         }
     }
 
-    /// The POST that the response is the body of.
+    /// The POST whose body is the response.
     pub(super) fn enclosing(&mut self) -> Option<&mut Enclosing> {
         let upstream = match self {
             Phase::Sending(upstream) => Some(upstream),
@@ -199,7 +200,7 @@ impl Phase {
         matches!(self, Phase::Receiving(_) | Phase::Tunnel { .. })
     }
 
-    /// Returns true if the whole response was read. What follows a 101 is no response.
+    /// Returns true if the whole response was read. Bytes after a 101 belong to no response.
     pub(super) fn is_whole(&self) -> bool {
         self.receiving().is_some_and(Receiving::is_whole)
     }
@@ -213,7 +214,7 @@ impl Phase {
         *self = Phase::Receiving(Receiving { from, ..response });
     }
 
-    /// Takes the upstream connection away: it is free, or lost.
+    /// Removes the upstream connection, because it is free or lost.
     pub(super) fn detach(&mut self) -> Option<Id> {
         let link = self.link();
         match self {

@@ -14,21 +14,21 @@ use crate::relay::rules::Rules;
 pub(crate) trait Relaying: Role {
     fn exchanges(&mut self) -> &mut Slab<Box<Exchange>>;
     fn rules(&self) -> Arc<Rules>;
-    /// The upstream connection is free: at a message boundary and fit for reuse, or (`Err`, why) to
-    /// be closed.
+    /// The upstream connection is free: it is at a message boundary and can be reused, or (`Err`)
+    /// has to be closed for this reason.
     fn free(
         &mut self,
         cx: &mut Connections<Self::State>,
         link: Id,
         reusable: Result<(), CloseReason>,
     );
-    /// Find another upstream connection: nothing of a response came and the request may be sent
-    /// again. Or another gateway does not have the device ([`Exchange::take_miss`]).
+    /// Finds another upstream connection: no byte of a response has arrived and the request may be
+    /// sent again, or another gateway does not have the device ([`Exchange::take_miss`]).
     fn retry(&mut self, cx: &mut Connections<Self::State>, key: Key);
-    /// The exchange is over and gone: the downstream connection is at a message boundary (`keep`)
-    /// or is to be closed gently.
+    /// The exchange is over and removed. The downstream connection is at a message boundary
+    /// (`keep`), or has to be closed gently.
     fn next(&mut self, cx: &mut Connections<Self::State>, downstream: Id, keep: bool);
-    /// The exchange failed before its response began; tell the downstream side, and end its
+    /// The exchange failed before its response began: answers the downstream side, and ends its
     /// connection unless the answer keeps it.
     fn answer(
         &mut self,
@@ -36,8 +36,8 @@ pub(crate) trait Relaying: Role {
         downstream: Id,
         answer: &LocalAnswer<'_>,
     );
-    /// The exchange cannot end well for the downstream connection, or was a tunnel that has ended:
-    /// close it, with a reset where its end has to be seen as a failure.
+    /// The exchange cannot be completed for the downstream connection, or was a tunnel that has
+    /// ended: closes it, with a reset if the client has to see the end as a failure.
     fn downstream_gone(
         &mut self,
         cx: &mut Connections<Self::State>,
@@ -47,6 +47,6 @@ pub(crate) trait Relaying: Role {
     );
     /// Returns true if callers wait for a connection like this exchange's.
     fn callers_wait(&self, cx: &Connections<Self::State>, link: Id) -> bool;
-    /// How many bytes of memory may still be used.
+    /// The number of bytes of memory that may still be used.
     fn memory_left(&self, cx: &Connections<Self::State>) -> usize;
 }

@@ -18,9 +18,9 @@ pub(super) struct Request {
     pub(super) text: Text,
     /// Decodes its body.
     pub(super) body: Decoder,
-    /// Bytes of its body that were passed on.
+    /// The number of bytes of its body that were passed on.
     pub(super) passed: usize,
-    /// Those that were sent to another gateway, and can be sent again.
+    /// The bytes of its body that were sent to another gateway and can be sent again.
     pub(super) kept: Option<Box<Kept>>,
     /// The framing with which its body is passed on.
     pub(super) framing: Framing,
@@ -30,16 +30,15 @@ pub(super) struct Request {
     pub(super) retry: Retry,
     pub(super) is_head: bool,
     pub(super) is_idempotent: bool,
-    /// It offers to switch to another protocol, also in the head that is passed on.
+    /// It offers to switch to another protocol, and so does the forwarded head.
     pub(super) wants_upgrade: bool,
     /// It is part of a login that belongs to the connection ([`bound_login::is_bound_login`]): its
-    /// upstream serves this visitor alone.
+    /// upstream connection serves only this visitor.
     pub(super) is_bound: bool,
-    /// It says that it comes from the same visitor's connection as the one before it
-    /// ([`forward::SAME_VISITOR`]), in the words that a device's gateway uses.
+    /// The mark of a device's gateway that this request comes from the same visitor's connection as
+    /// the previous one ([`forward::SAME_VISITOR`]).
     pub(super) same_visitor: Option<Box<[u8]>>,
-    /// Fields that an operator sets and removes: this was done in the head, and is still to be done
-    /// in the trailers.
+    /// An operator's edits to fields: already made in the head, still to be made in the trailers.
     pub(super) edits: Option<Arc<FieldEdits>>,
 }
 
@@ -48,19 +47,19 @@ pub(super) struct Request {
 pub(super) enum Text {
     /// The head as forwarded. `counted`: its share of the memory budget.
     Head { bytes: Vec<u8>, counted: Option<Held> },
-    /// Head and body, since the body was collected. A helper may be reading it.
+    /// Head and collected body. Another thread may be reading them.
     Whole { bytes: Arc<Vec<u8>>, held: Held },
-    /// It will not be sent again.
+    /// The request will not be sent again.
     Forgotten,
 }
 
-/// Whether a server expects the body that a request has. One that reads none takes it for its next
-/// request.
+/// Whether a server expects the body of a request. A server that does not read it takes it for its
+/// next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Content {
     Absent,
     Expected,
-    /// Its method gives a body no meaning (RFC 9110 §9.3).
+    /// A body has no meaning with its method (RFC 9110 §9.3).
     Unexpected,
 }
 
@@ -74,12 +73,12 @@ impl Content {
     }
 }
 
-/// What becomes of the body.
+/// The state of the body's transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Upload {
     Forwarded,
-    /// The upstream side takes no more of it, or the downstream side sends no more of it; yet a
-    /// response may still come.
+    /// The upstream side takes no more of it, or the downstream side sends no more; a response may
+    /// still arrive.
     Cut,
 }
 
@@ -88,18 +87,18 @@ pub(super) enum Upload {
 pub(super) enum Invitation {
     NotAwaited,
     Awaited,
-    /// It was invited, or did not wait.
+    /// A 100 was sent, or the downstream side did not wait.
     Over,
 }
 
-/// Whether the request may be sent once more on another connection: protocol.md §3, *retry on a
-/// fresh link*.
+/// Whether the request may be sent again on another connection: protocol.md §3, *retry on a fresh
+/// link*.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Retry {
     Allowed,
     /// It was already repeated.
     Spent,
-    /// It is not safe to repeat, except to an upstream that has not begun to serve it.
+    /// It must not be repeated, except if the upstream has not begun to serve it.
     Unsafe,
     /// Bytes of it were sent and not kept.
     Forbidden,
@@ -122,7 +121,7 @@ impl Text {
         }
     }
 
-    /// Counts the memory that the head takes, for as long as it is kept.
+    /// Counts the memory of the head, for as long as it is kept.
     pub(super) fn count(&mut self, memory: &Budget) {
         if let Text::Head { bytes, counted } = self {
             let mut share = memory.share();
@@ -157,7 +156,7 @@ impl Request {
         }
     }
 
-    /// A request of the loop's own: a head alone, sent once.
+    /// A request of the loop itself: only a head, sent once.
     pub(super) fn bare(text: Vec<u8>, limits: &Limits) -> Self {
         Request {
             text: Text::Head { bytes: text, counted: None },
@@ -192,7 +191,8 @@ impl Request {
         if self.is_head { "HEAD" } else { "GET" }
     }
 
-    /// A request that was delivered whole, and is being answered, is not sent again.
+    /// Drops the kept bytes: a request that was sent completely and is being answered is not sent
+    /// again.
     pub(super) fn forget(&mut self) {
         (self.text, self.retry) = (Text::Forgotten, Retry::Forbidden);
     }
@@ -207,16 +207,16 @@ impl Request {
                 && left.is_some_and(|left| left <= limits.drain_bytes_max as u64))
     }
 
-    /// How much may be read: bytes that are pipelined behind a body of known length stay in the
+    /// How much may be read. Bytes that are pipelined after a body of known length stay in the
     /// socket, where they are bounded.
     pub(super) fn readable(&self, scratch: &[u8]) -> usize {
         let most = |left: u64| left.min(scratch.len() as u64) as usize;
         self.body.remaining().map_or(scratch.len(), most)
     }
 
-    /// Moves what has come of the body. `before`: bytes that waited on the upstream connection
-    /// before this request; `answered`: the downstream side has the response's head. Returns true
-    /// if something moved.
+    /// Moves the part of the body that has arrived. `before` is the number of bytes that waited on
+    /// the upstream connection before this request; `answered` means that the downstream side has
+    /// the response's head. Returns true if bytes moved.
     pub(super) fn pump<T>(
         &mut self,
         downstream: &mut Connection<T>,
@@ -240,7 +240,7 @@ impl Request {
             let used = self.forward(&scratch[..filled], link)?;
             downstream.keep(&scratch[used..filled]);
             if downstream.is_over() && !self.body.is_done() {
-                // Before its beginning is sent, as it will never be complete.
+                // Before its beginning is sent, because the body will never be complete.
                 return if downstream.has_failed() {
                     Err(ExchangeError::ClientGone)
                 } else {
@@ -254,17 +254,18 @@ impl Request {
         Ok(moved || link.written() != written)
     }
 
-    /// The upstream side takes no more. It may have answered already (a 413, then close), so its
-    /// socket is read to the end before anything is given up; and the rest of the request is read
-    /// and dropped, for there are clients that read nothing before they have written everything.
+    /// The upstream side takes no more bytes. It may have answered already (a 413, then close), so
+    /// its socket is read to the end before the exchange is given up. The rest of the request is
+    /// read and dropped, because some clients read nothing before they have written everything.
     pub(super) fn cut<T>(&mut self, link: &mut Connection<T>) {
         self.upload = Upload::Cut;
         link.drop_output();
         link.look_again();
     }
 
-    /// The client ends in the middle of its request. Where the response has begun, it is what made
-    /// it stop, and is still wanted; the upstream side is told that no more will come.
+    /// The client ends in the middle of its request. If the response has begun, the client probably
+    /// stopped because of it, and still wants it; the upstream side is told that no more bytes
+    /// follow.
     fn client_stops<T>(
         &mut self,
         link: &mut Connection<T>,
@@ -275,7 +276,7 @@ impl Request {
         }
         if std::mem::replace(&mut self.upload, Upload::Cut) == Upload::Forwarded {
             link.drop_output();
-            let _ = link.end_output(); // where it cannot be told, the end of the exchange tells it
+            let _ = link.end_output(); // if that fails, the end of the exchange shows it
         }
         Ok(false)
     }
@@ -318,8 +319,8 @@ impl Request {
         }
     }
 
-    /// Keeps the body while it is passed on, up to this length, as the next upstream may not serve
-    /// the request.
+    /// Keeps the beginning of the body while it is passed on, because the next upstream may not
+    /// serve the request.
     pub(super) fn keep_body(&mut self, held: Held) {
         let is_long =
             self.body.remaining().is_some_and(|length| length > PEER_BODY_KEPT_MAX as u64);
@@ -335,13 +336,14 @@ impl Request {
         }
     }
 
-    /// Returns true if no byte of the body is gone: it can be sent to another upstream.
+    /// Returns true if no byte of the body has been lost, so that it can be sent to another
+    /// upstream.
     pub(super) fn is_unspent(&self) -> bool {
         self.retry != Retry::Forbidden && (self.kept.is_some() || !self.is_cut())
     }
 
-    /// What has been read of the body, framed for the next upstream, after others did not serve the
-    /// request. `is_hop`: the next one may not serve it either.
+    /// The part of the body that was read so far, framed for the next upstream after others did not
+    /// serve the request. With `is_hop` the next one may not serve it either.
     pub(super) fn body_so_far(&mut self, is_hop: bool) -> Result<Vec<u8>, Refusal> {
         let mut out = Vec::new();
         match self.kept.as_ref().map_or(&[][..], |kept| kept.bytes()) {
@@ -365,7 +367,8 @@ impl Request {
         Ok(out)
     }
 
-    /// Notes that bytes of the body leave: unless they are kept, the request cannot be sent again.
+    /// Notes that bytes of the body are being sent. Unless they are kept, the request cannot be
+    /// sent again.
     fn body_moves(&mut self) {
         if self.kept.is_none() {
             self.retry = Retry::Forbidden;
@@ -376,9 +379,9 @@ impl Request {
     }
 }
 
-/// Returns true if a request offers another protocol that may pass ([`forward::protocols`]). An
-/// offer with a body does not count (T9): where the body ends and the other protocol begins, two
-/// parsers may see differently.
+/// Returns true if a request offers another protocol that may be forwarded
+/// ([`forward::protocols`]). An offer with a body does not count (T9): two parsers might disagree
+/// on where the body ends and the other protocol begins.
 pub(crate) fn wants_upgrade(request: &RequestHead<'_>, framing: Framing) -> bool {
     if framing != Framing::Empty {
         return false;

@@ -1,5 +1,6 @@
 //! The response on its way from the upstream to the downstream connection. Interim responses are
-//! counted and pass; a 101 makes a tunnel, or is refused as an upgrade that nobody asked for.
+//! counted and passed on. A 101 makes a tunnel, or is refused if the request did not offer an
+//! upgrade.
 
 use std::time::Instant;
 
@@ -27,8 +28,8 @@ pub(super) struct Context<'a> {
 }
 
 impl Exchange {
-    /// Moves what has arrived of the response. `downstream`: the connection that it goes to, while
-    /// that is read. Returns true if something moved.
+    /// Moves the part of the response that has arrived. `downstream` is the connection to which it
+    /// goes, unless the client has left. Returns true if bytes moved.
     pub(super) fn pump_response<T>(
         &mut self,
         downstream: Option<&mut Connection<T>>,
@@ -69,7 +70,7 @@ impl Exchange {
         let stray = self.beginning.take_stray(&scratch[..filled]);
         let lone_cr = stray == 0 && !self.beginning.has_begun && scratch[..filled] == *b"\r";
         if stray == filled || lone_cr {
-            link.keep(&scratch[stray..filled]); // a CR may have its LF yet
+            link.keep(&scratch[stray..filled]); // the LF of a CR may still follow
             return Ok(true);
         }
         self.beginning.has_begun = true;
@@ -81,7 +82,7 @@ impl Exchange {
         Ok(true)
     }
 
-    /// The same for a response that is the body of a POST: its framing comes off first.
+    /// The same for a response that is the body of a POST: the POST's framing is removed first.
     fn pump_enclosed<T>(
         &mut self,
         mut downstream: Option<&mut Connection<T>>,
@@ -219,7 +220,7 @@ impl Exchange {
                 let observed = &mut self.observed;
                 Ok(used + response.pass_on(body, downstream, drain_most, observed, edits)?)
             }
-            None => Ok(used), // what follows is another protocol's
+            None => Ok(used), // the following bytes belong to another protocol
         }
     }
 
@@ -257,7 +258,7 @@ impl Exchange {
         // RFC 9110 §15.2: an HTTP/1.0 client is never sent a 1xx.
         let Some(downstream) = downstream.filter(|_| !self.caller.is_old()) else { return Ok(()) };
         if self.is_hop() && !peer::is_served(&response.fields) {
-            return Ok(()); // whatever said this, it is no gateway
+            return Ok(()); // a gateway would not send this
         }
         let own_cookie = self.own_cookie;
         let edits = self.edits.as_deref().filter(|edits| edits.are_own());
@@ -319,11 +320,11 @@ impl Exchange {
         Ok(())
     }
 
-    /// Why the upstream connection is not used again after this response. One of HTTP/1.0 ends the
-    /// link, whatever it says (protocol.md §3). So does one before the request was out: a server
-    /// that reads no body takes the rest of it for its next request, and its answer to that would
-    /// go to the next visitor. It may do so with a whole body, too, where a request of this method
-    /// has none usually.
+    /// Why the upstream connection is not used again after this response. A response in HTTP/1.0
+    /// always ends the link (protocol.md §3). So does one that came before the whole request was
+    /// sent: a server that does not read the body takes the rest of it for its next request, and
+    /// its answer to that would go to the next visitor. The same may happen with a complete body if
+    /// requests of this method usually have none.
     fn why_link_ends(
         &self,
         response: &ResponseHead<'_>,
@@ -343,7 +344,7 @@ impl Exchange {
         (!keeps).then_some("its response said so")
     }
 
-    /// 101: from here on the bytes are another protocol's, both ways.
+    /// 101: from here on the bytes in both directions belong to another protocol.
     fn switch<T>(
         &mut self,
         response: &ResponseHead<'_>,
@@ -374,7 +375,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Writes a head that is passed on.
+    /// Writes a forwarded head.
     fn write_head<T>(
         &self,
         downstream: &mut Connection<T>,
@@ -388,8 +389,8 @@ impl Exchange {
 }
 
 impl Receiving {
-    /// Passes on the part of the body in `bytes`, framed anew, without trailers that are edited;
-    /// returns how many of the bytes belong to the body.
+    /// Passes on the part of the body in `bytes`, framed anew, without edited trailers. Returns how
+    /// many of the bytes belong to the body.
     fn pass_on<T>(
         &mut self,
         bytes: &[u8],
@@ -431,7 +432,7 @@ impl Receiving {
     }
 }
 
-/// The changes to the head of every response; an interim one has no others.
+/// The changes to the head of every response. An interim response has no others.
 fn interim_rules<'a>(rules: &'a Rules) -> ResponseRules<'a> {
     ResponseRules {
         via: rules.via.as_deref(),

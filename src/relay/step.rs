@@ -18,31 +18,31 @@ const STEPS_MAX: usize = 4;
 pub(super) enum Step {
     /// It waits for one of its connections.
     Pending,
-    /// It could go on, but others have their turn first.
+    /// It could go on, but other connections have their turn first.
     Again,
     /// The response was read to its end; `Err` says why the upstream connection cannot be used
     /// again.
     LinkDone(Result<(), CloseReason>),
-    /// The downstream side has everything.
+    /// The downstream side has the whole response.
     Finished,
     /// A tunnel has ended, in both directions or by a failure.
     TunnelEnds(CloseReason),
 }
 
-/// The connections of an exchange that are there.
+/// The connections that an exchange has now.
 pub(super) struct Ends<'a, T> {
     pub(super) downstream: Option<&'a mut Connection<T>>,
     pub(super) upstream: Option<&'a mut Connection<T>>,
 }
 
 impl<T> Ends<'_, T> {
-    /// Returns true if one of them has more to read although its last read stopped.
+    /// Returns true if the last read of one of them stopped before the end of its input.
     fn have_paused(&self) -> bool {
         let ends = [&self.downstream, &self.upstream];
         ends.into_iter().flatten().any(|connection| connection.has_paused())
     }
 
-    /// Bytes that both have moved so far.
+    /// The number of bytes that both have moved so far.
     fn traffic(&self) -> u64 {
         let ends = [&self.downstream, &self.upstream];
         ends.into_iter().flatten().map(|connection| connection.traffic()).sum()
@@ -56,7 +56,7 @@ impl Exchange {
         scratch: &mut [u8],
         context: &Context<'_>,
     ) -> Result<Step, ExchangeError> {
-        let end = ends.traffic() + 2 * SHARE as u64; // bytes that are read and written count twice
+        let end = ends.traffic() + 2 * SHARE as u64; // each byte counts twice: read and written
         for _ in 0..STEPS_MAX {
             let left = match self.is_tunnel() {
                 true => self.move_tunnel(&mut ends, scratch, context),
@@ -74,7 +74,7 @@ impl Exchange {
         Ok(Step::Again)
     }
 
-    /// `None`: something moved, and more may.
+    /// `None`: bytes moved, and there may be more.
     fn move_tunnel<T>(
         &mut self,
         ends: &mut Ends<'_, T>,
@@ -99,7 +99,7 @@ impl Exchange {
         }
     }
 
-    /// Moves what there is of request and response. Returns true if something moved.
+    /// Moves the bytes of request and response that are there. Returns true if bytes moved.
     fn move_messages<T>(
         &mut self,
         ends: &mut Ends<'_, T>,
@@ -133,7 +133,7 @@ impl Exchange {
         Ok(moved)
     }
 
-    /// What follows when everything has moved that could. `None`: the step goes on.
+    /// The result when no more bytes can be moved now. `None`: the step goes on.
     fn conclude<T>(
         &mut self,
         ends: &mut Ends<'_, T>,
@@ -170,10 +170,10 @@ impl Exchange {
         Some(if is_sent(ends) { Step::Finished } else { Step::Pending })
     }
 
-    /// The one place that decides whether the upstream connection is fit for another request.
+    /// The one place that decides whether the upstream connection can be used for another request.
     fn reusable<T>(&self, link: &Connection<T>) -> Result<(), CloseReason> {
         if matches!(self.phase.upstream(), Some(Upstream::Post { .. })) {
-            return Ok(()); // the POST is whole; what its connection is good for is said in its own head
+            return Ok(()); // the POST is complete; its own head says whether its connection is kept
         }
         if let Some(why) = self.phase.receiving().and_then(|response| response.link_ends) {
             Err(CloseCause::LastMessage.because(why))
@@ -193,8 +193,8 @@ impl Exchange {
         }
     }
 
-    /// Reads and drops the rest of a request where the upstream connection takes none of it.
-    /// Returns true if something moved.
+    /// Reads and drops the rest of a request that the upstream connection does not take. Returns
+    /// true if bytes were read.
     fn drop_rest<T>(&mut self, downstream: &mut Connection<T>, scratch: &mut [u8]) -> bool {
         let most = self.request.body.remaining().map_or(0, |_| self.request.readable(scratch));
         let filled = match downstream.fetch(scratch, most) {
@@ -212,7 +212,7 @@ impl Exchange {
         true
     }
 
-    /// The downstream side no longer reads. If its request is complete, that goes on.
+    /// The downstream side no longer reads. If its request is complete, the exchange goes on.
     fn client_is_deaf<T>(&mut self, downstream: &mut Connection<T>) -> Result<(), ExchangeError> {
         downstream.drop_output();
         let has_link = self.upstream().is_some();

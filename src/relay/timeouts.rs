@@ -1,11 +1,11 @@
-//! How long each phase of an exchange may take, and what each of these waits is called.
+//! How long each phase of an exchange may take, and the name of each of these timeouts.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::limits::Limits;
 
-/// A timeout and its name; it is displayed as in error messages.
+/// A timeout and its name, displayed as in error messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wait {
     pub(crate) time: Duration,
@@ -26,13 +26,14 @@ impl Wait {
 
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The rest of a deadline is written to the millisecond.
+        // The rest of a deadline is displayed in milliseconds.
         let milliseconds = self.time.as_secs_f64() * 1e3;
         write!(f, "{} s ({})", milliseconds.round() / 1e3, self.name)
     }
 }
 
-/// How long each phase of an exchange may take; a route may have its own. Zero: without limit.
+/// How long each phase of an exchange may take; a route may have its own values. Zero means no
+/// limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Waits {
     pub(crate) link: Wait,
@@ -42,7 +43,7 @@ pub(crate) struct Waits {
     pub(crate) body_silence: Wait,
     /// For the next byte of a response that has begun, to a request that is whole.
     pub(crate) response_silence: Wait,
-    /// For something to move on a tunnel, and on one that has ended in one direction.
+    /// For the next byte on a tunnel, and on one that has ended in one direction.
     pub(crate) tunnel: Wait,
     pub(crate) half_tunnel: Wait,
     /// The whole exchange.
@@ -66,10 +67,10 @@ impl Waits {
         }
     }
 
-    /// Of a device that forwards requests from a link: the gateway decides how long anything may
-    /// take, and ends the link when the time is over, unless the device has its own limits for its
-    /// local server. A tunnel that has ended in one direction is the exception, since a gateway
-    /// that half-closes a link and one that is gone look alike.
+    /// The timeouts of a device that forwards requests from a link. The gateway decides how long
+    /// each phase may take, and ends the link when the time is over, unless the device has its own
+    /// limits for its local server. A tunnel that has ended in one direction is the exception,
+    /// because a gateway that has half-closed a link cannot be distinguished from one that is gone.
     pub(crate) fn of_forwarder(limits: &Limits) -> Self {
         let usual = Self::of(limits);
         let endless = |wait: Wait| Wait { time: Duration::ZERO, ..wait };
@@ -89,8 +90,8 @@ impl Waits {
         }
     }
 
-    /// Of a device that forwards the request of a poll. It cannot notice that its gateway has given
-    /// up, so its own limits apply.
+    /// The timeouts of a device that forwards the request of a poll. It cannot notice that its
+    /// gateway has given up, so its own limits apply.
     pub(crate) fn of_polling_forwarder(limits: &Limits) -> Self {
         let (usual, own) = (Self::of(limits), Self::of_forwarder(limits));
         let first = |own: Wait, usual| if own.is_bounded() { own } else { usual };

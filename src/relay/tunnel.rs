@@ -1,5 +1,5 @@
-//! A connection that was switched to another protocol: bytes go both ways as they come, and each
-//! direction ends by itself.
+//! A connection that was switched to another protocol: bytes go both ways as they arrive, and each
+//! direction ends separately.
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connection::{Connection, Fetched};
@@ -10,7 +10,7 @@ use crate::relay::rules::Rules;
 pub(super) struct Tunnel {
     pub(super) to_downstream: Direction,
     pub(super) to_upstream: Direction,
-    /// Its half-close has been seen: from then on silence counts.
+    /// A half-close has been seen; from then on silence is limited.
     pub(super) half_seen: bool,
 }
 
@@ -19,14 +19,14 @@ pub(super) struct Tunnel {
 pub(super) enum Direction {
     #[default]
     Open,
-    /// The receiving side has been told its end.
+    /// The end was passed on to the receiving side.
     Shut,
     /// The receiving side no longer reads.
     Deaf,
 }
 
 impl Tunnel {
-    /// Moves what has arrived, in both directions. Returns false if nothing moved.
+    /// Moves the bytes that have arrived, in both directions. Returns false if there were none.
     pub(super) fn step<T>(
         &mut self,
         downstream: &mut Connection<T>,
@@ -52,13 +52,13 @@ impl Tunnel {
         (self.to_downstream, self.to_upstream) == (Direction::Deaf, Direction::Shut)
     }
 
-    /// Why the tunnel has ended: both sides were told an end, or one was, and no longer reads.
-    /// `None`: it has not ended.
+    /// Why the tunnel has ended, if it has: the end was passed on to both sides, or to one that no
+    /// longer reads.
     pub(super) fn end<T>(&self, link: &Connection<T>, rules: &Rules) -> Option<CloseReason> {
         match (self.to_downstream, self.to_upstream) {
             (Direction::Open, _) | (_, Direction::Open) => None,
-            // A link that was told an end hears of another one only by a reset, which would lose
-            // the bytes on their way to it.
+            // After an end was sent on a link, only a reset can report another one, and a reset
+            // would lose the bytes that are on their way.
             _ if self.is_given_up() && rules.upstream_is_link && !link.is_over() => None,
             (Direction::Deaf, Direction::Deaf) => {
                 Some(CloseCause::Reset.because("its tunnel broke"))
@@ -68,8 +68,8 @@ impl Tunnel {
     }
 }
 
-/// One direction of a tunnel. If the receiving side no longer reads, bytes from it are still passed
-/// on: the other direction goes on to its end.
+/// Moves one direction of a tunnel. If the receiving side no longer reads, bytes from it are still
+/// passed on: the other direction goes on to its end.
 fn pour<T>(
     from: &mut Connection<T>,
     to: &mut Connection<T>,
