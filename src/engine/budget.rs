@@ -1,22 +1,22 @@
-//! Quotas: what many take together of the memory, or of the requests in flight, is bounded, and so
-//! is the part of each.
+//! Quotas on memory and on requests in flight: a bound on the total, and a bound on the part of
+//! each.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::error::Refusal;
 
-/// A bound on what many take together, clones share it: the bytes of whole messages in memory, the
-/// requests of a route.
+/// A bound on a total, for example on the bytes of whole messages in memory or the requests of a
+/// route. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     taken: Arc<AtomicUsize>,
     most: usize,
-    /// The most that one holder may take, where holders are told apart.
+    /// The most that one holder may take, if holders are distinguished.
     most_of_one: usize,
 }
 
-/// What one of many takes of a [`Budget`].
+/// The amount that one of many holders takes of a [`Budget`].
 pub(crate) type Part = Arc<AtomicUsize>;
 
 impl Budget {
@@ -24,44 +24,44 @@ impl Budget {
         Budget { taken: Arc::default(), most, most_of_one: most }
     }
 
-    /// The same, of which nobody takes more than this.
+    /// Like [`new`](Self::new), with a bound on each part.
     pub(crate) fn of_parts(most: usize, most_of_one: usize) -> Self {
         Budget { most_of_one, ..Budget::new(most) }
     }
 
-    /// The same under other bounds; shares that were taken keep theirs.
+    /// The same budget with other bounds; shares that were taken keep theirs.
     pub(crate) fn bounded(&self, most: usize, most_of_one: usize) -> Self {
         Budget { most, most_of_one, taken: self.taken.clone() }
     }
 
-    /// A share of nothing yet.
+    /// An empty share.
     pub(crate) fn share(&self) -> Held {
         Held { budget: self.clone(), part: None, bytes: 0 }
     }
 
-    /// The same, for one of many.
+    /// An empty share that counts for this part.
     pub(crate) fn share_of(&self, part: Part) -> Held {
         Held { budget: self.clone(), part: Some(part), bytes: 0 }
     }
 
-    /// The same, which leaves `spare` bytes of the part to others of its kind.
+    /// The same, but it leaves `spare` bytes of the part to other shares.
     pub(crate) fn share_but(&self, part: Part, spare: usize) -> Held {
         let most_of_one = self.most_of_one.saturating_sub(spare);
         Held { budget: Budget { most_of_one, ..self.clone() }, part: Some(part), bytes: 0 }
     }
 
-    /// The part that is taken now.
+    /// The amount that is taken now.
     pub(crate) fn taken(&self) -> usize {
         self.taken.load(Relaxed)
     }
 
-    /// One unit, where the budget does not count bytes. `None`: the budget has no more.
+    /// One unit, for a budget that does not count bytes. `None` if the budget is used up.
     pub(crate) fn one(&self) -> Option<Held> {
         let mut held = self.share();
         held.grow(1).then_some(held)
     }
 
-    /// Takes over the holdings of another budget, under its own bound.
+    /// Continues the count of another budget, with the bound of this one.
     pub(crate) fn succeed(&mut self, other: &Budget) {
         self.taken = other.taken.clone();
     }
@@ -76,7 +76,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Takes more. Returns false if the budget has no more, and nothing was taken.
+    /// Takes more. Returns false, and takes nothing, if the budget is used up.
     pub(crate) fn grow(&mut self, bytes: usize) -> bool {
         let within =
             |most: usize| move |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= most);
@@ -97,11 +97,11 @@ impl Held {
         grown
     }
 
-    /// The same for bytes of a whole message, which takes `beside` already.
+    /// The same for bytes of a whole message that holds `beside` bytes already.
     ///
     /// # Errors
-    /// 413: nobody may take so many. 503: the budget, or the part of it that is a program's own,
-    /// has no more now.
+    /// 413: the message is above the bound for one holder. 503: the budget, or this part of it, is
+    /// used up now.
     pub(crate) fn take(&mut self, bytes: usize, beside: usize) -> Result<(), Refusal> {
         if self.grow(bytes) {
             return Ok(());
@@ -118,7 +118,7 @@ impl Held {
         ))
     }
 
-    /// Takes memory that is in use already, regardless of the bound.
+    /// Counts memory that is in use already, regardless of the bound.
     pub(crate) fn force(&mut self, bytes: usize) {
         self.budget.taken.fetch_add(bytes, Relaxed);
         if let Some(part) = &self.part {
@@ -127,8 +127,8 @@ impl Held {
         self.bytes += bytes;
     }
 
-    /// Returns true if it is of use to others that it is given back soon: more than half of the
-    /// budget is taken, or of the part that it belongs to.
+    /// Returns true if others need this memory: more than half of the budget, or of its part, is
+    /// taken.
     pub(crate) fn is_wanted(&self) -> bool {
         let Budget { taken, most, most_of_one } = &self.budget;
         let of_part = self.part.as_ref().is_some_and(|part| part.load(Relaxed) > most_of_one / 2);

@@ -1,8 +1,8 @@
 //! One connection of the loop: readiness flags, unused input, pending output.
 //!
-//! mio is edge-triggered: a flag stays set until a system call said otherwise, so a step may stop
-//! at any point and go on when the other side is ready. On epoll and kqueue a read or write shorter
-//! than asked means "no more for now" (epoll(7), question 9), which saves the call that would only
+//! mio is edge-triggered: a flag stays set until a system call clears it, so a step may stop at any
+//! point and go on when the other side is ready. On epoll and kqueue a read or write shorter than
+//! asked means "no more for now" (epoll(7), question 9), which saves the call that would only
 //! return `WouldBlock`.
 
 use std::io::{self, IoSlice, Read, Write};
@@ -13,17 +13,17 @@ use crate::engine::handshakes::Handshake;
 use crate::engine::permits::Permit;
 use crate::stream::Stream;
 
-/// What a first write reserves: a head and a small body.
+/// The capacity that a first write reserves: a head and a small body.
 const FIRST_OUTPUT: usize = 1024;
 
-/// What an event says of a connection.
+/// The readiness that an event reports for a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Readiness {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
     /// The other side ended its direction.
     pub(crate) closing: bool,
-    /// The connection is gone in both directions.
+    /// The connection is broken in both directions.
     pub(crate) broken: bool,
 }
 
@@ -39,14 +39,14 @@ impl From<&mio::event::Event> for Readiness {
     }
 }
 
-/// What a connection's last read brought.
+/// The result of a connection's last read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fetched {
-    /// So many bytes lie at the front of the scratch buffer (kept ones first).
+    /// This many bytes are at the front of the scratch buffer (kept ones first).
     Bytes(usize),
-    /// None, and none will come before the next event.
+    /// No bytes, and none before the next event.
     Nothing,
-    /// None, and none will ever come.
+    /// No bytes, and no more will arrive.
     End,
 }
 
@@ -55,11 +55,11 @@ pub(crate) enum Fetched {
 pub(super) struct Ending {
     /// The other side ended its direction; reading goes on until that end is reached.
     pub(super) closing: bool,
-    /// The connection is gone in both directions (reset, or an error).
+    /// The connection is broken in both directions (reset, or an error).
     pub(super) broken: bool,
     pub(super) ended: bool,
-    /// A write was told of a reset. The kernel says so once: a later read would take the end of
-    /// what has arrived for a clean end.
+    /// A write reported a reset. The kernel reports it once: a later read would take the end of the
+    /// input for a clean end.
     was_reset: bool,
 }
 
@@ -70,27 +70,27 @@ pub(crate) struct Connection<T> {
     pub(super) readable: bool,
     pub(super) writable: bool,
     pub(super) ending: Ending,
-    /// Reading failed behind bytes that were still delivered; the next fetch says so.
+    /// Reading failed after bytes that were still delivered; the next fetch reports it.
     failed: Option<io::ErrorKind>,
     pub(super) queued: bool,
-    /// The last fetch stopped although there was more: it goes on without an event.
+    /// The last fetch stopped before the end of the input; reading goes on without an event.
     pub(super) paused: bool,
-    /// Read and not used: a half-read head, or pipelined bytes behind it.
+    /// Unused input: an incomplete head, or pipelined bytes after a message.
     pub(super) input: Vec<u8>,
     pub(super) output: Vec<u8>,
-    /// Bytes of `output` that are written already.
+    /// The number of bytes of `output` that were written.
     sent: usize,
     written: u64,
     read: u64,
     pub(super) deadline: Option<Instant>,
     pub(super) wake_up: Option<Instant>,
-    /// Counted as long as it is here.
+    /// Counts the connection in its bounds while it exists.
     pub(super) permit: Option<Permit>,
-    /// What its buffers were last counted with.
+    /// The size with which its buffers were last counted.
     pub(super) charged: usize,
-    /// Its TLS session is being made; nothing is read or written here meanwhile.
+    /// Its TLS handshake is in progress; nothing is read or written here meanwhile.
     pub(super) handshake: Option<Handshake>,
-    /// Its place among those that are being closed.
+    /// Its number among the connections that are being closed gently.
     pub(super) lingers: Option<u64>,
 }
 
@@ -160,10 +160,10 @@ impl<T> Connection<T> {
                     self.read += n as u64;
                     self.paused = self.stream.is_paused();
                     if self.paused {
-                        break; // there is more, for the next step: others first
+                        break; // the rest is read in the next step, after other connections
                     }
                     if filled < most && !self.ending.closing && !self.stream.holds_end() {
-                        self.readable = false; // a short read; where the end is known to be near, it is read up to it
+                        self.readable = false; // a short read; if the end was announced, reading goes on up to it
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -173,7 +173,7 @@ impl<T> Connection<T> {
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(e) if filled > 0 => {
-                    self.failed = Some(e.kind()); // a whole answer may stand before a reset
+                    self.failed = Some(e.kind()); // a complete answer may precede a reset
                     self.readable = false;
                 }
                 Err(e) => return Err(e),
@@ -186,8 +186,8 @@ impl<T> Connection<T> {
         })
     }
 
-    /// Copies what has arrived to the front of `scratch` and leaves it where it is: for what stands
-    /// before the stream's own first bytes. Nothing was fetched before.
+    /// Copies the input to the front of `scratch` without removing it from the socket, for a header
+    /// that precedes the stream's own bytes. Must not be called after a fetch.
     pub(crate) fn peek(&mut self, scratch: &mut [u8]) -> io::Result<Fetched> {
         loop {
             return match self.stream.peek(scratch) {
@@ -203,15 +203,15 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Drops so many bytes that were peeked at, at most as many as `scratch` has room for.
+    /// Drops this many bytes that were peeked at, at most the size of `scratch`.
     pub(crate) fn skip(&mut self, length: usize, scratch: &mut [u8]) -> io::Result<()> {
         let bytes = scratch.get_mut(..length).ok_or(io::ErrorKind::InvalidInput)?;
-        (&self.stream).read_exact(bytes)?; // they are here, so it does not wait
+        (&self.stream).read_exact(bytes)?; // they have arrived, so it does not wait
         self.read += length as u64;
         Ok(())
     }
 
-    /// A balancer has named the other end.
+    /// Sets the address of the other end that a load balancer has named.
     pub(crate) fn set_peer(&mut self, peer: SocketAddr) {
         self.stream.set_peer(peer);
     }
@@ -225,7 +225,7 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Returns true if a fetch can bring anything: bytes, or word of the end.
+    /// Returns true if a fetch can return bytes or the end.
     pub(crate) fn has_input(&self) -> bool {
         !self.input.is_empty() || self.readable || self.ending.ended || self.failed.is_some()
     }
@@ -245,8 +245,8 @@ impl<T> Connection<T> {
         &self.input
     }
 
-    /// Returns true if the last fetch stopped although there was more, since others are to have
-    /// their turn.
+    /// Returns true if the last fetch stopped before the end of the input, so that other
+    /// connections have their turn.
     pub(crate) fn has_paused(&self) -> bool {
         self.paused
     }
@@ -256,8 +256,8 @@ impl<T> Connection<T> {
         self.ending.ended
     }
 
-    /// Returns true if the other side has ended its direction, as far as is known: earlier bytes of
-    /// it may not be read yet.
+    /// Returns true if the other side is known to have ended its direction; earlier bytes may still
+    /// be unread.
     pub(crate) fn is_ending(&self) -> bool {
         self.ending.closing || self.ending.ended || self.failed.is_some()
     }
@@ -273,22 +273,22 @@ impl<T> Connection<T> {
     }
 
     /// Lets the next flush ask the operating system even without an event: a socket has room long
-    /// before it says so.
+    /// before it reports it.
     pub(crate) fn try_to_write(&mut self) {
         self.writable = true;
     }
 
-    /// Bytes moved in both directions so far: tells progress from silence.
+    /// The number of bytes moved in both directions so far: distinguishes progress from silence.
     pub(crate) fn traffic(&self) -> u64 {
         self.stream.moved().map_or(self.written + self.read, |(written, read)| written + read)
     }
 
-    /// Returns true if it is gone in both directions: nobody will read further output.
+    /// Returns true if it is broken in both directions: further output will not be read.
     pub(crate) fn is_broken(&self) -> bool {
         self.ending.broken
     }
 
-    /// What a head is written to; [`flush`](Self::flush) sends it.
+    /// The buffer for output; [`flush`](Self::flush) sends it.
     pub(crate) fn output(&mut self) -> &mut Vec<u8> {
         if self.sent > 0 && self.sent == self.output.len() {
             self.output.clear();
@@ -305,13 +305,12 @@ impl<T> Connection<T> {
         self.written + self.pending() as u64
     }
 
-    /// Takes back the output since `mark`. Returns false if some of it has gone out, and nothing is
-    /// taken back.
+    /// Removes the output since `mark`. Returns false, and removes nothing, if some of it was
+    /// written.
     pub(crate) fn take_back(&mut self, mark: u64) -> bool {
-        // As a difference this fits: the bytes before the mark that have not gone out are in
-        // `output`.
+        // The difference fits: the bytes before the mark that were not written are in `output`.
         let Some(before) = mark.checked_sub(self.written) else { return false };
-        // What a TLS session has encrypted goes out, whatever is taken back here.
+        // Bytes that a TLS session has encrypted will be written, whatever is removed here.
         if self.stream.owes() {
             return false;
         }
@@ -319,23 +318,23 @@ impl<T> Connection<T> {
         true
     }
 
-    /// Bytes that wait to be written.
+    /// The number of bytes that wait to be written.
     pub(crate) fn pending(&self) -> usize {
         self.output.len() - self.sent
     }
 
-    /// Bytes the operating system has taken in all.
+    /// The total of bytes that the operating system has taken.
     pub(crate) fn written(&self) -> u64 {
         self.stream.moved().map_or(self.written, |(written, _)| written)
     }
 
-    /// Bytes that the operating system has brought in all.
+    /// The total of bytes that the operating system has delivered.
     pub(crate) fn received(&self) -> u64 {
         self.stream.moved().map_or(self.read, |(_, read)| read)
     }
 
-    /// Over TLS an end is told in the stream itself: at most one byte is read, and kept, to see it.
-    /// Where nothing was sent behind the request that is the end.
+    /// Looks for an end over TLS, which is part of the stream: reads, and keeps, at most one byte.
+    /// If the other side sent no byte after its request, this finds the end.
     pub(crate) fn look_for_end(&mut self) {
         if self.stream.moved().is_none() || !self.readable || !self.input.is_empty() {
             return;
@@ -348,8 +347,8 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Ends the writing direction, behind everything that was flushed. Returns false if the socket
-    /// has no room for what tells the end; try again when it has.
+    /// Ends the writing direction, after everything that was flushed. Returns false if the socket
+    /// has no room for the end's own bytes; try again when it has.
     pub(crate) fn end_output(&mut self) -> io::Result<bool> {
         match self.stream.shutdown(Shutdown::Write) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -360,12 +359,13 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Drops what waits to be written: nobody will read it.
+    /// Drops the pending output, which will not be read.
     pub(crate) fn drop_output(&mut self) {
         (self.output, self.sent) = (Vec::new(), 0);
     }
 
-    /// Writes what waits and then `bytes`, without copying what can go at once; the rest waits.
+    /// Writes the pending output and then `bytes`, without copying the part that the socket takes
+    /// at once; the rest is kept.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         const SMALL: usize = 4096;
         if bytes.len() <= SMALL || !self.writable {
@@ -393,8 +393,7 @@ impl<T> Connection<T> {
         Ok(())
     }
 
-    /// The same for a long message that is not needed elsewhere: what the socket does not take now
-    /// waits where it is.
+    /// The same for a long message that is not needed elsewhere: the rest stays in its buffer.
     pub(crate) fn send_whole(&mut self, bytes: Vec<u8>) -> io::Result<()> {
         self.flush()?;
         if self.pending() > 0 {
@@ -404,7 +403,7 @@ impl<T> Connection<T> {
         self.flush().map(drop)
     }
 
-    /// Writes what waits, as far as the socket takes it. Returns true if nothing waits any more.
+    /// Writes the pending output, as far as the socket takes it. Returns true if none is left.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         while self.writable && self.sent < self.output.len() {
             let wrote = (&self.stream).write(&self.output[self.sent..]);
@@ -450,7 +449,7 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Gives the memory of empty buffers back: what idles has none.
+    /// Frees the memory of empty buffers: an idle connection has none.
     pub(crate) fn free_buffers(&mut self) {
         if self.output.is_empty() && self.output.capacity() > 0 {
             self.output = Vec::new();

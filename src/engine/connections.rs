@@ -1,5 +1,5 @@
-//! The loop's table of connections, with its clock, one deadline each, and the list of those that
-//! want another step.
+//! The loop's table of connections, with its clock, one deadline for each connection, and the list
+//! of connections that need another step.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -22,16 +22,16 @@ use crate::limits::instant_after;
 use crate::proto::head::are_line_ends;
 use crate::stream::{HandshakeError, Shaken, Stream, TlsSession};
 
-/// Why accepting waits.
+/// The reason why accepting pauses.
 pub(crate) const FULL: &str = "the event loop holds as many connections as connections_max allows";
 
-/// Names a connection of the loop.
+/// The key of a connection of the loop.
 pub(crate) type Id = Key;
 
-/// Size of the one buffer that the loop reads into.
+/// Size of the loop's read buffer, which all connections share.
 pub(crate) const SCRATCH: usize = 256 * 1024;
 
-/// Most listeners of one loop.
+/// The most listeners of one loop.
 pub(super) const LISTENERS_MAX: usize = 64;
 
 /// The source of readiness events of a loop.
@@ -66,7 +66,7 @@ impl Watcher {
 }
 
 /// A connection on its way from one loop of a group to another: its socket with its TLS session,
-/// its unused input, its pending output, and its permit. Dropped on its way, it is closed.
+/// its unused input, its pending output, and its permit. Dropping it closes the connection.
 pub(crate) struct Parcel<T> {
     connection: Option<Connection<T>>,
     group: Arc<Group>,
@@ -80,7 +80,7 @@ impl<T> Drop for Parcel<T> {
     }
 }
 
-/// All connections of one loop, its clock, timers and list of those that want another step.
+/// All connections of one loop, its clock, timers and list of connections that need another step.
 pub(crate) struct Connections<T> {
     slab: Slab<Connection<T>>,
     group: Arc<Group>,
@@ -93,11 +93,11 @@ pub(crate) struct Connections<T> {
     pub(super) yielded: VecDeque<Id>,
     began: Instant,
     now: Instant,
-    /// Time the loop was stopped (SIGSTOP, suspend); its clock leaves it out.
+    /// The time for which the loop was stopped (SIGSTOP, suspend); its clock excludes it.
     away: Duration,
     scratch: Vec<u8>,
     connections_max: usize,
-    /// Connections that are in other hands and will come back, or end there.
+    /// The number of leased connections, which will be returned, or end there.
     leases: usize,
     /// Bytes of all connections' buffers, as of their last steps.
     buffered: usize,
@@ -106,7 +106,7 @@ pub(crate) struct Connections<T> {
     pub(super) listener_changes: Vec<(usize, Option<TcpListener>)>,
     listeners: usize,
     pub(super) listening: bool,
-    /// They are closed.
+    /// The listeners are closed.
     closed: bool,
     date: (u64, String),
     pub(super) handshakes: Handshakes,
@@ -155,18 +155,19 @@ impl<T> Connections<T> {
         (self.began, self.now) = (now, now);
     }
 
-    /// The loop's clock: monotonic, read once per turn, without the time the loop was stopped.
+    /// The loop's clock: monotonic, read once per turn, without the time for which the loop was
+    /// stopped.
     pub(crate) fn now(&self) -> Instant {
         self.now
     }
 
-    /// The instant so long from now.
+    /// The instant after this time from now.
     pub(crate) fn after(&self, time: Duration) -> Instant {
         instant_after(self.now, time)
     }
 
-    /// The same, up to a 256th later (100 ms in 25 s): what many connections wait for falls
-    /// together, and costs one wake-up of the loop, not one each.
+    /// The same, up to a 256th later (100 ms in 25 s): deadlines of many connections fall together,
+    /// and cost one wake-up of the loop, not one each.
     pub(crate) fn after_about(&self, time: Duration) -> Instant {
         let (at, grain) = (self.after(time), (time / 256).as_nanos());
         let over =
@@ -180,15 +181,16 @@ impl<T> Connections<T> {
         self.now = real.checked_sub(self.away).unwrap_or(real);
     }
 
-    /// Takes a bound listener into the loop; the number it will be known by. `None`: the loop has
-    /// as many as it takes.
+    /// Adds a bound listener to the loop and returns its number. `None` if the loop has the most
+    /// listeners already.
     pub(crate) fn listen(&mut self, listener: TcpListener) -> Option<usize> {
         let number = self.reserve_listener()?;
         self.listener_changes.push((number, Some(listener)));
         Some(number)
     }
 
-    /// The number of a listener without a socket. `None`: the loop has as many as it takes.
+    /// The number of a listener without a socket. `None` if the loop has the most listeners
+    /// already.
     pub(super) fn reserve_listener(&mut self) -> Option<usize> {
         if self.listeners == LISTENERS_MAX {
             return None;
@@ -197,7 +199,7 @@ impl<T> Connections<T> {
         Some(self.listeners - 1)
     }
 
-    /// Closes a listener; its number stays. What came in there stays, too.
+    /// Closes a listener; its number stays reserved, and its connections stay open.
     pub(crate) fn unlisten(&mut self, number: usize) {
         self.listener_changes.push((number, None));
     }
@@ -207,12 +209,12 @@ impl<T> Connections<T> {
         self.listener_changes.push((number, Some(listener)));
     }
 
-    /// Another bound; connections that there are stay.
+    /// Sets another bound; existing connections stay open.
     pub(crate) fn set_connections_max(&mut self, most: usize) {
         self.connections_max = most.min(Slab::<T>::CEILING);
     }
 
-    /// Closes all listeners of this loop: nothing new comes in by it.
+    /// Closes all listeners of this loop: it accepts no more connections.
     pub(crate) fn stop_listening(&mut self) {
         if std::mem::take(&mut self.listening) {
             self.group.stop_listening();
@@ -226,19 +228,19 @@ impl<T> Connections<T> {
         }
     }
 
-    /// Returns true if a loop of the group has a listener that is not closed yet: a new client may
-    /// be let in.
+    /// Returns true if a loop of the group has a listener that is not closed yet, so that a new
+    /// client may be accepted.
     pub(crate) fn is_group_open(&self) -> bool {
         self.group.is_open()
     }
 
-    /// Returns true if anything may still come in, by this loop.
+    /// Returns true if this loop may still accept connections.
     pub(crate) fn is_listening(&self) -> bool {
         self.listening
     }
 
-    /// Returns true if the loops of the group have nothing any more and get nothing: no connection
-    /// here, there, on its way or in other hands, and no listener.
+    /// Returns true if the loops of the group have no connection (here, in another loop, between
+    /// two or leased), and no listener.
     pub(crate) fn is_group_idle(&self) -> bool {
         !self.group.is_listening() && self.group.connections() == 0 && self.group.leased() == 0
     }
@@ -255,11 +257,11 @@ impl<T> Connections<T> {
         &self.date.1
     }
 
-    /// The buffer that heads and bodies are read into; to be put back.
+    /// The buffer into which heads and bodies are read; the caller has to put it back.
     pub(crate) fn take_scratch(&mut self) -> Vec<u8> {
         let mut scratch = std::mem::take(&mut self.scratch);
         if scratch.len() < SCRATCH {
-            scratch.resize(SCRATCH, 0); // only after a step that did not put it back
+            scratch.resize(SCRATCH, 0); // only if a step did not put it back
         }
         scratch
     }
@@ -267,8 +269,9 @@ impl<T> Connections<T> {
         self.scratch = scratch;
     }
 
-    /// Returns true if an idle connection is silent and open: unsolicited bytes (stray line ends
-    /// aside), or its end, make it useless. `look`: ask the operating system also without an event.
+    /// Returns true if an idle connection is silent and open: unrequested bytes (except stray line
+    /// ends), or its end, make it useless. With `look` the operating system is asked even without
+    /// an event.
     pub(crate) fn is_quiet(&mut self, id: Id, look: bool) -> bool {
         const STRAY_MAX: usize = 64;
         let mut scratch = self.take_scratch();
@@ -278,7 +281,7 @@ impl<T> Connections<T> {
             }
             let mut fetched = peer.fetch(&mut scratch, STRAY_MAX);
             if matches!(fetched, Ok(Fetched::Bytes(n)) if n < STRAY_MAX && are_line_ends(&scratch[..n])) {
-                fetched = peer.fetch(&mut scratch, STRAY_MAX); // the end of the stream may be behind them
+                fetched = peer.fetch(&mut scratch, STRAY_MAX); // the end of the stream may follow them
             }
             matches!(fetched, Ok(Fetched::Nothing)) && !peer.is_broken()
         });
@@ -294,15 +297,15 @@ impl<T> Connections<T> {
     pub(crate) fn is_full(&self) -> bool {
         self.group.is_full(self.connections_max)
     }
-    /// Connections that the loops of the group have leased out.
+    /// The number of connections that the loops of the group have leased out.
     pub(crate) fn leased(&self) -> usize {
         self.group.leased()
     }
-    /// So many connections are in other hands now. They count in `connections_max`: their
+    /// Sets the number of leased connections. They count in `connections_max`, because their
     /// descriptors are open.
     pub(crate) fn set_leases(&mut self, leases: usize) {
         self.closed_some |= leases < self.leases;
-        self.group.set_lent(self.leases, leases);
+        self.group.set_leased(self.leases, leases);
         self.leases = leases;
     }
     /// Gives a connection its permit.
@@ -311,11 +314,11 @@ impl<T> Connections<T> {
             peer.permit = permit;
         }
     }
-    /// Takes it, before the connection leaves the loop for other hands.
+    /// Takes the permit, before the connection leaves the loop.
     pub(crate) fn take_permit(&mut self, id: Id) -> Option<Permit> {
         self.slab.get_mut(id)?.permit.take()
     }
-    /// The connection is authenticated.
+    /// Marks the connection as authenticated.
     pub(crate) fn seen(&mut self, id: Id) {
         if let Some(permit) = self.slab.get_mut(id).and_then(|peer| peer.permit.as_mut()) {
             permit.seen();
@@ -328,7 +331,7 @@ impl<T> Connections<T> {
         self.slab.keys()
     }
 
-    /// Takes a connection into the loop. It must not be blocking. `unread` bytes count as kept.
+    /// Adds a connection to the loop. It must not be blocking. `unread` bytes count as kept.
     ///
     /// # Errors
     /// The loop is full, or the operating system will not watch the socket; the stream is dropped,
@@ -342,7 +345,7 @@ impl<T> Connections<T> {
         self.add(peer)
     }
 
-    /// Watches a connection that is counted in the group already.
+    /// Adds a connection that the group has counted already.
     fn add(&mut self, peer: Connection<T>) -> io::Result<Id> {
         let id = self.slab.insert(peer);
         let watched = self.slab.get(id).map_or(Ok(()), |peer| self.watcher.watch(&peer.stream, id));
@@ -355,7 +358,7 @@ impl<T> Connections<T> {
         Ok(id)
     }
 
-    /// Takes a connection out for another loop of the group, whole. It keeps its permit and stays
+    /// Takes a whole connection out for another loop of the group. It keeps its permit and stays
     /// counted.
     pub(crate) fn take_out(&mut self, id: Id) -> Option<Parcel<T>> {
         let mut peer = self.detach(id)?;
@@ -364,21 +367,20 @@ impl<T> Connections<T> {
         Some(Parcel { connection: Some(peer), group: self.group.clone() })
     }
 
-    /// Puts in a connection that another loop of the group has taken out. It has no deadline, and is
-    /// to be stepped: no event tells what had been seen there.
+    /// Adds a connection that another loop of the group has taken out. It has no deadline, and
+    /// needs a step, because events that the other loop has seen are not repeated.
     ///
     /// # Errors
     /// The operating system will not watch the socket; it is closed.
     pub(crate) fn put_in(&mut self, mut parcel: Parcel<T>) -> io::Result<Id> {
         let Some(mut peer) = parcel.connection.take() else {
-            return Err(io::ErrorKind::NotFound.into()); // it is taken here alone
+            return Err(io::ErrorKind::NotFound.into()); // only this function takes it
         };
         (peer.readable, peer.writable) = (!peer.ending.ended, true);
         self.add(peer)
     }
 
-    /// Takes a socket into the loop whose connect is still in progress: nothing is tried on it
-    /// before its first event.
+    /// Adds a socket whose connect is still in progress: it is not used before its first event.
     ///
     /// # Errors
     /// Those of [`insert`](Self::insert).
@@ -390,8 +392,8 @@ impl<T> Connections<T> {
         Ok(id)
     }
 
-    /// The one hand-over: the loop forgets the connection and gives its stream, still not blocking,
-    /// and the kept bytes away.
+    /// The only hand-over: removes the connection from the loop, and returns its stream, which is
+    /// still non-blocking, and the kept bytes.
     pub(crate) fn remove(&mut self, id: Id) -> Option<(Stream, Vec<u8>, T)> {
         let peer = self.detach(id)?;
         self.group.leave(1);
@@ -436,8 +438,7 @@ impl<T> Connections<T> {
         }
     }
 
-    /// Bytes of memory that all connections take: each its entry here, its buffers, and its TLS
-    /// session.
+    /// Bytes of memory of all connections: entries of this table, buffers and TLS sessions.
     pub(crate) fn held(&self) -> usize {
         self.buffered + self.slab.len() * size_of::<Connection<T>>()
     }
@@ -447,8 +448,8 @@ impl<T> Connections<T> {
         self.held() + self.group.held_by_others(self.number)
     }
 
-    /// The connection is being closed gently from now on, of `most` at once in the group: of more,
-    /// the one of this loop that has been for longest is closed.
+    /// The connection is being closed gently from now on. If there are more than `most` of these in
+    /// the group, the oldest one of this loop is closed.
     pub(crate) fn lingers(&mut self, id: Id, most: usize) {
         let Some(peer) = self.slab.get_mut(id).filter(|peer| peer.lingers.is_none()) else {
             return;
@@ -463,12 +464,12 @@ impl<T> Connections<T> {
         }
     }
 
-    /// Closes a connection. What waits to be written is lost.
+    /// Closes a connection. Pending output is lost.
     pub(crate) fn close(&mut self, id: Id) {
-        drop(self.remove(id)); // closing the descriptor; `deregister` first, as a worker may hold a second handle on it
+        drop(self.remove(id)); // closes the descriptor; it is deregistered first, because a worker may hold a second handle on it
     }
 
-    /// Closes a connection with a reset: the other side sees that the message is not whole.
+    /// Closes a connection with a reset: the other side sees that the message is incomplete.
     pub(crate) fn reset(&mut self, id: Id) {
         let Some((stream, _, _)) = self.remove(id) else { return };
         if let Err(e) = stream.abort() {
@@ -490,9 +491,9 @@ impl<T> Connections<T> {
         self.slab.pair_mut(a, b)
     }
 
-    /// Begins a TLS handshake on a connection; [`Role::secured`](super::Role::secured) tells its
-    /// end. Until then nothing else happens to the connection but its deadline. `spares`: a quarter
-    /// of the places is left to others. Returns false if there are as many handshakes as
+    /// Begins a TLS handshake on a connection; [`Role::secured`](super::Role::secured) reports its
+    /// end. Until then only the connection's deadline is handled. With `spares` a quarter of the
+    /// handshakes is left to others. Returns false if there are as many handshakes as
     /// handshakes_max allows.
     pub(crate) fn secure(&mut self, id: Id, channel: Arc<TlsSession>, spares: bool) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return true };
@@ -518,7 +519,7 @@ impl<T> Connections<T> {
         Some(id)
     }
 
-    /// One step of a handshake; its end, if this was it.
+    /// One step of a handshake. Returns its result if it has ended.
     pub(super) fn shake(&mut self, id: Id) -> Option<Result<(), HandshakeError>> {
         let peer = self.slab.get_mut(id)?;
         let handshake = peer.handshake.as_mut().filter(|handshake| !handshake.computing)?;
@@ -537,7 +538,7 @@ impl<T> Connections<T> {
         self.handshakes.end();
         if let (Some(Handshake { channel, .. }), Ok(())) = (peer.handshake.take(), &outcome) {
             peer.stream.secure(channel);
-            (peer.readable, peer.writable) = (true, true); // what came behind the handshake may be in the session already
+            (peer.readable, peer.writable) = (true, true); // bytes after the handshake may be in the session already
         }
         Some(outcome)
     }
@@ -558,13 +559,13 @@ impl<T> Connections<T> {
         }
     }
 
-    /// Calls [`Role::alarm`](super::Role::alarm) with `key` at `at`. Alarms are not taken back: the
-    /// role ignores those it does not want any more.
+    /// Calls [`Role::alarm`](super::Role::alarm) with `key` at `at`. Alarms cannot be cancelled:
+    /// the role ignores those that it no longer needs.
     pub(crate) fn alarm(&mut self, at: Instant, key: u64) {
         self.timers.push(at, Timer::Alarm(key));
     }
 
-    /// Asks for another step of this connection in the next turn of the loop.
+    /// Requests another step of this connection in the next turn of the loop.
     pub(crate) fn reschedule(&mut self, id: Id) {
         if let Some(peer) = self.slab.get_mut(id).filter(|peer| !peer.queued) {
             peer.queued = true;
@@ -572,8 +573,8 @@ impl<T> Connections<T> {
         }
     }
 
-    /// Asks for another step of this connection, which has used up its share of a turn: when those
-    /// that did so before have had theirs.
+    /// Requests another step of this connection, which has used up its share of a turn, after those
+    /// that did so before.
     pub(crate) fn yields(&mut self, id: Id) {
         if let Some(peer) = self.slab.get_mut(id).filter(|peer| !peer.queued) {
             peer.queued = true;
@@ -581,12 +582,12 @@ impl<T> Connections<T> {
         }
     }
 
-    /// Returns true if a connection asks for a step without an event.
+    /// Returns true if a connection needs a step without an event.
     pub(super) fn is_eager(&self) -> bool {
         !self.again.is_empty() || !self.yielded.is_empty()
     }
 
-    /// Where a fetch stopped although there was more, another step goes on.
+    /// Requests another step if the last fetch stopped before the end of the input.
     pub(crate) fn resume(&mut self, id: Id) {
         if self.slab.get_mut(id).is_some_and(|peer| std::mem::take(&mut peer.paused)) {
             self.reschedule(id);
@@ -597,8 +598,8 @@ impl<T> Connections<T> {
         self.slab.get_mut(id).map(|peer| peer.queued = false).is_some()
     }
 
-    /// Notes what an event said. Returns false if the connection is gone, or has its next step
-    /// without an event, behind those that asked for theirs before.
+    /// Records the readiness that an event reports. Returns false if the connection is gone, or is
+    /// already in the list of connections that need a step.
     pub(super) fn note(&mut self, id: Id, news: Readiness) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return false };
         peer.readable |= news.readable;
@@ -608,13 +609,13 @@ impl<T> Connections<T> {
         !peer.queued
     }
 
-    /// Returns true if a timer's connection really is due; moves the timer on when its deadline has
+    /// Returns true if a timer's connection is really due; moves the timer if its deadline has
     /// moved.
     pub(super) fn due(&mut self, id: Id, fired: Instant) -> bool {
         let now = self.now;
         let Some(peer) = self.slab.get_mut(id) else { return false };
         if peer.wake_up != Some(fired) {
-            return false; // an earlier entry of the same connection took over
+            return false; // an earlier entry of the same connection replaced this one
         }
         peer.wake_up = None;
         match peer.deadline {
@@ -634,11 +635,11 @@ impl<T> Connections<T> {
 
 impl<T> Drop for Connections<T> {
     fn drop(&mut self) {
-        // The loop has ended before its time; the others go on.
+        // The loop has ended early; the others go on.
         self.stop_listening();
         self.listeners_closed();
         self.group.leave(self.slab.len());
-        self.group.set_lent(self.leases, 0);
+        self.group.set_leased(self.leases, 0);
         self.group.set_held(self.number, 0);
         for _ in 0..self.lingering.len() {
             self.group.lingered();

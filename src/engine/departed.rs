@@ -1,17 +1,17 @@
-//! Names that are remembered after their last link went, in the order in which they went: one entry
-//! for each, however often it comes and goes.
+//! Names that are remembered after their last link has ended, in the order of these ends: one entry
+//! for each name, however often it connects and disconnects.
 //!
-//! Where there are too many, the credential that has most of them loses its oldest: a device that
-//! registers names by the thousand displaces its own, not others'.
+//! If there are too many, the credential with the most names loses its oldest: a device that
+//! registers thousands of names displaces its own, not those of others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The owner of the names; `None`: not given.
+/// The owner of the names, if there is a credential.
 type Credential = Option<Arc<str>>;
 
-/// When a name went; no two are alike.
+/// The time at which a name was disconnected; each is unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Stamp(Instant, u64);
 
@@ -25,7 +25,7 @@ impl Stamp {
 pub(crate) struct Departed {
     names: BTreeMap<Stamp, (Arc<str>, Credential)>,
     of: HashMap<Credential, BTreeSet<Stamp>>,
-    /// How many each has, so that the one with most of them is the last.
+    /// The number of names of each credential, in order: the credential with the most is last.
     sizes: BTreeSet<(usize, Credential)>,
     stamps: u64,
 }
@@ -35,7 +35,7 @@ impl Departed {
         self.names.len()
     }
 
-    /// A name has gone; its entry is found again by what this returns.
+    /// Adds a name that was disconnected. Returns the key of its entry.
     pub(crate) fn insert(
         &mut self,
         name: Arc<str>,
@@ -52,7 +52,7 @@ impl Departed {
         stamp
     }
 
-    /// It is back, or forgotten.
+    /// Removes a name that is connected again, or forgotten.
     pub(crate) fn remove(&mut self, stamp: Stamp) -> Option<Arc<str>> {
         let (name, credential) = self.names.remove(&stamp)?;
         if let Some(of) = self.of.get_mut(&credential) {
@@ -66,12 +66,12 @@ impl Departed {
         Some(name)
     }
 
-    /// The one that went first.
+    /// The oldest entry.
     pub(crate) fn first(&self) -> Option<Stamp> {
         self.names.keys().next().copied()
     }
 
-    /// The first of the credential that has most of them.
+    /// The oldest entry of the credential with the most names.
     pub(crate) fn first_of_most(&self) -> Option<Stamp> {
         let (_, credential) = self.sizes.last()?;
         self.of.get(credential)?.first().copied()

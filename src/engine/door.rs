@@ -1,5 +1,5 @@
-//! The way into an event loop for connections that are made within this process, and the device's end
-//! of it: `testing::pair`.
+//! Brings connections that are made within this process into an event loop, and has the device's
+//! end of them, for `testing::pair`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,7 +11,7 @@ use mio::Waker;
 use crate::clock::Clock;
 use crate::stream::{End, Stream};
 
-/// Where a loop finds connections that no listener brings.
+/// The queue in which a loop finds connections that do not come from a listener.
 pub(crate) struct Door {
     waker: Arc<Waker>,
     waiting: Mutex<VecDeque<Stream>>,
@@ -36,7 +36,7 @@ impl Door {
     }
 }
 
-/// How a device reaches its gateway without a network. Clones are the same way.
+/// The device's end: connects to the gateway without a network. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Way {
     door: Weak<Door>,
@@ -56,7 +56,7 @@ impl Way {
         Way { door, clock, state: Arc::new(state) }
     }
 
-    /// Whether connections may be made.
+    /// Sets whether connections can be made.
     pub(crate) fn set_open(&self, is_open: bool) {
         self.state.is_open.store(is_open, Relaxed);
     }
@@ -65,12 +65,12 @@ impl Way {
         self.state.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Breaks all connections that there are.
+    /// Breaks all existing connections.
     pub(crate) fn break_off(&self) {
         self.for_each(End::break_off);
     }
 
-    /// Has all connections that there are carry nothing any more; nobody is told.
+    /// Stops all existing connections from carrying bytes; neither end is told.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -93,7 +93,7 @@ impl Way {
         }
     }
 
-    /// A connection to the gateway, which does not block.
+    /// A non-blocking connection to the gateway.
     ///
     /// # Errors
     /// The gateway has ended, or cannot be reached now; no descriptor is left.

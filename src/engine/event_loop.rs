@@ -1,9 +1,9 @@
-//! The loop itself: wait, read flags, step connections, accept, handle commands, expire. In that
-//! order, every turn.
+//! The loop itself. Each turn waits, reads flags, steps connections, accepts, handles commands and
+//! expires deadlines, in this order.
 //!
-//! Never blocks but in `poll`, never runs a user's code. A pause of more than a second (SIGSTOP,
-//! suspend) is taken off its clock, so that deadlines shift by it, and what has arrived is read
-//! before anything expires.
+//! It blocks only in `poll`, and never runs a user's code. A pause of more than a second (SIGSTOP,
+//! suspend) is subtracted from its clock, so that deadlines shift by it, and bytes that have
+//! arrived are read before any deadline expires.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -32,31 +32,32 @@ const WAKER: Token = Token(usize::MAX);
 const LISTENERS: usize = usize::MAX - 1;
 const ACCEPTS_PER_TURN: usize = 64;
 const COMMANDS_PER_TURN: usize = 1024;
-/// What one connection may move in a turn of the loop before others have theirs: some 30 µs.
+/// The bytes that one connection may move in a turn of the loop before others have theirs: some 30
+/// µs.
 pub(crate) const SHARE: usize = 128 * 1024;
-/// What those that have used up their share may move in a turn, all together, beside one event.
+/// The bytes that all connections that have used up their share may move in a turn with one event.
 const STREAMS_PER_TURN: usize = 2 * SHARE;
-/// How much more for each event: about the time that an event takes.
+/// Further bytes for each event: they take about as long as an event.
 const STREAMS_PER_EVENT: usize = 16 * 1024;
-/// What a step of theirs counts as, however little it moves.
+/// The minimum number of bytes for which a step counts.
 const STEP_LEAST: usize = 4 * 1024;
-/// How long accepting pauses when descriptors or places have run out, unless a connection closes
+/// How long accepting pauses when descriptors or permits have run out, unless a connection closes
 /// before.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// A longer absence is not counted by the loop's clock.
+/// Longer pauses are subtracted from the loop's clock.
 const AWAY: Duration = Duration::from_secs(1);
-/// The longest sleep. A process that is frozen while it sleeps, and goes on with an event, sees its
-/// absence only if it would have woken up by itself.
+/// The longest sleep. If a process is stopped during a sleep and an event wakes it, it notices the
+/// pause only if the sleep should have ended before.
 const SLEEP_MAX: Duration = Duration::from_secs(5);
 
-/// The way for other threads to ask something of a loop. Clones share it.
+/// Sends commands of other threads to a loop. Clones share it.
 ///
-/// The queue needs no bound of its own: the sender of a command waits for its answer, gives back
-/// something that was handed out, or has but one there, so there are never more of them than callers,
-/// links and jobs, which are bounded.
+/// The queue needs no separate bound: the sender of a command waits for its answer, returns
+/// something that was handed out, or has only one command in the queue. So there are never more
+/// commands than callers, links and jobs, which are bounded.
 pub(crate) struct Remote<C> {
     sender: Sender<C>,
-    /// `None` in the simulation, which looks at every loop's commands by itself.
+    /// `None` in the simulation, which checks the commands of every loop itself.
     waker: Option<Arc<Waker>>,
     awake: Arc<AtomicBool>,
 }
@@ -68,7 +69,7 @@ impl<C> Clone for Remote<C> {
 }
 
 impl<C> Remote<C> {
-    /// Hands a command over. Returns false if the loop has ended.
+    /// Sends a command. Returns false if the loop has ended.
     pub(crate) fn send(&self, command: C) -> bool {
         if self.sender.send(command).is_err() {
             return false;
@@ -77,7 +78,7 @@ impl<C> Remote<C> {
         true
     }
 
-    /// Has the loop take a turn, in which it sees what has changed elsewhere.
+    /// Makes the loop take a turn, in which it notices changes made elsewhere.
     pub(crate) fn wake(&self) {
         if !self.awake.swap(true, Ordering::AcqRel) {
             if let Some(Err(e)) = self.waker.as_ref().map(|waker| waker.wake()) {
@@ -86,7 +87,7 @@ impl<C> Remote<C> {
         }
     }
 
-    /// The way to a loop that is driven by hand.
+    /// The sender and receiver for a loop that is driven by hand.
     #[cfg(test)]
     pub(crate) fn simulated() -> (Self, Receiver<C>) {
         let (sender, commands) = unbounded();
@@ -94,11 +95,11 @@ impl<C> Remote<C> {
     }
 }
 
-/// Looking for events instead of sleeping, as long as it pays.
+/// Polls for events instead of sleeping, as long as that pays.
 struct Spinning {
     time: Duration,
     misses: u32,
-    /// Sleeps to come before the next try.
+    /// The number of sleeps before the next attempt.
     skip: u32,
 }
 
@@ -107,8 +108,9 @@ impl Spinning {
         Spinning { time, misses: 0, skip: 0 }
     }
 
-    /// Whether events came. After each time in vain twice as many sleeps go by before the next try,
-    /// up to 255: an idle or slow loop does not spin, a busy one goes on at once.
+    /// Returns true if it found events. After each failed attempt, twice as many sleeps go by
+    /// before the next one, up to 255: an idle or slow loop does not spin, and a busy one goes on
+    /// at once.
     fn find(&mut self, poll: &mut Poll, events: &mut Events) -> io::Result<bool> {
         if self.time.is_zero() || self.skip > 0 {
             self.skip = self.skip.saturating_sub(1);
@@ -139,17 +141,17 @@ struct Listening {
     listener: TcpListener,
     pending: bool,
     waiting: Waiting,
-    /// Nothing is accepted here before this, unless a connection closes.
+    /// No connection is accepted here before this time, unless another one closes.
     paused_until: Option<Instant>,
     pause_logged: bool,
 }
 
-/// Whether a connection waits to be accepted where there is no room for one. Several loops hear of
-/// the same connection, so an event alone does not tell.
+/// Whether a connection waits to be accepted although there is no room for it. An event alone does
+/// not show that, because several loops get an event for the same connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waiting {
     Unknown,
-    /// The operating system is asked: its answer comes with the next turn's events, or it is no.
+    /// The operating system was asked: if a connection waits, an event of the next turn reports it.
     Asked,
     Yes,
 }
@@ -158,19 +160,20 @@ enum Waiting {
 pub(crate) struct EventLoop<R: Role> {
     poll: Poll,
     connections: Connections<R::State>,
-    /// By number; `None`: closed.
+    /// By number; `None` if closed.
     listeners: Vec<Option<Listening>>,
     spinning: Spinning,
     commands: Receiver<R::Command>,
     awake: Arc<AtomicBool>,
-    /// Its clock, where a test drives it.
+    /// Its clock, if a test drives it.
     ticker: Option<Ticker>,
-    /// Where connections from within this process come in, as by the listener of this number.
+    /// The queue of connections from within this process, which count as accepted by the listener
+    /// of this number.
     door: Option<(Arc<Door>, usize)>,
 }
 
 impl<R: Role> EventLoop<R> {
-    /// A loop without listeners that is alone, and the way to it.
+    /// A single loop without listeners, and the sender of its commands.
     pub(crate) fn new(limits: &Limits) -> io::Result<(Self, Remote<R::Command>)> {
         Self::of_group(limits, Group::new(1, limits), 0)
     }
@@ -208,18 +211,20 @@ impl<R: Role> EventLoop<R> {
         ))
     }
 
-    /// Adds a bound listener before the loop runs. Returns false if it has as many as it takes.
+    /// Adds a bound listener before the loop runs. Returns false if it has the most listeners
+    /// already.
     pub(crate) fn listen(&mut self, listener: TcpListener) -> bool {
         self.connections.listen(listener).is_some()
     }
 
-    /// Takes its time from a test's clock.
+    /// Uses a test's clock.
     pub(crate) fn follow(&mut self, clock: &Clock, remote: &Remote<R::Command>) {
         self.ticker = remote.waker.clone().map(|waker| clock.join(waker));
         self.connections.begin_at(clock.now());
     }
 
-    /// Takes connections from within this process, before it runs, as by one listener more.
+    /// Adds a queue for connections from within this process, before the loop runs; it counts as a
+    /// listener.
     pub(crate) fn open(&mut self, remote: &Remote<R::Command>) -> Option<Weak<Door>> {
         let door = Door::new(remote.waker.clone()?)?;
         let number = self.connections.reserve_listener()?;
@@ -265,7 +270,8 @@ impl<R: Role> EventLoop<R> {
         Ok(())
     }
 
-    /// Waits until there is something to do, and sets the clock; the time. `last`: when it did so before.
+    /// Waits until there is something to do, sets the clock, and returns the time. `last` is the
+    /// previous such time.
     fn wait(&mut self, events: &mut Events, last: Instant) -> io::Result<Instant> {
         let mut timeout = Some(self.timeout().map_or(SLEEP_MAX, |time| time.min(SLEEP_MAX)));
         let before = Instant::now();
@@ -284,7 +290,7 @@ impl<R: Role> EventLoop<R> {
     fn sleep(&mut self, events: &mut Events, mut wait: Option<Duration>) -> io::Result<()> {
         loop {
             match self.poll.poll(events, wait) {
-                // A signal is no event; what has arrived meanwhile is.
+                // A signal is not an event; poll once more for events that have arrived meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => wait = Some(Duration::ZERO),
                 other => return other,
             }
@@ -310,7 +316,7 @@ impl<R: Role> EventLoop<R> {
         Ok(is_quiet)
     }
 
-    /// How long `poll` may wait; `None`: until something happens.
+    /// How long `poll` may wait; `None` means until an event.
     fn timeout(&self) -> Option<Duration> {
         if self.connections.is_eager()
             || !self.commands.is_empty()
@@ -327,7 +333,7 @@ impl<R: Role> EventLoop<R> {
                 _ => return Some(Duration::ZERO),
             }
         }
-        // `poll` counts in milliseconds, and a deadline in half of one is not due yet.
+        // `poll` counts in milliseconds; without rounding up, it would return before the deadline.
         at.map(|at| at.saturating_duration_since(self.connections.now()) + Duration::from_millis(1))
     }
 
@@ -336,7 +342,7 @@ impl<R: Role> EventLoop<R> {
             if self.listeners.len() <= number {
                 self.listeners.resize_with(number + 1, || None);
             }
-            self.listeners[number] = None; // closing a descriptor takes it off epoll and kqueue
+            self.listeners[number] = None; // closing a descriptor removes it from epoll and kqueue
             let Some(listener) = change else { continue };
             let token = Token(LISTENERS - number);
             let watched = listener.set_nonblocking(true).and_then(|()| {
@@ -420,8 +426,8 @@ impl<R: Role> EventLoop<R> {
             }
             listening.paused_until = None;
             if listening.waiting == Waiting::Asked {
-                listening.waiting = Waiting::Unknown; // no: there was no event
-                listening.pause_logged = false; // the next pause is news
+                listening.waiting = Waiting::Unknown; // no connection waits: there was no event
+                listening.pause_logged = false; // the next pause is logged again
             }
             for _ in 0..ACCEPTS_PER_TURN {
                 let is_pending = self.listeners[n].as_ref().is_some_and(|l| l.pending);
@@ -435,7 +441,8 @@ impl<R: Role> EventLoop<R> {
         }
     }
 
-    /// Takes what came by the door. One that is not admitted is closed: there is no queue to leave it in.
+    /// Accepts connections from within this process. If one is not admitted, it is closed: there is
+    /// no backlog to leave it in.
     fn accept_within(&mut self, role: &mut R) {
         const FROM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         let Some((door, number)) = self.door.clone() else { return };
@@ -447,7 +454,7 @@ impl<R: Role> EventLoop<R> {
         }
     }
 
-    /// Returns false if there is nothing more to accept here for now.
+    /// Returns false if there is no connection to accept here now.
     fn accept_one(&mut self, role: &mut R, n: usize) -> bool {
         if let Err(why) = role.admits(&mut self.connections, n) {
             if self.is_kept_waiting(n) {
@@ -457,7 +464,7 @@ impl<R: Role> EventLoop<R> {
             return false;
         }
         let Some(listening) = &mut self.listeners[n] else { return false };
-        listening.waiting = Waiting::Unknown; // it may be this one
+        listening.waiting = Waiting::Unknown; // this may be the connection that waited
         let accepted: io::Result<(Stream, SocketAddr)> =
             listening.listener.accept().and_then(|(stream, from)| {
                 stream.set_nonblocking(true)?;
@@ -480,13 +487,13 @@ impl<R: Role> EventLoop<R> {
                     self.pause_accepting(n, &e.to_string());
                 }
             }
-            Err(e) => log::debug!("accepting a connection failed: {e}"), // it was aborted before we came to it; the next one is another
+            Err(e) => log::debug!("accepting a connection failed: {e}"), // it was aborted before it was accepted; the next one may work
         }
         self.listeners[n].as_ref().is_some_and(|l| l.pending && l.paused_until.is_none())
     }
 
-    /// Whether a connection waits at this listener for certain. Where that is not known the operating
-    /// system is asked, by watching the listener anew.
+    /// Returns true if a connection certainly waits at this listener. If that is unknown, the
+    /// operating system is asked by registering the listener again.
     fn is_kept_waiting(&mut self, n: usize) -> bool {
         let Some(listening) = &mut self.listeners[n] else { return false };
         if listening.waiting == Waiting::Yes {
@@ -519,9 +526,9 @@ impl<R: Role> EventLoop<R> {
     }
 }
 
-// The parts of a turn that need no operating system: the simulation drives the roles by them, too.
+// The parts of a turn that need no operating system. The simulation uses them, too.
 
-/// A connection's step: its handshake's, as long as it has one.
+/// A step of a connection, or of its TLS handshake.
 pub(super) fn ready<R: Role>(connections: &mut Connections<R::State>, role: &mut R, id: Id) {
     if !connections.is_shaking(id) {
         role.ready(connections, id);
@@ -532,10 +539,10 @@ pub(super) fn ready<R: Role>(connections: &mut Connections<R::State>, role: &mut
     connections.tally(id);
 }
 
-/// Steps of connections that asked for them: all that moved little, and of streams as many as take
-/// about as long as the turn's `events`. So a stream's share of the loop is bounded by bytes, small
-/// requests wait for a few shares and not for all streams, and a flood of small requests leaves
-/// streams half of the loop.
+/// Steps of the connections that requested them: all that moved few bytes, and as many streams as
+/// take about as long as the turn's `events`. So a stream's share of the loop is bounded by bytes,
+/// small requests wait for a few shares and not for all streams, and a flood of small requests
+/// leaves streams half of the loop.
 pub(super) fn step_ready<R: Role>(
     connections: &mut Connections<R::State>,
     role: &mut R,
@@ -580,7 +587,7 @@ pub(super) fn handle_commands<R: Role>(
 }
 
 pub(super) fn expire<R: Role>(connections: &mut Connections<R::State>, role: &mut R) {
-    // A timer that is due again at once has its turn behind everything else.
+    // A timer that is due again at once is handled after all others.
     for _ in 0..connections.timers.len() {
         let Some((at, timer)) = connections.timers.pop_due(connections.now()) else { break };
         match timer {

@@ -1,8 +1,8 @@
-//! What the loops of one role share: how many connections they have together, the memory that those
-//! take, handshakes in progress, and the threads that compute them. All bounds are of the group.
+//! Counts and bounds that the loops of one role share: connections, their memory, handshakes in
+//! progress, and the threads that compute them. All bounds hold for the group.
 //!
-//! What changes with every request is counted by each loop on a cache line of its own, and added up
-//! by the caller.
+//! Values that change with every request are counted by each loop on its own cache line, and added
+//! up by the caller.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -17,13 +17,13 @@ struct OfLoop(AtomicUsize);
 
 /// The loops of one role.
 pub(crate) struct Group {
-    /// Connections of all loops, those on their way between two included.
+    /// Connections of all loops, including those between two loops.
     connections: AtomicUsize,
-    /// Connections in other hands.
+    /// Leased connections.
     leased: AtomicUsize,
     lingering: AtomicUsize,
     handshakes: AtomicUsize,
-    /// Loops that something may still come in by.
+    /// Loops that may still accept connections.
     listening: AtomicUsize,
     /// Loops whose listeners are not closed yet.
     open: AtomicUsize,
@@ -32,7 +32,7 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// A group of so many loops, at least one.
+    /// A group of this many loops, at least one.
     pub(crate) fn new(loops: usize, limits: &Limits) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Group {
@@ -66,7 +66,7 @@ impl Group {
         self.connections() + self.leased() >= most
     }
 
-    /// Counts one connection more. Returns false if there are as many as `most`.
+    /// Counts a further connection. Returns false if there are `most` already.
     pub(super) fn enter(&self, most: usize) -> bool {
         let most = most.saturating_sub(self.leased());
         let one_more = |count: usize| (count < most).then_some(count + 1);
@@ -77,13 +77,13 @@ impl Group {
         self.connections.fetch_sub(connections, Relaxed);
     }
 
-    /// A loop that had leased out `before` connections has `now`.
-    pub(super) fn set_lent(&self, before: usize, now: usize) {
+    /// Changes the number of connections that a loop has leased out.
+    pub(super) fn set_leased(&self, before: usize, now: usize) {
         self.leased.fetch_add(now, Relaxed);
         self.leased.fetch_sub(before, Relaxed);
     }
 
-    /// One connection more is being closed gently. Returns how many there are.
+    /// Counts a further connection that is being closed gently. Returns how many there are.
     pub(super) fn lingers(&self) -> usize {
         self.lingering.fetch_add(1, Relaxed) + 1
     }
@@ -92,7 +92,7 @@ impl Group {
         self.lingering.fetch_sub(1, Relaxed);
     }
 
-    /// Counts a handshake more. Returns false if there are as many as `most`.
+    /// Counts a further handshake. Returns false if there are `most` already.
     pub(super) fn begin_handshake(&self, most: usize) -> bool {
         let one_more = |count: usize| (count < most).then_some(count + 1);
         self.handshakes.fetch_update(Relaxed, Relaxed, one_more).is_ok()
@@ -102,7 +102,7 @@ impl Group {
         self.handshakes.fetch_sub(1, Relaxed);
     }
 
-    /// A loop takes nothing new any more.
+    /// A loop accepts no more connections.
     pub(super) fn stop_listening(&self) {
         self.listening.fetch_sub(1, Relaxed);
     }
@@ -120,14 +120,14 @@ impl Group {
         self.open.load(Relaxed) > 0
     }
 
-    /// What the connections of a loop take of memory.
+    /// Sets the memory of a loop's connections.
     pub(super) fn set_held(&self, number: usize, bytes: usize) {
         if let Some(of) = self.held.get(number) {
             of.0.store(bytes, Relaxed);
         }
     }
 
-    /// What the connections of all other loops take.
+    /// The memory of the connections of all other loops.
     pub(super) fn held_by_others(&self, number: usize) -> usize {
         let others = self.held.iter().enumerate().filter(|(other, _)| *other != number);
         others.map(|(_, of)| of.0.load(Relaxed)).sum()

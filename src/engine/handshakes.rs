@@ -1,8 +1,8 @@
-//! TLS handshakes that wait in the loop: their bytes are moved there, their arithmetic is done on
-//! worker threads, at most one less than there are cores at a time, so that ten thousand devices
-//! that come back at once do not stop those that are served.
+//! TLS handshakes in progress. The loop moves their bytes; worker threads, one fewer than there are
+//! cores, do the computation. So ten thousand devices that reconnect at once do not stop the
+//! exchanges of others.
 //!
-//! A handshake that waits costs a slot in the table and no thread. Each has at most one job in the
+//! A waiting handshake costs a slot in the table and no thread. Each has at most one job in the
 //! pool, so the pool's queue is bounded by their number.
 
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use crate::engine::slab::Key;
 use crate::limits::Limits;
 use crate::stream::TlsSession;
 
-/// A connection whose session is not there yet.
+/// The handshake of a connection.
 pub(super) struct Handshake {
     pub(super) channel: Arc<TlsSession>,
-    /// A worker has it; the loop leaves it alone.
+    /// A worker is computing a step; the loop does not touch it.
     pub(super) computing: bool,
 }
 
 pub(super) struct Handshakes {
     group: Arc<Group>,
     done: Sender<Key>,
-    /// Those whose step was computed.
+    /// Connections whose step was computed.
     pub(super) computed: Receiver<Key>,
-    /// `None`: in the simulation, which has no handshakes.
+    /// `None` in the simulation, which has no handshakes.
     waker: Option<Arc<Waker>>,
     awake: Arc<AtomicBool>,
     /// Of this loop.
@@ -44,7 +44,7 @@ impl Handshakes {
         awake: Arc<AtomicBool>,
         group: Arc<Group>,
     ) -> Self {
-        let (done, computed) = unbounded(); // as many as there are handshakes
+        let (done, computed) = unbounded(); // bounded by the number of handshakes
         Handshakes {
             group,
             done,
@@ -56,8 +56,8 @@ impl Handshakes {
         }
     }
 
-    /// Takes a place. `spares`: a quarter is left to others. Returns false if there are as many as
-    /// may be.
+    /// Counts a further handshake. With `spares` a quarter is left to others. Returns false at the
+    /// bound.
     pub(super) fn begin(&mut self, spares: bool) -> bool {
         let most = if spares { self.most - self.most / 4 } else { self.most };
         let may = self.group.begin_handshake(most);
@@ -72,13 +72,13 @@ impl Handshakes {
         }
     }
 
-    /// Has a worker compute the next step of this connection's handshake. Returns false if no
-    /// thread is to be had.
+    /// Lets a worker compute the next step of this connection's handshake. Returns false if there
+    /// is no thread for it.
     pub(super) fn compute(&self, id: Key, channel: &Arc<TlsSession>) -> bool {
         let (done, waker, awake) = (self.done.clone(), self.waker.clone(), self.awake.clone());
         let channel = Arc::downgrade(channel);
         self.group.handshake_workers.submit(move || {
-            // The loop has dropped it meanwhile: its client has gone, or its time was up.
+            // The loop has dropped it meanwhile: its client has left, or its deadline has passed.
             let Some(channel) = channel.upgrade() else { return };
             let _told = Told { id, done, waker, awake };
             channel.compute();
@@ -94,7 +94,7 @@ impl Drop for Handshakes {
     }
 }
 
-/// Tells the loop, even if the arithmetic panics: then its next step fails.
+/// Notifies the loop, even if the computation panics: then the next step fails.
 struct Told {
     id: Key,
     done: Sender<Key>,

@@ -1,9 +1,9 @@
 //! Layer 3: the event loop, its table of connections, its timers, and the elastic pool of worker
 //! threads.
 //!
-//! One thread runs the loop and owns every socket that no program code is using. What it drives
-//! upwards (visitors, offers, relays) it reaches through one statically dispatched [`Role`]; it
-//! never runs a user's code and never blocks.
+//! One thread runs the loop and owns every socket that no program code is using. It reaches the
+//! code above it (visitors, offers, relays) through one statically dispatched [`Role`]. It never
+//! runs a user's code and never blocks.
 //!
 //! ```text
 //! mio events ─► Connections (slots, flags, buffers) ─► Role::ready / expired / alarm / command
@@ -20,16 +20,16 @@
 //! | `slab.rs` | a table whose keys have a generation |
 //! | `timers.rs` | the heap of deadlines and alarms |
 //! | `permits.rs` | shares of a bound on connections |
-//! | `budget.rs` | memory that is promised, counted and bounded |
-//! | `departed.rs` | names and credentials of connections that have gone |
+//! | `budget.rs` | quotas on memory and requests |
+//! | `departed.rs` | names that are remembered after their last link |
 //! | `workers.rs` | the elastic pool of worker threads |
-//! | `group.rs` | what several loops share |
-//! | `handshakes.rs` | TLS handshakes whose arithmetic workers do |
+//! | `group.rs` | counts and bounds that several loops share |
+//! | `handshakes.rs` | TLS handshakes, which workers compute |
 //! | `connection.rs` | one connection: socket, flags, buffers |
 //! | `connections.rs` | the table of connections, with their deadlines |
 //! | `door.rs` | connections from within the process, for tests (feature `test-clock`) |
-//! | `no_door.rs` | in its place without that |
-//! | `role.rs` | what the loop drives: the trait of gateway and device |
+//! | `no_door.rs` | its replacement without the feature |
+//! | `role.rs` | the trait that gateway and device implement |
 //! | `event_loop.rs` | the loop: events, accepts, commands, deadlines |
 //! | `simulated.rs` | the loop without an operating system, for the simulation |
 

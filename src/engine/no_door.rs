@@ -1,5 +1,5 @@
-//! In place of `door.rs` without the feature `test-clock`: there is no such way in, and the compiler
-//! drops what would use one.
+//! Replaces `door.rs` without the feature `test-clock`: there are no such connections, and the
+//! compiler drops the code for them.
 
 use std::io;
 use std::sync::Arc;

@@ -1,15 +1,15 @@
-//! Permits of connections: counts for each peer address, for each side, and of unauthenticated
-//! ones.
+//! Permits of connections: they count connections for each address and each side, and
+//! unauthenticated ones.
 //!
-//! A [`Permit`] belongs to one connection and goes where it goes, also out of the loop; dropping it
-//! is the one way to give it back.
+//! A [`Permit`] belongs to one connection and moves with it, also out of the loop. Dropping it
+//! returns it.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Sides by which connections come in, numbered by the role that admits them.
+/// The number of sides, by which a role distinguishes its listeners' connections.
 const SIDES: usize = 2;
 
 /// Counts permits.
@@ -23,10 +23,10 @@ struct Counts {
     unseen: AtomicUsize,
 }
 
-/// One connection's permit. It is boxed, for a connection is moved often and admitted once.
+/// One connection's permit. It is boxed, because a connection is moved often and admitted once.
 #[derive(Default)]
 pub(crate) struct Permit {
-    /// Here for its drop alone.
+    /// Held only for its drop.
     _side: Option<Box<OfSide>>,
     unseen: Option<Box<Unseen>>,
 }
@@ -36,19 +36,19 @@ struct OfAddress(Permits, (IpAddr, usize));
 struct OfSide {
     permits: Permits,
     side: usize,
-    /// Here for its drop alone.
+    /// Held only for its drop.
     _address: Option<OfAddress>,
 }
 
 struct Unseen {
     permits: Permits,
-    /// Here for its drop alone.
+    /// Held only for its drop.
     _address: Option<OfAddress>,
 }
 
 impl Permits {
-    /// A permit for a connection from this address by this side; `None`: it has as many there as
-    /// `most`.
+    /// A permit for a connection from this address on this side. `None` if it has `most` there
+    /// already.
     pub(crate) fn take(&self, address: IpAddr, side: usize, most: usize) -> Option<Permit> {
         let address = self.of_address(address, side, most)?;
         Some(self.take_with(side, Some(address)))
@@ -65,19 +65,19 @@ impl Permits {
         let mut counts = self.0.of_address.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         if *count >= most {
-            return None; // it is not 0, so no empty entry stays behind
+            return None; // it is not 0, so no empty entry is left
         }
         *count += 1;
         drop(counts);
         Some(OfAddress(self.clone(), address))
     }
 
-    /// A permit by this side whatever its address has.
+    /// A permit on this side, however many connections its address has.
     pub(crate) fn take_any(&self, side: usize) -> Permit {
         self.take_with(side, None)
     }
 
-    /// Connections that came by this side.
+    /// The number of connections on this side.
     pub(crate) fn of_side(&self, side: usize) -> usize {
         self.0.of_side[side].load(Relaxed)
     }
@@ -89,19 +89,18 @@ impl Permits {
 }
 
 impl Permit {
-    /// A permit of a kind that is counted and has no address: a device's connections to its local
-    /// server.
+    /// A permit that is counted without an address, for a device's connections to its local server.
     pub(crate) fn one(permits: &Permits) -> Self {
         Permit::default().unseen(permits)
     }
 
-    /// Counts as unauthenticated until [`seen`](Self::seen).
+    /// The connection counts as unauthenticated until [`seen`](Self::seen).
     pub(crate) fn unseen(mut self, permits: &Permits) -> Self {
         self.unseen = Some(Box::new(Unseen::count(permits, None)));
         self
     }
 
-    /// The same, for a connection from this address; `None`: it has as many of those as `most`.
+    /// The same, for a connection from this address. `None` if it has `most` of those already.
     pub(crate) fn unseen_of(
         mut self,
         permits: &Permits,
@@ -153,7 +152,7 @@ impl Drop for Unseen {
     }
 }
 
-/// What counts as one address: with IPv6 the /64, all of which any subscriber has.
+/// The address for counting: with IPv6 the /64, because a subscriber has at least a whole one.
 pub(crate) fn household(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),

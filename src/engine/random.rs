@@ -1,10 +1,10 @@
-//! Randomness: session and message ids, jitter. The simulation puts a stream of its own in its
-//! place, so that a seed tells all.
+//! Randomness: session and message ids, jitter. The simulation replaces it with its own stream, so
+//! that a seed determines a run.
 
 /// Fills `bytes` from the operating system.
 ///
 /// # Errors
-/// It has no entropy (early at boot).
+/// The operating system has no entropy (early at boot).
 pub(crate) fn fill(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
     #[cfg(test)]
     if crate::sim::net::fill_random(bytes) {

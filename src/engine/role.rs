@@ -1,19 +1,20 @@
-//! What the event loop drives: a gateway's or a device's part of it.
+//! The trait through which the event loop drives a gateway or a device.
 
 use std::net::SocketAddr;
 
 use crate::engine::connections::{Connections, FULL, Id};
 use crate::stream::{HandshakeError, Stream};
 
-/// What a gateway or a device does with what happens on its loop. Every method is one short,
+/// The handlers of a gateway or a device for the events of its loop. Every method is one short,
 /// bounded step.
 pub(crate) trait Role: Sized {
-    /// What the role keeps for each connection.
+    /// The role's state of each connection.
     type State;
-    /// What other threads ask of the loop.
+    /// A request of another thread to the loop.
     type Command: Send + 'static;
 
-    /// A listener (numbered as it was given to the loop) accepted a connection.
+    /// A listener accepted a connection; listeners are numbered in the order in which the loop got
+    /// them.
     fn accepted(
         &mut self,
         cx: &mut Connections<Self::State>,
@@ -21,8 +22,8 @@ pub(crate) trait Role: Sized {
         stream: Stream,
         from: SocketAddr,
     );
-    /// Whether another connection may come in by this listener. `Err`: why accepting there has to
-    /// wait until a connection closes.
+    /// Whether another connection may be accepted at this listener. `Err` is the reason why
+    /// accepting has to wait until a connection closes.
     fn admits(
         &mut self,
         cx: &mut Connections<Self::State>,
@@ -37,24 +38,24 @@ pub(crate) trait Role: Sized {
     fn spares(&mut self, _cx: &mut Connections<Self::State>) -> bool {
         false
     }
-    /// A handshake that [`Connections::secure`] began is over: reads and writes go through its
-    /// session from here on, or there is none.
+    /// A handshake that [`Connections::secure`] began is over: it failed, or reads and writes go
+    /// through its session from here on.
     fn secured(
         &mut self,
         cx: &mut Connections<Self::State>,
         id: Id,
         outcome: Result<(), HandshakeError>,
     );
-    /// A connection may be read or written, or [`Connections::reschedule`] asked for another step.
+    /// A connection can be read or written, or [`Connections::reschedule`] requested another step.
     fn ready(&mut self, cx: &mut Connections<Self::State>, id: Id);
     /// A connection's deadline passed; it is unset now.
     fn expired(&mut self, cx: &mut Connections<Self::State>, id: Id);
     /// An alarm that [`Connections::alarm`] set.
     fn alarm(&mut self, cx: &mut Connections<Self::State>, key: u64);
-    /// Another thread asked for something.
+    /// Another thread sent a command.
     fn command(&mut self, cx: &mut Connections<Self::State>, command: Self::Command);
-    /// Returns true if the loop may end (asked after every turn of it).
+    /// Returns true if the loop may end. It is called after every turn.
     fn finished(&self, cx: &Connections<Self::State>) -> bool;
-    /// The loop has ended, as it may: nothing comes any more.
+    /// The loop has ended after [`finished`](Self::finished): no other method is called any more.
     fn ended(&mut self) {}
 }

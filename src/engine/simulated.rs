@@ -15,7 +15,7 @@ use crate::limits::Limits;
 use crate::sim::net;
 use crate::stream::Stream;
 
-/// A loop that takes one turn when it is told to.
+/// A loop that takes one turn at a time.
 pub(crate) struct Loop<R: Role> {
     pub(crate) role: R,
     pub(crate) connections: Connections<R::State>,
@@ -25,7 +25,7 @@ pub(crate) struct Loop<R: Role> {
 }
 
 impl<R: Role> Loop<R> {
-    /// The loop of this node, which is alone. `alarm`: one that is set before it begins.
+    /// The single loop of this node. `alarm` is set before it begins.
     pub(crate) fn new(
         node: usize,
         now: Instant,
@@ -40,7 +40,7 @@ impl<R: Role> Loop<R> {
         this
     }
 
-    /// The loops of these nodes, which belong together.
+    /// The loops of these nodes, as one group.
     pub(crate) fn several(
         nodes: &[usize],
         now: Instant,
@@ -113,7 +113,7 @@ impl<R: Role> Loop<R> {
         !self.role.finished(&self.connections)
     }
 
-    /// Bytes that its connections hold, read or to be written.
+    /// Bytes in the buffers of its connections.
     pub(crate) fn held(&self) -> usize {
         self.connections
             .ids()
@@ -123,12 +123,12 @@ impl<R: Role> Loop<R> {
             .sum()
     }
 
-    /// Returns true if it has something to do without an event.
+    /// Returns true if it has work to do without an event.
     pub(crate) fn is_eager(&self) -> bool {
         self.connections.is_eager() || !self.commands.is_empty()
     }
 
-    /// When its next timer is due, as its wait would end for it.
+    /// The time at which its next timer is due, as its wait would end for it.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         self.connections.timers.next().map(|at| at + Duration::from_millis(1))
     }

@@ -1,6 +1,6 @@
 //! A table with generations: a key of a reused slot never finds its successor (T42).
 
-/// Names one entry of a [`Slab`]. Fits a mio token: half its bits are the slot, half the
+/// The key of an entry of a [`Slab`]. It fits a mio token: half its bits are the slot, half the
 /// generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key(usize);
@@ -9,11 +9,11 @@ const HALF: u32 = usize::BITS / 2;
 const LOW: usize = (1 << HALF) - 1;
 
 impl Key {
-    /// As a mio token's number.
+    /// The number for a mio token.
     pub(crate) fn bits(self) -> usize {
         self.0
     }
-    /// Back from a mio token's number.
+    /// The key for the number of a mio token.
     pub(crate) fn from_bits(bits: usize) -> Self {
         Key(bits)
     }
@@ -30,16 +30,16 @@ struct Slot<T> {
     entry: Option<T>,
 }
 
-/// A growing table whose freed slots are used again under another generation.
+/// A growing table whose freed slots are reused with another generation.
 pub(crate) struct Slab<T> {
     slots: Vec<Slot<T>>,
     free: Vec<usize>,
     len: usize,
-    /// Of a new slot.
+    /// The generation of a new slot.
     generation: usize,
 }
 
-/// Generations that lie between the first ones of two tables.
+/// The distance between the first generations of two tables.
 const APART: u32 = HALF / 4 * 3;
 
 impl<T> Slab<T> {
@@ -47,13 +47,13 @@ impl<T> Slab<T> {
         Slab::numbered(0)
     }
 
-    /// The table of this number among several: their keys differ, until a slot has been used
+    /// The table with this number of several tables. Their keys differ until a slot has been used
     /// millions of times.
     pub(crate) fn numbered(number: usize) -> Self {
         Slab { slots: Vec::new(), free: Vec::new(), len: 0, generation: (number << APART) & LOW }
     }
 
-    /// Most entries that keys can name, less the highest slots: with all generation bits set those
+    /// The most entries. The highest slots are excluded: with all generation bits set, their keys
     /// would be the loop's own tokens.
     pub(crate) const CEILING: usize = LOW - 128;
 
@@ -61,7 +61,7 @@ impl<T> Slab<T> {
         self.len
     }
 
-    /// Puts an entry in. The caller keeps the number of entries below [`CEILING`](Self::CEILING).
+    /// Inserts an entry. The caller keeps the number of entries below [`CEILING`](Self::CEILING).
     pub(crate) fn insert(&mut self, entry: T) -> Key {
         self.len += 1;
         if let Some(slot) = self.free.pop() {
@@ -91,7 +91,7 @@ impl<T> Slab<T> {
         self.slots.get_mut(key.slot()).filter(|s| s.key == key)?.entry.as_mut()
     }
 
-    /// Two different entries at once.
+    /// Mutable access to two different entries.
     pub(crate) fn pair_mut(&mut self, a: Key, b: Key) -> Option<(&mut T, &mut T)> {
         let (i, j) = (a.slot(), b.slot());
         if i == j || i.max(j) >= self.slots.len() {

@@ -1,20 +1,20 @@
-//! Deadlines of the loop: a heap of wake-ups that is looked at, not rebuilt.
+//! Deadlines of the loop: a heap of wake-ups that is not updated with every change of a deadline.
 //!
 //! A connection's deadline moves with almost every event, but nearly always later. So an entry is
-//! pushed only when it is earlier than the one already there; when it fires and the deadline has
-//! moved on, it is pushed again for the rest. A busy keep-alive connection costs one heap operation
-//! per time-out period instead of two per request.
+//! pushed only when it is earlier than the one already there; if the deadline has moved when the
+//! entry fires, it is pushed again for the rest. A busy keep-alive connection costs one heap
+//! operation per timeout period instead of two per request.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-/// What a wake-up is for.
+/// The subject of a wake-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
     /// A connection, by its key's bits.
     Connection(usize),
-    /// The role's own, by a number of its choice.
+    /// An alarm of the role, with a number of its choice.
     Alarm(u64),
 }
 
@@ -32,12 +32,12 @@ impl Timers {
         self.heap.len()
     }
 
-    /// When the next one is due.
+    /// The time at which the next one is due.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Takes one that is due.
+    /// Removes one that is due.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<(Instant, Timer)> {
         if self.next()? > now {
             return None;

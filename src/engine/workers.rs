@@ -1,7 +1,7 @@
-//! The elastic pool: threads for programs' code, started when needed, gone when idle.
+//! The elastic pool: threads for programs' code, which are started when needed and end when idle.
 //!
-//! A job never waits while a thread may still be started; at the bound it queues; at the queue's
-//! bound it is handed back.
+//! A job never waits while a thread may still be started. At the bound it is queued; at the queue's
+//! bound it is returned.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,8 +10,7 @@ use std::time::Duration;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A handle on the pool; clones share it. Threads end by themselves when they had nothing to do for
-/// `idle_timeout`.
+/// A handle on the pool; clones share it. Threads end after `idle_timeout` without a job.
 #[derive(Clone)]
 pub(crate) struct Workers(Arc<Shared>);
 
@@ -22,7 +21,7 @@ struct Shared {
     idle_timeout: Duration,
     state: Mutex<State>,
     wake: Condvar,
-    /// Stands for an operating system that has no thread left.
+    /// Simulates an operating system that cannot start a thread.
     #[cfg(test)]
     refuses_threads: std::sync::atomic::AtomicBool,
 }
@@ -30,7 +29,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Job>,
-    /// Threads that wait for a job, or were started and have not looked for one yet.
+    /// Threads that wait for a job, or were started and have not checked the queue yet.
     waiting: usize,
     threads: usize,
 }
@@ -54,8 +53,8 @@ impl Workers {
         }))
     }
 
-    /// Runs `job` on a thread of the pool. Returns false if pool and queue are full, or no thread
-    /// could be started and there is none that could take it later; nothing ran.
+    /// Runs `job` on a thread of the pool. Returns false, and does not run it, if pool and queue
+    /// are full, or if no thread could be started and none exists that could take it later.
     pub(crate) fn submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
         let mut state = self.0.lock();
         if state.waiting > state.queue.len() {
@@ -73,8 +72,8 @@ impl Workers {
         true
     }
 
-    /// Starts a thread, which looks for a job as soon as the caller releases the lock. Returns false
-    /// if the operating system has none.
+    /// Starts a thread, which checks the queue as soon as the caller releases the lock. Returns
+    /// false if the operating system cannot start one.
     fn start_thread(&self) -> bool {
         #[cfg(test)]
         if self.0.refuses_threads.load(std::sync::atomic::Ordering::Relaxed) {
@@ -85,7 +84,7 @@ impl Workers {
         thread.spawn(move || shared.work()).is_ok()
     }
 
-    /// Threads alive now.
+    /// The number of threads.
     #[cfg(test)]
     pub(crate) fn threads(&self) -> usize {
         self.0.lock().threads
