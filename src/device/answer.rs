@@ -1,10 +1,11 @@
-//! An event in a device's hand and the answer it becomes: read off the virtual link, kept until a
+//! An event that a device has received, and its answer: read from the virtual link, kept until a
 //! reply acknowledges it, remembered afterwards.
 //!
 //! ```text
 //!   Head ─► Body ─► Done       the part of the handler's response that was read; its bytes are the answer's text
 //! ```
-//! Names no socket and no clock but the instant of a first failure: `answers.rs` moves the bytes.
+//! This file uses no socket, and of the clock only the instant of a first failure. `answers.rs`
+//! moves the bytes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,14 +22,14 @@ use crate::proto::interim::InterimCount;
 use crate::proto::turn::{Brought, Encoding};
 use crate::relay::LocalAnswer;
 
-/// How an answer that no gateway took may be posted again.
+/// Whether and how an unacknowledged answer may be posted again.
 #[derive(Debug, Default)]
 pub(super) struct Again {
-    /// It was too long to be kept: it cannot be posted again.
+    /// It was too long to be kept, so it cannot be posted again.
     pub(super) lost: bool,
-    /// Something on the way wants to know its length first (411).
+    /// An intermediary requires its length (411).
     pub(super) needs_length: bool,
-    /// The text tells of a failure, in the handler's place.
+    /// The text reports a failure instead of the handler's response.
     pub(super) replaced: bool,
 }
 
@@ -40,38 +41,38 @@ pub(super) struct Work {
     pub(super) held: Option<Held>,
     pub(super) encoding: Encoding,
     is_head: bool,
-    /// The gateway it came from: its answer goes nowhere else.
+    /// The gateway from which it came: the answer is sent only there.
     pub(super) from: Arc<Url>,
     reading: Reading,
-    /// The virtual link carries another request after this response.
+    /// The virtual link can carry another request after this response.
     keeps: bool,
-    /// The answer as it is posted. Of one that is too long to be kept, what no connection was given
-    /// yet.
+    /// The answer as it is posted. If it is too long to be kept, the part that no connection has
+    /// taken yet.
     text: Vec<u8>,
     pub(super) again: Again,
     pub(super) failing_since: Option<Instant>,
     pub(super) post: Option<Post>,
 }
 
-/// Where the handler's response stands.
+/// The state of reading the handler's response.
 enum Reading {
     Head { interim: InterimCount },
     Body(Decoder),
     Done,
 }
 
-/// The POST that brings the answer now.
+/// The current POST of the answer.
 pub(super) struct Post {
     pub(super) chunked: bool,
-    /// Bytes of the text that it was given.
+    /// The number of bytes of the text that were passed to it.
     given: usize,
     pub(super) ended: bool,
-    /// What its deadline was last set by.
+    /// The values by which its deadline was last set.
     pub(super) seen: Option<(u64, bool, bool, bool)>,
 }
 
-/// Of a response that no POST carries yet, so much is read at least, however little may be kept:
-/// its head has to fit.
+/// The minimum that is read of a response before its POST begins, whatever may be kept: its head
+/// has to fit.
 const FIRST_READ: usize = 256 * 1024;
 
 impl Work {
@@ -92,7 +93,7 @@ impl Work {
         }
     }
 
-    /// An answer that was given before, since its event came again.
+    /// An answer that was given before, for an event that arrived again.
     pub(super) fn repeated(
         event: &Event,
         encoding: Encoding,
@@ -107,12 +108,12 @@ impl Work {
         matches!(self.reading, Reading::Done)
     }
 
-    /// Returns true if all of the answer is at hand.
+    /// Returns true if the whole answer is in memory.
     pub(super) fn is_whole(&self) -> bool {
         self.is_read() && !self.again.lost
     }
 
-    /// Returns true if a POST may begin: JSON is one message, `message/http` streams.
+    /// Returns true if a POST may begin: JSON needs the whole message, `message/http` is streamed.
     pub(super) fn is_ready(&self) -> bool {
         self.is_whole()
             || (self.encoding == Encoding::Message
@@ -120,24 +121,24 @@ impl Work {
                 && !self.text.is_empty())
     }
 
-    /// Returns true if the virtual link carries another request.
+    /// Returns true if the virtual link can carry another request.
     pub(super) fn keeps_link(&self) -> bool {
         self.keeps && self.is_read()
     }
 
-    /// Bytes of the response that may be read before a POST carries it.
+    /// The number of bytes of the response that may be read before its POST begins.
     pub(super) fn room(&self, limits: &Limits) -> usize {
         let most = match self.encoding {
-            Encoding::Json => limits.message_bytes_max.saturating_add(1), // one more shows that it is too long
+            Encoding::Json => limits.message_bytes_max.saturating_add(1), // one more byte shows that it is too long
             _ => limits.answer_keep_bytes_max.max(FIRST_READ),
         };
         most.saturating_sub(self.text.len())
     }
 
-    /// Takes what came over the virtual link: how many bytes it used.
+    /// Takes bytes from the virtual link, and returns how many it used.
     ///
     /// # Errors
-    /// It is no response, or none that an answer can carry.
+    /// The bytes are not a valid response, or an answer cannot carry it.
     pub(super) fn take(&mut self, bytes: &[u8], limits: &Limits) -> Result<usize, Refusal> {
         let mut used = 0;
         while let Reading::Head { mut interim } = self.reading {
@@ -214,7 +215,7 @@ impl Work {
         Ok(())
     }
 
-    /// Puts a short one of the device's own in the place of the answer.
+    /// Replaces the answer by a short one of the device itself.
     pub(super) fn replace(&mut self, answer: &LocalAnswer<'_>, date: &str, limits: &Limits) {
         self.text = Vec::new();
         let answer = LocalAnswer { keep: true, to_head: self.is_head, ..answer.clone() };
@@ -223,12 +224,12 @@ impl Work {
         (self.again.lost, self.again.replaced) = (false, true);
         if self.encoding == Encoding::Json {
             if let Err(refusal) = self.write_json(limits) {
-                log::error!("an answer of the device's own cannot be written in JSON: {refusal}"); // cannot be: we have just written it
+                log::error!("an answer of the device's own cannot be written in JSON: {refusal}"); // cannot happen: we have just written it
             }
         }
     }
 
-    /// What the head of the POST says of the answer that it brings.
+    /// The properties of the answer for the head of its POST.
     pub(super) fn brought(&self) -> Brought<'_> {
         Brought {
             encoding: self.encoding,
@@ -237,18 +238,18 @@ impl Work {
         }
     }
 
-    /// A POST begins, from the answer's first byte.
+    /// Begins a POST, at the answer's first byte.
     pub(super) fn begin_post(&mut self) {
         let whole = self.is_whole();
         self.post = Some(Post { chunked: !whole, given: 0, ended: whole, seen: None });
     }
 
-    /// What the POST has not been given yet.
+    /// The part of the answer that was not yet passed to the POST.
     pub(super) fn fresh(&self) -> &[u8] {
         self.post.as_ref().and_then(|post| self.text.get(post.given..)).unwrap_or_default()
     }
 
-    /// All of that was given to it: it is kept for another try, or let go.
+    /// That part was passed to the POST: it is kept for another attempt, or dropped.
     pub(super) fn given(&mut self, limits: &Limits) {
         let Some(post) = &mut self.post else { return };
         self.again.lost |= self.text.len() > limits.answer_keep_bytes_max;
@@ -259,14 +260,14 @@ impl Work {
         post.ended |= matches!(self.reading, Reading::Done);
     }
 
-    /// The answer, where it is whole and kept.
+    /// The answer, if it is complete and was kept.
     fn into_text(self) -> Option<Vec<u8>> {
         self.is_whole().then_some(self.text)
     }
 }
 
-/// Ids of events that were answered, and the answers as far as they are kept: an event that comes
-/// again is not run again.
+/// The ids of answered events, with the answers that are kept: an event that arrives again is not
+/// run again.
 #[derive(Default)]
 pub(super) struct Past {
     entries: VecDeque<Answered>,
@@ -279,13 +280,12 @@ struct Answered {
     text: Option<Vec<u8>>,
 }
 
-/// More ids than this are not remembered: a gateway hands an event out again within seconds, or not
-/// at all.
+/// The most ids that are remembered: a gateway sends an event again within seconds, or not at all.
 const PAST_MAX: usize = 1024;
 
 impl Past {
-    /// Remembers an event, and its answer where that is whole and to be `kept`. The oldest go
-    /// first: their texts, then their ids.
+    /// Remembers an event, and its answer if that is complete and should be `kept`. At the bounds
+    /// the oldest are dropped: first their answers, then their ids.
     pub(super) fn remember(&mut self, work: Work, kept: bool, limits: &Limits) {
         let (id, from, encoding) = (work.id.clone(), work.from.clone(), work.encoding);
         let text = kept.then_some(work).and_then(Work::into_text);
@@ -305,7 +305,7 @@ impl Past {
         }
     }
 
-    /// Whether this event was answered, and with what: the inner `None` is an answer that was not
+    /// The answer to this event, if it was answered. The inner `None` means that the answer was not
     /// kept, or not in this encoding.
     pub(super) fn recall(&self, id: &str, from: &Url, encoding: Encoding) -> Option<Option<&[u8]>> {
         let found =

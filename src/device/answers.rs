@@ -1,8 +1,8 @@
-//! Events and their answers: over the virtual link to the handler or the local server, and back by
-//! POST.
+//! Events and their answers: a request goes over the virtual link to the handler or the local
+//! server, and its response goes back in a POST.
 //!
-//! An event is one request, its answer one response; the socket pair carries both as a link would, so
-//! that everything above a link serves polls unchanged.
+//! An event is one request, and its answer one response. The socket pair carries both as a link
+//! would, so the code above a link serves polls unchanged.
 
 use std::borrow::Cow;
 
@@ -25,8 +25,8 @@ use crate::proto::verdict::Verdict;
 use crate::relay::LocalAnswer;
 use crate::stream::Stream;
 
-/// A handler's response that will never be whole: the error type that its visitor is told in
-/// `Proxy-Status`, and why.
+/// A handler's response that cannot be completed: the error type for the visitor's `Proxy-Status`,
+/// and the reason.
 #[derive(PartialEq)]
 struct Broken {
     error: &'static str,
@@ -43,10 +43,10 @@ impl Broken {
     }
 }
 
-/// Bytes of one read from a virtual link.
+/// The size of one read from a virtual link.
 const PIECE: usize = 64 * 1024;
 
-/// The answer to an event that comes while the device stops: it was not begun.
+/// The answer to an event that arrives while the device stops, and is not run.
 const STOPPING: LocalAnswer<'_> = LocalAnswer {
     error: Some("destination_unavailable"),
     retry_after: Some(1),
@@ -54,15 +54,14 @@ const STOPPING: LocalAnswer<'_> = LocalAnswer {
     ..LocalAnswer::new(503, "the device stops; try again later")
 };
 
-/// The same of one whose answer was not there in time.
+/// The answer to an event whose response was not complete in time.
 const STOPPED: LocalAnswer<'_> = LocalAnswer {
     error: Some("connection_terminated"),
     keep: true,
     ..LocalAnswer::new(502, "the device was stopped before it had answered")
 };
 
-/// An event's request reaches the virtual link as HTTP/1.1, so that its response can be framed
-/// whatever it is.
+/// Makes an event's request HTTP/1.1, so that any response can be framed.
 fn speak_1_1(text: &mut [u8]) {
     let line = text.iter().position(|&byte| byte == b'\r').unwrap_or(0);
     if let Some(minor @ b'0') = text[..line].last_mut() {
@@ -71,7 +70,8 @@ fn speak_1_1(text: &mut [u8]) {
 }
 
 impl DeviceRole {
-    /// An event came. One that is in progress is a copy; one that was answered is not run again.
+    /// Takes an event. If it is in progress, this is a copy; if it was answered, it is not run
+    /// again.
     pub(super) fn take_event(
         &mut self,
         cx: &mut Connections<State>,
@@ -82,7 +82,7 @@ impl DeviceRole {
     ) {
         let Some(from) = self.slots.get(key).map(|slot| slot.url.clone()) else { return };
         if self.is_beside(key) && self.doubt.since.is_some() && !self.draining() {
-            self.give_up_links(cx); // a gateway asks an idle link first, where it has one
+            self.give_up_links(cx); // a gateway uses an idle link first, if it has one
         }
         let is_copy = |work: &Work| work.id == event.id && work.from.same_origin(&from);
         if self.slots.keys().into_iter().any(|key| {
@@ -129,13 +129,13 @@ impl DeviceRole {
                 self.hand_over(cx, key, event.text);
                 self.note_handed_over(cx, key);
                 if self.working() >= self.slots.len() {
-                    self.top_up(cx); // one poll more, so that others are heard
+                    self.top_up(cx); // one more poll, for other callers
                 }
             }
         }
     }
 
-    /// Writes the request into the virtual link; makes one where there is none.
+    /// Writes the request into the virtual link, which is made if there is none.
     fn hand_over(&mut self, cx: &mut Connections<State>, key: Key, mut text: Vec<u8>) {
         speak_1_1(&mut text);
         let bridge = self.slots.get(key).and_then(|slot| slot.bridge);
@@ -152,7 +152,7 @@ impl DeviceRole {
         }
     }
 
-    /// What the virtual link has taken whole is held no longer.
+    /// Frees the memory of a request that the virtual link has taken completely.
     fn note_handed_over(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         let waits = slot.bridge.and_then(|id| cx.get(id)).is_some_and(|peer| peer.pending() > 0);
@@ -193,11 +193,11 @@ impl DeviceRole {
             return self.pump(cx, key);
         }
         if !cx.is_quiet(id, false) {
-            self.close_bridge(cx, key); // the link ended between two events; the next one gets a new pair
+            self.close_bridge(cx, key); // the link ended between two events; the next event gets a new pair
         }
     }
 
-    /// Moves what came of the response towards the gateway, as far as it takes it.
+    /// Moves bytes of the response to the gateway, as far as it takes them.
     pub(super) fn pump(&mut self, cx: &mut Connections<State>, key: Key) {
         let mut scratch = cx.take_scratch();
         let mut moved = Ok(true);
@@ -212,7 +212,7 @@ impl DeviceRole {
         match moved {
             Ok(true) => {
                 if let Some(id) = self.slots.get(key).and_then(|slot| slot.bridge) {
-                    cx.reschedule(id); // others first
+                    cx.reschedule(id); // other connections first
                 }
             }
             Ok(false) => {}
@@ -221,7 +221,7 @@ impl DeviceRole {
         self.set_post_deadline(cx, key);
     }
 
-    /// Whether something of the response was read.
+    /// Returns true if bytes of the response were read.
     fn read_response(
         &mut self,
         cx: &mut Connections<State>,
@@ -279,19 +279,19 @@ impl DeviceRole {
         Ok(true)
     }
 
-    /// Bytes of the response go on at once: into the POST that is under way, or into a new one.
+    /// Passes bytes of the response on at once, in the current POST or in a new one.
     fn pass_on(&mut self, cx: &mut Connections<State>, key: Key, scratch: &mut Vec<u8>) {
         let Some(work) = self.slots.get(key).and_then(|slot| slot.work.as_ref()) else { return };
         if work.post.is_some() {
             self.feed(cx, key);
         } else if work.is_ready() {
-            cx.put_scratch(std::mem::take(scratch)); // a step of the connection needs it
+            cx.put_scratch(std::mem::take(scratch)); // the connection's step needs it
             self.deliver(cx, key);
             *scratch = cx.take_scratch();
         }
     }
 
-    /// The response will never be whole.
+    /// The response cannot be completed.
     fn response_broke(&mut self, cx: &mut Connections<State>, key: Key, broken: &Broken) {
         let why = &*broken.why;
         let Some(slot) = self.slots.get(key) else { return };
@@ -300,7 +300,7 @@ impl DeviceRole {
             log_names!(Info, "an event is answered with 502: the device {why}");
             return self.answer_502(cx, key, broken.error, &format!("the device {why}"));
         }
-        // The gateway has some of it: it has to see that there is no more, as on a link.
+        // The gateway has a part of it, and has to see that the rest is missing, as on a link.
         if let Conn::Open(id) = slot.conn {
             cx.reset(id);
             self.has_no_connection(Some(key));
@@ -309,12 +309,12 @@ impl DeviceRole {
         self.poll_on(cx, key, false);
     }
 
-    /// An answer is ready: it is posted on the slot's connection if that is still good, else on a
-    /// new one, at once.
+    /// Posts an answer that is ready, on the slot's connection if that can be used, else at once on
+    /// a new one.
     fn deliver(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(slot) = self.slots.get(key) else { return };
         match slot.conn {
-            _ if slot.redial.is_some() => {} // it failed before and waits for its time
+            _ if slot.redial.is_some() => {} // it failed before and waits for its next attempt
             Conn::Resolving | Conn::Racing(_) => {}
             Conn::None => self.dial_at_once(cx, key),
             Conn::Open(id) => {
@@ -333,8 +333,8 @@ impl DeviceRole {
 }
 
 impl DeviceRole {
-    /// What a reply means for the answer that its POST brought. `None`: all is done; else the
-    /// verdict still has to be acted on.
+    /// Handles a reply for the answer of its POST. Returns the verdict if it still has to be
+    /// handled.
     pub(super) fn judge_answer(
         &mut self,
         cx: &mut Connections<State>,
@@ -379,35 +379,36 @@ impl DeviceRole {
                 self.give_up(cx, key, &format!("the gateway answered {}{said}", reply.status));
                 Some(verdict)
             }
-            // 405 and 501 are about the Upgrade, if there was one; 2xx of another type is no
-            // gateway's.
+            // 405 and 501 concern the Upgrade, if there was one; a 2xx of another type is not from
+            // a gateway.
             Verdict::NoTurn(405 | 501 | 200..=299) => Some(verdict),
             Verdict::Later { status: 400, .. } | Verdict::NoTurn(_) => {
                 self.give_up(cx, key, &format!("the gateway answered {}{said}", reply.status));
-                self.nothing(cx, key, false, true); // not in a circle: the gateway may hand the event out again
+                self.nothing(cx, key, false, true); // not in a loop: the gateway may send the event again
                 None
             }
-            other => Some(other), // it is not taken: a redirect, 408, 429, 5xx
+            other => Some(other), // the answer was not taken: a redirect, 408, 429, 5xx
         }
     }
 
-    /// A reply acknowledged the answer. It is remembered, in case its event comes again.
+    /// A reply acknowledged the answer, which is remembered in case its event arrives again.
     pub(super) fn acknowledge(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.take()) else { return };
         if !work.is_read() {
-            self.close_bridge(cx, key); // nobody wants the rest
+            self.close_bridge(cx, key); // the rest is not needed
         }
         self.past.remember(*work, true, &self.limits);
     }
 
-    /// Posts a 502 for the same event instead, on a new connection: the reply's body was not read.
+    /// Posts a 502 for the same event instead, on a new connection, because the reply's body was
+    /// not read.
     fn answer_otherwise(&mut self, cx: &mut Connections<State>, key: Key, reason: &str) {
         log_names!(Warn, "{reason}; a 502 is posted instead");
         self.close_connection(cx, key);
         self.answer_502(cx, key, "http_protocol_error", reason);
     }
 
-    /// A 502 of the device's own, with this error type in `Proxy-Status`.
+    /// Answers with a 502 of the device itself, with this error type in `Proxy-Status`.
     fn answer_502(
         &mut self,
         cx: &mut Connections<State>,
@@ -419,7 +420,7 @@ impl DeviceRole {
         self.answer_itself(cx, key, &answer);
     }
 
-    /// Posts an answer of the device's own in the place of the handler's.
+    /// Posts an answer of the device itself instead of the handler's.
     fn answer_itself(&mut self, cx: &mut Connections<State>, key: Key, answer: &LocalAnswer<'_>) {
         let date = cx.date().to_owned();
         let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
@@ -433,8 +434,8 @@ impl DeviceRole {
         self.deliver(cx, key);
     }
 
-    /// The device ends with an event in progress in this slot. Its caller is told, as far as the
-    /// connection takes that at once: there is no time left to wait for it.
+    /// The device ends with an event in progress in this slot. Its caller gets an answer if the
+    /// connection takes it at once; there is no time left to wait.
     pub(super) fn say_last(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(slot) = self.slots.get(key) else { return };
         let unposted = slot.work.as_ref().is_some_and(|work| work.post.is_none());

@@ -1,4 +1,4 @@
-//! Attempts that came to something or failed: when the next one is due, and at which gateway.
+//! The results of attempts: when the next one is due, and at which gateway.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,11 +15,11 @@ use crate::engine::connections::Connections;
 use crate::error::Error;
 use crate::setting::{CLOCK_FLOOR, MAX_RETRIES};
 
-/// How often a device without a clock looks whether it has one.
+/// How often a device whose clock is not set checks it again.
 const CLOCK_LOOK: Duration = Duration::from_secs(2);
 
 impl DeviceRole {
-    /// An attempt came to something, or a link was of use.
+    /// An attempt succeeded, or a link carried a request.
     pub(super) fn succeeded(&mut self) {
         self.backoff.succeed();
         (self.tries.doubtful, self.tries.stopping) = (false, false);
@@ -32,12 +32,13 @@ impl DeviceRole {
         self.backoff.failures() > 0
     }
 
-    /// Returns true if another link or poll is to be dialled.
+    /// Returns true if another link or poll should be dialled.
     pub(super) fn is_wanting(&self) -> bool {
         self.demand.is_pending() || self.shared.is_short()
     }
 
-    /// Whether what came through `gateway` may be the way in: there is none, or that is the one.
+    /// Returns true if a connection through `gateway` can be used: no gateway is connected, or this
+    /// one is.
     pub(super) fn takes(&mut self, gateway: &Arc<GatewayTarget>) -> bool {
         if self.transport.is_none() {
             self.plan.gateways.choose(gateway);
@@ -45,16 +46,16 @@ impl DeviceRole {
         self.plan.gateways.is_current(gateway)
     }
 
-    /// Whether a failure at `gateway` moves a failover's list on: it is the one whose turn it is, and
-    /// there is no way in.
+    /// Returns true if a failure at `gateway` makes a failover try the next gateway: it is the
+    /// current one, and no gateway is connected.
     pub(super) fn may_go_on(&self, gateway: &Arc<GatewayTarget>) -> bool {
         self.plan.gateways.is_list()
             && self.transport.is_none()
             && self.plan.gateways.is_current(gateway)
     }
 
-    /// One failed attempt more; with as many as may be, and no way in, this gateway is given up,
-    /// and with the last one the device (true).
+    /// Counts a failed attempt. At `max_retries` while not connected, this gateway is given up.
+    /// Returns true if it was the last one, and the device ends.
     pub(super) fn gives_up(&mut self, why: &str) -> bool {
         self.tries.failed = self.tries.failed.saturating_add(1);
         let Some(max) = self
@@ -74,15 +75,15 @@ impl DeviceRole {
         self.stopped
     }
 
-    /// A dial is over without a link; with the last one goes what a held offer had told.
+    /// A dial has ended without a link. If it was the last one, no offer is held any more.
     pub(super) fn undialed(&mut self) {
         if self.shared.dialing.fetch_sub(1, Relaxed) == 1 {
             self.signs.waiting = false;
         }
     }
 
-    /// Sets the next attempt after one that failed: with failover at the next gateway at once, else
-    /// here, or at the first again, after a pause.
+    /// Schedules the next attempt after one that failed: with failover at the next gateway at once;
+    /// else at this one, or at the first again, after a pause.
     pub(super) fn failed_at(
         &mut self,
         cx: &mut Connections<State>,
@@ -95,7 +96,7 @@ impl DeviceRole {
         self.tries.answered = false;
         self.demand.forget();
         if !together && self.gives_up(why) {
-            return; // the device's error says it all
+            return; // the device's error reports it
         }
         if self.may_go_on(gateway) {
             self.plan.gateways.rest(gateway, asked.map(|asked| cx.after(asked)), false);
@@ -117,13 +118,13 @@ impl DeviceRole {
             let pause = self.back_off(cx, asked);
             let text = format!("{why}; next attempt in {:.1} s", pause.as_secs_f32());
             match together {
-                true => log_names!(Debug, "{text}"), // the first of them was told
+                true => log_names!(Debug, "{text}"), // the first of them was logged
                 false => log_names!(Warn, "{text}"),
             }
         }
     }
 
-    /// The findings about one gateway do not hold for the next.
+    /// Forgets the findings about one gateway, which do not apply to the next.
     fn forget_mode(&mut self) {
         self.mode.reset();
         self.demand.forget();
@@ -133,9 +134,9 @@ impl DeviceRole {
             (false, 0, None, false);
     }
 
-    /// How long nothing is dialled after a failure. Attempts that fail together are one failure,
-    /// else a device that lost many links at once would wait for the longest of as many pauses:
-    /// about the cap, and at the same time as every other such device.
+    /// Sets the pause after a failure. Attempts that fail together are one failure; otherwise a
+    /// device that lost many links at once would wait for about the longest pause, at the same time
+    /// as every other such device.
     fn back_off(&mut self, cx: &mut Connections<State>, retry_after: Option<Duration>) -> Duration {
         let left =
             self.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(cx.now()));
@@ -160,7 +161,7 @@ impl DeviceRole {
         }
     }
 
-    /// The way in is lost: a failover's list begins again with its first.
+    /// The connection to the gateway is lost: a failover begins again with its first gateway.
     pub(super) fn begin_again(&mut self, cx: &mut Connections<State>) {
         if self.plan.gateways.is_list() && !self.draining {
             let now = cx.now();
@@ -172,8 +173,8 @@ impl DeviceRole {
         }
     }
 
-    /// Whether the gateway's certificate can be checked now. A device that has no clock yet looks
-    /// again, and says so once.
+    /// Returns true if the gateway's certificate can be checked now. A device whose clock is not
+    /// set checks again later, and logs this once.
     pub(super) fn has_time(&mut self, cx: &mut Connections<State>) -> bool {
         let has_time = self.plan.tls.as_ref().is_none_or(|connector| connector.has_time());
         if !has_time {

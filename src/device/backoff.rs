@@ -1,4 +1,4 @@
-//! The back-off: the pause between two attempts, and how long a response asks to be left alone.
+//! The back-off: the pause between two attempts, and `Retry-After`.
 
 use std::time::Duration;
 use std::time::SystemTime;
@@ -8,7 +8,7 @@ use crate::proto::head::Fields;
 use crate::proto::verdict;
 
 /// Exponential back-off with full jitter: the n-th pause is random between nothing and MIN·2ⁿ, at
-/// most MAX, so that devices that lost their gateway together do not come back together.
+/// most MAX, so that devices that lost their gateway together do not all return at once.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     pub(super) min: Duration,
@@ -32,8 +32,8 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// The pause after one more failure. `random` is in 0..1; `at_least` what the gateway asked
-    /// for.
+    /// The pause after a further failure. `random` is in 0..1; `at_least` is the pause that the
+    /// gateway requested.
     pub(crate) fn fail(&mut self, random: f64, at_least: Option<Duration>) -> Duration {
         let ceiling = self.min.saturating_mul(1 << self.failures.min(20)).min(self.max);
         self.failures = self.failures.saturating_add(1);
@@ -44,13 +44,13 @@ impl Backoff {
         }
     }
 
-    /// The gateway's `Retry-After` and a random surplus: devices that were given the same time
-    /// should not all return at once.
+    /// The gateway's `Retry-After` plus a random time: devices with the same value should not all
+    /// return at once.
     pub(crate) fn after_retry_after(&self, random: f64, asked: Duration) -> Duration {
         asked.min(RETRY_AFTER_MAX) + self.min.mul_f64(random.clamp(0.0, 1.0))
     }
 
-    /// The pause after a refusal that will hardly change soon.
+    /// The pause after a refusal that will probably not change soon.
     pub(crate) fn fail_for_long(&mut self, random: f64) -> Duration {
         self.failures = self.failures.saturating_add(1);
         self.long(random)
@@ -62,8 +62,8 @@ impl Backoff {
     }
 }
 
-/// How long an answer asks to be left alone: seconds, or a date in any of its three forms (RFC 9110
-/// §5.6.7), which counts from the answer's own `Date`, or without one from our clock. At most
+/// The pause of `Retry-After`: seconds, or a date in any of its three forms (RFC 9110 §5.6.7),
+/// which counts from the answer's own `Date`, or without one from our clock. At most
 /// [`RETRY_AFTER_MAX`].
 pub(crate) fn retry_after(fields: &Fields<'_>) -> Option<Duration> {
     let date = |name: &str| {
@@ -84,7 +84,7 @@ pub(crate) fn random() -> f64 {
     let mut bytes = [0; 4];
     match random::fill(&mut bytes) {
         Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
-        Err(_) => 0.5, // without entropy at boot a fixed jitter is better than no device
+        Err(_) => 0.5, // without entropy at boot, a fixed jitter is better than a failure
     }
 }
 
@@ -93,8 +93,8 @@ pub(crate) fn random() -> f64 {
 mod tests {
     use super::*;
 
-    /// Devices that lost their gateway together, each on its own clock: when they come, in
-    /// seconds since then.
+    /// Devices that lost their gateway together: the times of their attempts, in seconds since
+    /// then.
     #[test]
     fn two_hundred_devices_do_not_come_back_together() {
         let mut came = Vec::new();
@@ -116,8 +116,8 @@ mod tests {
                 .iter()
                 .fold((f64::MAX, 0f64), |(a, b), pause| (a.min(*pause), b.max(*pause)));
             println!("pause {n}: {least:.2} to {most:.2} s, mean {mean:.2} of {ceiling}");
-            // Full jitter: uniform from nothing to the ceiling. Each bound fails by chance less
-            // than once in 10^7 runs.
+            // Full jitter is uniform from zero to the ceiling. Each bound fails by chance less than
+            // once in 10^7 runs.
             assert!(most <= ceiling && most > 0.9 * ceiling && least < 0.1 * ceiling, "{n}");
             assert!((0.38..0.62).contains(&(mean / ceiling)), "{n}");
         }

@@ -1,4 +1,4 @@
-//! What a device is set up with, and whether that can work.
+//! The settings of a device, and their validation.
 
 use std::fmt;
 use std::io;
@@ -35,7 +35,7 @@ use crate::stream::Connector;
 #[cfg(feature = "tls")]
 use crate::tls::{DeviceTls, LocalTls};
 
-/// An offer, and the fields that go to the gateways' own origins only.
+/// An offer, and the fields that are sent only to the gateways' own origins.
 type Offer = (OfferPlan, Vec<(String, String)>);
 
 /// Builds a [`Device`].
@@ -413,7 +413,7 @@ impl DeviceBuilder {
         Ok(())
     }
 
-    /// What checks the gateways' certificates, where a URL begins with `https://`.
+    /// Verifies the gateways' certificates, if a URL begins with `https://`.
     #[cfg(feature = "tls")]
     fn connector(&self, secure: bool) -> Result<Option<Arc<Connector>>, Error> {
         match (secure, &self.tls) {
@@ -430,7 +430,7 @@ impl DeviceBuilder {
         Ok(None)
     }
 
-    /// The offer, and the fields of it that only a configured gateway's origin gets.
+    /// The offer, and the fields that are sent only to a configured gateway's origin.
     fn offer(&self, gateways: &[GatewayTarget], fallback: Fallback) -> Result<Offer, Error> {
         let mut session = [0; 16];
         random::fill(&mut session).map_err(|e| {
@@ -459,7 +459,7 @@ impl DeviceBuilder {
         Ok((offer, secrets))
     }
 
-    /// The gateways' URLs, each with the name that it will know this device by.
+    /// The gateways' URLs, each with this device's name at that gateway.
     fn check_gateways(&self) -> Result<Vec<GatewayTarget>, Error> {
         let mut gateways: Vec<GatewayTarget> = Vec::new();
         for text in std::iter::once(&self.url).chain(&self.others) {
@@ -485,7 +485,7 @@ impl DeviceBuilder {
         Ok(gateways)
     }
 
-    /// Sets an IETF offer's path; the first origin.
+    /// Sets an IETF offer's path, and returns the first origin.
     fn register_origins(&self, url: &mut Url) -> Result<Name, Error> {
         let mut names = Vec::new();
         for origin in &self.origins {
@@ -539,7 +539,7 @@ impl DeviceBuilder {
         }
     }
 
-    /// How this device may fall back, if its offers can be polls at all.
+    /// The fallback of this device, if its offers can be polls.
     fn check_fallback(&self) -> Result<Fallback, Error> {
         let (min, max) = (*self.polls.start(), *self.polls.end());
         if min == 0 || min > max || max > POLLS_CEILING {
@@ -562,7 +562,7 @@ impl DeviceBuilder {
     }
 }
 
-/// No error repeats a token.
+/// The errors do not contain the token.
 fn check_token(token: &str) -> Result<(), Error> {
     let wrong = |what: &str| Error::usage(format!("the token ({BEARER_TOKEN}) {what}"));
     match () {
@@ -590,11 +590,11 @@ fn accepted(fallback: Fallback, only: Option<Encoding>) -> Option<&'static str> 
     }
 }
 
-/// More links than this no device needs, and no gateway's default takes.
+/// The most links: no device needs more, and no gateway accepts more by default.
 const LINKS_CEILING: usize = 1024;
-/// More gateways than this are a mistake.
+/// The most gateways; more are probably a mistake.
 const GATEWAYS_CEILING: usize = 16;
-/// More polls in parallel than this are no fallback any more.
+/// The most polls: more are no longer a fallback.
 const POLLS_CEILING: usize = 64;
 const HAS_JSON: bool = cfg!(feature = "comet");
 

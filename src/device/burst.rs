@@ -1,13 +1,13 @@
-//! How many dials may wait for their answers at a time.
+//! The number of dials that may wait for their answers at a time.
 
 use std::time::Duration;
 use std::time::Instant;
 
-/// At most so many dials wait for their answers at a time. A gateway's accept queue has 4,096
-/// places and often fewer, and devices with a thousand links each that come back together would
-/// overflow it; connections that overflow hang for seconds. Those that were not answered in time do
-/// not count any more: a gateway may hold offers. What the gateway itself asks for, since callers
-/// wait, has a wider bound: each round of dials costs them two round trips.
+/// Limits the dials that wait for their answers. A gateway's accept queue has at most 4,096
+/// entries. Devices with a thousand links each that return together would overflow it, and
+/// connections beyond it hang for seconds. Dials that were not answered in time no longer count,
+/// because a gateway may hold offers. Dials that the gateway requested for waiting callers have a
+/// wider bound, because each round of dials costs these callers two round trips.
 pub(super) struct Burst {
     pub(super) ends: Instant,
     pub(super) dials: usize,
@@ -24,8 +24,8 @@ impl Burst {
         Burst { ends, dials: 0, alarmed: false }
     }
 
-    /// Returns true if one more may be dialled now, or only after an answer, or when the burst
-    /// [`ends`](Self::ends).
+    /// Returns true if one more may be dialled now. If not, it may be dialled after an answer, or
+    /// when the burst [`ends`](Self::ends).
     pub(super) fn takes(&mut self, now: Instant, is_asked_for: bool) -> bool {
         if self.ends <= now {
             *self = Burst::until(now + Self::TIME);

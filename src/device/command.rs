@@ -11,7 +11,7 @@ use crate::device::lookups::Found;
 use crate::stream::Connector;
 use crate::stream::Stream;
 
-/// What other threads ask of the device's loop.
+/// A request of another thread to the device's event loop.
 pub(crate) enum Command {
     Resolved {
         number: u64,
@@ -26,31 +26,31 @@ pub(crate) enum Command {
         link: Link,
         why: CloseReason,
     },
-    /// A leased link has had its last message, and is closed gently.
+    /// A leased link has carried its last message, and is closed gently.
     Ends {
         number: u64,
         back: Box<(Stream, Vec<u8>, Link)>,
         why: CloseReason,
     },
-    /// A leased link is told to go, and its answer waits until another one is dialled.
+    /// A goaway arrived on a leased link; it is answered when another link is being dialled.
     Goaway {
         number: u64,
         link: Link,
         dialled: Sender<()>,
     },
     TopUp,
-    /// The gateway said to a worker, or to a program, that so many callers wait.
+    /// The gateway reported this number of waiting callers to a worker or a program.
     CallersWait(usize),
-    /// Dial now, whatever the back-off says.
+    /// Dials now, regardless of the back-off.
     Retry,
-    /// What the next dials go by.
+    /// Sets the verification for the next dials.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     SetTls(Arc<Connector>),
-    /// The same of the next connections to the local server.
+    /// Sets the verification for the next connections to local servers.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     SetLocalTls(Arc<Connector>),
-    /// Take no new request; exchanges in progress may finish within this time.
+    /// Takes no new requests; exchanges in progress may finish within this time.
     Drain(Duration),
-    /// Whether the loop turns.
+    /// Checks that the loop turns.
     Ping(crossbeam_channel::Sender<()>),
 }

@@ -12,29 +12,29 @@ use crate::proto::turn::Encoding;
 use crate::proto::turn::Transport;
 use crate::upgraded::Upgrades;
 
-/// What loop and workers both count.
+/// The counters that loop and workers share.
 #[derive(Debug)]
 pub(crate) struct Counters {
     pub(crate) links: AtomicUsize,
     pub(crate) dialing: AtomicUsize,
     /// Links with a request in progress.
     pub(crate) busy: AtomicUsize,
-    /// The most of them at once since the loop looked last.
+    /// The most busy links at once since the loop's last look.
     busy_peak: AtomicUsize,
     pub(crate) exchanges: AtomicU64,
     /// Poll slots.
     pub(crate) polls: AtomicUsize,
-    /// 0: none; else one more than its place in [`TRANSPORTS`].
+    /// 0 for none, else its index in [`TRANSPORTS`] plus one.
     pub(super) transport: AtomicU8,
-    /// Idle links wanted, and links in all.
+    /// The wanted number of idle links, and the most links in all.
     pub(crate) wanted: RangeInclusive<usize>,
     pub(super) asked: AtomicBool,
     /// Links that ended.
     pub(crate) closed: close_reason::Counters,
     pub(crate) stopping: AtomicBool,
-    /// It has stopped: what still waits for a thread is not begun.
+    /// The device has stopped: requests that still wait for a thread are not begun.
     pub(crate) stopped: AtomicBool,
-    /// Streams behind a 101 that handlers hold.
+    /// Upgraded streams that handlers hold.
     pub(crate) upgrades: Upgrades,
 }
 
@@ -57,34 +57,34 @@ impl Counters {
         }
     }
 
-    /// Links in all.
+    /// The most links.
     pub(crate) fn max(&self) -> usize {
         *self.wanted.end()
     }
 
-    /// A request is in progress on one link more.
+    /// Counts a further link with a request in progress.
     pub(super) fn link_is_busy(&self) {
         let busy = self.busy.fetch_add(1, Relaxed) + 1;
         self.busy_peak.fetch_max(busy, Relaxed);
     }
 
-    /// The most links that were busy at once since this was called last.
+    /// The most links that were busy at once since the last call.
     pub(super) fn take_peak(&self) -> usize {
         self.busy_peak.swap(self.busy.load(Relaxed), Relaxed)
     }
 
-    /// Links that may be dialled beside those that there are, or that are on their way.
+    /// The number of links that may be dialled in addition to existing and pending ones.
     pub(super) fn room(&self) -> usize {
         self.max().saturating_sub(self.links.load(Relaxed) + self.dialing.load(Relaxed))
     }
 
-    /// Returns true if another link is to be dialled: fewer idle ones (and ones on the way) than
-    /// MIN, fewer in all than MAX.
+    /// Returns true if another link should be dialled: there are fewer idle (and pending) links
+    /// than MIN, and fewer links than MAX.
     pub(super) fn is_short(&self) -> bool {
         self.is_short_with(self.dialing.load(Relaxed))
     }
 
-    /// The same with so many on the way.
+    /// The same with this number of pending dials.
     pub(super) fn is_short_with(&self, dialing: usize) -> bool {
         let (links, busy) = (self.links.load(Relaxed), self.busy.load(Relaxed));
         links + dialing < self.max() && links.saturating_sub(busy) + dialing < *self.wanted.start()

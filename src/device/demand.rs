@@ -1,30 +1,30 @@
-//! How many links, or polls, a device wants beyond its MIN: what its gateway says of waiting callers
-//! (protocol.md §1.6), and what the last minute needed.
+//! The number of links or polls that a device needs beyond its MIN, from the waiting callers that
+//! its gateway reports (protocol.md §1.6) and the use in the last minute.
 //!
-//! Names no socket: the caller brings the time and the counts.
+//! This file uses no socket: the caller passes the time and the counts.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-/// A dial that takes longer is not expected to serve a caller that waits now: something swallows
-/// it.
+/// A dial that takes longer is not expected to serve a caller that waits now, because it is
+/// probably lost.
 const OVERDUE: Duration = Duration::from_secs(10);
 
 /// Demand at one gateway.
 pub(super) struct Demand {
-    /// Dials that the gateway asked for and that have not begun.
+    /// Dials that the gateway requested and that have not begun.
     pending: usize,
-    /// When dials began, the oldest first, whatever became of them.
+    /// The times at which dials began, the oldest first, whatever their result.
     begun: VecDeque<Instant>,
-    /// Links that were busy at once, and callers that waited for more.
+    /// The peak of busy links and of callers that waited for more.
     links: Peak,
-    /// The same of polls that had an event in hand.
+    /// The peak of polls with an event in progress.
     polls: Peak,
 }
 
 impl Demand {
-    /// `window`: how far back a peak counts; zero: for ever.
+    /// `window` is the time for which a peak counts; zero means for ever.
     pub(super) fn new(window: Duration) -> Self {
         Demand {
             pending: 0,
@@ -34,10 +34,10 @@ impl Demand {
         }
     }
 
-    /// So many callers wait, and there is room for so many links or polls more. `in_progress`: dials
-    /// that the gateway had not seen when it said so, each of which will serve one of these callers.
-    /// That is every dial whose answer is not here yet: what a gateway sends behind a 101 comes
-    /// behind it.
+    /// This number of callers waits, and there is room for this number of further links or polls.
+    /// `in_progress` is the number of dials that the gateway had not seen when it counted the
+    /// callers, each of which will serve one of them. These are all dials without an answer: the
+    /// gateway's count would have arrived after their 101.
     pub(super) fn callers_wait(
         &mut self,
         now: Instant,
@@ -57,48 +57,49 @@ impl Demand {
         }
     }
 
-    /// Returns true if another dial was asked for.
+    /// Returns true if another dial was requested.
     pub(super) fn is_pending(&self) -> bool {
         self.pending > 0
     }
 
-    /// A dial begins, for whatever reason.
+    /// A dial begins, for any reason.
     pub(super) fn dialled(&mut self, now: Instant) {
         self.forget_overdue(now);
         self.begun.push_back(now);
         self.pending = self.pending.saturating_sub(1);
     }
 
-    /// A dial failed, or nothing more is wanted: the gateway will report callers that still wait.
+    /// Drops requested dials after a failure, or if no more are needed: the gateway will report
+    /// callers that still wait.
     pub(super) fn forget(&mut self) {
         self.pending = 0;
     }
 
-    /// At most so many links were needed at once since this was called last.
+    /// Records the most links that were needed at once since the last call.
     pub(super) fn note_links(&mut self, now: Instant, busy: usize) {
         self.links.note(now, busy);
     }
 
-    /// So many polls are needed.
+    /// Records the number of polls that are needed.
     pub(super) fn note_polls(&mut self, now: Instant, busy: usize) {
         self.polls.note(now, busy);
     }
 
-    /// Returns true if of so many links one that idles is more than the last minute needed.
+    /// Returns true if, of this number of links, the last minute did not need an idle one.
     pub(super) fn has_surplus_link(&self, links: usize, wanted: &RangeInclusive<usize>) -> bool {
         self.links.needs(wanted).is_some_and(|needed| links > needed)
     }
 
-    /// The same of polls.
+    /// The same for polls.
     pub(super) fn has_surplus_poll(&self, polls: usize, wanted: &RangeInclusive<usize>) -> bool {
         self.polls.needs(wanted).is_some_and(|needed| polls > needed)
     }
 }
 
-/// The most of something within a window, in parts of it.
+/// The maximum of a count within a window, which is divided into parts.
 struct Peak {
     part: Duration,
-    /// The present part first.
+    /// The current part is first.
     parts: [usize; Peak::PARTS + 1],
     begun: Option<Instant>,
 }
@@ -117,7 +118,8 @@ impl Peak {
         let begun = *self.begun.get_or_insert(now);
         let parts = now.saturating_duration_since(begun).as_nanos() / self.part.as_nanos();
         if parts > 0 {
-            // What lies between two calls is of the later one: `count` is the most since the last.
+            // `count` is the maximum since the last call, so it applies to the whole time in
+            // between.
             let all = self.parts.len();
             let gone = usize::try_from(parts).unwrap_or(usize::MAX).min(all);
             self.parts.rotate_right(gone % all);
@@ -128,8 +130,8 @@ impl Peak {
         self.parts[0] = self.parts[0].max(count);
     }
 
-    /// How many are enough: as many as were busy, and MIN idle ones. One busy one is always counted,
-    /// since the next request makes it at once. `None`: there is no window.
+    /// The sufficient number: as many as were busy, and MIN idle ones. At least one counts as busy,
+    /// because the next request occupies one. `None` if there is no window.
     fn needs(&self, wanted: &RangeInclusive<usize>) -> Option<usize> {
         let busy = self.parts.iter().copied().max().unwrap_or_default().max(1);
         (!self.part.is_zero()).then(|| (busy + wanted.start()).min(*wanted.end()))
@@ -156,7 +158,7 @@ mod tests {
         assert!(!demand.is_pending());
     }
 
-    /// Dials as many as are wanted.
+    /// Begins the requested dials.
     fn dial(demand: &mut Demand, now: Instant) -> usize {
         let mut dials = 0;
         while demand.is_pending() {
@@ -173,12 +175,12 @@ mod tests {
         let mut demand = Demand::new(Duration::from_secs(60));
         demand.callers_wait(at(0), 31, 1, 127);
         assert_eq!(dial(&mut demand, at(0)), 31, "the one in progress was dialled by nobody here");
-        // Each of the links that turn brings a caller's request, and the number that still waits.
+        // Each new link brings a caller's request, and the number of callers that still wait.
         for turned in 1..=31 {
             demand.callers_wait(at(100), 31 - turned, 31 - turned, 127 - turned);
             assert_eq!(dial(&mut demand, at(100)), 0, "{turned} have turned");
         }
-        // Ten more come while five are dialled for.
+        // Ten more callers arrive while five links are being dialled.
         demand.callers_wait(at(200), 5, 0, 96);
         assert_eq!(dial(&mut demand, at(200)), 5);
         demand.callers_wait(at(210), 15, 5, 91);
@@ -205,7 +207,7 @@ mod tests {
         let mut demand = Demand::new(Duration::from_secs(60));
         demand.note_links(at(0), 7);
         demand.note_links(at(1), 0);
-        // Seven were busy, and one is to be idle.
+        // Seven were busy, and one should be idle.
         for (second, needed) in [(1, 8), (30, 8), (59, 8), (71, 2), (7_000, 2)] {
             demand.note_links(at(second), 0);
             assert!(!demand.has_surplus_link(needed, &(1..=128)), "after {second} s");

@@ -9,23 +9,23 @@ use crate::device::url::Url;
 use crate::engine::slab::Key;
 use crate::proto::interim::InterimCount;
 
-/// Steps of one event loop's turn for one connection or virtual link.
+/// The most steps of a connection or virtual link in one turn of the loop.
 pub(super) const STEPS_MAX: usize = 4;
 
-/// A connection on its way to be a link, or one that polls.
+/// A connection that is to become a link, or that polls.
 pub(crate) struct Dial {
     pub(super) url: Arc<Url>,
-    /// The configured gateway that it began with.
+    /// The configured gateway with which it began.
     pub(super) gateway: Arc<GatewayTarget>,
     pub(super) redirects: usize,
     pub(super) stage: Stage,
-    /// The poll slot whose connection it is.
+    /// The poll slot to which it belongs.
     pub(super) slot: Option<Key>,
-    /// Replies of nothing that came at once, in a row.
+    /// Consecutive replies without an event that came at once.
     pub(super) quick: usize,
-    /// Nothing has been answered on this connection yet.
+    /// No request was answered on this connection yet.
     pub(super) fresh: bool,
-    /// Its writing direction is ended: the device stops, and nothing more is asked on it.
+    /// Its writing direction has ended: the device stops, and sends no more requests on it.
     pub(super) last: bool,
     /// When the connection was begun.
     pub(super) begun: Option<Instant>,
@@ -55,18 +55,18 @@ impl Dial {
 pub(super) enum Stage {
     /// It has no connection yet.
     Connecting,
-    /// A proxy was asked for a tunnel.
+    /// A CONNECT was sent to a proxy.
     Tunnelling { interim: InterimCount },
     /// Its TLS handshake is in progress.
     Securing,
-    /// The offer or poll was written then, with `Upgrade` or without.
+    /// The offer or poll was written at this time, with `Upgrade` or without.
     Offered { at: Instant, upgrade: bool, interim: InterimCount },
-    /// The body of a reply of the fallback is on its way.
+    /// The body of a reply of the fallback is being received.
     Reading(Box<Reply>),
-    /// A gateway that answers at once that there is nothing is not asked again at once. `keep`:
-    /// then on this connection.
+    /// A pause, because the gateway replied at once without an event. With `keep` the connection is
+    /// used again.
     Pausing { keep: bool },
-    /// Its slot works on an event; nothing is asked meanwhile.
+    /// Its slot has an event in progress; no request is sent meanwhile.
     Resting,
 }
 
@@ -79,6 +79,6 @@ pub(super) const LOCALS: u64 = 5;
 
 pub(super) const PART: u64 = 6;
 
-/// 204 answers, or goaways, that may come at once before the next offer is paced.
+/// The number of immediate 204 answers or goaways before offers are paced.
 pub(super) const QUICK_MAX: usize = 3;
 pub(super) const PACE: Duration = Duration::from_secs(1);

@@ -1,4 +1,5 @@
-//! Dialling: how many links or polls, when, and the consequences of a failed attempt.
+//! Dialling: the number of links or polls, the time of each attempt, and the consequences of a
+//! failed one.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 
 impl DeviceRole {
-    /// Dials as many links or polls as are wanted; one at a time until the gateway answers. Answers
+    /// Dials the wanted number of links or polls, one at a time until the gateway answers. Answers
     /// that wait to be posted come first.
     pub(super) fn top_up(&mut self, cx: &mut Connections<State>) {
         self.shared.asked.store(false, Relaxed);
@@ -31,8 +32,8 @@ impl DeviceRole {
         if !self.has_time(cx) {
             return;
         }
-        // A dial may fail at once (no route): what follows from that comes first. Then `not_before` is
-        // set again, and the rest waits.
+        // A dial may fail at once (no route). Its consequences are handled first; they set
+        // `not_before` again, and the rest waits.
         while self.not_before.is_none()
             && (!self.is_failing() || self.tries.answered || self.attempts() == 0)
         {
@@ -77,13 +78,13 @@ impl DeviceRole {
         }
     }
 
-    /// Whether callers wait, as the gateway said, and there is room for links.
+    /// Returns true if the gateway has reported waiting callers and there is room for links.
     fn is_asked_for_links(&self) -> bool {
         self.shared.room() > 0 && self.demand.is_pending()
     }
 
-    /// Finds the addresses of the gateway, or of the proxy on the way to it, and dials them one by
-    /// one.
+    /// Looks up the addresses of the gateway, or of the proxy on the way to it, and dials them one
+    /// after another.
     pub(super) fn resolve(&mut self, cx: &mut Connections<State>, mut dial: Box<Dial>) {
         if let Some(why) = dial.url.too_near(Reach::of_host(&dial.url.host)) {
             return self.cannot_reach(cx, &dial, &why);
@@ -103,7 +104,7 @@ impl DeviceRole {
         }
     }
 
-    /// The addresses of a dial are found, or there are none.
+    /// The look-up for a dial has ended.
     pub(super) fn dial_found(
         &mut self,
         cx: &mut Connections<State>,
@@ -117,7 +118,7 @@ impl DeviceRole {
             Ok(mut addresses) => {
                 let nearest = addresses.iter().map(|address| Reach::of(address.ip())).min();
                 if self.proxy_to(&dial.url).is_none() {
-                    addresses.retain(|address| Reach::of(address.ip()) >= dial.url.nearest); // whatever the name server says
+                    addresses.retain(|address| Reach::of(address.ip()) >= dial.url.nearest); // regardless of the name server's answer
                 }
                 if let (true, Some(why)) =
                     (addresses.is_empty(), nearest.and_then(|nearest| dial.url.too_near(nearest)))
@@ -155,7 +156,7 @@ impl DeviceRole {
         self.dial_failed(cx, &gateway, slot, &format!("{}: {why}", url.text), retry_after);
     }
 
-    /// An attempt to offer or poll at `gateway` failed, and its connection is closed.
+    /// Handles a failed attempt to offer or poll at `gateway`; its connection is closed.
     pub(super) fn dial_failed(
         &mut self,
         cx: &mut Connections<State>,
@@ -189,13 +190,12 @@ impl DeviceRole {
                     cx,
                     "",
                     Some(&CloseReason::new(CloseCause::Cut, why.to_owned())),
-                ); // it may have been the last offer that was held
+                ); // it may have been the last held offer
             }
         }
     }
 
-    /// A poll beside the links failed: the gateway does not accept polls, and the links stay as
-    /// they are.
+    /// A poll beside the links failed: the gateway does not accept polls, and the links are kept.
     pub(super) fn doubt_refused(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
         log_names!(Debug, "a poll beside the links came to nothing: {why}");
         self.doubt_later(cx.now());

@@ -1,4 +1,4 @@
-//! Links over which nothing ever came: polls beside them, and what these prove.
+//! Links that never carried a byte: the polls beside them, and the conclusions from these polls.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use crate::engine::connections::Connections;
 use crate::proto::turn::Fallback;
 
 impl DeviceRole {
-    /// Turned connections carry something: a request or a heartbeat came over one.
+    /// Links work: a request or a heartbeat arrived over one.
     pub(super) fn carries(&mut self) {
         (self.doubt.since, self.doubt.tries, self.doubt.again) = (None, 0, false);
     }
 
-    /// Polls beside links that have not carried anything for `doubt_after`.
+    /// Polls beside links that have carried no byte for `doubt_after`.
     pub(super) fn doubt_links(&mut self, cx: &mut Connections<State>) {
         let (now, timeout) = (cx.now(), self.limits.doubt_after);
         let Some(since) =
@@ -55,8 +55,8 @@ impl DeviceRole {
         self.dial_slot(key);
     }
 
-    /// The next poll beside the links waits twice as long, counted from now: counted from the
-    /// first, no wait would be left after a while.
+    /// The next poll beside the links waits twice as long, counted from now. Counted from the first
+    /// poll, there would be no wait after a while.
     pub(super) fn doubt_later(&mut self, now: Instant) {
         self.doubt.tries = self.doubt.tries.saturating_add(1);
         self.doubt.since = self.doubt.since.map(|_| now);

@@ -1,4 +1,4 @@
-//! The device as the event loop drives it: what each event, deadline and command leads to.
+//! Dispatches the events, deadlines and commands of a device's event loop.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -39,7 +39,7 @@ impl DeviceRole {
         self.shared.dialing.fetch_sub(dials, Relaxed);
         for id in cx.ids() {
             match cx.state(id) {
-                // The gateway may have turned it, and sent a request.
+                // The gateway may have accepted it, and sent a request.
                 Some(State::Dial(_)) if parts && is_offered(cx, id) => {}
                 Some(State::Dial(dial)) if dial.slot.is_none() => {
                     cx.close(id);
@@ -67,7 +67,7 @@ impl DeviceRole {
             }
         }
         self.update_transport(cx, "", Some(&STOPS));
-        self.top_up(cx); // an answer may have waited for a dial that has just ended
+        self.top_up(cx); // an answer may wait for a dial that has just ended
     }
 
     pub(super) fn stop(&mut self, cx: &mut Connections<State>) {
@@ -95,7 +95,7 @@ impl DeviceRole {
             Stage::Connecting | Stage::Securing => {}
             Stage::Offered { .. } => {
                 if let Some(key) = dial.slot {
-                    flush(cx, id); // then there may be room for more of an answer
+                    flush(cx, id); // then there may be room for more bytes of an answer
                     self.pump(cx, key);
                 }
                 self.read_verdict(cx, id);
@@ -115,7 +115,7 @@ impl Role for DeviceRole {
     type Command = Command;
 
     fn accepted(&mut self, _: &mut Connections<State>, _: usize, _: Stream, from: SocketAddr) {
-        log::error!("a device has no listener, yet {from} was accepted"); // cannot be: it is given none
+        log::error!("a device has no listener, yet {from} was accepted"); // cannot happen: it has none
     }
 
     fn secured(
@@ -155,7 +155,7 @@ impl Role for DeviceRole {
 }
 
 impl DeviceRole {
-    /// Does what a step has left to do, and what that leaves.
+    /// Runs the follow-ups of a step, and their follow-ups.
     fn follow_up(&mut self, cx: &mut Connections<State>) {
         while let Some(next) = self.follow_ups.pop_front() {
             match next {
@@ -171,7 +171,7 @@ impl DeviceRole {
         }
     }
 
-    /// The addresses that somebody waits for are known, or there are none.
+    /// The look-up for a waiter has ended.
     fn found(&mut self, cx: &mut Connections<State>, waiter: Waiter, host: &str, found: Found) {
         match waiter {
             Waiter::Dial(dial) => self.dial_found(cx, dial, host, found),
@@ -180,7 +180,7 @@ impl DeviceRole {
         }
     }
 
-    /// The connection that somebody waits for stands.
+    /// The connection for a waiter is established.
     fn reached_by(&mut self, cx: &mut Connections<State>, waiter: Waiter, id: Id) {
         match waiter {
             Waiter::Dial(dial) => {
@@ -195,7 +195,7 @@ impl DeviceRole {
         }
     }
 
-    /// The connection that somebody waits for cannot be had.
+    /// No connection could be established for a waiter.
     fn unreached(
         &mut self,
         cx: &mut Connections<State>,
@@ -233,7 +233,7 @@ impl DeviceRole {
         }
     }
 
-    /// A connection may be read or written.
+    /// A connection can be read or written.
     fn step(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get(id) else { return };
         match &peer.state {
@@ -259,7 +259,7 @@ impl DeviceRole {
         match &peer.state {
             State::Racing(_) => self.racer_expired(cx, id),
             State::Dial(dial) => match dial.stage {
-                Stage::Connecting => self.end_dial(cx, id, "nothing was written to it", None), // cannot be: its owner writes at once
+                Stage::Connecting => self.end_dial(cx, id, "nothing was written to it", None), // cannot happen: its owner writes at once
                 Stage::Tunnelling { .. } => self.tunnel_is_late(cx, id),
                 Stage::Securing => self.end_dial(
                     cx,
@@ -284,7 +284,7 @@ impl DeviceRole {
                     .get(key)
                     .is_some_and(|exchange| exchange.is_waiting() && !exchange.has_lost_caller());
                 match in_line {
-                    true => self.local_queue_waited(cx, key), // a race for its connection keeps the time itself
+                    true => self.local_queue_waited(cx, key), // the race for its connection has its own deadline
                     false => relay::expired(self, cx, key),
                 }
             }
@@ -300,7 +300,7 @@ impl DeviceRole {
                 CloseCause::Silent.because("nothing came for as long as silence allows"),
             ),
             State::Bridge(_) => {}
-            // The caller has gone, so the exchange keeps its time here.
+            // The caller has left, so the deadline of the exchange is on this connection.
             State::Local(Local::Busy { key, .. } | Local::Tunnel { key }) => {
                 let key = *key;
                 relay::expired(self, cx, key);
@@ -330,7 +330,7 @@ impl DeviceRole {
         }
     }
 
-    /// Another thread asked for something.
+    /// Another thread sent a command.
     fn handle_command(&mut self, cx: &mut Connections<State>, command: Command) {
         match command {
             Command::TopUp => self.top_up(cx),
@@ -378,7 +378,7 @@ impl DeviceRole {
             Command::Ping(reply) => drop(reply.send(())), // the caller may have given up
             Command::Drain(time) if !self.draining => self.drain(cx, time),
             Command::Drain(time) => {
-                let at = cx.after(time); // the earlier end holds
+                let at = cx.after(time); // the earlier deadline holds
                 cx.alarm(at, STOP);
             }
         }
@@ -446,8 +446,8 @@ impl Relaying for DeviceRole {
 /// For the simulation.
 #[cfg(test)]
 impl DeviceRole {
-    /// Entries that are left though all is over: `connections` of the loop, and whatever the tables
-    /// hold.
+    /// Entries that should not be left at the end: `connections` of the loop, and entries of the
+    /// tables.
     pub(super) fn leftovers(&self, connections: usize) -> Vec<String> {
         let Counters { links, dialing, busy, polls, .. } = &*self.shared;
         let counted =

@@ -1,4 +1,4 @@
-//! What a device tells the program that reads its events.
+//! The events of a device for the program.
 
 use crate::close_reason::CloseCause;
 use crate::proto::turn::Transport;

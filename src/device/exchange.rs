@@ -42,7 +42,7 @@ use crate::upgraded::Upgraded;
 pub struct Exchange {
     request: Request<Body>,
     link: DeviceLink<Shared>,
-    _busy: Busy, // before the guard: the loop counts when it hears of the link's end
+    _busy: Busy, // dropped before the guard: the loop counts when it learns of the link's end
     guard: LeaseGuard,
 }
 
@@ -66,7 +66,7 @@ impl Exchange {
                 Some(Exchange { request, link, guard, _busy: busy })
             }
             Ok(None) => {
-                drop(busy); // before the loop hears of the link's end
+                drop(busy); // before the loop learns of the link's end
                 guard.end(CLOSED);
                 None
             }
@@ -130,7 +130,7 @@ impl Exchange {
         match keeps {
             true => guard.give_back(stream, unread, heartbeat),
             false => {
-                drop(_busy); // before the loop hears of the link's end
+                drop(_busy); // before the loop learns of the link's end
                 guard.close(stream, unread);
             }
         }

@@ -1,8 +1,8 @@
-//! The files of one directory as a device's answers: what
-//! [`Device::serve_dir`](crate::Device::serve_dir) runs, on worker threads.
+//! Serves the files of one directory on worker threads, for
+//! [`Device::serve_dir`](crate::Device::serve_dir).
 //!
-//! Never lists, never leaves the directory (`beneath.rs` sees to that, whatever a path or a link
-//! says), never opens what could block.
+//! It never lists directories, never leaves the directory (`beneath.rs` ensures that for every path
+//! and symbolic link), and never opens a file that could block.
 //!
 //! ```text
 //! target ─► names, decoded once ─► file, opened beneath the root ─► conditions (RFC 9110 §13) ─► range (§14) ─► body
@@ -36,7 +36,7 @@ pub(super) struct Files {
 
 impl Files {
     /// # Errors
-    /// A path that is no directory, or one that may not be entered.
+    /// The path is not a directory, or may not be entered.
     pub(super) fn open(path: &Path) -> Result<Files, Error> {
         match Root::open(path) {
             Ok(root) => Ok(Files { root }),
@@ -77,7 +77,7 @@ impl Files {
     }
 }
 
-/// What a folder shows.
+/// The file that a folder shows.
 const INDEX: &[u8] = b"index.html";
 
 // ── which file ──
@@ -90,11 +90,11 @@ struct Wanted {
     is_folder: bool,
 }
 
-/// Decodes a path, once. Segments that no name here can have are as absent as any other: dots
-/// (clients resolve those themselves), nothing between two slashes, hidden names, and encoded
-/// slashes, which decoded would be another path than the one a proxy on the way has judged. So is a
-/// backslash, which Unix takes for a letter but a file system from elsewhere (CIFS) may take for a
-/// slash. A link with a visible name may lead to a hidden one: its author meant it.
+/// Decodes a path once. Segments that no served name can have are treated as absent: dots (clients
+/// resolve these themselves), empty segments, hidden names, and encoded slashes, because the
+/// decoded path would differ from the one that a proxy has checked. The same holds for a backslash,
+/// which is a letter on Unix, but a separator on some file systems (CIFS). A symbolic link with a
+/// visible name may lead to a hidden one, because its author has chosen that.
 fn wanted(path: &str) -> Result<Wanted, Refusal> {
     let inside = path.strip_prefix('/').ok_or_else(absent)?;
     let is_folder = inside.is_empty() || inside.ends_with('/');
@@ -124,9 +124,9 @@ fn decoded(segment: &str) -> Result<Vec<u8>, Refusal> {
         .ok_or_else(|| Refusal::new(400, "the path has a % without two hex digits behind it"))
 }
 
-/// To a folder without its slash. The reference is relative, since a gateway may have taken a
-/// prefix off the path; it begins with `./`, since a name may have a colon and would be read as a
-/// scheme (RFC 3986 §4.2).
+/// Redirects from a folder without its slash. The reference is relative, because a gateway may have
+/// removed a prefix of the path. It begins with `./`, because a name with a colon would be read as
+/// a scheme (RFC 3986 §4.2).
 fn to_the_folder(names: &[Vec<u8>], query: Option<&str>) -> Response<Body> {
     let mut location = String::from("./");
     for byte in names.last().map_or(&[][..], Vec::as_slice) {
@@ -148,8 +148,9 @@ fn to_the_folder(names: &[Vec<u8>], query: Option<&str>) -> Response<Body> {
     response
 }
 
-/// By the name's ending. Text is said to be UTF-8, XML and JSON say themselves what they are; what
-/// is not known may be anything, and `nosniff` keeps browsers from guessing.
+/// The type for the name's extension. Text is labelled as UTF-8; XML and JSON declare their
+/// encoding themselves. Other files have an unknown type, and `nosniff` keeps browsers from
+/// guessing.
 fn content_type(name: &[u8]) -> &'static str {
     let Some(dot) = name.iter().rposition(|byte| *byte == b'.') else { return UNKNOWN };
     let ending = name[dot + 1..].to_ascii_lowercase();
@@ -209,8 +210,8 @@ const TYPES: [(&str, &str); 45] = [
 
 // ── what of it ──
 
-/// Answers with an open file: as much of it as there is at this moment. One that grows later is cut
-/// there; one that shrinks aborts the message (the body ends before its length).
+/// Answers with an open file, with its length at this moment. If it grows later, the rest is not
+/// sent; if it shrinks, the message is aborted (the body ends before its length).
 fn answer_file(
     mut file: File,
     kind: &'static str,
@@ -265,10 +266,10 @@ fn answer_file(
 /// The validators of a file (RFC 9110 §8.8).
 #[derive(Clone, Debug)]
 struct Validators {
-    /// Strong: a write moves the modification time (in steps of the kernel's clock, some
-    /// milliseconds), and a file that is put in another's place is another inode.
+    /// Strong: a write changes the modification time (with the kernel's granularity of some
+    /// milliseconds), and a replaced file is another inode.
     tag: String,
-    /// In seconds since 1970; `None` where no date can say it.
+    /// In seconds since 1970; `None` if no date can represent it.
     modified: Option<u64>,
 }
 
@@ -296,8 +297,8 @@ impl Validators {
         }
     }
 
-    /// RFC 9110 §13.2.2, in its order. A field with a tag makes the one with a date moot, matching
-    /// or not.
+    /// RFC 9110 §13.2.2, in its order. If there is a field with a tag, the one with a date is
+    /// ignored.
     fn judge(&self, headers: &HeaderMap) -> Condition {
         let fulfilled = match self.matches(headers, &header::IF_MATCH, Comparison::Strong) {
             Some(matches) => matches,
@@ -313,7 +314,7 @@ impl Validators {
         if changed { Condition::Holds } else { Condition::NotModified }
     }
 
-    /// Whether this field lists our tag, or is `*`; `None` where there is no such field.
+    /// Whether this field lists our tag, or is `*`. `None` if there is no such field.
     fn matches(
         &self,
         headers: &HeaderMap,
@@ -328,13 +329,13 @@ impl Validators {
         }))
     }
 
-    /// Whether the file is younger than the date in this field; `None` where there is no (valid)
-    /// date, or the file has none.
+    /// Whether the file is newer than the date in this field. `None` if there is no valid date, or
+    /// the file has none.
     fn moved(&self, headers: &HeaderMap, name: &HeaderName) -> Option<bool> {
         Some(self.modified? > date(one(headers, name)?)?)
     }
 
-    /// The range to send, of a file of this size. Only GET has ranges (RFC 9110 §14.2).
+    /// The range of a file of this size to send. Only GET has ranges (RFC 9110 §14.2).
     fn wanted_range(&self, request: &Request<Body>, size: u64, now: SystemTime) -> Ranged {
         match one(request.headers(), &header::RANGE) {
             Some(value)
@@ -346,15 +347,15 @@ impl Validators {
         }
     }
 
-    /// `If-Range`: whether the part that the client has is a part of this file, so that the rest
-    /// will do.
+    /// `If-Range`: whether the client's part belongs to this version of the file, so that the rest
+    /// is sufficient.
     fn allow_range(&self, headers: &HeaderMap, now: SystemTime) -> bool {
         if !headers.contains_key(header::IF_RANGE) {
             return true;
         }
         let Some(value) = one(headers, &header::IF_RANGE) else { return false };
         match (date(value), self.modified) {
-            // In the second of a change another may follow, and the date would not tell (RFC 9110
+            // Within the second of a change another one may follow, with the same date (RFC 9110
             // §8.8.2.2).
             (Some(date), Some(modified)) => date == modified && modified < seconds(now),
             _ => value.trim_ascii() == self.tag.as_bytes(),
@@ -362,15 +363,15 @@ impl Validators {
     }
 }
 
-/// RFC 9110 §8.8.3.2. Ours is strong, so it equals a weak one in the weak comparison alone.
+/// RFC 9110 §8.8.3.2. Ours is strong, so it equals a weak one only in the weak comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Comparison {
     Strong,
     Weak,
 }
 
-/// Reads a list of entity tags, which may hold commas themselves. A malformed list has no tags
-/// behind the fault.
+/// Reads a list of entity tags, which may contain commas. In a malformed list, tags after the error
+/// do not count.
 fn lists_tag(mut list: &[u8], tag: &[u8], comparison: Comparison) -> bool {
     loop {
         let skip = list.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b',')).count();
@@ -388,7 +389,7 @@ fn lists_tag(mut list: &[u8], tag: &[u8], comparison: Comparison) -> bool {
     }
 }
 
-/// What `Range` asks for, of a file of some size.
+/// The result of `Range` for a file of some size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ranged {
     Whole,
@@ -396,10 +397,10 @@ enum Ranged {
     Beyond,
 }
 
-/// One range of bytes. A field that is not one is ignored (RFC 9110 §14.2), and so are several
-/// ranges in one, which the RFC leaves to the server: what asks for them is rare and takes the
-/// whole file too, while `multipart/byteranges` can cost more than the file (its overlaps and its
-/// heads) and is one more format in which to be wrong.
+/// Reads a single range of bytes. An invalid field is ignored (RFC 9110 §14.2). So are several
+/// ranges in one field, which the RFC leaves to the server: clients that send them are rare and
+/// accept the whole file, while `multipart/byteranges` can cost more than the file (overlaps and
+/// heads) and is one more format to implement.
 fn range(value: &[u8], size: u64) -> Ranged {
     let Some((unit, set)) = split_at_byte(value, b'=') else { return Ranged::Whole };
     if !unit.eq_ignore_ascii_case(b"bytes") {
@@ -412,7 +413,7 @@ fn range(value: &[u8], size: u64) -> Ranged {
     match (decimal(from), decimal(to)) {
         (None, Some(suffix)) if from.is_empty() => match size {
             _ if suffix == 0 => Ranged::Beyond,
-            0 => Ranged::Whole, // all there is, and Content-Range cannot say it
+            0 => Ranged::Whole, // Content-Range cannot express an empty range
             _ => Ranged::Part { first: size.saturating_sub(suffix), last: size - 1 },
         },
         (Some(first), last) if to.is_empty() || last.is_some_and(|last| last >= first) => {
@@ -432,7 +433,7 @@ fn split_at_byte(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
 
 // ── small things ──
 
-/// The value of a field that has to stand once; several are as good as none.
+/// The value of a field that has to occur once; several count as none.
 fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
     let mut values = headers.get_all(name).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
@@ -448,7 +449,7 @@ fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since: Duration| since.as_secs())
 }
 
-/// A field whose value is made here, of visible ASCII.
+/// Sets a field whose value is made here, of visible ASCII.
 fn put(headers: &mut HeaderMap, name: HeaderName, value: String) {
     match HeaderValue::try_from(value) {
         Ok(value) => drop(headers.insert(name, value)),
@@ -460,9 +461,9 @@ fn absent() -> Refusal {
     Refusal::new(404, "there is no such file here")
 }
 
-/// Files that are absent, or not for visitors, look the same to them. Only faults that the owner
-/// has to mend are told apart: a file that is there and may not be read (403), and a system that is
-/// out of something.
+/// Visitors cannot distinguish absent files from files that are not served. Only problems that the
+/// owner has to fix have another status: an existing file that may not be read (403), and a lack of
+/// resources.
 fn not_found(path: &str, error: Errno) -> Refusal {
     match error {
         Errno::ACCESS | Errno::PERM => {

@@ -1,5 +1,5 @@
-//! What a step leaves to be done when it is over. `event_loop.rs` does it before the loop goes on, in
-//! the order in which it was left.
+//! The work that a step defers until it has ended. `event_loop.rs` does it before the loop goes on,
+//! in the same order.
 
 use std::io;
 
@@ -9,26 +9,26 @@ use crate::device::lookups::Waiter;
 use crate::engine::connections::Id;
 
 pub(super) enum FollowUp {
-    /// Links without a request are closed: nobody waits any longer for the gateway to let them go.
+    /// Closes links without a request: the device no longer waits for the gateway's goaways.
     CloseIdle,
-    /// A connection is in a new state: what has come on it already is read.
+    /// Steps a connection with a new state, to read bytes that have arrived already.
     Step(Id),
-    /// As many links or polls as are wanted are dialled.
+    /// Dials the wanted number of links or polls.
     TopUp,
-    /// A slot's dial begins.
+    /// Begins a slot's dial.
     Resolve(Box<Dial>),
-    /// The connection of a dial is of no use.
+    /// Ends a dial whose connection cannot be used.
     EndDial { id: Id, why: String },
-    /// A look-up is over.
+    /// A look-up has ended.
     Found { waiter: Waiter, host: String, found: Found },
-    /// A connection stands.
+    /// A connection is established.
     Reached { waiter: Waiter, id: Id },
-    /// None of the addresses could be connected to. `None`: there was none.
+    /// None of the addresses could be reached. `None` if there were no addresses.
     Unreached { waiter: Waiter, failed: Option<io::Error> },
 }
 
 impl FollowUp {
-    /// Whether a dial has failed.
+    /// Returns true if this is a failed dial.
     pub(super) fn is_failed_dial(&self) -> bool {
         matches!(
             self,

@@ -1,5 +1,5 @@
-//! The device's forwarder: requests from a link go to a local HTTP server, in the event loop, over
-//! that server's keep-alive pool.
+//! The device's forwarder: sends requests from a link to a local HTTP server, in the event loop,
+//! over that server's pool of connections.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::relay::{Exchange, LocalAnswer, Waits};
 use crate::stream::{Connector, HandshakeError, TlsSession};
 
 impl DeviceRole {
-    /// The addresses of the local server are found, or there are none.
+    /// The look-up of the local server has ended.
     pub(super) fn local_found(
         &mut self,
         cx: &mut Connections<State>,
@@ -36,7 +36,7 @@ impl DeviceRole {
         }
     }
 
-    /// The way to the local server stands; at `https` the handshake begins.
+    /// The connection to the local server is established; with `https` the handshake begins.
     pub(super) fn local_reached(&mut self, cx: &mut Connections<State>, key: Key, id: Id) {
         let secure = self.server_of(key).and_then(|server| {
             let target = self.server(server)?;
@@ -79,8 +79,8 @@ impl DeviceRole {
         }
     }
 
-    /// Another way to know local servers at `https`. Connections that were made by the old one are
-    /// not used for another request.
+    /// Sets another verification of local servers at `https`. Older connections are not used for
+    /// further requests.
     pub(super) fn know_local(&mut self, cx: &mut Connections<State>, connector: &Arc<Connector>) {
         let Service::Forward(servers) = &mut self.service else { return };
         let known = servers.know(connector);
@@ -100,15 +100,15 @@ impl DeviceRole {
         }
     }
 
-    /// The link of an exchange that has just begun may have ended behind its request, and no event
-    /// tells of it again.
+    /// Checks whether the link of a new exchange has ended after its request; no further event
+    /// would report that.
     pub(super) fn look_for_caller(&mut self, cx: &mut Connections<State>, key: Key) {
         if self.exchanges.get(key).is_some_and(|exchange| exchange.is_waiting()) {
             relay::advance(self, cx, key);
         }
     }
 
-    /// The link of an exchange is gone: a connection that is being made for it is of no use.
+    /// The link of an exchange has ended: ends the connection attempt for it.
     pub(super) fn stop_connecting(&mut self, cx: &mut Connections<State>, key: Key) {
         self.call_off_races_for(cx, key);
         let place = self.locals.opened(key);
@@ -131,8 +131,8 @@ impl DeviceRole {
     ) {
         self.locals.opened(key);
         let text = self.server_of(key).map_or("", |server| self.server_text(server));
-        // Where the local server is, and what the system says of it, is for the operator of this
-        // device, not for visitors (T58).
+        // The local server's address and the system's error are for the operator of this device,
+        // not for visitors (T58).
         log_names!(
             Warn,
             "the local server {text} cannot be reached: {}; is it running?",
@@ -167,7 +167,7 @@ impl DeviceRole {
                 let key = *key;
                 relay::advance(self, cx, key);
             }
-            Local::Securing { .. } => {} // the handshake's events are the loop's
+            Local::Securing { .. } => {} // the loop handles the handshake's events
             Local::Idle { .. } | Local::Bound { .. } => {
                 if !cx.is_quiet(id, false) {
                     self.close_local(cx, id);
@@ -176,7 +176,7 @@ impl DeviceRole {
         }
     }
 
-    /// The asking link's request is planned; `None`: it was refused and answered.
+    /// Plans the request of a link. `None` if it was refused and answered.
     pub(super) fn begin_forward(
         &mut self,
         cx: &mut Connections<State>,
@@ -201,12 +201,12 @@ impl DeviceRole {
         }
     }
 
-    /// The local server that an exchange is for, while it is there.
+    /// The local server of an exchange, while the exchange exists.
     fn server_of(&self, key: Key) -> Option<ServerId> {
         self.exchanges.get(key)?.server
     }
 
-    /// A request has been in line for as long as it may, if it is.
+    /// Refuses a request that has waited for too long, if it still waits.
     pub(super) fn local_queue_waited(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(server) = self.exchanges.get(key).and_then(|exchange| exchange.server) else {
             return;

@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use crate::device::url::Url;
 
-/// A gateway as it was configured: where it is, and the name it knows this device by.
+/// A configured gateway: its URL, and the name of this device there.
 #[derive(Debug)]
 pub(crate) struct GatewayTarget {
     pub(crate) url: Arc<Url>,
     pub(crate) name: String,
 }
 
-/// The gateways that one event loop may go to, one at a time, in their order: one, or with failover
+/// The gateways that one event loop may use, one at a time, in their order: one, or with failover
 /// all.
 #[derive(Debug)]
 pub(crate) struct GatewayList {
@@ -23,9 +23,9 @@ pub(crate) struct GatewayList {
 #[derive(Debug)]
 struct Entry {
     pub(super) gateway: Arc<GatewayTarget>,
-    /// It asked to be left alone until then.
+    /// It must not be dialled before this (`Retry-After`).
     pub(super) not_before: Option<Instant>,
-    /// It refused the device for good.
+    /// It refused the device permanently.
     pub(super) refused: bool,
 }
 
@@ -55,17 +55,17 @@ impl GatewayList {
         self.list.len() > 1
     }
 
-    /// The way in goes through this one.
+    /// Makes this gateway the current one.
     pub(crate) fn choose(&mut self, gateway: &Arc<GatewayTarget>) {
         self.current = self.place(gateway).unwrap_or(self.current);
     }
 
-    /// Nobody is asked to wait any more.
+    /// Forgets all `Retry-After` times.
     pub(crate) fn hurry(&mut self) {
         self.list.iter_mut().for_each(|entry| entry.not_before = None);
     }
 
-    /// It will not be dialled before `at`; nor ever, where it `refused` for good.
+    /// The gateway will not be dialled before `at`, or never if it `refused` permanently.
     pub(crate) fn rest(
         &mut self,
         gateway: &Arc<GatewayTarget>,
@@ -83,8 +83,8 @@ impl GatewayList {
         self.list.iter().all(|entry| entry.refused)
     }
 
-    /// Goes on to the next that may be dialled at `now`. Returns false if there is none behind the
-    /// current one.
+    /// Moves on to the next gateway that may be dialled at `now`. Returns false if there is none
+    /// after the current one.
     pub(crate) fn advance(&mut self, now: Instant) -> bool {
         match (self.current + 1..self.list.len()).find(|place| self.list[*place].may(now)) {
             Some(place) => self.current = place,
@@ -93,8 +93,8 @@ impl GatewayList {
         true
     }
 
-    /// Begins again: the first that may be dialled at `at`, or whichever may be dialled soonest.
-    /// When that is.
+    /// Begins again with the first gateway that may be dialled at `at`, or else with the one that
+    /// may be dialled soonest. Returns the time of that dial.
     pub(crate) fn start_over(&mut self, at: Instant) -> Instant {
         let first = (0..self.list.len()).find(|place| self.list[*place].may(at));
         let soonest = || {
@@ -150,7 +150,7 @@ mod tests {
         );
         assert_eq!(gateways.start_over(now), now);
         assert!(gateways.is_current(&list[0]));
-        // One that asked to be left alone is left alone.
+        // A gateway with a Retry-After is not dialled.
         let later = now + Duration::from_secs(60);
         gateways.rest(&list[0], Some(later), false);
         gateways.rest(&list[1], Some(now + Duration::from_secs(90)), false);
@@ -159,7 +159,7 @@ mod tests {
         gateways.rest(&list[2], Some(now + Duration::from_secs(61)), false);
         assert_eq!(gateways.start_over(now), later);
         assert!(gateways.is_current(&list[0]) && !gateways.advance(now));
-        // One that refused for good is not dialled again.
+        // A gateway that refused permanently is not dialled again.
         gateways.rest(&list[0], None, true);
         assert_eq!(gateways.start_over(now), now + Duration::from_secs(61));
         assert!(gateways.is_current(&list[2]) && !gateways.all_refused());

@@ -8,18 +8,18 @@ use crate::device::notices;
 use crate::engine::event_loop::Remote;
 use crate::error::Error;
 
-/// Where one gateway's loop stands.
+/// The state of one gateway's loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// It is connected, or tries to be.
+    /// It is connected, or still tries.
     Hopes,
-    /// It failed as often as it may; it goes on trying while another one hopes.
+    /// It has used up its retries; it goes on trying while another loop still may.
     GaveUp,
-    /// Its gateway refused the device for good; it has ended.
+    /// Its gateway refused the device permanently, and the loop has ended.
     Refused,
 }
 
-/// What the loops of one device share.
+/// The state that the loops of one device share.
 #[derive(Default)]
 pub(crate) struct LoopGroup(Mutex<State>);
 
@@ -32,7 +32,7 @@ struct State {
 struct Member {
     remote: Remote<Command>,
     standing: Standing,
-    /// Why it does not hope.
+    /// Why it gave up.
     why: Option<Error>,
 }
 
@@ -43,18 +43,18 @@ impl LoopGroup {
 
     fn end(state: &State) {
         for member in &state.members {
-            member.remote.send(Command::Drain(Duration::ZERO)); // one that has ended does not mind
+            member.remote.send(Command::Drain(Duration::ZERO)); // a loop that has ended ignores it
         }
     }
 
-    /// One more; its number.
+    /// Adds a loop, and returns its number.
     pub(crate) fn join(&self, remote: Remote<Command>) -> usize {
         let mut state = self.lock();
         state.members.push(Member { remote, standing: Standing::Hopes, why: None });
         state.members.len() - 1
     }
 
-    /// To all loops; how many run still.
+    /// Sends a command to all loops. Returns the number of loops that still run.
     pub(crate) fn send(&self, mut command: impl FnMut() -> Command) -> usize {
         self.lock().members.iter().filter(|member| member.remote.send(command())).count()
     }
@@ -65,8 +65,8 @@ impl LoopGroup {
         }
     }
 
-    /// Marks this loop as failed. Returns true if it was the last, and the device ends. Its error
-    /// is a refusal only where all gateways refused.
+    /// Marks this loop as failed. Returns true if it was the last one, so that the device ends. The
+    /// device's error is a refusal only if all gateways refused.
     pub(crate) fn report(&self, number: usize, standing: Standing, why: Error) -> bool {
         let mut guard = self.lock();
         let state = &mut *guard;

@@ -1,4 +1,4 @@
-//! A running device: how it is asked, ended and waited for.
+//! The handle on a running device.
 
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
@@ -78,10 +78,10 @@ pub(super) struct Running {
     pub(super) group: Arc<LoopGroup>,
     pub(super) shared: Vec<Arc<Counters>>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Some gateway is dialled over TLS.
+    /// At least one gateway is dialled over TLS.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     pub(super) secure: bool,
-    /// The local server is asked over TLS.
+    /// At least one local server is reached over TLS.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     pub(super) local_secure: bool,
 }
@@ -229,8 +229,8 @@ fn over() -> Error {
 }
 
 impl Running {
-    /// Waits for the event loops, but for one that runs this: a handler may own a handle, and is
-    /// dropped by a loop.
+    /// Waits for the event loops, except for the one on whose thread this runs: a handler may own a
+    /// handle, and a loop may drop the handler.
     fn join(&self) {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {

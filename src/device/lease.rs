@@ -1,4 +1,4 @@
-//! A link in the hands of program code, and how it comes back.
+//! A link that program code uses, and its return to the loop.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,24 +16,24 @@ use crate::link::DeviceLink;
 use crate::stream::Shared;
 use crate::stream::Stream;
 
-/// A link in the hands of program code.
+/// A link that program code uses.
 pub(crate) struct Lease {
     pub(crate) stream: Arc<Stream>,
     pub(crate) unread: Vec<u8>,
-    /// It carries a request, which may wait for `recv()` or a thread: no idle link.
+    /// It carries a request, which may wait for `recv()` or a thread, so the link is not idle.
     pub(crate) busy: Option<Busy>,
     pub(crate) guard: LeaseGuard,
 }
 
-/// Why a link ended that its gateway closed between two requests.
+/// The reason for a link that its gateway closed between two requests.
 pub(crate) const CLOSED: CloseReason = CloseCause::Closed.because("by the gateway");
 
-/// Gives a link, or word of its end, back to the loop.
+/// Returns a link, or the reason of its end, to the loop.
 pub(crate) struct LeaseGuard {
     pub(super) remote: Remote<Command>,
     pub(super) number: u64,
     pub(super) link: Link,
-    /// What the end of the link is put down to, if it is not given back.
+    /// The reason of the link's end, if it is not returned.
     pub(super) why: CloseReason,
     pub(crate) shared: Arc<Counters>,
 }
@@ -49,7 +49,7 @@ impl LeaseGuard {
         self.end(reason_of(error));
     }
 
-    /// No request could be read. One that was answered with a refusal ends its link gently.
+    /// No request could be read. If it was answered with a refusal, its link is closed gently.
     pub(crate) fn refused(mut self, link: DeviceLink<Shared>, error: &Error) {
         if !link.is_leaving() {
             return self.failed(error);
@@ -59,12 +59,12 @@ impl LeaseGuard {
         self.close(stream.into_inner(), unread);
     }
 
-    /// Something came on the link: its end is no failed dial.
+    /// The link has carried bytes: its end is not a failed dial.
     pub(crate) fn used(&mut self) {
         self.link.used = true;
     }
 
-    /// The link may be watched by the loop again.
+    /// Returns the link to the loop.
     pub(crate) fn give_back(
         mut self,
         stream: Option<Stream>,
@@ -81,8 +81,7 @@ impl LeaseGuard {
         }
     }
 
-    /// The last message of the link is written: the loop closes it gently, and dials another one
-    /// meanwhile.
+    /// The last message on the link was written: the loop closes it gently, and dials another one.
     pub(crate) fn close(mut self, stream: Option<Stream>, unread: Vec<u8>) {
         let back = stream.and_then(|stream| {
             stream.set_nonblocking(true).ok().map(|()| (stream, unread, self.link))
@@ -94,17 +93,17 @@ impl LeaseGuard {
         }
     }
 
-    /// Its gateway tells the link to go, and will be answered when this returns: by then another
-    /// one is dialled, where one is wanted.
+    /// A goaway arrived on the link. It is answered when this returns: by then another link is
+    /// being dialled, if one is wanted.
     pub(crate) fn says_goaway(&mut self) {
         let (dialled, done) = crossbeam_channel::bounded(1);
-        let number = std::mem::take(&mut self.number); // its end is counted now
+        let number = std::mem::take(&mut self.number); // the end of the link is counted now
         if number != 0 && self.remote.send(Command::Goaway { number, link: self.link, dialled }) {
-            let _ = done.recv_timeout(PACE); // a loop that is late, or has ended, keeps no gateway waiting
+            let _ = done.recv_timeout(PACE); // a gateway does not wait for a loop that is late or has ended
         }
     }
 
-    /// One link more is busy, until the guard is dropped.
+    /// Counts a further busy link, until the guard is dropped.
     pub(super) fn occupy(&self) -> Busy {
         if self.link.slot.is_some() {
             return Busy(None);
@@ -113,7 +112,7 @@ impl LeaseGuard {
         Busy(Some(self.shared.clone()))
     }
 
-    /// The same. Asks for another link when too few idle ones are left.
+    /// The same, and requests another link if too few idle ones are left.
     pub(crate) fn busy(&self) -> Busy {
         let busy = self.occupy();
         if self.link.slot.is_none()
@@ -125,13 +124,13 @@ impl LeaseGuard {
         busy
     }
 
-    /// The gateway says, in a head that the loop has not read, that so many callers wait.
+    /// The gateway reported this number of waiting callers in a head that the loop has not read.
     pub(crate) fn callers_wait(&self, callers: usize) {
         self.remote.send(Command::CallersWait(callers));
     }
 }
 
-/// What an error of a link says of its end.
+/// The close reason for an error on a link.
 fn reason_of(error: &Error) -> CloseReason {
     let end = match () {
         () if error.is_timeout() => CloseCause::Late,

@@ -1,26 +1,26 @@
-//! A turned connection, as the event loop knows it.
+//! The event loop's state of a link.
 
 use std::time::Instant;
 
 use crate::engine::connections::Id;
 use crate::engine::slab::Key;
 
-/// A turned connection in the loop.
+/// A link in the event loop.
 #[derive(Clone, Copy)]
 pub(crate) struct Link {
     pub(super) exchange: Option<Key>,
-    /// It is the virtual link of this poll slot: no link of the gateway's, and not counted as one.
+    /// It is the virtual link of this poll slot, and does not count as a link.
     pub(super) slot: Option<Key>,
     pub(super) since: Instant,
-    /// A heartbeat came on it while it was leased.
+    /// A heartbeat arrived on it while it was leased.
     pub(super) beaten: bool,
-    /// Some of a head is here.
+    /// It has an incomplete head.
     pub(super) began: bool,
-    /// A request came on it: it was of use.
+    /// It has carried a request.
     pub(super) used: bool,
-    /// Its offer was held: it was turned because somebody asked.
+    /// Its offer was held, and accepted because there was a request.
     pub(super) held: bool,
-    /// The local connection that its visitor is logged in on, idle.
+    /// The idle local connection on which its visitor is logged in.
     pub(super) bound: Option<Id>,
 }
 

@@ -1,4 +1,4 @@
-//! A link's life in the event loop: idle, leased or relayed, and gone.
+//! The life of a link in the event loop: idle, leased or relayed, and ended.
 //!
 //! ```text
 //!   offer ─► Link (idle ⇄ at a worker, or relayed to the local server) ─► gone ─► dialled again
@@ -34,21 +34,21 @@ use crate::stream::Stream;
 
 pub(super) const STOPS: CloseReason = CloseCause::Drained.because("the device stops");
 
-/// A link that lived shorter than this counts as a failed attempt: a gateway that turns and closes
-/// is not dialled in a circle.
+/// A link that lived shorter than this counts as a failed attempt, so that a gateway that accepts
+/// offers and closes the links is not dialled in a loop.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
 /// Links that live shorter than this are brief.
 const BRIEF_LIFE: Duration = Duration::from_secs(10);
 
 impl DeviceRole {
-    /// `held`: the offer was not answered at once.
+    /// A connection has become a link. With `held` the offer was not answered at once.
     pub(super) fn turned(&mut self, cx: &mut Connections<State>, id: Id, held: bool) {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Dial(dial) = &peer.state else { return };
         let (url, gateway, slot) = (dial.url.clone(), dial.gateway.clone(), dial.slot);
-        let asked = peer.kept() > 0; // a 101 that comes at once, and alone, is from a gateway that holds nothing
+        let asked = peer.kept() > 0; // an immediate 101 without a request comes from a gateway that does not hold offers
         if !self.takes(&gateway) {
             let Some(key) = slot else {
                 cx.close(id);
@@ -62,7 +62,7 @@ impl DeviceRole {
                 cx,
                 key,
                 "its connection turned, and there are as many links as may be",
-            ); // closes it, too
+            ); // this also closes it
         }
         self.signs.holds = held || (self.signs.holds && asked);
         peer.state = State::Link(Link { held, ..Link::new(None, now) });
@@ -71,7 +71,7 @@ impl DeviceRole {
         self.mode.decide(false);
         (self.signs.welcomed, self.tries.answered, self.troubled) = (true, !self.tries.doubtful, 0);
         if !matches!(self.service, Service::Listen(_)) {
-            self.doubt.since.get_or_insert(now); // what `listen()` gives out the loop does not see
+            self.doubt.since.get_or_insert(now); // the loop does not see the links of `listen()`
         }
         self.update_transport(cx, &url.text, None);
         match slot {
@@ -80,7 +80,7 @@ impl DeviceRole {
                 self.burst.answered();
             }
             Some(key) => {
-                self.has_no_connection(slot); // it is the link's now
+                self.has_no_connection(slot); // it belongs to the link now
                 self.drop_slot(cx, key, "its connection turned");
             }
         }
@@ -94,8 +94,8 @@ impl DeviceRole {
             Service::Listen(_) => self.lease(cx, id, &[]),
             _ => {
                 self.link_idle(cx, id);
-                // The request that came with its 101, before another link turns: its number of
-                // waiting callers was counted while those dials were in progress.
+                // The request that came with the 101 is handled before another link is accepted:
+                // its number of waiting callers was counted while those dials were in progress.
                 if asked {
                     self.follow_ups.push_back(FollowUp::Step(id));
                 }
@@ -103,8 +103,7 @@ impl DeviceRole {
         }
     }
 
-    /// A gateway that ends its links behind a request or two would fill every log with the way in
-    /// that comes and goes.
+    /// Limits the log lines about a gateway that ends its links after a request or two.
     fn note_brief(&mut self, cx: &Connections<State>, link: &Link, why: &CloseReason) {
         let as_wanted = why.cause.is_usual()
             || matches!(why.cause, CloseCause::Closed | CloseCause::Reset | CloseCause::Drained);
@@ -122,7 +121,7 @@ impl DeviceRole {
         }
     }
 
-    /// The loop watches the link, and reads the bytes that are there already.
+    /// The loop watches the link, and reads bytes that have arrived already.
     pub(super) fn link_idle(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Link(link) = &mut peer.state else { return };
@@ -141,7 +140,7 @@ impl DeviceRole {
         }
     }
 
-    /// A request was answered; the link goes on where both sides allow it.
+    /// A request was answered; the link is kept if both sides allow it.
     pub(super) fn request_over(&mut self, cx: &mut Connections<State>, downstream: Id, keep: bool) {
         self.relayed(cx, downstream);
         match keep && (!self.draining || self.parting != Parting::No) {
@@ -159,19 +158,18 @@ impl DeviceRole {
         self.count_out(cx, &link, why);
     }
 
-    /// A link has ended: its reason goes into one line of the log, into the events, and into the
-    /// counters.
+    /// A link has ended: its reason is logged in one line, reported as an event, and counted.
     pub(super) fn count_out(&mut self, cx: &mut Connections<State>, link: &Link, why: CloseReason) {
         self.end_bound(cx, link);
         if link.slot.is_some() {
-            return log_names!(Debug, "a virtual link ended: {why}"); // its slot sees the end at the bridge
+            return log_names!(Debug, "a virtual link ended: {why}"); // its slot notices the end at the bridge
         }
         let gateway = self.current_gateway();
         let last = self.shared.links.fetch_sub(1, Relaxed) == 1 && self.polls_with().is_none();
         self.note_brief(cx, link, &why);
         let quiet = self.comes_and_goes();
         match (last, why.cause.is_usual() || quiet) {
-            (true, _) if !quiet => {} // the line of the way in says it
+            (true, _) if !quiet => {} // the line about the connection reports it
             (_, true) => log_names!(Debug, "a link to {} ended: {why}", gateway.url.text),
             (_, false) => log_names!(Info, "a link to {} ended: {why}", gateway.url.text),
         }
@@ -196,7 +194,7 @@ impl DeviceRole {
             && !in_vain
             && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
         if quiet && !short && !self.draining {
-            self.top_up(cx); // the next offer is as good as a link
+            self.top_up(cx); // the next offer replaces the link
         }
         self.update_transport(cx, "", Some(&why));
         if !short {
@@ -206,15 +204,15 @@ impl DeviceRole {
         if self.draining {
             return;
         }
-        // Gateways have closed links because a visitor's request failed, with nothing written to
-        // them (T48). Where other links live, that is forgiven, but not for ever.
+        // Some gateways close a link because a visitor's request failed, without writing to it
+        // (T48). If other links live, that is tolerated, within limits.
         self.tries.quick_ends += u32::from(short);
         let faulty = why.cause == CloseCause::ProtocolError
             && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
         self.tries.quick_faults =
             if faulty { self.tries.quick_faults.saturating_add(1) } else { 0 };
         if self.tries.quick_faults > BRIEF_MAX && last {
-            self.dial_later(cx, PACE.mul_f64(0.5 + random())); // no failed attempt, but no circle either
+            self.dial_later(cx, PACE.mul_f64(0.5 + random())); // this is no failed attempt, but links must not be dialled in a loop
         }
         let forgiven =
             self.transport == Some(Transport::Turn) && self.tries.quick_ends <= QUICK_MAX as u32;
@@ -233,8 +231,8 @@ impl DeviceRole {
         self.top_up(cx);
     }
 
-    /// Whether what this device answered by itself (a heartbeat) is written. Nothing is read
-    /// before: a gateway that does not take its answers would fill the memory with them.
+    /// Returns true if the device's own answers (to heartbeats) are written. No further bytes are
+    /// read before: a gateway that does not take the answers would fill the memory with them.
     pub(super) fn answers_are_out(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
         let Some(peer) = cx.get_mut(id) else { return false };
         let waits = peer.pending();
@@ -242,7 +240,7 @@ impl DeviceRole {
             return true;
         }
         match peer.flush() {
-            Ok(true) => self.link_idle(cx, id), // which asks for the step that reads on
+            Ok(true) => self.link_idle(cx, id), // which requests the step that continues to read
             Ok(false) if peer.is_broken() => {
                 self.link_gone(cx, id, CloseCause::Reset.because("it broke under a heartbeat"))
             }
@@ -260,8 +258,8 @@ impl DeviceRole {
         false
     }
 
-    /// The gateway has taken nothing of an answer for `body_silence_timeout`, unless its socket has
-    /// room and did not say so.
+    /// The gateway has taken no byte of an answer for `body_silence_timeout`, unless its socket has
+    /// room and did not report it.
     pub(super) fn answer_expired(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         let waits = peer.pending();
@@ -276,8 +274,9 @@ impl DeviceRole {
         }
     }
 
-    /// Dials further links if callers wait, then answers. A link that the last minute did not need
-    /// ends with its answer: the gateway sends nothing on it until then, so nothing can be lost.
+    /// Answers a heartbeat, after dialling further links if callers wait. A link that the last
+    /// minute did not need ends with this answer: the gateway sends no request before it has the
+    /// answer, so none can be lost.
     pub(super) fn heartbeat(
         &mut self,
         cx: &mut Connections<State>,
@@ -295,11 +294,11 @@ impl DeviceRole {
         }
     }
 
-    /// Whether this idle link is more than the last minute needed. While dials are in progress none
-    /// is: they were wanted just now.
+    /// Returns true if the last minute did not need this idle link. While dials are in progress,
+    /// all links are needed.
     fn is_surplus(&mut self, cx: &Connections<State>, id: Id) -> bool {
         let Some(link) = cx.link(id) else { return false };
-        // One that a visitor is logged in on is that visitor's.
+        // A link with a visitor's login is reserved for that visitor.
         let may_go = link.slot.is_none() && link.bound.is_none();
         self.note_busy(cx.now());
         let (links, dialing) = (self.shared.links.load(Relaxed), self.shared.dialing.load(Relaxed));
@@ -312,15 +311,15 @@ impl DeviceRole {
         let date = cx.date().to_owned();
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Link(link) = &mut peer.state else { return };
-        (link.beaten, link.used) = (true, true); // that it ends is no failure to dial
+        (link.beaten, link.used) = (true, true); // its end is not a failed dial
         heartbeat::write_answer(peer.output(), &date, true);
-        let _ = peer.flush(); // the rest goes out while it lingers
+        let _ = peer.flush(); // the rest is written while it lingers
         self.signs.beaten = true;
         self.carries();
         self.link_ends(cx, id, WHY);
     }
 
-    /// Notes how many links were busy at once.
+    /// Records how many links were busy at once.
     fn note_busy(&mut self, now: Instant) {
         self.demand.note_links(now, self.shared.take_peak());
     }
@@ -343,35 +342,35 @@ impl DeviceRole {
         }
     }
 
-    /// The gateway tells a link to go: its replacement is dialled first, then it is answered and
-    /// closed. That is no failed attempt, but a gateway that says so on every new link, before it
-    /// asked anything, is not dialled in a circle.
+    /// A goaway arrived on a link: its replacement is dialled first, then the goaway is answered
+    /// and the link closed. That is no failed attempt, but a gateway that sends a goaway on every
+    /// new link, before any request, is not dialled in a loop.
     fn goaway(&mut self, cx: &mut Connections<State>, id: Id) {
         let date = cx.date().to_owned();
         let Some(link) = cx.link(id) else { return };
         self.replace(cx, *link);
         let Some(peer) = cx.get_mut(id) else { return };
         heartbeat::write_answer(peer.output(), &date, true);
-        let _ = peer.flush(); // the rest goes out while it lingers
+        let _ = peer.flush(); // the rest is written while it lingers
         self.linger(cx, id);
     }
 
-    /// Where the device stops, the answer to this exchange says that it is its link's last: what the
-    /// gateway sent behind it would be lost.
+    /// If the device is stopping, the answer to this exchange announces the end of the link,
+    /// because further requests on it would be lost.
     pub(super) fn last_of_link(&mut self, key: Key) {
         if let Some(exchange) = self.exchanges.get_mut(key).filter(|_| self.draining) {
             exchange.last_of_caller();
         }
     }
 
-    /// A link was told to go: it is counted out, and another one is dialled.
+    /// Counts a link that got a goaway as ended, and dials another one.
     pub(super) fn replace(&mut self, cx: &mut Connections<State>, mut link: Link) {
         const WHY: CloseReason = CloseCause::Drained.because("the gateway told it to go");
         let now = cx.now();
         let of_use = link.used || now.saturating_duration_since(link.since) >= SHORT_LIFE;
         let is_new = self.tries.last_goaway.is_none_or(|last| link.since > last);
         link.used = true;
-        self.shared.upgrades.stop(false); // its tunnels have a grace as well
+        self.shared.upgrades.stop(false); // this gives its tunnels a grace period, too
         let why = if self.draining { STOPS } else { WHY };
         self.carries();
         if of_use {
@@ -431,7 +430,7 @@ impl DeviceRole {
         }
     }
 
-    /// An exchange that this loop relayed is over.
+    /// An exchange that this loop relayed has ended.
     pub(super) fn relayed(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(link) = cx.link_mut(id) else { return };
         if link.exchange.take().is_some() && link.slot.is_none() {
@@ -457,12 +456,12 @@ impl DeviceRole {
         }
     }
 
-    /// Hands a link to program code: a handler on a worker, or a queue that the program reads.
+    /// Leases a link to program code: a handler on a worker, or a queue that the program reads.
     pub(super) fn lease(&mut self, cx: &mut Connections<State>, id: Id, bytes: &[u8]) {
         let Some((stream, kept, State::Link(mut link))) = cx.remove(id) else { return };
         if !bytes.is_empty() {
             link.used = true;
-            self.succeeded(); // the gateway not only turns, it asks
+            self.succeeded(); // the gateway also sends requests
             if link.slot.is_none() {
                 self.carries();
             }
@@ -484,13 +483,13 @@ impl DeviceRole {
         let unread = if bytes.is_empty() { kept } else { bytes.to_vec() };
         let busy = (!matches!(self.service, Service::Listen(_))).then(|| guard.occupy());
         let lease = Lease { stream, unread, busy, guard };
-        // What cannot be handed over is dropped: its guard tells the loop.
+        // If the link cannot be leased, it is dropped, and its guard tells the loop.
         match &self.service {
             Service::Handler(handler) => {
                 let (handler, limits, workers) =
                     (handler.clone(), self.link_limits.clone(), self.workers.clone());
                 let since = Instant::now();
-                let lingers = self.plan.tcp.is_empty(); // else a request may be for a target
+                let lingers = self.plan.tcp.is_empty(); // with targets, the loop has to see each request
                 let answer =
                     move || answer_with(&handler, lease, &limits, &workers, lingers, since);
                 let submitted = match self.plan.way.as_ref().map(|way| way.clock.work()) {
@@ -514,7 +513,7 @@ impl DeviceRole {
         }
     }
 
-    /// Program code has had the last message of a link written.
+    /// Program code has written the last message of a link.
     pub(super) fn end_leased(
         &mut self,
         cx: &mut Connections<State>,
@@ -524,7 +523,7 @@ impl DeviceRole {
     ) {
         match cx.insert(stream, &unread, State::Link(link)) {
             Ok(id) => self.link_ends(cx, id, why),
-            Err(_) => self.count_out(cx, &link, why), // it is closed at once then
+            Err(_) => self.count_out(cx, &link, why), // then it is closed at once
         }
     }
 
@@ -558,8 +557,8 @@ impl DeviceRole {
         }
     }
 
-    /// What polls bring, or that links end without use where polls are answered, says that turned
-    /// connections carry nothing: they are given up.
+    /// Gives up links, after an event by a poll, or an unused link that ended beside answered
+    /// polls, has shown that links carry no bytes.
     pub(super) fn give_up_links(&mut self, cx: &mut Connections<State>) {
         const WHY: CloseReason =
             CloseCause::Silent.because("nothing ever came over it, where polls are answered");
@@ -575,7 +574,7 @@ impl DeviceRole {
         for id in cx.ids() {
             match cx.state_mut(id) {
                 Some(State::Link(link)) if link.slot.is_none() && link.exchange.is_none() => {
-                    link.used = true; // that it ends is no failure to dial
+                    link.used = true; // its end is not a failed dial
                     self.link_gone(cx, id, WHY);
                 }
                 Some(State::Dial(dial)) if dial.slot.is_none() => {

@@ -1,4 +1,4 @@
-//! Turned connections as a program accepts them.
+//! Accepts links in a program.
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
@@ -85,7 +85,7 @@ impl Listener {
 /// ```
 pub struct Accepted {
     stream: Arc<Stream>,
-    _busy: Busy, // before the guard: the loop counts when it hears of the link's end
+    _busy: Busy, // dropped before the guard: the loop counts when it learns of the link's end
     guard: LeaseGuard,
 }
 

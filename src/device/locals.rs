@@ -1,5 +1,5 @@
-//! Connections to local servers: their assignment to requests, the queue for them, their idle time.
-//! Each server has a pool of its own.
+//! Connections to local servers: their assignment to requests, the queue for them, and their idle
+//! time. Each server has its own pool.
 //!
 //! ```text
 //!   request ─┬─ its link's own ─► busy ─┬─► idle, anybody's ─► closed after local_keep_alive
@@ -7,12 +7,13 @@
 //!            ├─ a new one ──────►           └─► its link's, for requests of the same visitor's connection; closed by any other, and with the link
 //!            └─ none may be opened: in line, at most local_wait_timeout
 //! ```
-//! A device sees links, and a gateway sends many visitors over one. So a bound connection is used
-//! again only for a request that says, in words that no visitor knows
-//! ([`SAME_VISITOR`](crate::proto::forward::SAME_VISITOR)), that it comes from the same visitor's
-//! connection as the one before: with a gateway that does not say so, and over polls, it is never
-//! used twice. There a login of one leg (Kerberos) works still, and one of several (NTLM) fails as
-//! if its first leg had not been; it could not be refused instead, since the two look alike.
+//! A device sees links, and a gateway sends requests of many visitors over one. So a bound
+//! connection is used again only for a request with a mark that visitors cannot forge
+//! ([`SAME_VISITOR`](crate::proto::forward::SAME_VISITOR)), which says that it comes from the same
+//! visitor's connection as the previous one. With a gateway that does not send the mark, and over
+//! polls, a bound connection is never used twice. A login with a single request (Kerberos) then
+//! still works; one with several (NTLM) fails at the second. It cannot be refused instead, because
+//! the two cannot be distinguished.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -31,8 +32,8 @@ use crate::relay;
 use crate::relay::Exchange;
 
 impl DeviceRole {
-    /// Gives an exchange a connection to its local server: its link's own, an idle one, or a new
-    /// one; or lines it up for one.
+    /// Gives an exchange a connection to its local server: its link's bound one, an idle one, or a
+    /// new one; or enqueues it.
     pub(super) fn find_local(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(exchange) = self.exchanges.get(key) else { return };
         let Some(server) = exchange.server else { return };
@@ -52,8 +53,8 @@ impl DeviceRole {
         }
     }
 
-    /// Returns true if a request says, as its gateway alone can, that it comes from the same
-    /// visitor's connection as the one before it on its link.
+    /// Returns true if the gateway has marked a request as coming from the same visitor's
+    /// connection as the previous one on its link.
     fn is_same_visitor(&self, exchange: &Exchange) -> bool {
         exchange.same_visitor().is_some_and(|said| self.sessions.is_one(said))
     }
@@ -61,7 +62,8 @@ impl DeviceRole {
     fn give_local(&mut self, cx: &mut Connections<State>, key: Key, server: ServerId) {
         let unsafe_twice = self.exchanges.get(key).is_some_and(|e| !e.is_idempotent());
         while let Some(id) = self.locals.pool(server).idle.pop() {
-            // A request that is unsafe to repeat must not go to a server that has hung up.
+            // A request that must not be repeated is not sent to a server that has closed the
+            // connection.
             if cx.is_quiet(id, unsafe_twice) {
                 return self.use_local(cx, (key, server), id, false);
             }
@@ -72,7 +74,7 @@ impl DeviceRole {
         self.open_local(cx, key, server);
     }
 
-    /// A new connection for an exchange stands, unless nobody wants it any more.
+    /// A new connection for an exchange is established. It is closed if it is no longer needed.
     pub(super) fn local_opened(&mut self, cx: &mut Connections<State>, key: Key, id: Id) {
         let place = self.locals.opened(key);
         let wanted = self.exchanges.get(key).filter(|exchange| exchange.downstream().is_some());
@@ -118,7 +120,7 @@ impl DeviceRole {
         }
     }
 
-    /// Something has waited for a while: bound connections that idle go for it, the longest idle
+    /// Requests have waited for a while: closes idle bound connections for them, the longest idle
     /// first.
     pub(super) fn locals_are_late(&mut self, cx: &mut Connections<State>) {
         self.locals.alarmed = false;
@@ -151,7 +153,7 @@ impl DeviceRole {
         self.watch_locals(cx);
     }
 
-    /// A connection is free, or another may be opened: the first request in line gets another step.
+    /// A connection is free, or another may be opened: the first waiting request gets another step.
     pub(super) fn wake_locals(&mut self, cx: &mut Connections<State>) {
         for pool in self.locals.pools() {
             while let Some(key) = pool.waiting.front().filter(|_| pool.has_room()) {
@@ -166,7 +168,7 @@ impl DeviceRole {
         }
     }
 
-    /// Serves those in line, as far as there are connections.
+    /// Serves waiting requests, as far as there are connections.
     pub(super) fn serve_locals(&mut self, cx: &mut Connections<State>) {
         for server in self.locals.servers() {
             while let Some(key) = self.locals.pool(server).waiting.front().copied() {
@@ -199,10 +201,10 @@ impl DeviceRole {
         let exchange = self.exchanges.get(*key);
         let bound = *bound || exchange.is_some_and(|exchange| exchange.is_bound());
         let downstream = exchange.and_then(|exchange| exchange.downstream());
-        // Nobody is logged in on a connection that was asked for a login, but nobody else needs it
-        // either.
+        // A challenge alone is no login, but the connection is still not given to other visitors.
         let challenged = exchange.is_some_and(|exchange| exchange.is_challenged());
-        // What a server has not read of one visitor's request would be answered to the next visitor.
+        // A server might take an unread rest of one visitor's request for the next visitor's
+        // request.
         let clean = !exchange.is_some_and(|exchange| exchange.may_leave_body());
         let (time, stops) = (self.limits.local_keep_alive, self.draining() && !has_line);
         if reusable.is_err() || time.is_zero() || stops || is_of_old {
@@ -225,7 +227,7 @@ impl DeviceRole {
         cx.set_deadline(id, Some(at));
     }
 
-    /// Closes one, whatever it was.
+    /// Closes a local connection in any state.
     pub(super) fn close_local(&mut self, cx: &mut Connections<State>, id: Id) {
         match cx.state(id) {
             Some(State::Local(Local::Bound { link, .. })) => drop(self.unbind(cx, *link)),
@@ -238,9 +240,9 @@ impl DeviceRole {
         self.wake_locals(cx);
     }
 
-    /// Keeps one for the link whose visitor is logged in on it; the link counts as busy, so that
-    /// another is dialled for everybody else. Returns false if it is a poll's, which brings
-    /// requests of anybody.
+    /// Reserves a connection for the link whose visitor is logged in on it. The link counts as
+    /// busy, so that another one is dialled for other visitors. Returns false for a poll, which
+    /// carries requests of all visitors.
     fn bind(
         &mut self,
         cx: &mut Connections<State>,
@@ -259,7 +261,7 @@ impl DeviceRole {
         true
     }
 
-    /// Takes a link's own connection from it, and says which server it is to.
+    /// Removes a link's bound connection, and returns it with its server.
     fn unbind(&mut self, cx: &mut Connections<State>, link: Id) -> Option<(Id, ServerId)> {
         let Some(State::Link(Link { bound, .. })) = cx.state_mut(link) else {
             return None;
@@ -272,7 +274,7 @@ impl DeviceRole {
         }
     }
 
-    /// A link is gone, and with it goes the connection that was its own.
+    /// A link has ended: closes its bound connection.
     pub(super) fn end_bound(&mut self, cx: &mut Connections<State>, link: &Link) {
         if let Some(id) = link.bound {
             self.shared.busy.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
@@ -285,13 +287,14 @@ impl DeviceRole {
     pub(super) fn open_local(&mut self, cx: &mut Connections<State>, key: Key, server: ServerId) {
         let exchange = self.exchanges.get(key).filter(|e| !e.has_lost_caller());
         if let Some(downstream) = exchange.and_then(|e| e.downstream()) {
-            cx.set_deadline(downstream, None); // look-up and race have their own
+            cx.set_deadline(downstream, None); // look-up and race have their own deadlines
         }
         let Some(target) = self.server(server) else { return };
         self.connect_to(cx, target.endpoint.clone(), Waiter::Local(key));
     }
 
-    /// Begins to connect to an endpoint; the waiter gets the connection, or hears why there is none.
+    /// Begins to connect to an endpoint. The waiter gets the connection, or the reason why there is
+    /// none.
     pub(super) fn connect_to(
         &mut self,
         cx: &mut Connections<State>,

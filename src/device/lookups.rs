@@ -8,21 +8,21 @@ use crate::engine::slab::Key;
 use crate::engine::workers::Workers;
 use crate::limits::Limits;
 
-/// Threads that may be at work on one name: one that hangs, and one that is tried beside it.
+/// The most threads for one name: one that hangs, and a second one beside it.
 const PER_NAME: usize = 2;
 
-/// Addresses of one name that are tried; a resolver that knows more is not tried to the end.
+/// The most addresses of one name that are tried.
 pub(super) const ADDRESSES_MAX: usize = 64;
 
 /// The addresses, in the resolver's order, or why there are none.
 pub(crate) type Found = Result<Vec<SocketAddr>, String>;
 
-/// What waits for a name's addresses, and then for a connection to one of them.
+/// The waiter for a name's addresses, and then for a connection to one of them.
 pub(crate) enum Waiter {
     Dial(Box<Dial>),
     /// An exchange that needs a connection to the local server.
     Local(Key),
-    /// An exchange that needs a connection to a TCP target, and the place of that in the list.
+    /// An exchange that needs a connection to a TCP target, and the index of the target.
     Tcp {
         key: Key,
         target: usize,
@@ -33,7 +33,7 @@ pub(super) struct Lookup {
     pub(super) number: u64,
     pub(super) host: String,
     pub(super) port: u16,
-    /// Attempts wait until then. Without waiters it was given up.
+    /// Attempts wait until this time. Without waiters the look-up was given up.
     pub(super) until: Instant,
     pub(super) waiters: Vec<Waiter>,
 }
@@ -54,8 +54,8 @@ impl Lookups {
         Lookups { running: Vec::new(), numbers: 0, threads, alarmed: false }
     }
 
-    /// One that this waiter may share: of the same name, and in time, or the last that may run.
-    /// `Err`: there has to be a new one.
+    /// Adds this waiter to a look-up of the same name that is in time, or is the last that may run.
+    /// `Err` if a new look-up is needed.
     pub(super) fn join(
         &mut self,
         host: &str,
@@ -70,13 +70,13 @@ impl Lookups {
             return Err(waiter);
         }
         if lookup.waiters.is_empty() {
-            lookup.until = until; // it hangs, and so does the other; should it return after all, its answer is good
+            lookup.until = until; // both look-ups hang; if this one returns after all, its answer is used
         }
         lookup.waiters.push(waiter);
         Ok(())
     }
 
-    /// Those whose time is over, with the host they waited for.
+    /// The waiters whose time is over, with their host.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<(String, Waiter)> {
         let late = self.running.iter_mut().filter(|lookup| lookup.until <= now);
         late.flat_map(|lookup| {

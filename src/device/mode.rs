@@ -1,26 +1,27 @@
 //! Whether a device dials links or polls, and whether its requests offer the upgrade
 //! (protocol.md §2.3).
 //!
-//! Each reply of the gateway decides for itself; the mode is what the last decisive one said.
+//! Each reply of the gateway decides for itself; the mode is the result of the last decisive one.
 
 use std::time::Instant;
 
 use crate::proto::turn::Fallback;
 
-/// How a device goes about reaching its gateway.
+/// How a device reaches its gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Links are dialled: nothing was answered yet, or the last decisive reply was a 101.
+    /// Links are dialled: there was no reply yet, or the last decisive one was a 101.
     Links,
-    /// Polls go out, and each offers the upgrade: the last decisive reply was the fallback's.
+    /// Polls are sent, and each offers the upgrade: the last decisive reply was one of the
+    /// fallback.
     Polls,
-    /// Polls go out without `Upgrade` until then: something on the way rejects it. `polled`: then
-    /// as [`Polls`](Mode::Polls), else as [`Links`](Mode::Links).
+    /// Polls are sent without `Upgrade` until this time, because an intermediary rejects it. The
+    /// next mode is [`Polls`](Mode::Polls) if `polled`, else [`Links`](Mode::Links).
     Plain { until: Instant, polled: bool },
-    /// Connections upgrade and carry nothing: polls go out without `Upgrade` until the way in is
-    /// lost, then as above.
+    /// Upgraded connections carry no bytes: polls are sent without `Upgrade` until the device is
+    /// disconnected. The next mode is as above.
     Swallowed { polled: bool },
-    /// The user wants polls alone.
+    /// The user wants only polls.
     PollsAlone,
 }
 
@@ -47,12 +48,12 @@ impl Mode {
         }
     }
 
-    /// Returns true if requests go without `Upgrade` because something on the way rejects it.
+    /// Returns true if requests are sent without `Upgrade` because an intermediary rejects it.
     pub(super) fn is_plain(self, now: Instant) -> bool {
         matches!(self, Mode::Plain { until, .. } if now < until)
     }
 
-    /// A decisive reply: the fallback's (`polled`), or a 101.
+    /// Records a decisive reply: one of the fallback (`polled`), or a 101.
     pub(super) fn decide(&mut self, polled: bool) {
         let told = polled;
         match self {
@@ -62,7 +63,7 @@ impl Mode {
         }
     }
 
-    /// Something on the way rejects `Upgrade`.
+    /// An intermediary rejects `Upgrade`.
     pub(super) fn go_plain(&mut self, until: Instant) {
         match self {
             Mode::Links | Mode::Polls | Mode::Plain { .. } => {
@@ -72,28 +73,29 @@ impl Mode {
         }
     }
 
-    /// The gateway takes offers alone: what rejected them was something else.
+    /// The gateway accepts only offers, so the rejection had another cause.
     pub(super) fn end_plain(&mut self) {
         if let Mode::Plain { polled, .. } = self {
             *self = Mode::of(*polled);
         }
     }
 
-    /// Connections upgrade and carry nothing, where polls are answered.
+    /// Upgraded connections carry no bytes, while polls are answered.
     pub(super) fn swallow(&mut self) {
         if *self != Mode::PollsAlone {
             *self = Mode::Swallowed { polled: true };
         }
     }
 
-    /// The way in is lost, or is to be tried anew: the next may be another.
+    /// The device is disconnected, or links should be tried again: the next network path may be
+    /// another.
     pub(super) fn end_swallowed(&mut self) {
         if let Mode::Swallowed { polled } = self {
             *self = Mode::of(*polled);
         }
     }
 
-    /// The findings about one gateway do not hold for the next.
+    /// Forgets the findings about one gateway, which do not apply to the next.
     pub(super) fn reset(&mut self) {
         if *self != Mode::PollsAlone {
             *self = Mode::Links;

@@ -1,12 +1,13 @@
-//! Which hosts are dialled without a proxy, as curl reads `no_proxy`; addresses and networks in lists.
+//! Hosts that are dialled without a proxy, in the syntax of curl's `no_proxy`; addresses and
+//! networks in lists.
 
 use std::net::IpAddr;
 
 use crate::proto::authority::bare;
 
 /// Hosts that are dialled without the proxy, as curl reads `no_proxy`: names with all names below
-/// them, addresses, networks, or `*` for all. Beyond curl's rules an entry may end in `:PORT` and
-/// is for that port alone.
+/// them, addresses, networks, or `*` for all. In addition to curl's rules, an entry may end in
+/// `:PORT` and then applies only to that port.
 #[derive(Clone, Default)]
 pub(super) struct Exceptions {
     pub(super) all: bool,
@@ -21,7 +22,7 @@ pub(super) enum Except {
 }
 
 impl Exceptions {
-    /// An entry that can match nothing is left out, as curl does.
+    /// An entry that can never match is ignored, as in curl.
     pub(super) fn parse(text: &str) -> Self {
         if text.trim() == "*" {
             return Exceptions { all: true, list: Vec::new() };
@@ -60,7 +61,7 @@ impl Exceptions {
 }
 
 impl Except {
-    /// Returns true if it is a network with this address in it.
+    /// Returns true if it is a network that contains this address.
     pub(super) fn holds(&self, address: IpAddr) -> bool {
         match self {
             Except::Network(base, prefix) => {
@@ -71,7 +72,7 @@ impl Except {
     }
 }
 
-/// `10.0.0.0/8`, `::1`, `[::1]`. Bits behind the prefix do not count.
+/// `10.0.0.0/8`, `::1`, `[::1]`. Bits after the prefix do not count.
 pub(super) fn network(text: &str) -> Option<Except> {
     let (address, prefix) =
         text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
@@ -81,7 +82,7 @@ pub(super) fn network(text: &str) -> Option<Except> {
     Some(Except::Network(address, prefix))
 }
 
-/// How many bits two addresses of one family begin with in common.
+/// The number of common leading bits of two addresses of one family.
 fn common_bits(a: IpAddr, b: IpAddr) -> Option<u32> {
     match (a, b.to_canonical()) {
         (IpAddr::V4(a), IpAddr::V4(b)) => Some((u32::from(a) ^ u32::from(b)).leading_zeros()),
@@ -111,7 +112,7 @@ mod tests {
             ("a.example b.example", "b.example", true),
             ("*.example", "gw.example", false), // curl knows no patterns
             ("10.0.0.0/8", "10.1.2.3", true),
-            ("10.9.9.9/8", "10.1.2.3", true), // bits behind the prefix do not count
+            ("10.9.9.9/8", "10.1.2.3", true), // bits after the prefix do not count
             ("10.0.0.0/8", "11.1.2.3", false),
             ("0.0.0.0/0", "11.1.2.3", true),
             ("10.0.0.0/33", "10.0.0.0", false),

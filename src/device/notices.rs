@@ -1,11 +1,12 @@
-//! Lines of the log that a program may rather tell in its own words: how the device is connected, and
-//! why it ends. They are all in this file, so that a logger can leave its target out
-//! (`reverse_http::device::notices`), as that of the command does.
+//! Log lines that a program may want to replace by its own messages: how the device is connected,
+//! and why it ends. They are all in this file, so that a logger can exclude their target
+//! (`reverse_http::device::notices`), as the command's logger does.
 
 use crate::device::events::DeviceEventKind;
 use crate::error::Error;
 
-/// What a change of the way in looks like in the log. `url`: the gateway's; `detail`: how.
+/// Logs a change of the connection to the gateway at `url`; `detail` is the transport or the
+/// reason.
 pub(super) fn changed(kind: DeviceEventKind, name: &str, url: &str, detail: &str) {
     match kind {
         DeviceEventKind::Connected => log_names!(Info, "connected {name} via {url} ({detail})"),
@@ -15,7 +16,7 @@ pub(super) fn changed(kind: DeviceEventKind, name: &str, url: &str, detail: &str
                 "waiting {name} via {url}: the gateway holds the offer until somebody asks"
             );
         }
-        _ => {} // where it happens, more is known
+        _ => {} // the code at the cause logs more details
     }
 }
 

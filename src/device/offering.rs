@@ -1,4 +1,4 @@
-//! An offer or a poll is written, and gets a slot.
+//! Writes offers and polls, and gives polls a slot.
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::device::dial::Stage;
@@ -12,7 +12,7 @@ use crate::proto::turn;
 use crate::stream::TlsSession;
 
 impl DeviceRole {
-    /// The way to the gateway stands: its TLS handshake begins, or the offer is written.
+    /// The connection to the gateway is established: begins the TLS handshake, or writes the offer.
     pub(super) fn reached(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(dial) = cx.dial(id) else { return };
         if !dial.url.secure {
@@ -40,8 +40,8 @@ impl DeviceRole {
         self.follow_ups.push_back(FollowUp::EndDial { id, why });
     }
 
-    /// Writes the offer, or the poll, and begins the answer that it brings. Secrets and the session
-    /// go to configured origins only; any other has a session of its own.
+    /// Writes the offer or the poll, and begins the answer in it. Secrets and the session are sent
+    /// only to configured origins; each other origin has a separate session.
     pub(super) fn offer(&mut self, cx: &mut Connections<State>, id: Id) {
         let now = cx.now();
         let Some(dial) = cx.dial(id) else { return };
@@ -52,7 +52,7 @@ impl DeviceRole {
         if !upgrade && slot.is_none() {
             slot = self.adopt(cx, id, false);
             if slot.is_none() {
-                return; // others poll already
+                return; // there are enough polls
             }
         }
         let mut plan = self.plan.offer.clone();
@@ -90,8 +90,8 @@ impl DeviceRole {
         }
     }
 
-    /// The slot of a connection: its own, or a new one, unless (without `force`) there are enough;
-    /// then the connection is closed.
+    /// The slot of a connection: its current one, or a new one. Without `force` the connection is
+    /// closed if there are enough slots.
     pub(super) fn adopt(
         &mut self,
         cx: &mut Connections<State>,
@@ -117,7 +117,7 @@ impl DeviceRole {
         Some(key)
     }
 
-    /// A poll slot ended, or has no connection: perhaps the device had no other way in.
+    /// A poll slot ended, or lost its connection: the device may be disconnected now.
     pub(super) fn polls_ended(&mut self, cx: &mut Connections<State>, why: &str) {
         let stops = self.draining() || self.tries.stopping;
         let end = if stops { CloseCause::Drained } else { CloseCause::Cut };

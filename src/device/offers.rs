@@ -1,4 +1,4 @@
-//! The offer on a connection, its verdict, and what each verdict leads to.
+//! The offer on a connection, the verdict on it, and the consequences of each verdict.
 
 use std::sync::Arc;
 
@@ -22,10 +22,10 @@ use crate::proto::verdict::Verdict;
 use crate::proto::{body, comet, head, turn, verdict};
 use crate::setting::{BEARER_TOKEN, DIALECT, FALLBACK};
 
-/// A refusal that no gateway of ours gave.
+/// Added to a refusal without the mark of our gateways.
 const UNMARKED: &str = "that is not the gateway's own word (Proxy-Status: ptth), but perhaps that of a balancer or proxy before it, or this is no gateway";
 
-/// An offer that got no answer. `silent`: not one byte of it.
+/// An offer without a complete answer. `silent` means that no byte of one arrived.
 struct Unanswered {
     silent: bool,
     pub(super) why: String,
@@ -37,7 +37,7 @@ impl From<String> for Unanswered {
     }
 }
 
-/// `sent`: the request went out whole. `behind`: the bytes that came with the head.
+/// `sent` means that the whole request was written; `behind` are the bytes after the head.
 fn reply_head(response: &ResponseHead<'_>, sent: bool, behind: &[u8]) -> ReplyHead {
     const SAID_MAX: u64 = 200;
     let framing = body::of_response(response, "POST");
@@ -76,13 +76,13 @@ fn first_word(challenge: &[u8], scheme: &[u8]) -> bool {
 }
 
 impl DeviceRole {
-    /// The gateway speaks or ends although nothing was asked: either way this connection is of no
-    /// use.
+    /// The gateway sent bytes or closed although there was no request: this connection cannot be
+    /// used.
     pub(super) fn spoke_unasked(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(dial) = cx.dial(id) else { return };
         match dial.slot {
             Some(key) => self.lost_between(cx, key),
-            None => dial_stage(cx, id, Stage::Pausing { keep: false }), // its pause goes on
+            None => dial_stage(cx, id, Stage::Pausing { keep: false }), // its pause continues
         }
     }
 
@@ -119,8 +119,8 @@ impl DeviceRole {
         }
     }
 
-    /// `Ok(None)`: not here yet. Bytes behind the answer are kept: behind a 101 they are the first
-    /// request.
+    /// `Ok(None)` if the answer is incomplete. Bytes after the answer are kept: after a 101 they
+    /// are the first request.
     fn next_verdict(
         &mut self,
         cx: &mut Connections<State>,
@@ -145,7 +145,7 @@ impl DeviceRole {
             }
             Err(e) => {
                 return Err(Unanswered {
-                    // A session of TLS that failed says nothing of offers.
+                    // A failed TLS session says nothing about offers.
                     silent: silent && e.kind() != std::io::ErrorKind::InvalidData,
                     why: format!(
                         "the connection to the gateway broke before the offer was answered: {e}"
@@ -248,7 +248,7 @@ impl DeviceRole {
             }
             (Verdict::Later { status, .. }, _) => {
                 if status == 426 && !upgrade {
-                    self.mode.end_plain(); // it takes offers alone: what hung up on them was something else
+                    self.mode.end_plain(); // the gateway accepts only offers, so the earlier hang-ups had another cause
                 }
                 self.later(cx, id, &reply);
             }
@@ -258,8 +258,8 @@ impl DeviceRole {
         }
     }
 
-    /// A status that no gateway of ours gives to an offer. `may_poll`: it was an offer of the
-    /// upgrade, and polls without one may pass.
+    /// A status that our gateways do not use for offers. `may_poll` means that it was an offer of
+    /// the upgrade, and polls without it may work.
     fn not_upgraded(&mut self, cx: &mut Connections<State>, id: Id, status: u16, may_poll: bool) {
         if status == 407 {
             return self.end_dial(cx, id, "a proxy on the way wants credentials: status 407", None);
@@ -307,7 +307,7 @@ impl DeviceRole {
         );
     }
 
-    /// 204: the gateway holds offers until somebody asks.
+    /// 204: the gateway holds offers until there is a request.
     fn nothing_yet(&mut self, cx: &mut Connections<State>, id: Id, keep: bool, quick: bool) {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return };
@@ -324,7 +324,7 @@ impl DeviceRole {
         if self.draining {
             return self.end_dial(cx, id, "the device stops", None);
         }
-        self.top_up(cx); // after an outage the other offers are wanted, too
+        self.top_up(cx); // after an outage further offers are needed
         match (keep, pauses) {
             (_, true) => {
                 dial_stage(cx, id, Stage::Pausing { keep });
@@ -337,7 +337,7 @@ impl DeviceRole {
     fn redirected(&mut self, cx: &mut Connections<State>, id: Id, location: &str) {
         let Some((stream, _, State::Dial(dial))) = cx.remove(id) else { return };
         self.has_no_connection(dial.slot);
-        // Through a proxy only the URL tells how far its gateway is.
+        // Through a proxy, only the URL shows how far away the gateway is.
         let from = match (self.proxy_to(&dial.url), stream.peer_ip()) {
             (None, Some(address)) => Reach::of(address),
             _ => Reach::of_host(&dial.url.host),
@@ -369,7 +369,7 @@ impl DeviceRole {
         }
     }
 
-    /// A refusal in the gateway's own words, where it has some.
+    /// The text of a refusal, with the gateway's own explanation if there is one.
     fn refusal(&self, url: &str, status: u16, reply: &ReplyHead) -> String {
         if !reply.marked {
             return format!("gateway {url}: the offer was refused with {status}: {UNMARKED}");
@@ -391,8 +391,8 @@ impl DeviceRole {
         format!("gateway {url} refused the offer with {status}: {why}{remedy}")
     }
 
-    /// 401, 403, 404, 410: final for the first offer ever where the user wants that; weather after
-    /// a success, or where it is not the gateway's own word.
+    /// 401, 403, 404, 410. They are final for the first offer if the user wants that. After a
+    /// success, or without the gateway's mark, they count as temporary.
     pub(super) fn refused(
         &mut self,
         cx: &mut Connections<State>,
@@ -405,7 +405,7 @@ impl DeviceRole {
         let (slot, gateway) = (dial.slot, dial.gateway.clone());
         let text = self.refusal(&dial.url.text, status, reply);
         cx.close(id);
-        self.demand.forget(); // callers that wait now will not wait that long
+        self.demand.forget(); // the current callers will not wait that long
         self.attempt_over(cx, slot, &text);
         self.tell(DeviceEventKind::Refused { status }, &gateway, &gateway.url.text, text.clone());
         let for_good = !self.signs.welcomed
@@ -426,7 +426,7 @@ impl DeviceRole {
             return;
         }
         if !marked {
-            return self.failed_at(cx, &gateway, &text, None); // a balancer that is not ready yet will be soon
+            return self.failed_at(cx, &gateway, &text, None); // a load balancer that is not ready will soon be
         }
         if self.may_go_on(&gateway) {
             let long = self.backoff.long(random());

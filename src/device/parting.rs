@@ -1,6 +1,6 @@
-//! How a device that stops lets its links go. A link that it just closed might have a request on its
-//! way, which would be lost, so it asks the gateway to send them home: by a POST that says that the
-//! device stops (`PTTH-Last`, protocol.md §2.1). Until then what comes is answered.
+//! How a stopping device ends its links. If it closed an idle link itself, a request might be on
+//! its way and would be lost. So it asks the gateway for goaways, with a POST that announces the
+//! stop (`PTTH-Last`, protocol.md §2.1). Until the goaways arrive, requests are answered.
 //!
 //! ```text
 //!   No ─► Asks (the POST is on its way) ─► Heard (each idle link gets a goaway) ─► No (the rest is closed)
@@ -21,10 +21,10 @@ use crate::engine::slab::Key;
 use crate::proto::turn::Fallback;
 
 impl DeviceRole {
-    /// Asks the gateway to let links go, if there are any, or offers that it may just turn. Returns
-    /// true if they stay meanwhile.
+    /// Asks the gateway for goaways, if there are links, or offers that it may just accept. Returns
+    /// true if the links are kept meanwhile.
     pub(super) fn say_goodbye(&mut self, cx: &mut Connections<State>, time: Duration) -> bool {
-        // Links that a program accepts are its own to end.
+        // A program itself ends the links that it has accepted.
         let may_ask = !time.is_zero()
             && self.plan.fallback != Fallback::Never
             && !matches!(self.service, Service::Listen(_));
@@ -41,7 +41,7 @@ impl DeviceRole {
         true
     }
 
-    /// The gateway took the POST of this slot: its goaways are on their way.
+    /// The gateway took the POST of this slot: its goaways will follow.
     pub(super) fn goodbye_heard(&mut self, slot: Option<Key>) {
         if slot.is_some_and(|key| self.parting == Parting::Asks(key)) {
             self.parting = Parting::Heard;
@@ -59,7 +59,7 @@ impl DeviceRole {
         }
     }
 
-    /// Closes what has no request in hand.
+    /// Closes connections without a request in progress.
     pub(super) fn close_idle(&mut self, cx: &mut Connections<State>) {
         self.parting = Parting::No;
         for id in cx.ids() {
@@ -76,7 +76,7 @@ impl DeviceRole {
     }
 }
 
-/// Whether an offer is out that its gateway may have turned already.
+/// Returns true if an offer was sent that its gateway may have accepted already.
 pub(super) fn is_offered(cx: &Connections<State>, id: Id) -> bool {
     cx.dial(id)
         .is_some_and(|dial| dial.slot.is_none() && matches!(dial.stage, Stage::Offered { .. }))

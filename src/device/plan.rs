@@ -1,4 +1,4 @@
-//! What one event loop of a device goes by, and what answers its requests.
+//! The settings of one event loop of a device, and the code that answers its requests.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub enum OnRefusal {
     StopOnAny,
 }
 
-/// What answers the requests that come over the links.
+/// The code that answers requests.
 #[derive(Clone)]
 pub(crate) enum Service {
     Handler(Handler),
@@ -53,28 +53,28 @@ pub(crate) enum Service {
     Forward(Servers),
 }
 
-/// What one event loop goes by.
+/// The settings of one event loop.
 pub(crate) struct Plan {
-    /// The gateway; with failover all of them.
+    /// One gateway, or with failover all.
     pub(crate) gateways: GatewayList,
     /// For URLs with `https`.
     pub(crate) tls: Option<Arc<Connector>>,
     pub(crate) offer: OfferPlan,
-    /// Fields that go only to a configured gateway's origin.
+    /// Fields that are sent only to a configured gateway's origin.
     pub(crate) secrets: Vec<(String, String)>,
     pub(crate) on_refusal: OnRefusal,
-    /// Where gateways may send the device.
+    /// The hosts to which gateways may redirect the device.
     pub(crate) redirects: RedirectHosts,
     pub(crate) proxy: Option<Proxy>,
-    /// Failed attempts in a row, without a way in, after which the device ends.
+    /// The number of consecutive failed attempts while disconnected after which the device ends.
     pub(crate) max_retries: Option<u32>,
-    /// What visitors may ask for by name.
+    /// The TCP targets.
     pub(crate) tcp: Arc<[TcpTarget]>,
     pub(crate) fallback: Fallback,
-    /// Poll slots wanted while the gateway falls back, and poll slots in all.
+    /// The wanted number of poll slots in the fallback, and the most of them.
     pub(crate) polls: RangeInclusive<usize>,
-    /// The encoding of the fallback that is asked for first.
+    /// The preferred encoding of the fallback.
     pub(crate) encoding: Encoding,
-    /// The way to a gateway within this process, which is then the only one.
+    /// The connection to a gateway within this process; if set, the only one.
     pub(crate) way: Option<Way>,
 }

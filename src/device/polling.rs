@@ -1,4 +1,5 @@
-//! Which polls there are, and whether links or polls are wanted: what the loop knows of it, without a step.
+//! Queries on polls: which there are, and whether links or polls are wanted. They step no
+//! connection.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,16 +23,16 @@ impl DeviceRole {
         self.plan.proxy.as_ref().filter(|proxy| proxy.serves(url))
     }
 
-    /// Whether requests for this gateway go to its proxy in absolute form (RFC 9112 §3.2.2), since
-    /// that opens no tunnel to such ports.
+    /// Returns true if requests for this gateway go to its proxy in absolute form (RFC 9112
+    /// §3.2.2), because the proxy does not open tunnels to its port.
     pub(super) fn polls_through_proxy(&self, url: &Url, now: Instant) -> bool {
         !url.secure
             && self.no_tunnel_until.is_some_and(|until| now < until)
             && self.proxy_to(url).is_some()
     }
 
-    /// The target of a request that goes through a proxy without a tunnel, and what the proxy has
-    /// to see beside it.
+    /// The target of a request that goes through a proxy without a tunnel, and the field for the
+    /// proxy's credentials.
     pub(super) fn through_proxy(&self, url: &Url) -> (String, Option<(String, String)>) {
         let authorization = self.proxy_to(url).and_then(|proxy| proxy.authorization.clone());
         (
@@ -40,27 +41,26 @@ impl DeviceRole {
         )
     }
 
-    /// Whether polls are wanted rather than links.
+    /// Returns true if polls are wanted rather than links.
     pub(super) fn is_polling(&self, now: Instant) -> bool {
         self.mode.polls(now) || self.polls_through_proxy(&self.plan.gateways.current().url, now)
     }
 
-    /// Whether the next request offers the turn.
+    /// Returns true if the next request offers the upgrade.
     pub(super) fn offers_turn(&self, slot: Option<Key>, now: Instant) -> bool {
         let plain =
             slot.and_then(|key| self.slots.get(key)).is_some_and(|slot| slot.plain || slot.beside);
         !plain && self.mode.offers_upgrade(now)
     }
 
-    /// Attempts on their way whose end is not known, those of polls that were answered before
-    /// aside.
+    /// The number of attempts in progress, without those of polls that were answered before.
     pub(super) fn attempts(&self) -> usize {
         let polls = self.slots.keys().into_iter().filter_map(|key| self.slots.get(key));
         self.shared.dialing.load(Relaxed)
             + polls.filter(|slot| !slot.connected && slot.conn != Conn::None).count()
     }
 
-    /// The encoding in which polls are answered, while there are any.
+    /// The encoding in which polls are answered, if there are any.
     pub(super) fn polls_with(&self) -> Option<Encoding> {
         let any = self
             .slots
@@ -71,12 +71,12 @@ impl DeviceRole {
         any.then(|| self.encoding.unwrap_or(self.plan.encoding))
     }
 
-    /// Whether this slot polls beside links.
+    /// Returns true if this slot polls beside links.
     pub(super) fn is_beside(&self, key: Key) -> bool {
         self.slots.get(key).is_some_and(|slot| slot.beside)
     }
 
-    /// Whether a poll beside the links is answered by a mailbox.
+    /// Returns true if a mailbox answers a poll beside the links.
     pub(super) fn polls_beside(&self) -> bool {
         self.slots
             .keys()
@@ -85,7 +85,7 @@ impl DeviceRole {
             .any(|slot| slot.beside && slot.connected)
     }
 
-    /// The links are given up: what polled beside them polls in their place.
+    /// The links are given up: the polls beside them replace them.
     pub(super) fn poll_alone(&mut self) {
         for key in self.slots.keys() {
             if let Some(slot) = self.slots.get_mut(key) {
@@ -94,28 +94,28 @@ impl DeviceRole {
         }
     }
 
-    /// Whether this slot has an event in its hand.
+    /// Returns true if this slot has an event in progress.
     pub(super) fn works(&self, slot: Option<Key>) -> bool {
         slot.and_then(|key| self.slots.get(key)).is_some_and(|slot| slot.work.is_some())
     }
 
-    /// Polls that have an event in hand.
+    /// The number of polls with an event in progress.
     pub(super) fn working(&self) -> usize {
         self.slots.keys().into_iter().filter(|key| self.works(Some(*key))).count()
     }
 
-    /// Notes how many polls have an event in hand.
+    /// Records how many polls have an event in progress.
     pub(super) fn note_working(&mut self, now: Instant) {
         self.demand.note_polls(now, self.working());
     }
 
-    /// Whether there are more polls than the last minute needed.
+    /// Returns true if there are more polls than the last minute needed.
     pub(super) fn has_surplus_poll(&mut self, now: Instant) -> bool {
         self.note_working(now);
         self.demand.has_surplus_poll(self.slots.len(), &self.plan.polls)
     }
 
-    /// A slot that wants a connection now; those with answers first.
+    /// A slot that needs a connection now; those with answers first.
     pub(super) fn slot_to_dial(&self, now: Instant) -> Option<Key> {
         let due = |slot: &Slot| slot.conn == Conn::None && slot.redial.is_some_and(|at| at <= now);
         let keys = self.slots.keys();
@@ -160,14 +160,14 @@ impl DeviceRole {
         })
     }
 
-    /// The slot gets a connection.
+    /// Begins a dial for the slot.
     pub(super) fn begin_dial(&mut self, key: Key) -> Option<Box<Dial>> {
         let slot = self.slots.get_mut(key)?;
         (slot.conn, slot.redial) = (Conn::Resolving, None);
         Some(Box::new(Dial::new(slot.url.clone(), slot.gateway.clone(), 0, Some(key))))
     }
 
-    /// The same, when the step is over.
+    /// The same, after the current step.
     pub(super) fn dial_slot(&mut self, key: Key) {
         if let Some(dial) = self.begin_dial(key) {
             self.follow_ups.push_back(FollowUp::Resolve(dial));
@@ -194,13 +194,13 @@ impl DeviceRole {
 
     pub(super) fn close_bridge(&mut self, cx: &mut Connections<State>, key: Key) {
         if let Some(id) = self.slots.get_mut(key).and_then(|slot| slot.bridge.take()) {
-            cx.close(id); // the other end sees that, and its link ends
+            cx.close(id); // the other end notices it, and its link ends
         }
     }
 
-    /// Whether this is a poll with nothing in hand that was held for a while, on a way that has
-    /// carried replies: something on it that waits less long than the gateway cuts such polls, one
-    /// after the other.
+    /// Returns true if this is a poll without an event that was held for a while, on a path that
+    /// has carried replies. An intermediary with a shorter timeout than the gateway cuts such polls
+    /// one after the other.
     pub(super) fn was_held(&self, cx: &Connections<State>, id: Id) -> bool {
         let Some(dial) = cx.dial(id) else { return false };
         let Stage::Offered { at, .. } = dial.stage else { return false };
@@ -219,8 +219,8 @@ impl DeviceRole {
         }
     }
 
-    /// The gateway says that so many callers wait while none of this device's links is free. The
-    /// next [`top_up`](Self::top_up) dials.
+    /// The gateway reported this number of waiting callers, for which none of this device's links
+    /// is free. The next [`top_up`](Self::top_up) dials.
     pub(super) fn note_callers(&mut self, now: Instant, callers: usize) {
         let pauses = self.not_before.is_some_and(|at| at > now);
         if self.draining || callers == 0 || pauses {
@@ -245,7 +245,7 @@ impl DeviceRole {
 /// For the simulation.
 #[cfg(test)]
 impl DeviceRole {
-    /// Where the slots stand, in words.
+    /// The states of the slots, in words.
     pub(super) fn slots_told(&self) -> Vec<String> {
         let slots = self.slots.keys().into_iter().filter_map(|key| self.slots.get(key));
         let told = |slot: &Slot| {

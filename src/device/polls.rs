@@ -1,11 +1,10 @@
-//! The COMET fallback of a device (protocol.md §2): which polls there are, where they go, and what
-//! their replies mean.
+//! The life of a poll slot in the COMET fallback of a device (protocol.md §2).
 //!
 //! ```text
 //!   gateway ◄─ POST, reply ─► connection ─ slot ─ bridge ◄═ socket pair ═► virtual link ─► handler, recv(), accept(), local server
 //! ```
 //! A slot outlives its connection while it has an event in progress or an answer that no reply has
-//! acknowledged. Every poll carries the offer, and each reply decides for itself
+//! acknowledged. Every poll is also an offer, and each reply decides for itself
 //! ([`mode`](super::mode)).
 
 use std::sync::Arc;
@@ -25,7 +24,7 @@ use crate::engine::slab::Key;
 use crate::proto::dialect::Naming;
 
 impl DeviceRole {
-    /// Ends a slot with its connection and its virtual link. An event in its hand is lost.
+    /// Ends a slot with its connection and its virtual link. An event in progress is lost.
     pub(super) fn drop_slot(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
         self.close_connection(cx, key);
         self.close_bridge(cx, key);
@@ -33,10 +32,10 @@ impl DeviceRole {
             log_names!(Debug, "a poll ended: {why}");
             self.shared.polls.fetch_sub(1, Relaxed);
             if self.parting == Parting::Asks(key) {
-                self.follow_ups.push_back(FollowUp::CloseIdle); // the gateway did not hear it
+                self.follow_ups.push_back(FollowUp::CloseIdle); // the gateway did not get the announcement
             }
             self.polls_ended(cx, why);
-            self.doubt_links(cx); // links that came to its place are doubted as all are
+            self.doubt_links(cx); // links that have replaced it are doubted like others
         }
     }
 
@@ -49,8 +48,8 @@ impl DeviceRole {
         }
     }
 
-    /// A redirect: the slot polls there from now on. An answer goes to no other origin than its
-    /// event came from.
+    /// A redirect: the slot polls the new location from now on. An answer is sent only to the
+    /// origin from which its event came.
     pub(super) fn goes_to(
         &mut self,
         cx: &mut Connections<State>,
@@ -67,8 +66,8 @@ impl DeviceRole {
         }
     }
 
-    /// Lets go of answers that could not be posted for `first_byte_timeout`: nobody waits for them
-    /// any more.
+    /// Drops answers that could not be posted for `first_byte_timeout`: their callers no longer
+    /// wait.
     pub(super) fn give_up_late_answers(&mut self, cx: &mut Connections<State>) {
         let (now, timeout) = (cx.now(), self.limits.first_byte_timeout);
         for key in self.slots.keys() {
@@ -85,7 +84,7 @@ impl DeviceRole {
 }
 
 impl DeviceRole {
-    /// The connection of a slot ended, or spoke, while nothing was asked on it.
+    /// The connection of a slot ended, or brought bytes, while there was no request on it.
     pub(super) fn lost_between(&mut self, cx: &mut Connections<State>, key: Key) {
         self.close_connection(cx, key);
         if !self.works(Some(key)) {
@@ -93,7 +92,8 @@ impl DeviceRole {
         }
     }
 
-    /// A proxy's time-out: no failure of the gateway's. The poll comes again after about a second.
+    /// A proxy's timeout is not a failure of the gateway. The poll is repeated after about a
+    /// second.
     pub(super) fn pause_poll(&mut self, cx: &mut Connections<State>, key: Key) {
         log_names!(Debug, "a poll was ended by a proxy's time-out; it comes again");
         self.close_connection(cx, key);
@@ -110,8 +110,7 @@ impl DeviceRole {
         self.redial_after(cx, key, PACE.mul_f64(0.5 + random()));
     }
 
-    /// Nothing new: slots without an event are let go, the others when their answers are
-    /// acknowledged.
+    /// Ends slots without an event now, and the others when their answers are acknowledged.
     pub(super) fn drain_slots(&mut self, cx: &mut Connections<State>) {
         for key in self.slots.keys() {
             match self.works(Some(key)) {
@@ -121,9 +120,9 @@ impl DeviceRole {
         }
     }
 
-    /// Ends a slot of a device that stops. A gateway that holds its poll sees the end of what the
-    /// device sends, and hands it nothing; an event that is on its way already is read and given
-    /// back, for its visitor would wait for it in vain.
+    /// Ends a slot of a stopping device. A gateway that holds its poll sees the half-close, and
+    /// sends no event. An event that is already on its way is read and refused, because its visitor
+    /// would otherwise wait in vain.
     pub(super) fn let_go(&mut self, cx: &mut Connections<State>, key: Key) {
         let at = cx.after(self.limits.abandoned_timeout);
         let held = self.slots.get(key).and_then(|slot| match slot.conn {
@@ -145,7 +144,7 @@ impl DeviceRole {
         }
     }
 
-    /// Whether this was a poll of a device that stops, with nothing in hand; it is over then.
+    /// Returns true, and ends the slot, if this was a poll without an event of a stopping device.
     pub(super) fn was_let_go(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
         let Some(dial) = cx.dial(id) else { return false };
         let idle = dial.slot.filter(|key| self.draining() && !self.works(Some(*key)));
@@ -153,7 +152,7 @@ impl DeviceRole {
         idle.is_some()
     }
 
-    /// A reply brought nothing: poll again, but not in a circle.
+    /// A reply without an event: polls again, but not in a fast loop.
     pub(super) fn nothing(
         &mut self,
         cx: &mut Connections<State>,
@@ -177,7 +176,8 @@ impl DeviceRole {
         }
     }
 
-    /// The slot has nothing in hand: it polls again, on the same connection where that may be kept.
+    /// The slot has no event in progress: it polls again, on the same connection if that can be
+    /// kept.
     pub(super) fn poll_on(&mut self, cx: &mut Connections<State>, key: Key, keep: bool) {
         if !keep {
             self.close_connection(cx, key);
@@ -192,7 +192,7 @@ impl DeviceRole {
         }
     }
 
-    /// Dials for this slot; where the gateway does not answer, in its turn.
+    /// Dials for this slot at once, or in its turn if the gateway does not answer.
     pub(super) fn dial_at_once(&mut self, cx: &mut Connections<State>, key: Key) {
         if !self.is_failing() {
             return self.dial_slot(key);
@@ -201,8 +201,8 @@ impl DeviceRole {
         self.follow_ups.push_back(FollowUp::TopUp);
     }
 
-    /// An attempt of this slot failed, and its connection is closed. Its event survives; without
-    /// one the slot ends.
+    /// An attempt of this slot failed, and its connection is closed. A slot with an event is kept;
+    /// another one ends.
     pub(super) fn poll_failed(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
         let now = cx.now();
         let Some(slot) = self.slots.get_mut(key) else { return };
@@ -214,13 +214,13 @@ impl DeviceRole {
         let Some(work) = &mut slot.work else { return self.drop_slot(cx, key, why) };
         if work.is_ready() {
             slot.redial = Some(now);
-            self.answer_fails(cx, key); // its POST may not even have found a connection
+            self.answer_fails(cx, key); // its POST may not even have had a connection
         }
         self.polls_ended(cx, why);
     }
 }
 
-/// Whether offers of this kind can be polls, too: POST to a path that names the device.
+/// Returns true if offers of this dialect can be polls, too: POST to a path that names the device.
 pub(super) fn can_poll(dialect: &crate::proto::dialect::Dialect) -> bool {
     dialect.naming == Naming::PathSegment
         && dialect.method.as_deref().is_none_or(|method| method == "POST")

@@ -9,19 +9,19 @@ use crate::engine::permits::Permit;
 use crate::engine::permits::Permits;
 use crate::engine::slab::Key;
 
-/// Connections that idle for the next request of one server; more are closed when they become free.
+/// The most idle connections of one server; further ones are closed when they become free.
 pub(super) const POOL_MAX: usize = 256;
 
-/// How long a request is in line before an idle bound connection goes for it: long enough for the
-/// next leg of its login.
+/// How long a request waits before an idle bound connection is closed for it: long enough for the
+/// next request of that login.
 pub(super) const BOUND_GRACE: Duration = Duration::from_secs(1);
 
-/// The place of a local server in the list of its device.
+/// The index of a local server in the list of its device.
 pub(crate) type ServerId = usize;
 
 /// All connections to local servers.
 pub(super) struct Locals {
-    /// One of each server, in their order.
+    /// One for each server, in their order.
     pools: Vec<Pool>,
     pub(super) alarmed: bool,
 }
@@ -29,17 +29,17 @@ pub(super) struct Locals {
 /// The connections to one local server.
 #[derive(Default)]
 pub(super) struct Pool {
-    /// Idle ones that are anybody's, newest last.
+    /// Idle connections for any request, the newest last.
     pub(super) idle: Vec<Id>,
-    /// How many there are in all, those that are being opened included.
+    /// Counts all connections, including those that are being opened.
     pub(super) open: Permits,
-    /// The places of those, by their exchanges.
+    /// The permits of connections that are being opened, by exchange.
     pub(super) opening: Vec<(Key, Permit)>,
-    /// Requests that wait for one, in their order: one of each link and poll at most.
+    /// Requests that wait for a connection, in order: at most one for each link and poll.
     pub(super) waiting: VecDeque<Key>,
-    /// Most connections; 0: as many as there are requests.
+    /// The most connections; 0 means as many as there are requests.
     pub(super) most: usize,
-    /// How often it was said anew how the server is known.
+    /// How often the server's verification was replaced.
     pub(super) known: u32,
 }
 
@@ -51,7 +51,7 @@ impl Pool {
 }
 
 impl Locals {
-    /// One pool for each of these most connections.
+    /// One pool for each of these maxima.
     pub(super) fn new(most: impl Iterator<Item = usize>) -> Self {
         Locals {
             pools: most.map(|most| Pool { most, ..Pool::default() }).collect(),
@@ -59,7 +59,7 @@ impl Locals {
         }
     }
 
-    /// The pool of a server. An exchange and a connection name none but those of the list.
+    /// The pool of a server. Exchanges and connections have only servers of the list.
     pub(super) fn pool(&mut self, server: ServerId) -> &mut Pool {
         &mut self.pools[server]
     }
@@ -78,7 +78,7 @@ impl Locals {
         self.pools.iter().any(|pool| !pool.waiting.is_empty())
     }
 
-    /// What an exchange wanted to be opened is open, or will not be.
+    /// The connection for an exchange is open, or could not be opened.
     pub(super) fn opened(&mut self, key: Key) -> Option<Permit> {
         self.pools.iter_mut().find_map(|pool| {
             let at = pool.opening.iter().position(|(opening, _)| *opening == key)?;
@@ -93,15 +93,15 @@ pub(crate) enum Local {
     Securing { key: Key, made: Made },
     /// `bound`: a login that belongs to this connection went over it (NTLM, Negotiate).
     Busy { key: Key, bound: bool, made: Made },
-    /// To a TCP target: this exchange's alone.
+    /// A connection to a TCP target, for this exchange only.
     Tunnel { key: Key },
-    /// Anybody's.
+    /// Idle, for any request.
     Idle { server: ServerId },
-    /// Idle, and this link's alone, since then.
+    /// Idle since this time, and reserved for this link.
     Bound { server: ServerId, link: Id, since: Instant },
 }
 
-/// For which server a connection was made, and [`Pool::known`] at that time.
+/// The server of a connection, and [`Pool::known`] when it was made.
 #[derive(Clone, Copy)]
 pub(crate) struct Made {
     pub(super) server: ServerId,

@@ -1,4 +1,4 @@
-//! The answer to an event on its way in a POST, and answers that are dropped.
+//! POSTs that carry the answer to an event, and answers that are dropped.
 
 use crate::device::dial::DIAL;
 use crate::device::role::DeviceRole;
@@ -11,13 +11,13 @@ use crate::proto::body;
 use crate::proto::turn::Brought;
 
 impl DeviceRole {
-    /// What the head of this slot's next POST says of an answer.
+    /// The properties of the answer in this slot's next POST, if it carries one.
     pub(super) fn brought(&self, slot: Option<Key>) -> Option<Brought<'_>> {
         let work = self.slots.get(slot?)?.work.as_ref()?;
         work.is_ready().then(|| work.brought())
     }
 
-    /// Whether the answer on this connection was given to it whole.
+    /// Returns true if this connection has taken the whole answer.
     pub(super) fn has_posted(&self, peer: &Connection<State>) -> bool {
         let State::Dial(dial) = &peer.state else { return true };
         let work =
@@ -25,14 +25,14 @@ impl DeviceRole {
         work.and_then(|work| work.post.as_ref()).is_none_or(|post| post.ended)
     }
 
-    /// The head of the POST is written; the answer follows, as far as it is here.
+    /// The head of the POST was written; writes the part of the answer that is there.
     pub(super) fn begin_post(&mut self, cx: &mut Connections<State>, key: Key) {
         if let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) {
             work.begin_post();
         }
         self.feed(cx, key);
         if let Some(id) = self.slots.get(key).and_then(|slot| slot.bridge) {
-            cx.reschedule(id); // there may be more
+            cx.reschedule(id); // there may be more bytes
         }
         self.set_post_deadline(cx, key);
     }
@@ -61,8 +61,8 @@ impl DeviceRole {
         flush(cx, id);
     }
 
-    /// While the gateway has something to take: `body_silence_timeout`. While the handler is at
-    /// work: none. Behind the last byte: that of any reply.
+    /// While bytes wait for the gateway, the deadline is `body_silence_timeout`. While the handler
+    /// works, there is none. After the last byte, it is that of any reply.
     pub(super) fn set_post_deadline(&mut self, cx: &mut Connections<State>, key: Key) {
         let drains = self.draining();
         let Some(slot) = self.slots.get_mut(key) else { return };
@@ -71,12 +71,12 @@ impl DeviceRole {
         let Some(peer) = cx.get(id) else { return };
         let now = (peer.written(), peer.pending() > 0, post.ended, drains);
         if post.seen.replace(now) == Some(now) {
-            return; // an event that moved nothing postpones nothing
+            return; // an event without progress does not postpone it
         }
         let time = match (peer.pending() > 0, post.ended) {
             (true, _) => Some(self.limits.body_silence_timeout),
             (false, false) => None,
-            // The answer has arrived, if it ever does; the reply may be held as any poll's.
+            // The answer should have arrived; its reply may be held like any poll's.
             (false, true) if drains => Some(self.limits.abandoned_timeout),
             (false, true) => Some(self.limits.offer_timeout),
         };
@@ -96,8 +96,8 @@ impl DeviceRole {
         lost
     }
 
-    /// An answer could not be posted: it is tried again for so long as somebody may wait for it,
-    /// counted from the first failure.
+    /// An answer could not be posted. It is posted again as long as its caller may wait, counted
+    /// from the first failure.
     pub(super) fn answer_fails(&mut self, cx: &mut Connections<State>, key: Key) {
         let (now, at) = (cx.now(), cx.after(self.limits.first_byte_timeout));
         let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
@@ -109,8 +109,8 @@ impl DeviceRole {
         }
     }
 
-    /// An answer is dropped. Its event is remembered: should it come again, it gets a 502 and no
-    /// second run.
+    /// Drops an answer. Its event is remembered: if it arrives again, it is answered with 502 and
+    /// not run a second time.
     pub(super) fn give_up(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
         let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.take()) else { return };
         log_names!(Warn, "the answer to event {} is dropped: {why}", work.id);

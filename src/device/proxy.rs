@@ -1,4 +1,5 @@
-//! A proxy on the way out: its address and credentials, the CONNECT (RFC 9110 §9.3.6) and its answer.
+//! The proxy of a device: its address and credentials, the CONNECT (RFC 9110 §9.3.6) and its
+//! answer.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::proto::head::LineEnds;
 use crate::proto::head::ResponseHead;
 use crate::proto::verdict;
 
-/// The port of a proxy whose URL names none: curl's.
+/// The default port of a proxy, as in curl.
 const PROXY_PORT: u16 = 1080;
 
 /// The proxy of a device. No `Debug`: it has a password.
@@ -31,7 +32,7 @@ const PROXY_PORT: u16 = 1080;
 pub(crate) struct Proxy {
     pub(super) host: String,
     pub(super) port: u16,
-    /// `HOST:PORT`, for texts.
+    /// `HOST:PORT`, for messages.
     pub(super) text: String,
     /// The whole value of `Proxy-Authorization`.
     pub(super) authorization: Option<String>,
@@ -99,10 +100,10 @@ impl Proxy {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// What the proxy's final answer means: a tunnel, or why there is none.
+    /// The meaning of the proxy's final answer: a tunnel, or the reason why there is none.
     fn verdict(&self, head: &ResponseHead<'_>) -> Result<(), Refused> {
-        // Framing fields mean nothing here (RFC 9110 §9.3.6), but with a page of HTML they show
-        // that no tunnel is meant.
+        // Framing fields have no meaning here (RFC 9110 §9.3.6), but with a page of HTML they show
+        // that this is not a tunnel.
         let has_body = head.fields.get("content-length").is_some_and(|length| length != b"0")
             || head.fields.get("transfer-encoding").is_some();
         let page = has_body && verdict::is_page(&head.fields);
@@ -138,7 +139,7 @@ impl Proxy {
     }
 }
 
-/// What a 407 wants, where Basic is not among it: `Negotiate, NTLM`.
+/// The schemes that a 407 offers, if Basic is not one of them: `Negotiate, NTLM`.
 fn unspoken(fields: &Fields<'_>) -> Option<String> {
     let mut schemes: Vec<String> = Vec::new();
     for challenge in fields.all("proxy-authenticate") {
@@ -155,10 +156,10 @@ fn unspoken(fields: &Fields<'_>) -> Option<String> {
     (!spoken).then(|| schemes.join(", "))
 }
 
-/// No tunnel.
+/// The proxy has opened no tunnel.
 pub(super) struct Refused {
     pub(super) why: String,
-    /// It does not let CONNECT go there, and may let other requests.
+    /// The proxy does not allow CONNECT to this address; it may allow other requests.
     pub(super) no_connect: bool,
     pub(super) retry_after: Option<Duration>,
 }
@@ -169,7 +170,7 @@ impl From<String> for Refused {
     }
 }
 
-/// Whether the tunnel stands. Bytes behind the answer are kept: they are the gateway's.
+/// Reads the proxy's answer. Bytes after it are kept: they come from the gateway.
 pub(super) fn proxy_answer(
     cx: &mut Connections<State>,
     id: Id,

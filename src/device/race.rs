@@ -1,12 +1,12 @@
-//! One connection out of the addresses of a name (RFC 8305, Happy Eyeballs): for the gateway, the
-//! proxy on the way to it, and the local server alike.
+//! Connects to one of the addresses of a name (RFC 8305, Happy Eyeballs), for gateways, proxies and
+//! local servers alike.
 //!
 //! ```text
 //!   addresses ─► in order ─► the first ─ address_delay ─► the next beside it ─ address_delay ─► …      the first that stands is taken, the others are closed
 //!                                └─ refused: the next at once
 //! ```
-//! The families take turns, beginning with the resolver's first. The winner is remembered, and is
-//! the first of the next race.
+//! IPv4 and IPv6 addresses alternate, beginning with the resolver's first one. The address of the
+//! established connection is remembered, and tried first in the next race.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,7 +25,7 @@ use crate::stream::Stream;
 
 impl DeviceRole {
     /// Begins to connect to one of these addresses of `host`. The waiter gets the connection, or
-    /// hears why there is none.
+    /// the reason why there is none.
     pub(super) fn race(
         &mut self,
         cx: &mut Connections<State>,
@@ -100,8 +100,7 @@ impl DeviceRole {
         Ok(())
     }
 
-    /// Tries the next address that can be tried at all; without one, and with none that is being
-    /// tried, the race is over.
+    /// Tries the next address. If there is none, and no attempt is in progress, the race is over.
     fn try_next(&mut self, cx: &mut Connections<State>, key: Key) {
         loop {
             let Some(race) = self.races.running.get_mut(key) else { return };
@@ -139,7 +138,8 @@ impl DeviceRole {
         }
     }
 
-    /// It has not stood for `address_delay`, and the next is tried beside it; or it is too late.
+    /// An attempt has taken longer than `address_delay`: tries the next address beside it, or ends
+    /// the race if it is too late.
     pub(super) fn racer_expired(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(racer) = cx.racer(id) else { return };
         let racer = *racer;
@@ -172,17 +172,17 @@ impl DeviceRole {
         if let Some(address) = racer.address {
             self.races.remember(host, address);
         }
-        cx.set_deadline(id, None); // its next owner sets another
+        cx.set_deadline(id, None); // its next owner sets another one
         self.follow_ups.push_back(FollowUp::Reached { waiter, id });
     }
 
-    /// Nobody wants the connection any more.
+    /// Ends a race whose connection is no longer needed.
     pub(super) fn call_off_race(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(race) = self.races.running.remove(key) else { return };
         race.running.into_iter().for_each(|id| cx.close(id));
     }
 
-    /// Ends the race for the connection of an exchange that nobody waits for any more.
+    /// Ends the race for an exchange whose caller has left.
     pub(super) fn call_off_races_for(&mut self, cx: &mut Connections<State>, exchange: Key) {
         for key in self.races.running.keys() {
             let waiter = self.races.running.get(key).map(|race| &race.waiter);
@@ -193,7 +193,7 @@ impl DeviceRole {
         }
     }
 
-    /// Ends the races for new links; returns how many there were.
+    /// Ends the races for new links. Returns how many there were.
     pub(super) fn call_off_dials(&mut self, cx: &mut Connections<State>) -> usize {
         let keys = self.races.running.keys().into_iter();
         let is_links = |key: &Key| matches!(self.races.running.get(*key).map(|race| &race.waiter), Some(Waiter::Dial(dial)) if dial.slot.is_none());

@@ -1,7 +1,6 @@
 //! Races for one connection out of the addresses of a name (RFC 8305, Happy Eyeballs).
 //!
-//! The families take turns, beginning with the resolver's first. The address that was taken is
-//! remembered, and is the first of the next race.
+//! The state of races: the order of addresses, and the remembered ones.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,19 +13,19 @@ use crate::engine::connections::Id;
 use crate::engine::slab::Key;
 use crate::engine::slab::Slab;
 
-/// Addresses that are tried at a time.
+/// The most addresses that are tried at a time.
 pub(super) const RUNNING_MAX: usize = 8;
 
-/// Endpoints whose last address is remembered: a device has a few gateways, a proxy and a local
-/// server.
+/// The most endpoints whose last address is remembered: a device has a few gateways, a proxy and a
+/// few local servers.
 const REMEMBERED_MAX: usize = 32;
 
-/// Addresses of one endpoint, of which one is to be connected to.
+/// The addresses of one endpoint, of which one has to be reached.
 pub(super) struct Race {
-    /// The side whose connection it will be.
+    /// The waiter for the connection.
     pub(super) waiter: Waiter,
     pub(super) host: String,
-    /// Not tried yet.
+    /// Addresses that were not tried yet.
     pub(super) rest: VecDeque<SocketAddr>,
     pub(super) running: Vec<Id>,
     pub(super) failed: Option<io::Error>,
@@ -36,9 +35,9 @@ pub(super) struct Race {
 #[derive(Clone, Copy)]
 pub(crate) struct Racer {
     pub(super) race: Key,
-    /// `None`: a Unix socket.
+    /// `None` for a Unix socket.
     pub(super) address: Option<SocketAddr>,
-    /// Then it is too late.
+    /// The deadline of the race.
     pub(super) until: Instant,
 }
 
@@ -75,8 +74,8 @@ impl Races {
     }
 }
 
-/// The order in which addresses are tried: each once, the families in turn; before them the one
-/// that was taken last time, if it is among them.
+/// The order in which addresses are tried: each once, with alternating families; the one that was
+/// used last time comes first, if it is among them.
 pub(super) fn in_order(
     addresses: Vec<SocketAddr>,
     last: Option<SocketAddr>,

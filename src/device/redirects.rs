@@ -1,8 +1,9 @@
-//! Where a gateway may send a device (T57): to hosts that the operator allows, on ports that are no
-//! other service's, and never nearer to the device than the gateway itself is.
+//! Where a gateway may redirect a device (T57): to hosts that the operator allows, on ports that do
+//! not belong to another well-known service, and never to an address that is nearer to the device
+//! than the gateway itself.
 //!
-//! A hostile gateway, or an impostor, would otherwise have the device POST to what only the device
-//! can reach: its own loopback services, or the metadata of a cloud (169.254.169.254).
+//! Otherwise a hostile gateway, or an impostor, could make the device send a POST to services that
+//! only the device can reach: on its own loopback, or a cloud's metadata service (169.254.169.254).
 
 use crate::device::no_proxy::Except;
 use crate::device::no_proxy::network;
@@ -11,10 +12,10 @@ use crate::device::url::Url;
 use crate::error::Error;
 use crate::setting::REDIRECT_HOST;
 
-/// The hosts that a device may be redirected to.
+/// The hosts to which a device may be redirected.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RedirectHosts {
-    /// Those of the configured gateways, with their ports.
+    /// The hosts of the configured gateways, with their ports.
     pub(super) own: Vec<(String, u16)>,
     allowed: Vec<(Host, Option<u16>)>,
 }
@@ -30,11 +31,11 @@ enum Host {
 }
 
 impl RedirectHosts {
-    /// `entries`: `HOST`, `*.DOMAIN`, an address, a network, or `*`; with `:PORT` for that port
-    /// alone.
+    /// Each of `entries` is `HOST`, `*.DOMAIN`, an address, a network, or `*`; with `:PORT` it
+    /// allows only that port.
     ///
     /// # Errors
-    /// An entry that is invalid.
+    /// An invalid entry.
     pub(super) fn new<'a>(
         own: impl Iterator<Item = &'a Url>,
         entries: &[String],
@@ -51,8 +52,8 @@ impl RedirectHosts {
         Ok(RedirectHosts { own, allowed: allowed.collect::<Result<_, _>>()? })
     }
 
-    /// A `Location` of a response of `from`: absolute, or a path on the same host. `reach` is how
-    /// far away its sender is.
+    /// The URL of a `Location` in a response of `from`: absolute, or a path on the same host.
+    /// `reach` is how far away its sender is.
     pub(super) fn follow(&self, from: &Url, location: &str, reach: Reach) -> Result<Url, Error> {
         let to = match location.starts_with('/') && !location.starts_with("//") {
             true => {
@@ -73,10 +74,10 @@ impl RedirectHosts {
         Ok(Url { nearest: from.nearest.max(reach), ..to })
     }
 
-    /// Whether the device may go there, as far as the URL tells.
+    /// Checks whether the device may use this URL, without a look-up.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason why it may not.
     pub(super) fn check(&self, url: &Url) -> Result<(), String> {
         let host = normal(&url.host);
         let own = || self.own.iter().filter(|(own, _)| *own == host);

@@ -1,4 +1,4 @@
-//! Replies to polls: read to their end, and what they bring.
+//! Replies to polls: reads them to their end, and handles their events.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,7 +13,7 @@ use crate::proto::head::{LineEnds, are_line_ends};
 use crate::proto::turn::Encoding;
 
 impl DeviceRole {
-    /// A reply of the fallback: its body is read to the end.
+    /// A reply of the fallback has begun: reads its body to the end.
     pub(super) fn fell_back(
         &mut self,
         cx: &mut Connections<State>,
@@ -78,8 +78,8 @@ impl DeviceRole {
         }
     }
 
-    /// One read; whether the body is whole. Bytes behind it were not asked for: the connection is
-    /// not used again.
+    /// Reads once. Returns true if the body is complete. If there are bytes after it, the
+    /// connection is not used again.
     fn read_body(
         &mut self,
         cx: &mut Connections<State>,
@@ -106,12 +106,12 @@ impl DeviceRole {
         reply.keep &= !ended && !reply.surplus;
         let whole = reply.decoder.is_done();
         if matches!(fetched, Ok(Fetched::Bytes(_))) {
-            cx.set_deadline(id, Some(at)); // an event that brought nothing postpones nothing
+            cx.set_deadline(id, Some(at)); // an event without bytes does not postpone it
         }
         Ok(whole)
     }
 
-    /// A reply of the fallback is whole.
+    /// A reply of the fallback is complete.
     fn replied(&mut self, cx: &mut Connections<State>, id: Id) {
         let now = cx.now();
         let Some(dial) = cx.dial_mut(id) else { return };
@@ -180,7 +180,7 @@ impl DeviceRole {
         self.top_up(cx);
     }
 
-    /// No reply within its time; or the gateway took nothing of an answer.
+    /// There was no reply in time, or the gateway took no byte of an answer.
     pub(super) fn reply_is_late(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(dial) = cx.dial(id) else { return };
         let Some(key) = dial.slot.filter(|key| self.works(Some(*key))) else {
@@ -196,11 +196,11 @@ impl DeviceRole {
         };
         let Some(peer) = cx.get_mut(id) else { return };
         if peer.pending() == 0 && self.draining() {
-            self.acknowledge(cx, key); // it was written whole, and its reply may be held for long
+            self.acknowledge(cx, key); // it was written completely, and its reply may be held for long
             return self.let_go(cx, key);
         }
         let (waiting, written) = (peer.pending(), peer.written());
-        peer.try_to_write(); // a socket has room long before it says so
+        peer.try_to_write(); // a socket has room long before it reports it
         let _ = peer.flush(); // a failure shows in the next read
         match (waiting, peer.written() > written) {
             (0, _) => self.end_dial(

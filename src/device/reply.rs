@@ -10,25 +10,25 @@ use crate::proto::comet;
 use crate::proto::comet::Event;
 use crate::proto::turn::Encoding;
 
-/// What a reply's head says beside its verdict.
+/// The contents of a reply's head, except its verdict.
 pub(super) struct ReplyHead {
     pub(super) status: u16,
-    /// Another request may follow on the connection, once the body is read.
+    /// Another request may follow on the connection, after the body was read.
     pub(super) keep: bool,
-    /// The POST that it answers had gone out whole.
+    /// The POST that it answers had been written completely.
     pub(super) sent: bool,
-    /// How the body of a reply of the fallback ends.
+    /// The framing of a fallback reply's body.
     pub(super) framing: Result<Framing, crate::error::Refusal>,
     pub(super) id: Result<Option<String>, crate::error::Refusal>,
-    /// A short text in its body, where that came with the head.
+    /// A short text in its body, if it arrived with the head.
     pub(super) said: String,
-    /// It is the gateway's own word, not that of something on the way.
+    /// It has the gateway's mark, so it does not come from an intermediary.
     pub(super) marked: bool,
-    /// What the gateway says of it, where it is its own word.
+    /// The gateway's explanation, if it has the mark.
     pub(super) details: Option<String>,
-    /// How its content is compressed.
+    /// The coding with which its content is compressed.
     pub(super) coding: Option<String>,
-    /// How long it asks to be left alone.
+    /// The pause of its `Retry-After`.
     pub(super) retry_after: Option<Duration>,
 }
 
@@ -40,14 +40,14 @@ pub(super) struct Reply {
     pub(super) id: Option<String>,
     pub(super) keep: bool,
     pub(super) quick: bool,
-    /// Bytes came behind it.
+    /// There were bytes after it.
     pub(super) surplus: bool,
-    /// The bytes of its body, of those that all polls may hold.
+    /// Counts the bytes of its body in the budget of all polls.
     pub(super) held: Held,
 }
 
 impl Reply {
-    /// How many bytes were used; whole when the decoder is done.
+    /// Takes bytes and returns how many it used. The body is complete when the decoder is done.
     pub(super) fn take(&mut self, bytes: &[u8], limits: &Limits) -> Result<usize, Refusal> {
         let mut used = 0;
         loop {
@@ -72,8 +72,8 @@ impl Reply {
         }
     }
 
-    /// The event, and what it takes of the bytes of all. The head has its bounds where the event is
-    /// asked as a request: who breaks them gets a 431, as on a link.
+    /// The event, and its share of the budget. Limits on the head are enforced later, when the
+    /// event is parsed as a request: above them, it is answered with 431, as on a link.
     pub(super) fn into_event(self, limits: &Limits) -> Result<Option<(Event, Held)>, Refusal> {
         let event = match (self.encoding, self.id.as_deref()) {
             (Some(Encoding::Json), id) => comet::event_from_json(&self.body, id, limits),

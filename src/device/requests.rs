@@ -1,4 +1,5 @@
-//! What comes over a link: a request for program code, for the local server or a TCP target, or a heartbeat.
+//! Messages that arrive on a link: a request for program code, for the local server or a TCP
+//! target, or a heartbeat.
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::device::lease::CLOSED;
@@ -15,17 +16,17 @@ use crate::proto::heartbeat::Heartbeat;
 use crate::proto::{head, heartbeat};
 use crate::relay::{Exchange, LocalAnswer};
 
-/// What an idle link brought.
+/// The message that arrived on an idle link.
 enum Came {
     NotYet,
     Gone(CloseReason),
-    /// So many callers wait meanwhile.
+    /// The number of waiting callers that it reports.
     Heartbeat {
         heartbeat: Heartbeat,
         callers: usize,
     },
     Refused(crate::error::Refusal),
-    /// A whole head (so many bytes of the scratch buffer) for program code.
+    /// A complete head (this many bytes of the scratch buffer) for program code.
     Request(usize),
     Forward(Box<Exchange>),
     Tcp(Box<AskedTcp>),
@@ -84,11 +85,11 @@ impl DeviceRole {
         };
         let bytes = &scratch[..filled];
         if bytes == b"\r\n" {
-            return Came::NotYet; // a stray line end behind an earlier message
+            return Came::NotYet; // a stray line end after an earlier message
         }
         let read = head::request(bytes, &self.link_limits, LineEnds::Crlf);
         if let (State::Link(link), true) = (&mut peer.state, head::begins_request(bytes)) {
-            link.used |= !bytes.starts_with(b"OPTIONS * "); // whatever becomes of it: the fault may be a visitor's, and dialling is all right (T48)
+            link.used |= !bytes.starts_with(b"OPTIONS * "); // even if it is refused: that may be a visitor's fault, and dialling works (T48)
         }
         match read {
             Err(refusal) => Came::Refused(refusal),

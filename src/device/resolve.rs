@@ -1,9 +1,9 @@
-//! Looking names up without waiting for it: `getaddrinfo` on threads of its own, since it can
-//! neither be polled nor be called off.
+//! Looks up names without blocking the loop: `getaddrinfo` runs on separate threads, because it can
+//! neither be polled nor cancelled.
 //!
-//! A name is looked up anew for every attempt; attempts that come while its look-up runs share it.
-//! One that takes longer than `resolve_timeout` is given up by the waiting attempts, and its thread
-//! hangs until the resolver returns: at most [`PER_NAME`] for one name, at most
+//! A name is looked up anew for every attempt; attempts that begin while its look-up runs share it.
+//! If it takes longer than `resolve_timeout`, the waiting attempts give up, and its thread hangs
+//! until the resolver returns: at most [`PER_NAME`] for one name, at most
 //! [`Limits::helpers_max`](crate::Limits::helpers_max) in all.
 
 use crate::device::command::Command;
@@ -16,7 +16,7 @@ use crate::engine::connections::Connections;
 use std::net::ToSocketAddrs;
 
 impl DeviceRole {
-    /// Has a name looked up; `waiter` is served by [`FollowUp::Found`], now or later.
+    /// Begins to look up a name; `waiter` gets the result in [`FollowUp::Found`].
     pub(super) fn look_up(
         &mut self,
         cx: &mut Connections<State>,

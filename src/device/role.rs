@@ -40,7 +40,7 @@ use crate::stream::Stream;
 
 pub(crate) struct DeviceRole {
     pub(super) limits: Arc<Limits>,
-    /// For what the gateway sends of its visitors.
+    /// The limits for messages from the gateway.
     pub(super) link_limits: Arc<Limits>,
     pub(super) plan: Plan,
     pub(super) service: Service,
@@ -57,28 +57,28 @@ pub(crate) struct DeviceRole {
     pub(super) backoff: Backoff,
     pub(super) tries: Tries,
     pub(super) signs: Signs,
-    /// No dial before this.
+    /// Nothing is dialled before this.
     pub(super) not_before: Option<Instant>,
     pub(super) burst: Burst,
     pub(super) demand: Demand,
-    /// It was said that dialling waits for the clock.
+    /// It was logged that dialling waits for the clock.
     pub(super) waits_for_clock: bool,
     pub(super) transport: Option<Transport>,
     pub(super) slots: Slab<Slot>,
     pub(super) past: Past,
-    /// Bytes of events in memory.
+    /// The budget for bytes of events in memory.
     pub(super) messages: Budget,
     pub(super) sessions: Sessions,
     pub(super) mode: Mode,
-    /// The encoding that the fallback's replies showed.
+    /// The encoding of the fallback's replies.
     pub(super) encoding: Option<Encoding>,
-    /// When an offer was last ended without a byte of an answer, with no answer to any since.
+    /// When a connection last ended without an answer to its offer, if no offer was answered since.
     pub(super) hung_up: Option<Instant>,
-    /// The proxy does not open tunnels to where the gateway is; until then it gets polls in
-    /// absolute form.
+    /// Until this time the proxy gets polls in absolute form, because it does not open tunnels to
+    /// the gateway.
     pub(super) no_tunnel_until: Option<Instant>,
-    /// How often, since the last 101, an offer was refused by something on the way that let the
-    /// poll behind it pass.
+    /// How often, since the last 101, an intermediary refused an offer and let the following poll
+    /// pass.
     pub(super) troubled: u32,
     pub(super) doubt: Doubt,
     pub(super) follow_ups: VecDeque<FollowUp>,
@@ -91,7 +91,7 @@ pub(crate) struct DeviceRole {
     pub(super) member: usize,
 }
 
-/// What a device's relay goes by.
+/// The rules of a device's relay.
 fn rules(limits: &Arc<Limits>) -> Rules {
     Rules {
         limits: limits.clone(),
@@ -100,8 +100,8 @@ fn rules(limits: &Arc<Limits>) -> Rules {
         via: None,
         add_date: true,
         upstream_name: "the device's local server",
-        // A gateway that closes a link gives its request up; the link, and the local
-        // connection, are wanted for others.
+        // A gateway that half-closes a link gives up its request; the link and the local connection
+        // are needed for others.
         downstream_may_half_close: false,
         upstream_is_link: false,
     }
@@ -126,7 +126,7 @@ impl DeviceRole {
         };
         let sessions = Sessions::new(plan.offer.session);
         DeviceRole {
-            // A link is one job at most, so the queue takes all that there can be.
+            // A link needs at most one job, so the queue can hold all of them.
             workers: Workers::new(
                 "ptth-handler",
                 limits.handlers_max.min(shared.max() + plan.polls.end()),
@@ -182,7 +182,7 @@ impl DeviceRole {
         self.remote.clone()
     }
 
-    /// The gateway that is dialled now.
+    /// The current gateway.
     pub(super) fn current_gateway(&self) -> Arc<GatewayTarget> {
         self.plan.gateways.current().clone()
     }
@@ -200,7 +200,7 @@ impl DeviceRole {
         self.server(server).map_or("", |target| &target.text)
     }
 
-    /// `url`: where `gateway` has led to.
+    /// Sends an event. `url` is the location to which `gateway` has redirected.
     pub(super) fn tell(
         &self,
         kind: DeviceEventKind,

@@ -1,5 +1,4 @@
-//! Local servers of a device by the paths that are theirs, and what a gateway's request becomes for
-//! the one that it is for.
+//! The local servers of a device by their paths, and the request that each of them gets.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -43,7 +42,7 @@ use crate::stream::Connector;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalServer {
     url: String,
-    /// Without a slash at its end: `/` is empty.
+    /// Without a slash at its end: `/` becomes empty.
     path: String,
     strips_path: bool,
     host_header: Option<String>,
@@ -150,23 +149,23 @@ impl<const N: usize> From<[LocalServer; N]> for LocalServers {
     }
 }
 
-/// More servers than this are a mistake.
+/// The most servers; more are probably a mistake.
 const SERVERS_CEILING: usize = 64;
 
-/// What holds for all local servers of a device.
+/// Settings for all local servers of a device.
 pub(super) struct Common<'a> {
     pub(super) host_header: Option<&'a str>,
     pub(super) maps_origin: bool,
     pub(super) edits: &'a Edits,
     pub(super) connections_max: usize,
-    /// Settings of TLS are given.
+    /// The program has given TLS settings.
     pub(super) has_tls: bool,
-    /// How a server at `https` is known; reading the system's roots takes a moment and may fail, so
-    /// it is asked only where it is needed.
+    /// The verification of servers at `https`. It is called only if needed, because reading the
+    /// system's roots takes a moment and may fail.
     pub(super) connector: &'a dyn Fn() -> Result<Arc<Connector>, Error>,
 }
 
-/// Local servers, ready to be asked.
+/// Validated local servers.
 #[derive(Clone, Debug)]
 pub(crate) struct Servers {
     list: Vec<Target>,
@@ -240,7 +239,7 @@ impl Servers {
         self.list.iter()
     }
 
-    /// Replaces how servers at `https` are known, and says which those are.
+    /// Replaces the verification of servers at `https`, and returns these servers.
     pub(super) fn know(&mut self, connector: &Arc<Connector>) -> Vec<ServerId> {
         let mut known = Vec::new();
         for (server, target) in self.list.iter_mut().enumerate() {
@@ -252,8 +251,8 @@ impl Servers {
         known
     }
 
-    /// What a gateway's request becomes for the local server that it is for; for none: an exchange
-    /// without a server.
+    /// Rewrites a gateway's request for its local server. If no server matches, the exchange has no
+    /// server.
     pub(super) fn plan(
         &self,
         downstream: Id,
@@ -303,7 +302,7 @@ impl Servers {
     }
 }
 
-/// How a server is named that is told another host or path than its visitors asked for.
+/// The name of a server that gets another host or path than its visitors use.
 fn alias(
     target: &Target,
     request: &FramedRequest<'_>,
@@ -320,7 +319,7 @@ fn alias(
     Ok(Some(alias.names_visitors(came.filter(|_| target.maps_origin))))
 }
 
-/// What a visitor is told whose path is no server's.
+/// The answer if no server matches the path.
 pub(super) const NO_SERVER: LocalAnswer<'_> = LocalAnswer {
     error: Some("destination_not_found"),
     keep: true,

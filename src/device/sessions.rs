@@ -1,4 +1,5 @@
-//! Which session a device shows to whom: what names a run of it is no other origin's to know.
+//! The session that a device sends to each origin: other origins must not learn the session of its
+//! own gateways.
 
 use std::collections::VecDeque;
 
@@ -7,14 +8,14 @@ use sha2::{Digest as _, Sha256};
 use crate::device::url::Url;
 use crate::proto::digits::hex;
 
-/// Origins that redirects led to whose sessions are remembered.
+/// The most origins of redirects whose sessions are remembered.
 const REMEMBERED_MAX: usize = 32;
 
 /// The sessions of one run of a device.
 pub(super) struct Sessions {
-    /// Of its own gateways. `None`: it has none.
+    /// The session for its own gateways, if it has one.
     own: Option<[u8; 16]>,
-    /// Of the origins that redirects led to, the newest last.
+    /// The sessions for origins of redirects, the newest last.
     elsewhere: VecDeque<[u8; 16]>,
 }
 
@@ -28,8 +29,8 @@ impl Sessions {
         self.own
     }
 
-    /// That of any other origin: always the same, and nothing of the own one is to be learnt from
-    /// it.
+    /// The session for any other origin: always the same for an origin, and without a relation to
+    /// the own one.
     pub(super) fn of(&mut self, url: &Url) -> Option<[u8; 16]> {
         let scheme = if url.secure { "https" } else { "http" };
         let origin = format!("{scheme}://{}:{}", url.host.to_ascii_lowercase(), url.port);
@@ -44,7 +45,7 @@ impl Sessions {
         Some(session)
     }
 
-    /// Returns true if a gateway that this device showed its session to says `text`.
+    /// Returns true if `text` is one of the sessions that this device has sent.
     pub(super) fn is_one(&self, text: &[u8]) -> bool {
         self.own.iter().chain(&self.elsewhere).any(|session| hex(session).as_bytes() == text)
     }

@@ -1,4 +1,4 @@
-//! A device that is set up: how it is started, and what serves its requests.
+//! A configured device: how it is started, and the code that answers its requests.
 
 use std::fmt;
 use std::io;
@@ -93,8 +93,8 @@ impl Parts {
 }
 
 /// # Errors
-/// The program would get whole links, and with them the requests for TCP targets; fields are edited
-/// for a local server that is not there.
+/// Rejects TCP targets with `listen()`, whose program would get their requests, and field edits
+/// without a local server.
 fn check_parts(parts: &Parts, service: &Service) -> Result<(), Error> {
     if !parts.edits.are_none() && !matches!(service, Service::Forward(_)) {
         return Err(Error::usage(
@@ -114,7 +114,7 @@ fn started() -> Error {
     Error::usage("this device was started already; build a second one")
 }
 
-/// What `recv()` and `listen()` share: links that wait for the program.
+/// The links that wait for the program, for `recv()` and `listen()`.
 pub(super) struct Queue {
     kind: Kind,
     links: Receiver<Lease>,
@@ -138,7 +138,7 @@ impl Device {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reaches its gateways by this way alone, once it is started.
+    /// Makes the device reach its gateways only through this in-process connection.
     ///
     /// # Errors
     /// It was started already.
@@ -197,7 +197,7 @@ impl Device {
                 DeviceRole::new(limits, (plan, counters), service, remote, events, place),
             ));
         }
-        // All are in the group before the first of them can give up.
+        // All loops join the group before the first of them can give up.
         for (event_loop, role) in waiting {
             let failure = group.clone();
             let run = move || {
@@ -366,8 +366,8 @@ impl Device {
         }
         let mut incoming = None;
         let handle = self.start(|parts| {
-            // Offers that were on their way when the gateway fell back may be polls beyond those
-            // wanted, for one event each.
+            // Offers that were pending when the gateway fell back may be polls beyond the wanted
+            // number, for one event each.
             let (sender, receiver) = bounded(
                 parts
                     .members

@@ -1,53 +1,53 @@
-//! What the latest attempts and the gateway itself have shown.
+//! Findings from the latest attempts, and about the current gateway.
 
 use std::time::Instant;
 
 use crate::engine::slab::Key;
 
-/// How the latest attempts to get a link went.
+/// The results of the latest attempts to get a link.
 #[derive(Debug, Default)]
 pub(super) struct Tries {
-    /// Attempts that failed since the last that did not.
+    /// Consecutive failed attempts.
     pub(super) failed: u32,
-    /// An offer was turned since the last failure: what else is wanted need not wait for its turn.
+    /// An offer was accepted since the last failure, so further dials need not be made one by one.
     pub(super) answered: bool,
-    /// The last failure was a link that ended as soon as it was turned: another 101 proves nothing.
+    /// The last failure was a link that ended right after its 101, so another 101 proves nothing.
     pub(super) doubtful: bool,
-    /// The last refusal said that the gateway stops.
+    /// The last refusal said that the gateway is stopping.
     pub(super) stopping: bool,
-    /// Links in a row that the gateway ended after a short while.
+    /// Consecutive links that the gateway ended after a short time.
     pub(super) brief: usize,
-    /// Goaways in a row on links that had hardly begun.
+    /// Consecutive goaways on links that were younger than a second.
     pub(super) quick_goaways: usize,
-    /// When the last of those came. Links that turned before it are told to go by the same event.
+    /// When the last of these arrived. Goaways on older links belong to the same event.
     pub(super) last_goaway: Option<Instant>,
-    /// Links in a row that ended unused as soon as they were turned.
+    /// Consecutive links that ended unused right after their 101.
     pub(super) quick_ends: u32,
-    /// Links in a row that brought as soon as they were turned what no gateway may send.
+    /// Consecutive links on which the gateway violated the protocol right after the 101.
     pub(super) quick_faults: usize,
 }
 
-/// What the current gateway has shown of itself.
+/// Findings about the current gateway.
 #[derive(Debug, Default)]
 pub(super) struct Signs {
-    /// The gateway holds offers until somebody asks: one that is on its way, or waits there, is a
-    /// way in.
+    /// The gateway holds offers until there is a request, so a pending or held offer counts as
+    /// connected.
     pub(super) holds: bool,
-    /// An offer was turned, or held, or answered by the fallback, some time.
+    /// The gateway has accepted or held an offer, or answered with the fallback, at some time.
     pub(super) welcomed: bool,
     pub(super) waiting: bool,
-    /// A heartbeat came, on whichever link: from then on silence is watched on all, for a link may
-    /// be lost before its first.
+    /// A heartbeat arrived on any link: from then on all links are watched for silence, because a
+    /// link may be lost before its first heartbeat.
     pub(super) beaten: bool,
 }
 
-/// How far a device that stops has come with its idle links.
+/// The progress of a stopping device with its idle links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Parting {
-    /// They are closed.
+    /// The links are closed by the device itself.
     No,
-    /// The POST of this slot asks the gateway to let them go.
+    /// The POST of this slot asks the gateway for goaways.
     Asks(Key),
-    /// The gateway has heard it.
+    /// The gateway has taken the POST.
     Heard,
 }

@@ -1,7 +1,7 @@
-//! A device without sockets, for the simulation: how it is made, and what must be left of it when
-//! all is over.
+//! A device without sockets, for the simulation: how it is made, and what must be left of it at the
+//! end.
 
-#![allow(clippy::expect_used)] // tests alone; a device that cannot be built has failed them
+#![allow(clippy::expect_used)] // only for tests: a device that cannot be built fails the test failed them
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ pub(crate) fn drain(device: &Simulated, time: Duration) {
     device.event_loop.remote.send(Command::Drain(time));
 }
 
-/// Its reports of failed attempts, and of links that ended by a fault, since the last call.
+/// Its events of failed attempts and of links that ended with an error, since the last call.
 pub(crate) fn failures(device: &Simulated) -> Vec<String> {
     device
         .events
@@ -72,7 +72,7 @@ pub(crate) fn failures(device: &Simulated) -> Vec<String> {
         .collect()
 }
 
-/// Entries that are left in a device that was asked to stop, and has; empty if all is well.
+/// Entries that are left in a stopped device; empty if all is well.
 pub(crate) fn leftovers(device: &Simulated) -> Vec<String> {
     device.event_loop.role.leftovers(device.event_loop.connections.len())
 }

@@ -1,4 +1,4 @@
-//! Poll slots: one of the polls in parallel, with the event that it has in hand.
+//! Poll slots: each is one of the parallel polls, with its event in progress.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,31 +9,31 @@ use crate::device::url::Url;
 use crate::engine::connections::Id;
 use crate::engine::slab::Key;
 
-/// One of the polls in parallel.
+/// One of the parallel polls.
 pub(crate) struct Slot {
-    /// Where it polls: the configured gateway, or where that sent it.
+    /// The URL that it polls: the configured gateway, or the location of its redirect.
     pub(super) url: Arc<Url>,
-    /// The configured gateway that led there.
+    /// The configured gateway with which it began.
     pub(super) gateway: Arc<GatewayTarget>,
     pub(super) conn: Conn,
-    /// It wants a connection, not before this.
+    /// It needs a connection, at this time or later.
     pub(super) redial: Option<Instant>,
-    /// Its last attempt was answered by the fallback.
+    /// Its last attempt was answered with the fallback.
     pub(super) connected: bool,
-    /// It is there because nothing comes over the links: it offers no turn, and its failures are
-    /// nobody's.
+    /// It polls beside links that carry no bytes: it offers no upgrade, and its failures do not
+    /// count.
     pub(super) beside: bool,
-    /// Its next request goes without `Upgrade`, whatever the time says: the last one with it was
-    /// not understood.
+    /// Its next request is sent without `Upgrade` in any case, because the last one with it was not
+    /// understood.
     pub(super) plain: bool,
-    /// Something on the way refused that one with this status, perhaps for its `Upgrade`: what
-    /// answers the next tells.
+    /// An intermediary refused that request with this status, perhaps because of its `Upgrade`; the
+    /// answer to the next request will show it.
     pub(super) doubt: Option<u16>,
-    /// Replies of nothing that came at once, in a row.
+    /// Consecutive replies without an event that came at once.
     pub(super) quick: usize,
-    /// Our end of its virtual link.
+    /// The loop's end of its virtual link.
     pub(super) bridge: Option<Id>,
-    /// The event in its hand.
+    /// The event in progress.
     pub(super) work: Option<Box<Work>>,
 }
 
@@ -42,7 +42,7 @@ pub(super) enum Conn {
     None,
     /// Its gateway's name is being looked up.
     Resolving,
-    /// The addresses are tried.
+    /// Its addresses are tried.
     Racing(Key),
     Open(Id),
 }

@@ -12,17 +12,17 @@ use crate::relay::Lingering;
 
 /// The state of a connection.
 pub(crate) enum State {
-    /// It connects to one of the addresses of a gateway, a proxy or the local server.
+    /// A connection attempt to one of the addresses of a gateway, a proxy or a local server.
     Racing(Racer),
     Dial(Box<Dial>),
     Link(Link),
-    /// This end of a virtual link, of the poll slot that it belongs to.
+    /// The loop's end of the virtual link of this poll slot.
     Bridge(Key),
     Local(Local),
     Lingering(Lingering),
 }
 
-/// The state of a connection, if it is of that kind.
+/// Typed access to the state of a connection.
 pub(super) trait States {
     fn state(&self, id: Id) -> Option<&State>;
     fn state_mut(&mut self, id: Id) -> Option<&mut State>;
@@ -30,7 +30,8 @@ pub(super) trait States {
     fn racer(&self, id: Id) -> Option<&Racer> {
         if let State::Racing(racer) = self.state(id)? { Some(racer) } else { None }
     }
-    /// Returns true if TLS begins on this connection to a local server, for this exchange.
+    /// Returns true if a TLS handshake is in progress on this connection to a local server, for
+    /// this exchange.
     fn is_securing(&self, id: Id, exchange: Key) -> bool {
         matches!(self.state(id), Some(State::Local(Local::Securing { key, .. })) if *key == exchange)
     }
@@ -57,7 +58,7 @@ impl States for Connections<State> {
     }
 }
 
-/// Writes the pending output. If that fails, the next read tells why.
+/// Writes the pending output. If that fails, the next read reports the reason.
 pub(super) fn flush(cx: &mut Connections<State>, id: Id) {
     let Some(peer) = cx.get_mut(id) else { return };
     if peer.flush().is_err() {
@@ -66,7 +67,7 @@ pub(super) fn flush(cx: &mut Connections<State>, id: Id) {
     }
 }
 
-/// A text of a peer, for a log line.
+/// Escapes text from the other end for a log line.
 pub(super) fn printable(text: &[u8]) -> String {
     text.iter()
         .map(|&byte| if matches!(byte, b' '..=b'~') { char::from(byte) } else { ' ' })

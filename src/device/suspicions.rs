@@ -1,4 +1,4 @@
-//! Signs that something on the way does not let an `Upgrade` pass (protocol.md §1.7).
+//! Signs that an intermediary does not let an `Upgrade` pass (protocol.md §1.7).
 
 use crate::device::dial::Stage;
 use crate::device::reply::ReplyHead;
@@ -10,8 +10,8 @@ use crate::engine::slab::Key;
 use crate::proto::turn::Fallback;
 
 impl DeviceRole {
-    /// Returns true if offers that are hung up on should become polls: the second in a row, the
-    /// later one's connection begun after the earlier one had ended.
+    /// Returns true if the device should poll because connections end without an answer to their
+    /// offers: two in a row, the second begun after the first had ended.
     pub(super) fn dislikes_upgrade(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
         let now = cx.now();
         let Some(dial) = cx.dial(id) else { return false };
@@ -19,16 +19,16 @@ impl DeviceRole {
             return false;
         };
         if self.plan.fallback != Fallback::Auto || !dial.fresh || self.draining() {
-            return false; // a connection on which a poll was answered before ended for another reason
+            return false; // a connection on which a poll was answered has ended for another reason
         }
         match self.hung_up {
-            // Not when it was offered: a connection may have been on its way while a gateway died,
-            // and ended the others.
+            // The beginning of the connection counts, not that of the offer: a gateway that dies
+            // ends several pending connections at once.
             Some(before) if begun > before => {
                 self.hung_up = None;
                 true
             }
-            Some(_) => false, // offers in parallel, and one cause
+            Some(_) => false, // parallel offers, and one cause
             None => {
                 self.hung_up = Some(now);
                 false
@@ -36,13 +36,13 @@ impl DeviceRole {
         }
     }
 
-    /// Forgets what hung up on offers: it may have been mended.
+    /// Forgets the hang-ups: their cause may have been fixed.
     pub(super) fn trusts_upgrades_again(&mut self) {
         self.mode.end_plain();
         (self.hung_up, self.troubled) = (None, 0);
     }
 
-    /// An intermediary rejects offers: polls without one are next, the first of them at once.
+    /// An intermediary rejects offers: polls without `Upgrade`, the first one at once.
     pub(super) fn poll_instead(&mut self, cx: &mut Connections<State>, id: Id, why: &str) {
         let now = cx.now();
         if !self.mode.is_plain(now) {
@@ -56,9 +56,9 @@ impl DeviceRole {
         self.ask_without_upgrade(cx, id, None);
     }
 
-    /// Returns true if an answer to an offer may be that of a middlebox which an `Upgrade` troubles
+    /// Returns true if an answer to an offer may come from an intermediary that rejects `Upgrade`
     /// (protocol.md §1.7). A refusal with `Retry-After` has another cause, and so has a proxy's
-    /// time-out (`waited`).
+    /// timeout (`waited`).
     pub(super) fn upgrade_may_trouble(&self, reply: &ReplyHead, waited: bool) -> bool {
         let of_a_box = match reply.status {
             502 | 504 => !waited,
@@ -72,7 +72,7 @@ impl DeviceRole {
             && !self.draining()
     }
 
-    /// Asks the same once more without `Upgrade`, at once; that answer counts.
+    /// Repeats the request at once without `Upgrade`; the answer to that counts.
     pub(super) fn poll_once(&mut self, cx: &mut Connections<State>, id: Id, status: u16) {
         log_names!(
             Debug,
@@ -98,8 +98,8 @@ impl DeviceRole {
         self.dial_slot(key);
     }
 
-    /// A poll without `Upgrade` passed where an offer did not. The second time this is no chance (a
-    /// gateway that starts between the two, say).
+    /// A poll without `Upgrade` passed after an offer did not. Only the second time counts: the
+    /// first time, the gateway may have started between the two.
     pub(super) fn confirm_doubt(&mut self, cx: &mut Connections<State>, key: Key) {
         const TIMES: u32 = 2;
         let Some(status) = self.slots.get_mut(key).and_then(|slot| slot.doubt.take()) else {

@@ -1,6 +1,6 @@
-//! One local server of a forwarder, and why it cannot be asked.
+//! One local server of a forwarder, and the reasons why it cannot be reached.
 //!
-//! The target is fixed: neither `Host` nor an absolute-form target chooses another server (T25).
+//! The server is fixed: neither `Host` nor an absolute-form target selects another one (T25).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use std::io;
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(super) endpoint: Endpoint,
-    /// `Host` where the gateway's request has none.
+    /// `Host` if the gateway's request has none.
     pub(super) authority: String,
     /// `Host` to send instead of the visitor's.
     pub(super) host_header: Option<String>,
-    /// With that: visitors' `Origin` and `Referer` name the server by it, too.
+    /// With `host_header`: maps visitors' `Origin` and `Referer` to it, too.
     pub(super) maps_origin: bool,
-    /// `https`: how the server is known.
+    /// The verification of a server at `https`.
     pub(super) tls: Option<Arc<Connector>>,
     pub(super) edits: Edits,
     /// The prefix that is removed from the paths of requests.
     pub(super) stripped: Option<String>,
-    /// Most connections at once; 0: as many as there are requests.
+    /// The most connections at once; 0 means as many as there are requests.
     pub(super) connections_max: usize,
     pub(super) text: String,
 }
 
-/// The fields that are set and removed in requests to the local server, and in its responses.
+/// Edits to fields of requests to the local server, and of its responses.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Edits {
     pub(super) request: Option<Arc<FieldEdits>>,
@@ -117,7 +117,7 @@ impl Target {
         }
     }
 
-    /// The host that a certificate has to be for, unless another one is given.
+    /// The host for which the certificate must be valid, unless another one is given.
     pub(super) fn host(&self) -> &str {
         match &self.endpoint {
             Endpoint::Tcp(host, _) => host,
@@ -126,8 +126,8 @@ impl Target {
     }
 }
 
-/// Why the local server cannot be asked: what visitors are told, with the names of RFC 9209, and
-/// what the device's log says.
+/// Why the local server cannot be reached: the answer to visitors, with the error types of RFC
+/// 9209, and the text for the device's log.
 pub(super) struct Unreached {
     pub(super) status: u16,
     pub(super) error: &'static str,
@@ -146,7 +146,7 @@ impl Unreached {
         }
     }
 
-    /// There is no TLS with it.
+    /// The TLS handshake failed.
     pub(super) fn insecure(broken: HandshakeError) -> Self {
         let (error, told) = match broken.untrusted {
             true => (
@@ -159,7 +159,7 @@ impl Unreached {
         Unreached { status: 502, error, told, why }
     }
 
-    /// Its handshake was not over in time.
+    /// The TLS handshake took too long.
     pub(super) fn handshake_is_late() -> Self {
         Unreached {
             status: 504,
@@ -169,7 +169,7 @@ impl Unreached {
         }
     }
 
-    /// As many handshakes are in progress as may be.
+    /// Too many handshakes are in progress.
     pub(super) fn handshakes_are_many() -> Self {
         Unreached {
             status: 503,

@@ -1,7 +1,7 @@
-//! Requests for TCP targets (protocol.md §4): a connection to the target is opened, and behind the
-//! 101 bytes go both ways, in the event loop.
+//! Requests for TCP targets (protocol.md §4): the event loop opens a connection to the target, and
+//! after the 101 moves bytes both ways.
 //!
-//! The 101 goes out when the connection stands, so that a visitor hears why there is none.
+//! The 101 is sent when the connection is established, so that a visitor learns why there is none.
 
 use std::time::Instant;
 
@@ -26,12 +26,13 @@ use crate::relay::Waits;
 /// A request for a TCP target.
 pub(super) struct AskedTcp {
     exchange: Exchange,
-    /// The target's place in the list. `None`: it is not there.
+    /// The target's index in the list, if it is listed.
     target: Option<usize>,
 }
 
 impl DeviceRole {
-    /// `None`: the request is for whatever else the device answers with.
+    /// Recognises a request for a TCP target. `None` if the request is for the device's handler or
+    /// local server.
     pub(super) fn asked_tcp(
         &self,
         id: Id,
@@ -55,7 +56,7 @@ impl DeviceRole {
         exchange.waits = Waits::of_forwarder(&self.limits);
         let key = self.exchanges.insert(Box::new(exchange));
         self.relaying(cx, id, key);
-        cx.set_deadline(id, None); // look-up and race have their own
+        cx.set_deadline(id, None); // look-up and race have their own deadlines
         let endpoint =
             target.and_then(|at| self.plan.tcp.get(at)).map(|target| target.endpoint.clone());
         match (endpoint, target) {
@@ -68,7 +69,7 @@ impl DeviceRole {
         }
     }
 
-    /// The addresses of a target are found, or there are none.
+    /// The look-up of a target has ended.
     pub(super) fn tcp_found(
         &mut self,
         cx: &mut Connections<State>,
@@ -83,7 +84,7 @@ impl DeviceRole {
         }
     }
 
-    /// The connection to a target stands, unless nobody wants it any more.
+    /// The connection to a target is established. It is closed if it is no longer needed.
     pub(super) fn tcp_opened(&mut self, cx: &mut Connections<State>, key: Key, id: Id) {
         if self.is_abandoned(key) {
             return cx.close(id);
@@ -96,7 +97,7 @@ impl DeviceRole {
                 relay::attach_tunnel(self, cx, key, id, &head);
             }
             Err(refusal) => {
-                log::error!("a 101 cannot be written: {refusal}"); // cannot be: it is constant
+                log::error!("a 101 cannot be written: {refusal}"); // cannot happen: it is constant
                 cx.close(id);
             }
         }
@@ -108,8 +109,8 @@ impl DeviceRole {
         (key, target): (Key, usize),
         why: &Unreached,
     ) {
-        // Where the target is, and what the system says of it, is for the operator of this device,
-        // not for visitors (T58).
+        // The target's address and the system's error are for the operator of this device, not for
+        // visitors (T58).
         if let Some(target) = self.plan.tcp.get(target) {
             log_names!(
                 Warn,
@@ -122,7 +123,7 @@ impl DeviceRole {
         self.answer_waiting(cx, key, &tcp_target::unreached(why));
     }
 
-    /// Returns true if the link whose request an exchange was is gone; then so is the exchange.
+    /// Returns true, and removes the exchange, if its link has ended.
     fn is_abandoned(&mut self, key: Key) -> bool {
         let abandoned = self.exchanges.get(key).is_none_or(|e| e.downstream().is_none());
         if abandoned {

@@ -1,6 +1,6 @@
-//! TCP targets: what a device lists, by name, for visitors that ask for one (protocol.md §4).
+//! The list of TCP servers to which visitors may connect by name (protocol.md §4).
 //!
-//! A visitor names a target and nothing else: no address comes from outside (T25).
+//! A visitor gives only a name: no address comes from outside (T25).
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::proto::authority::{authority, bare};
 use crate::proto::turn::Name;
 use crate::relay::LocalAnswer;
 
-/// More targets than this are a mistake.
+/// The most targets; more are probably a mistake.
 const TARGETS_CEILING: usize = 64;
 
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ impl TcpTarget {
         Ok(TcpTarget { name: name.to_owned(), endpoint, text: text.to_owned() })
     }
 
-    /// The same for all that a device lists.
+    /// Reads all targets of a device.
     pub(super) fn parse_all(given: &[(String, String)]) -> Result<Vec<Self>, Error> {
         let mut targets: Vec<Self> = Vec::new();
         for (name, text) in given {
@@ -63,14 +63,14 @@ impl TcpTarget {
     }
 }
 
-/// What a visitor is told that asks for a name that is not listed.
+/// The answer to a request for a name that is not listed.
 pub(super) const NO_TARGET: LocalAnswer<'_> = LocalAnswer {
     error: Some("destination_not_found"),
     keep: true,
     ..LocalAnswer::new(404, "this device has no TCP target of this name")
 };
 
-/// The same where a poll has brought the request.
+/// The answer if the request came over a poll.
 pub(super) const POLLED: LocalAnswer<'_> = LocalAnswer {
     error: Some("http_upgrade_failed"),
     keep: true,
@@ -80,7 +80,7 @@ pub(super) const POLLED: LocalAnswer<'_> = LocalAnswer {
     )
 };
 
-/// The same where the target cannot be reached.
+/// The answer if the target cannot be reached.
 pub(super) fn unreached(why: &Unreached) -> LocalAnswer<'static> {
     let reason = match why.error {
         "dns_error" => "the device cannot look up the name of this TCP target",

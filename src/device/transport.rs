@@ -1,4 +1,4 @@
-//! How the device is connected, and telling when that changes.
+//! How the device is connected, and reports of changes.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -10,18 +10,18 @@ use crate::device::state::State;
 use crate::engine::connections::Connections;
 use crate::proto::turn::Transport;
 
-/// So many brief links in a row make it a habit of their gateway's.
+/// After this many brief consecutive links, the gateway is assumed to end all links early.
 pub(super) const BRIEF_MAX: usize = 10;
 
 impl DeviceRole {
-    /// Whether links end as soon as they were of use, and the next ones are on their way: that the
-    /// last one ended is no news then.
+    /// Returns true if links usually end soon and the next ones are being dialled, so that the end
+    /// of the last link is not reported.
     pub(super) fn comes_and_goes(&self) -> bool {
         self.signs.holds || self.tries.brief > BRIEF_MAX
     }
 
-    /// Tells when the way in changed: there is none any more (`why`), or there is one, or another,
-    /// through the gateway at `url`.
+    /// Reports a change: the device is disconnected (`why`), or connected, or has another
+    /// transport, through the gateway at `url`.
     pub(super) fn update_transport(
         &mut self,
         cx: &mut Connections<State>,
@@ -63,7 +63,7 @@ impl DeviceRole {
                     text,
                     why.map(|why| why.cause),
                 );
-                self.mode.end_swallowed(); // the next way may be another
+                self.mode.end_swallowed(); // the next network path may be another
                 self.begin_again(cx);
             }
             Some(Transport::Turn) => self.tell(

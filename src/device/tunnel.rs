@@ -1,4 +1,4 @@
-//! CONNECT as a stage of the dial.
+//! CONNECT through a proxy, as a stage of a dial.
 //!
 //! ```text
 //!   connected ─► CONNECT gw.example:9999 ─► 1xx* ─► 2xx ─► offer, as ever      anything else: a failed attempt
@@ -16,8 +16,8 @@ use crate::proto::interim::InterimCount;
 use crate::proto::turn::Fallback;
 
 impl DeviceRole {
-    /// The connection stands: to the gateway, which gets its offer, or to a proxy, which is asked
-    /// for a tunnel first.
+    /// A connection is established: to the gateway, which gets the offer, or to a proxy, which gets
+    /// a CONNECT first.
     pub(super) fn connected(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(dial) = cx.dial(id) else { return };
         let url = dial.url.clone();
@@ -51,7 +51,7 @@ impl DeviceRole {
             Some(Ok(true)) => {
                 self.reached(cx, id);
                 if cx.get(id).is_some_and(|peer| peer.has_input()) {
-                    cx.reschedule(id); // what came behind the 200 is the gateway's
+                    cx.reschedule(id); // bytes after the 200 come from the gateway
                 }
             }
             Some(Ok(false)) | None => {}
@@ -83,5 +83,5 @@ impl DeviceRole {
     }
 }
 
-/// Where `turn_retry` is zero: how long a proxy's refusal counts, at least.
+/// The minimum time for which a proxy's refusal counts, if `turn_retry` is zero.
 const PROXY_RETRY_MIN: Duration = Duration::from_secs(60);

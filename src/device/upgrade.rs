@@ -1,8 +1,8 @@
-//! What a program does behind a 101: the stream is its own, plain and blocking.
+//! A handler's code after a 101: it owns the stream, which is plain and blocking.
 //!
-//! A handler returns [`upgrade`]'s response; when the 101 is written, its closure gets the stream,
-//! on a thread of its own. Whether the connection is about to be cut, because this device or
-//! the gateway stops, it learns from [`Stopping`](crate::Stopping).
+//! A handler returns [`upgrade`]'s response. When the 101 has been written, its closure gets the
+//! stream, on a separate thread. [`Stopping`](crate::Stopping) tells it that the connection will be
+//! cut because this device or the gateway stops.
 
 use std::io;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use crate::stream::Shared;
 use crate::upgraded::Stopping;
 use crate::upgraded::Upgraded;
 
-/// The stream behind a 101 on this link. `stopping`: from before that was sent, since the gateway
-/// may stop as soon as its visitor has it.
+/// The stream after a 101 on this link. `stopping` was made before the 101 was sent, because the
+/// gateway may stop as soon as its visitor has it.
 pub(super) fn upgraded(
     link: DeviceLink<Shared>,
     guard: LeaseGuard,
@@ -32,13 +32,14 @@ pub(super) fn upgraded(
     stopping: Stopping,
 ) -> io::Result<Upgraded> {
     let (stream, unread) = link.into_parts();
-    // The loop counts when it hears of the link's end; where it cuts the link, `stopping` has told.
+    // The loop counts when it learns of the link's end; if it cuts the link, `stopping` has
+    // reported it.
     Upgraded::new(stream, unread, stopping, CutError::default(), (busy, guard))
 }
 
 pub(super) type Taker = Box<dyn FnOnce(Upgraded) + Send>;
 
-/// In a response's extensions: what to do behind its 101. They want it to be `Clone` and `Sync`.
+/// The code to run after the 101, in the response's extensions, which require `Clone` and `Sync`.
 #[derive(Clone)]
 struct Behind(Arc<Mutex<Option<Taker>>>);
 
@@ -74,13 +75,13 @@ pub fn upgrade(
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     if let Ok(protocol) = protocol.try_into() {
-        response.headers_mut().insert(header::UPGRADE, protocol); // else it is refused where it is sent
+        response.headers_mut().insert(header::UPGRADE, protocol); // if it is invalid, the response is refused when it is sent
     }
     response.extensions_mut().insert(Behind(Arc::new(Mutex::new(Some(Box::new(take))))));
     response
 }
 
-/// What a handler's response wants done behind its 101.
+/// The code that a handler's response wants to run after its 101.
 pub(super) fn taker(response: &mut Response<Body>) -> Option<Taker> {
     let behind = response.extensions_mut().remove::<Behind>()?;
     behind.0.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -9,9 +9,9 @@ use crate::setting::BEARER_TOKEN;
 /// How far away an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reach {
-    /// This machine.
+    /// An address of this machine.
     Loopback,
-    /// This link.
+    /// A link-local address.
     LinkLocal,
     Beyond,
 }
@@ -27,7 +27,7 @@ impl Reach {
         }
     }
 
-    /// Of a host as it is written, before anybody looks it up: a name is taken to be far, but for
+    /// The distance of a host as written, without a look-up: a name counts as far, except
     /// `localhost` (RFC 6761 §6.3).
     pub(super) fn of_host(host: &str) -> Self {
         let name = host.trim_end_matches('.').to_ascii_lowercase();
@@ -39,7 +39,7 @@ impl Reach {
     }
 }
 
-/// A gateway's URL, taken apart.
+/// A parsed URL of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Url {
     /// Host as in the URL, without brackets.
@@ -51,9 +51,9 @@ pub(crate) struct Url {
     pub(crate) authority: String,
     /// Path and query.
     pub(crate) target: String,
-    /// As given.
+    /// The URL as it was given.
     pub(crate) text: String,
-    /// No address nearer than this is dialled: a redirect led here from that far.
+    /// No address nearer than this is dialled, because a redirect from that distance led here.
     pub(crate) nearest: Reach,
 }
 
@@ -62,7 +62,7 @@ impl Url {
     pub(crate) fn parse(text: &str, whose: &str) -> Result<Self, Error> {
         let bad = |why: &str| Error::usage(format!("{whose} URL {}: {why}", shown(text)));
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(bad("it has to be visible ASCII; write anything else percent-encoded")); // it goes into logs, and may come from a redirect
+            return Err(bad("it has to be visible ASCII; write anything else percent-encoded")); // it is logged, and may come from a redirect
         }
         let uri: http::Uri = text
             .parse()
@@ -107,7 +107,7 @@ impl Url {
         })
     }
 
-    /// Why no address of it may be dialled that is as near as this.
+    /// Why an address at this distance may not be dialled, if so.
     pub(crate) fn too_near(&self, reach: Reach) -> Option<String> {
         let where_to = match reach {
             Reach::Loopback => "this machine itself (loopback)",
@@ -126,7 +126,7 @@ impl Url {
     }
 }
 
-/// A URL for an error text: without what may be a password.
+/// A URL for an error text, without a possible password.
 fn shown(text: &str) -> String {
     let visible = match text.rfind('@') {
         Some(at) => {

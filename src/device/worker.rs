@@ -1,4 +1,4 @@
-//! A worker's part: plain blocking code that answers over a leased link with a handler.
+//! A worker's part: blocking code that answers requests of a leased link with a handler.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,11 +28,11 @@ use crate::link::Next;
 use crate::stream::Shared;
 use crate::upgraded::Stopping;
 
-/// What answers requests: plain blocking code.
+/// A program's handler: blocking code that answers requests.
 pub(crate) type Handler = Arc<dyn Fn(Request<Body>) -> Response<Body> + Send + Sync>;
 
-/// A worker's part: plain blocking code. It lingers on the link while nobody else needs the thread,
-/// unless the loop has to look at each request (`lingers`).
+/// Answers requests of a leased link. With `lingers` it waits for further requests on the link
+/// while no other job needs the thread; without it, the loop has to see each request.
 pub(super) fn answer_with(
     handler: &Handler,
     lease: Lease,
@@ -41,7 +41,7 @@ pub(super) fn answer_with(
     lingers: bool,
     since: Instant,
 ) {
-    /// A job that began later may have lost its caller meanwhile.
+    /// If a job begins later than this, its caller may have left meanwhile.
     const SOON: Duration = Duration::from_secs(1);
     let Lease { stream, unread, busy: mut first, guard } = lease;
     let mut waited = since.elapsed() > SOON;
@@ -56,14 +56,14 @@ pub(super) fn answer_with(
         match next {
             Ok(Next::Heartbeat) => {}
             Ok(Next::Closed) => {
-                drop(busy); // before the loop hears of the link's end
+                drop(busy); // before the loop learns of the link's end
                 return guard.end(CLOSED);
             }
             Err(e) => {
                 drop(busy);
                 return guard.refused(link, &e);
             }
-            // Nobody waits for its response any more, or nobody may.
+            // Its caller has left, or the device has stopped.
             Ok(Next::Request(_))
                 if guard.shared.stopped.load(Relaxed)
                     || (std::mem::take(&mut waited) && link.has_ended()) =>
@@ -90,7 +90,7 @@ pub(super) fn answer_with(
             break;
         }
         match link.linger(limits.worker_linger) {
-            // The loop's: a goaway's replacement is dialled before it is answered.
+            // The loop handles it: a goaway's replacement is dialled before the answer.
             Lingered::Ready if link.heartbeat_waits() => break,
             Lingered::Ready => {}
             Lingered::Quiet => break,
@@ -102,11 +102,11 @@ pub(super) fn answer_with(
     guard.give_back(stream.into_inner(), unread, seen);
 }
 
-/// What runs behind a 101, and what tells it of a stop: from before the 101 is sent, since the gateway
-/// may stop as soon as its visitor has it.
+/// The code to run after a 101, and its notice of a stop, which was made before the 101 is sent,
+/// because the gateway may stop as soon as its visitor has it.
 type Behind = (Taker, Stopping);
 
-/// Answers one request. `Some`: with a 101.
+/// Answers one request. Returns `Some` if the answer was a 101.
 fn answer(
     handler: &Handler,
     request: Request<Body>,
@@ -117,7 +117,7 @@ fn answer(
     shared.exchanges.fetch_add(1, Relaxed);
     let (mut response, taker) = ask_handler(handler, request);
     if shared.stopping.load(Relaxed) && taker.is_none() {
-        // The gateway is to send nothing behind it.
+        // The gateway must send no further request.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let behind = taker.map(|taker| (taker, shared.upgrades.add()));
@@ -134,8 +134,8 @@ fn answer(
     }
 }
 
-/// Behind a 101 the stream is the handler's, for as long as it likes: on a thread of its own, so that
-/// requests find one of `handlers_max`. Links bound how many there are.
+/// After a 101 the handler owns the stream for any time. It runs on a separate thread, so that the
+/// threads of `handlers_max` stay available for requests. The number of links bounds these threads.
 fn hand_over(link: DeviceLink<Shared>, guard: LeaseGuard, busy: Busy, behind: Behind) {
     let run = move || take_over(link, guard, busy, behind);
     if let Err(e) = std::thread::Builder::new().name("ptth-upgraded".to_owned()).spawn(run) {
@@ -150,8 +150,8 @@ fn take_over(link: DeviceLink<Shared>, guard: LeaseGuard, busy: Busy, (taker, st
     }
 }
 
-/// The response, and the code that runs behind its 101. A panic costs this exchange: it is answered
-/// 500.
+/// The handler's response, and the code that runs after its 101. If it panics, the request is
+/// answered with 500.
 pub(crate) fn ask_handler(
     handler: &Handler,
     request: Request<Body>,
@@ -178,7 +178,7 @@ pub(crate) fn ask_handler(
     }
 }
 
-/// What a handler's panic is answered with.
+/// The answer after a handler's panic.
 fn internal_error() -> Response<Body> {
     let mut response = Response::new(Body::from("the device's handler failed\n"));
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;

@@ -1,11 +1,11 @@
-//! Opens what lies beneath one directory and never anything else, whatever is renamed meanwhile.
+//! Opens files below one directory and nowhere else, even if names are changed meanwhile.
 //!
-//! The kernel is only ever asked for single names in directories that are open already, and never
-//! to follow a symbolic link: those are read and walked here, where a `..` goes back over names
-//! that were passed and an absolute target has to begin with the directory itself. So there is no
-//! moment between a check and its use. `openat2(RESOLVE_BENEATH)` would do the same in one call,
-//! but Linux 5.6 alone has it, many containers forbid it, and it refuses absolute links that stay
-//! inside; a second way would be needed beside it, and this one costs microseconds.
+//! The kernel gets only single names in directories that are open already, and never follows a
+//! symbolic link. This code reads and follows links: a `..` goes back over names that were passed,
+//! and an absolute target has to begin with the directory itself. So there is no time between a
+//! check and its use. `openat2(RESOLVE_BENEATH)` would do the same in one call. But only Linux has
+//! it, since 5.6; many containers forbid it; and it refuses absolute links that stay inside. So
+//! this walk would be needed as a fallback, and it costs only microseconds.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -15,26 +15,26 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, readlinkat, statat};
 use rustix::io::Errno;
 
-/// Names looked at for one request, those of links' targets and those passed once more after a `..`
-/// included. It also ends links that go round in circles (the kernel's own bound is 40 links), and
-/// no request's path is deeper than this.
+/// The most names that are looked up for one request, including those of links' targets and those
+/// that are passed again after a `..`. It also ends circles of links (the kernel's own bound is 40
+/// links). No path of a request is deeper than this.
 pub(super) const STEPS_MAX: usize = 512;
 
-/// To look names up in a directory takes the right to search it, not to list it.
+/// Looking up names in a directory requires the permission to search it, not to list it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const LOOK_UP: OFlags = OFlags::PATH;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const LOOK_UP: OFlags = OFlags::RDONLY;
 const ENTER: OFlags = LOOK_UP.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// A directory, open, and where it stood when it was opened.
+/// An open directory, and its path when it was opened.
 #[derive(Debug)]
 pub(super) struct Root {
     directory: OwnedFd,
     path: PathBuf,
 }
 
-/// What a path leads to.
+/// The target of a path.
 #[derive(Debug)]
 pub(super) enum Found {
     /// A regular file, open for reading.
@@ -44,30 +44,30 @@ pub(super) enum Found {
 
 impl Root {
     /// # Errors
-    /// It is no directory, or one in which names may not be looked up.
+    /// It is not a directory, or names may not be looked up in it.
     pub(super) fn open(path: &Path) -> std::io::Result<Root> {
         let path = path.canonicalize()?;
         let directory = rustix::fs::open(&path, ENTER, Mode::empty())?;
-        statat(&directory, ".", AtFlags::SYMLINK_NOFOLLOW)?; // opening asked its parents alone
+        statat(&directory, ".", AtFlags::SYMLINK_NOFOLLOW)?; // opening checked only its parents
         Ok(Root { directory, path })
     }
 
-    /// Opens what these names lead to, one in the other; no names are the directory itself.
+    /// Opens the file or directory at these names, each in the previous one; without names, the
+    /// directory itself.
     ///
     /// # Errors
-    /// `XDEV` where a link leads outside, `NOENT` for anything but a file or a directory (it is not
-    /// opened: that could block, or start something), `LOOP` after [`STEPS_MAX`]; else the
-    /// system's.
+    /// `XDEV` if a link leads outside; `NOENT` for anything but a file or a directory (opening it
+    /// could block, or have effects); `LOOP` after [`STEPS_MAX`]; else errors of the system.
     pub(super) fn find(&self, names: &[Vec<u8>]) -> Result<Found, Errno> {
         let mut ahead: Vec<Vec<u8>> = names.iter().rev().cloned().collect();
         let mut passed: Vec<Vec<u8>> = Vec::new();
-        let mut inner: Option<OwnedFd> = None; // where we are, once we are not at the root any more
+        let mut inner: Option<OwnedFd> = None; // the current directory, if it is not the root
         for _ in 0..STEPS_MAX {
             let Some(name) = ahead.pop() else { return Ok(Found::Directory) };
             let here = inner.as_ref().unwrap_or(&self.directory);
             if name == b".." {
-                // Up is down again from the root: the kernel's `..` of a directory that was moved
-                // away meanwhile may be anywhere.
+                // The parent is reached from the root again: the kernel's `..` of a directory that
+                // was moved meanwhile may be anywhere.
                 passed.pop().ok_or(Errno::XDEV)?;
                 ahead.extend(passed.drain(..).rev());
                 inner = None;
@@ -104,8 +104,8 @@ impl Root {
                 _ => return Err(Errno::NOENT),
             };
             match swapped {
-                // It is something else than it was a moment ago (MLINK is FreeBSD's word for a
-                // link); look once more.
+                // The name was replaced in between (FreeBSD returns MLINK for a link); look it up
+                // again.
                 Errno::LOOP | Errno::NOTDIR | Errno::INVAL | Errno::MLINK => ahead.push(name),
                 e => return Err(e),
             }
@@ -113,7 +113,7 @@ impl Root {
         Err(Errno::LOOP)
     }
 
-    /// Puts a link's target before the names that are still ahead; whether it begins at the root.
+    /// Puts a link's target before the remaining names. Returns true if it begins at the root.
     fn splice(&self, target: &[u8], ahead: &mut Vec<Vec<u8>>) -> Result<bool, Errno> {
         let path = Path::new(std::ffi::OsStr::from_bytes(target));
         let inside = if path.is_absolute() {
@@ -132,8 +132,8 @@ impl Root {
     }
 }
 
-/// Opens a regular file. Without `NONBLOCK` a FIFO that took its place since it was looked at would
-/// hold this thread.
+/// Opens a regular file. Without `NONBLOCK`, a FIFO that has replaced it meanwhile would block this
+/// thread.
 fn open_file(directory: &OwnedFd, name: &[u8]) -> Result<File, Errno> {
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
