@@ -1,5 +1,5 @@
 //! Admission before any byte is read: allowed networks, permits for each address and each side, a
-//! bound on unauthenticated connections, and the connections that give way.
+//! bound on unauthenticated connections, and the connections that are closed when there is no room.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +17,7 @@ use crate::setting::DEVICES_ALLOW;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Port {
     Devices,
-    /// Of other gateways.
+    /// The port for other gateways.
     Peers,
 }
 
@@ -26,13 +26,13 @@ pub(crate) enum Port {
 pub(super) struct Unseen {
     /// Counts them.
     permits: Permits,
-    /// In order of arrival, each with its loop; connections that were admitted since, or are gone,
-    /// are skipped when their turn comes.
+    /// In order of arrival, each with its loop. Connections that were authenticated since, or have
+    /// ended, are skipped later.
     queue: Arc<Mutex<VecDeque<(usize, Id)>>>,
 }
 
 impl Unseen {
-    /// Those of devices, which the permits of all count.
+    /// Those of devices, which are counted by the permits of all connections.
     fn of_devices(permits: &Permits) -> Self {
         Unseen { permits: permits.clone(), queue: Arc::default() }
     }
@@ -42,7 +42,7 @@ impl Unseen {
     }
 }
 
-/// The part that all loops share: permits, and unauthenticated connections.
+/// The part that all loops share: permits and unauthenticated connections.
 #[derive(Clone)]
 pub(super) struct SharedAdmission {
     permits: Permits,
@@ -60,7 +60,7 @@ impl SharedAdmission {
 /// One loop's part in a queue of unauthenticated connections.
 struct Newcomers {
     all: Unseen,
-    /// Entries of this loop there, at most.
+    /// An upper bound on this loop's entries in the queue.
     noted: usize,
     number: usize,
 }
@@ -70,21 +70,21 @@ impl Newcomers {
         Newcomers { all, noted: 0, number }
     }
 
-    /// One more. At most twice `most` entries of each loop stay, and this one.
+    /// Adds a connection. At most twice `most` entries of each loop are kept, and this one.
     fn note<T>(&mut self, cx: &Connections<T>, id: Id, most: usize) {
         let (number, mut noted) = (self.number, self.noted + 1);
         let mut queue = self.all.queue();
         queue.push_back((number, id));
         if noted > most.saturating_mul(2) {
             queue.retain(|(of, id)| *of != number || cx.is_unseen(*id));
-            noted = queue.iter().filter(|(of, _)| *of == number).count(); // about `most`, so it is not done again soon
+            noted = queue.iter().filter(|(of, _)| *of == number).count(); // about `most`, so the next sweep is far away
         }
         drop(queue);
         self.noted = noted;
     }
 
-    /// The oldest, with the number of its loop, if there are too many. One of another loop may have
-    /// been admitted meanwhile.
+    /// The oldest one, with the number of its loop, if there are too many. One of another loop may
+    /// have been authenticated meanwhile.
     fn oldest<T>(&self, cx: &Connections<T>, most: usize) -> Option<(usize, Id)> {
         if self.all.permits.unseen() <= most {
             return None;
@@ -115,12 +115,12 @@ impl Newcomers {
     }
 }
 
-/// Where one side's connections come from.
+/// The networks from which one side's connections come.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sources {
-    /// Networks that are admitted; empty: all.
+    /// The allowed networks; all if empty.
     pub(super) allow: Vec<Network>,
-    /// Balancers, whose connections begin with a PROXY header that names the peer.
+    /// Load balancers, whose connections begin with a PROXY header that names the client.
     pub(super) balancers: Vec<Network>,
 }
 
@@ -131,10 +131,11 @@ pub(crate) struct Admission {
     pub(super) permits: Permits,
     new_devices: Newcomers,
     new_peers: Newcomers,
-    /// Visitors' connections that idled when they were last looked for, the first to give way in
-    /// front, each with its deadline then: one that moved since was not idle all the time.
+    /// Visitors' connections that were idle in the last search, the first to be closed in front.
+    /// Each has its deadline of that time: if the deadline has changed, the connection was not idle
+    /// all the time.
     pub(super) idle: VecDeque<(Instant, Id)>,
-    /// When there were few of them.
+    /// The time at which the search found few of them.
     pub(super) few: Option<Instant>,
 }
 
@@ -169,19 +170,19 @@ impl Admission {
         networks.is_empty() || networks.iter().any(|network| network.contains(from))
     }
 
-    /// Returns true if connections from this address begin with a PROXY header.
+    /// Returns true if connections from this address have to begin with a PROXY header.
     pub(super) fn is_balancer(&self, side: Whose, from: IpAddr) -> bool {
         self.sources(side).balancers.iter().any(|network| network.contains(from))
     }
 
-    /// The permit of a balancer's connection whose peer is not known yet: it counts only for its
-    /// side, and among the unauthenticated ones of devices.
+    /// The permit of a load balancer's connection whose client is still unknown: it counts only for
+    /// its side, and for devices among the unauthenticated ones.
     pub(super) fn open_unnamed(&self, side: Whose, from: SocketAddr) -> Option<Permit> {
         let permit = self.permits.take(from.ip(), side as usize, usize::MAX);
         permit.map(|permit| self.counted(permit, side))
     }
 
-    /// The permit of a connection from this address; `None`: it is to be closed.
+    /// The permit of a connection from this address. `None` if it has to be closed.
     pub(super) fn open(
         &self,
         side: Whose,
@@ -214,8 +215,8 @@ impl Admission {
         }
     }
 
-    /// The permit of a connection at the peers' port. One address brings the visitors of a whole
-    /// gateway, so only unauthenticated connections are counted for it.
+    /// The permit of a connection at the peers' port. All visitors of another gateway come from one
+    /// address, so only unauthenticated connections are counted for it.
     pub(super) fn open_peer(&self, from: SocketAddr, limits: &Limits) -> Option<Permit> {
         let most = limits.strangers_per_address();
         let permit = self.permits.take_any(Whose::Visitors as usize);
@@ -236,8 +237,8 @@ impl Admission {
         }
     }
 
-    /// A connection to this port is new. At most twice `most` entries of each loop stay, and this
-    /// one.
+    /// Notes a new connection to this port. At most twice `most` entries of each loop are kept, and
+    /// this one.
     pub(super) fn note_unseen<T>(
         &mut self,
         cx: &Connections<T>,
@@ -251,7 +252,7 @@ impl Admission {
     }
 
     /// The oldest unauthenticated connection to this port, with the number of its loop, if there
-    /// are too many. One of another loop may have been admitted meanwhile.
+    /// are too many. One of another loop may have been authenticated meanwhile.
     pub(super) fn oldest<T>(
         &self,
         cx: &Connections<T>,

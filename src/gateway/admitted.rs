@@ -1,4 +1,4 @@
-//! What an admitted connection becomes: a link, a held offer or poll, or a link of a program.
+//! The next state of an admitted connection: a link, a held offer or poll, or a link of a program.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -40,7 +40,7 @@ impl GatewayRole {
                     &LocalAnswer::new(401, REVOKED),
                 );
             }
-            // The answer that it brought was accepted; it gets no event.
+            // Its answer was accepted; it gets no event.
             _ if head.last => self.device_leaves(cx, id, &registration, &head),
             // Waiting callers are served first, as by a link.
             _ if self.lifecycle.is_draining() && !self.registry.callers_wait(&registration) => {
@@ -131,8 +131,8 @@ impl GatewayRole {
         }
     }
 
-    /// `on_link`: the worker was reserved by the count of leased links; the link is its own until the
-    /// handler returns.
+    /// Hands a link to `on_link`. The worker was reserved by the count of leased links, and owns
+    /// the link until the handler returns.
     fn hand_to_worker(
         &mut self,
         cx: &mut Connections<State>,
@@ -201,7 +201,7 @@ impl GatewayRole {
         }
     }
 
-    /// What a program is told of the device of a link.
+    /// The description of a link's device for the program.
     fn peer(&self, cx: &Connections<State>, id: Id, registration: &Registration) -> Peer {
         Peer {
             name: registration.name().clone(),

@@ -1,6 +1,6 @@
-//! A `ureq::Agent` whose requests go to devices (feature `ureq`): ureq's own connector, resolver and
-//! transport, over one end of a socket pair of which the loop serves the other like a visitor's
-//! connection. So a link is held for one exchange, and goes back at a message boundary.
+//! A `ureq::Agent` whose requests go to devices (feature `ureq`): ureq's own connector, resolver
+//! and transport, over one end of a socket pair; the loop serves the other end like a visitor's
+//! connection. So a link is used for one exchange, and is returned at a message boundary.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -69,7 +69,7 @@ impl Gateway {
         ureq::Agent::with_parts(config, ToDevice(self.clone()), NoAddress)
     }
 
-    /// One end of a connection over which this device can be asked as a visitor asks.
+    /// One end of a connection on which requests to this device are served like a visitor's.
     fn open(&self, name: &str) -> Result<Lease, Error> {
         self.refuse_on_link("agent()")?;
         let device = self.device(name);
@@ -82,7 +82,7 @@ impl Gateway {
 
 thread_local! {
     /// The device of the call that runs on this thread. ureq follows redirects within a call, and
-    /// tells its connector only where the next one leads.
+    /// gives its connector only the next location.
     static CALLED: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
@@ -101,7 +101,7 @@ impl Middleware for OneDevice {
     }
 }
 
-/// A call on this thread; with its drop the one around it goes on.
+/// A call on this thread; dropping it restores the call around it.
 struct Call {
     before: Option<String>,
 }
@@ -112,7 +112,7 @@ impl Drop for Call {
     }
 }
 
-/// There is nothing to look up: the gateway knows where its devices are.
+/// No look-up is needed: the gateway knows its devices.
 #[derive(Debug)]
 struct NoAddress;
 
@@ -124,7 +124,7 @@ impl Resolver for NoAddress {
         _timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let mut one = self.empty();
-        one.push(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))); // there has to be one; nobody dials it
+        one.push(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))); // ureq requires one; it is not dialled
         Ok(one)
     }
 }
@@ -169,14 +169,14 @@ fn elsewhere(called: &str, name: &str) -> ureq::Error {
 
 impl ShutdownHandle for Stream {
     fn shutdown(&self) {
-        let _ = Stream::shutdown(self, Shutdown::Both); // it may be gone already
+        let _ = Stream::shutdown(self, Shutdown::Both); // it may have ended already
     }
 }
 
-/// The caller's end, for one request.
+/// The caller's end of the socket pair, for one request.
 struct Exchange {
     stream: Arc<Stream>,
-    /// Where the loop leaves why it ended the exchange.
+    /// The loop's reason for ending the exchange.
     cut_error: CutError,
     buffers: LazyBuffers,
 }
@@ -188,7 +188,7 @@ impl fmt::Debug for Exchange {
 }
 
 impl Exchange {
-    /// What the loop says of the end; else `error`.
+    /// The loop's reason for the end, or else `error`.
     fn failed(&self, error: io::Error, timeout: NextTimeout) -> ureq::Error {
         let cut = self.cut_error.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (cut, error.kind()) {
@@ -232,7 +232,8 @@ impl Transport for Exchange {
         Ok(true)
     }
 
-    /// Never for another request: the loop has links, ureq's pool would only keep sockets.
+    /// Never used for another request: the loop keeps links, and ureq's pool would only keep
+    /// sockets.
     fn is_open(&mut self) -> bool {
         false
     }

@@ -11,23 +11,23 @@ use crate::gateway::peer_table::PeerId;
 
 /// The reason of an alarm.
 pub(super) enum Alarm {
-    /// A caller's time is up.
+    /// A caller has waited for too long.
     Caller(u64),
-    /// The grace of replaced links is over.
+    /// The grace period of replaced links is over.
     Evict { links: Vec<Id>, leases: Vec<LeaseId> },
-    /// The grace of what visitors asked with revoked tokens is over.
+    /// The grace period of requests with revoked visitor tokens is over.
     EvictVisitors(Vec<Key>),
     /// A certificate that let a device in may have expired.
     Expiry,
     /// A device that polls may have stayed away.
     PollGap(Arc<str>),
-    /// Events were handed out long ago.
+    /// Events may have to be sent again.
     Redeliver,
-    /// Exchanges may have taken all the time that they may.
+    /// Exchanges may have exceeded `exchange_timeout`.
     Overdue,
     /// Time to forget old names.
     Tick,
-    /// Links of this name that are pinned may be wanted by others.
+    /// Pinned links of this name may be needed by other callers.
     EasePins(Arc<str>),
     /// A gateway that requests were sent to may hang.
     CheckPeer(PeerId),
@@ -35,13 +35,13 @@ pub(super) enum Alarm {
     Drain(Duration),
     /// The listeners of all loops may be closed.
     DrainOn,
-    /// Devices that dialled again have heard of the other gateway.
+    /// Devices have had time to dial again and be redirected.
     StopListening,
     /// The drain's time is up.
     Stop,
 }
 
-/// The alarm that is there from the start; the code that starts the loop sets it.
+/// The first alarm, which is set by the code that starts the loop.
 pub(super) const FIRST_ALARM: u64 = 0;
 
 pub(super) struct Alarms {
@@ -68,7 +68,7 @@ impl Alarms {
         self.set.remove(&number)
     }
 
-    /// How many are set beside the one that always is.
+    /// The number of alarms, without the one that is always set.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.set.values().filter(|alarm| !matches!(alarm, Alarm::Tick)).count()

@@ -1,4 +1,4 @@
-//! Answers of this gateway's own to visitors and programs, and what follows on their connections.
+//! Local answers to visitors and programs, and the next request on their connections.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -57,7 +57,7 @@ impl GatewayRole {
         LocalAnswer { to_gateway, ..answer.clone() }.write(peer.output(), &date);
         match peer.flush() {
             Ok(true) => self.visitor_next(cx, id, true),
-            Ok(false) => self.linger(cx, id), // it does not even read this much; no reason to wait for more of it
+            Ok(false) => self.linger(cx, id), // it does not even read this much, so it is not waited for
             Err(_) => cx.close(id),
         }
     }
@@ -73,7 +73,7 @@ impl GatewayRole {
         self.await_request(cx, id);
     }
 
-    /// A connection is idle between two requests; bytes that were sent ahead are read soon.
+    /// A connection waits for its next request; pipelined bytes are read soon.
     pub(super) fn await_request(&self, cx: &mut Connections<State>, id: Id) {
         let at = cx.after(self.settings.limits.idle_visitor_timeout);
         let Some(peer) = cx.get_mut(id) else { return };

@@ -1,5 +1,5 @@
-//! New connections: through which listener, into which state, with which TLS handshake; and those that
-//! another loop has taken out for this one.
+//! New connections: their listener, first state and TLS handshake; and connections that another
+//! loop hands to this one.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -51,7 +51,7 @@ impl GatewayRole {
         Ok(())
     }
 
-    /// Takes nothing new at this address.
+    /// Stops listening at this address.
     pub(super) fn unlisten(
         &mut self,
         cx: &mut Connections<State>,
@@ -80,8 +80,8 @@ impl GatewayRole {
         self.registry.set_limits(limits);
     }
 
-    /// From the next handshake on. Those whose handshake is in progress have to come again: they
-    /// might be let in by the old one.
+    /// Replaces TLS settings, from the next handshake on. Connections whose handshake is in
+    /// progress are closed, because the old settings might admit them.
     pub(super) fn set_tls(
         &mut self,
         cx: &mut Connections<State>,
@@ -173,7 +173,7 @@ impl GatewayRole {
         }
         let at = cx.after(self.settings.limits.handshake_timeout);
         cx.set_deadline(id, Some(at));
-        self.follow_ups.push_back(FollowUp::Step(id)); // the header often is there already
+        self.follow_ups.push_back(FollowUp::Step(id)); // the header has often arrived already
     }
 
     fn permit(&self, side: Whose, from: SocketAddr) -> Option<Permit> {
@@ -181,7 +181,7 @@ impl GatewayRole {
         self.admission.open(side, from, trusted, &self.settings.limits)
     }
 
-    /// The state of a connection whose peer is known.
+    /// The state of a connection whose client is known.
     fn first_state(&self, listener: usize, from: SocketAddr) -> State {
         match self.listeners.tls(listener) {
             Some(_) => State::Securing { listener, from },
@@ -189,7 +189,7 @@ impl GatewayRole {
         }
     }
 
-    /// The address of the peer is known; TLS or a request follows.
+    /// The address of the client is known; TLS or a request follows.
     fn begin_connection(
         &mut self,
         cx: &mut Connections<State>,
@@ -216,7 +216,7 @@ impl GatewayRole {
         let at = cx.after(time);
         cx.set_deadline(id, Some(at));
         match channel {
-            None => self.follow_ups.push_back(FollowUp::Step(id)), // the request often is there already
+            None => self.follow_ups.push_back(FollowUp::Step(id)), // the request has often arrived already
             Some(channel) if cx.secure(id, channel.clone(), is_visitor) => {}
             Some(_) => {
                 log_names!(
@@ -228,8 +228,8 @@ impl GatewayRole {
         }
     }
 
-    /// Reads the header that a balancer sends before a connection. The bytes behind it stay in the
-    /// socket, for TLS or the request parser.
+    /// Reads the PROXY header at the beginning of a load balancer's connection. The bytes after it
+    /// stay in the socket, for TLS or the request parser.
     pub(super) fn proxy_header(&mut self, cx: &mut Connections<State>, id: Id) {
         let mut scratch = cx.take_scratch();
         let read = read_proxy_header(cx, id, &mut scratch);
@@ -252,7 +252,7 @@ impl GatewayRole {
         }
     }
 
-    /// A balancer's connection is its peer's from here on.
+    /// From here on a load balancer's connection counts as the client's.
     fn name_peer(
         &mut self,
         cx: &mut Connections<State>,
@@ -261,7 +261,7 @@ impl GatewayRole {
         from: SocketAddr,
     ) {
         let Some(side) = self.listeners.side(listener) else { return cx.close(id) };
-        cx.set_permit(id, None); // of the balancer's address, which may be the peer's, too
+        cx.set_permit(id, None); // the permit of the load balancer's address, which may be the client's, too
         let Some(permit) = self.permit(side, from) else { return cx.close(id) };
         cx.set_permit(id, Some(permit));
         let state = self.first_state(listener, from);
@@ -351,17 +351,17 @@ impl GatewayRole {
         }
         cx.resume(id);
         cx.tally(id);
-        // What came meanwhile no event tells of again.
+        // There is no second event for bytes that arrived meanwhile.
         cx.reschedule(id);
     }
 }
 
-/// The part of a balancer's header that has arrived.
+/// The part of a PROXY header that has arrived.
 enum ProxyHeader {
     NotYet,
-    /// The peer that it names, if it names one. The header is taken from the socket.
+    /// The client that it names, if any. The header was removed from the socket.
     Whole(Option<SocketAddr>),
-    /// It was closed without a byte, as a check whether the port is open does.
+    /// The connection was closed without a byte, as by a check whether the port is open.
     None,
     Wrong(Cow<'static, str>),
 }

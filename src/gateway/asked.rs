@@ -20,13 +20,13 @@ pub(super) enum Asked {
         to_head: bool,
         keep: bool,
     },
-    /// A redirect, or the answer of a route itself.
+    /// A redirect, or a local answer of a route.
     Reply {
         reply: Reply,
         to_head: bool,
         keep: bool,
     },
-    /// A load balancer asks whether this gateway serves.
+    /// A load balancer's health check.
     Health {
         allowed: bool,
         to_head: bool,
@@ -52,18 +52,19 @@ pub(super) enum Asked {
     /// Another gateway asks for a device that is not connected here.
     Missed {
         miss: Miss,
-        /// It looks like a device's offer or poll.
+        /// The request looks like a device's offer or poll.
         of_device: bool,
         to_head: bool,
         keep: bool,
     },
     Forward(Forwarding),
-    /// The loop of this number has its device.
+    /// The loop with this number has its device.
     Elsewhere(usize),
 }
 
 impl Asked {
-    /// Returns true if the visitor was admitted: its request goes to a device, or would have.
+    /// Returns true if the visitor was admitted: its request goes to a device, or would go there if
+    /// it were connected.
     pub(super) fn is_admitted(&self) -> bool {
         match self {
             Asked::Forward(_) | Asked::Elsewhere(_) | Asked::Server { .. } => true,
@@ -78,7 +79,7 @@ pub(super) struct Forwarding {
     pub(super) exchange: Box<Exchange>,
     pub(super) name: String,
     pub(super) token: Option<Digest>,
-    /// The visitor's address; `None`: a program.
+    /// The visitor's address; `None` for a program.
     pub(super) visitor: Option<IpAddr>,
 }
 

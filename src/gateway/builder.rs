@@ -1,4 +1,4 @@
-//! How a gateway is set up and started.
+//! Builds and starts a gateway.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -39,7 +39,8 @@ use crate::setting::{
 };
 use crate::stream::GatewayTls;
 
-/// Longest pseudonym in `Via`, in bytes; the room that a hop has for its fields is for all of them.
+/// The longest pseudonym in `Via`, in bytes: it has to fit into the room that a hop has for its
+/// fields.
 const VIA_BYTES_MAX: usize = 64;
 
 /// Builds a [`Gateway`].
@@ -61,7 +62,7 @@ pub struct GatewayBuilder {
     loops: Option<usize>,
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     observe: bool,
-    /// The fault of the first invalid option; [`check`](Self::check) returns it.
+    /// The error of the first invalid option; [`check`](Self::check) returns it.
     invalid: Option<String>,
     pub(super) settings: Settings,
 }
@@ -345,7 +346,7 @@ impl GatewayBuilder {
         self
     }
 
-    /// Of several invalid options the first one is told.
+    /// Of several invalid options the first one is reported.
     fn note_invalid(&mut self, why: String) {
         self.invalid.get_or_insert(why);
     }
@@ -424,7 +425,8 @@ impl GatewayBuilder {
         self.start_on(None).map(|(gateway, _)| gateway)
     }
 
-    /// The same on a test's clock, with a door for devices within this process.
+    /// Like [`start`](Self::start), on a test's clock, and with connections for devices within this
+    /// process.
     pub(crate) fn start_on(
         self,
         clock: Option<Clock>,
@@ -451,7 +453,7 @@ impl GatewayBuilder {
         let knows_visitors = settings.visitor_tokens.is_some();
         let (only_links, observes) = (settings.on_link.is_some(), self.observe);
         if only_links {
-            settings.fallback = Fallback::Never; // it asks nothing itself, so a poll would wait for nothing
+            settings.fallback = Fallback::Never; // it sends no requests, so polls would wait in vain
         }
         if observes {
             settings.observer = Observer::on(Bounds::of(&settings.limits));
@@ -484,7 +486,7 @@ impl GatewayBuilder {
         for (number, event_loop) in event_loops.into_iter().enumerate() {
             let place = (loops.clone(), number);
             let role = GatewayRole::new(&common, place, devices.clone());
-            // Where this fails the gateway is dropped, which ends those that run.
+            // If this fails, the gateway is dropped, which ends the loops that run.
             let thread = run(event_loop, role, loops.clone(), number).map_err(failed)?;
             running.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
@@ -496,10 +498,10 @@ impl GatewayBuilder {
     }
 }
 
-/// Stands for the address of devices within this process.
+/// The address that devices within this process have.
 const WITHIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// How the loops hear of a table that several gateways share.
+/// Tells the loops of changes in a table that several gateways share.
 fn tell_loops(cluster: Weak<Cluster>, loops: Loops<Command>) -> impl Fn(Told) {
     move |told| match told {
         Told::Changed(change) => {
@@ -516,7 +518,7 @@ fn tell_loops(cluster: Weak<Cluster>, loops: Loops<Command>) -> impl Fn(Told) {
     }
 }
 
-/// Binds the addresses, for each loop a socket where the system shares connections out.
+/// Binds the addresses, with a socket for each loop if the system distributes connections.
 fn listen_for_devices(
     addresses: Vec<(String, Option<GatewayTls>)>,
     event_loops: &mut [EventLoop<GatewayRole>],
@@ -552,7 +554,7 @@ fn run(
         if let Err(e) = event_loop.run(role) {
             log::error!("the gateway's event loop ended: {e}");
         }
-        loops.wake_all(); // they end when there is nothing left anywhere
+        loops.wake_all(); // they end when no loop has a connection left
     })
 }
 
@@ -563,8 +565,7 @@ impl Gateway {
     }
 }
 
-/// A pseudonym that no other gateway has: two in a row must not take each other's requests for
-/// their own.
+/// A unique pseudonym: two gateways in a row must not take each other's requests for loops.
 fn random_via() -> Arc<str> {
     let mut bytes = [0; 4];
     if let Err(e) = crate::engine::random::fill(&mut bytes) {
@@ -574,7 +575,8 @@ fn random_via() -> Arc<str> {
     format!("ptth-{:08x}", u32::from_be_bytes(bytes)).into()
 }
 
-/// An origin as browsers write it (RFC 6454 §6.2), of any scheme: it is only compared.
+/// Checks an origin in the form of browsers (RFC 6454 §6.2). Any scheme is allowed, because origins
+/// are only compared.
 fn check_origin(origin: &str) -> Result<(), Error> {
     let serialised = origin.split_once("://").is_some_and(|(scheme, rest)| {
         !scheme.is_empty() && !rest.is_empty() && !rest.contains('/')

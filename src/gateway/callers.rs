@@ -16,9 +16,9 @@ pub(super) type NameReply = Sender<Result<(), Error>>;
 
 /// A thread that waits.
 pub(super) enum Caller {
-    /// In line for a link of this name.
+    /// It waits for a link of this name.
     Link { name: String, wait: Wait, cancel: Option<Cancel>, reply: LeaseReply },
-    /// Until this name is connected.
+    /// It waits until this name is connected.
     Name { name: String, cancel: Option<Cancel>, reply: NameReply },
 }
 
@@ -42,7 +42,7 @@ impl Drop for Callers {
 }
 
 impl Callers {
-    /// Those of one loop; all loops have the same directory.
+    /// The callers of one loop; all loops have the same directory.
     pub(super) fn new(directory: Arc<Directory>) -> Self {
         Callers { directory, waiting: BTreeMap::new(), latest: 0 }
     }
@@ -53,7 +53,7 @@ impl Callers {
         }
     }
 
-    /// The number of the next one.
+    /// The number for the next caller.
     pub(super) fn next(&mut self) -> u64 {
         self.latest += 1;
         self.latest
@@ -66,14 +66,14 @@ impl Callers {
         self.waiting.insert(number, caller);
     }
 
-    /// One no longer waits.
+    /// Removes a caller that no longer waits.
     pub(super) fn take(&mut self, number: u64) -> Option<Caller> {
         let caller = self.waiting.remove(&number)?;
         self.is_over(&caller);
         Some(caller)
     }
 
-    /// One that waited for a link gets one.
+    /// Removes a caller that waited for a link and gets one.
     pub(super) fn take_for_link(&mut self, number: u64) -> Option<(String, LeaseReply)> {
         match self.take(number)? {
             Caller::Link { name, reply, .. } => Some((name, reply)),
@@ -81,19 +81,19 @@ impl Callers {
         }
     }
 
-    /// Those that were cancelled, and no longer wait.
+    /// Removes the callers that were cancelled.
     pub(super) fn take_cancelled(&mut self) -> Vec<(u64, Caller)> {
         let cancelled = self.waiting.iter().filter(|(_, caller)| caller.is_cancelled());
         let numbers: Vec<u64> = cancelled.map(|(number, _)| *number).collect();
         numbers.into_iter().filter_map(|n| self.take(n).map(|caller| (n, caller))).collect()
     }
 
-    /// These names are connected, to whichever loop: wakes the callers that wait for one of them.
+    /// These names are connected, to any loop: wakes the callers that wait for them.
     pub(super) fn announce(&mut self, names: &[Arc<str>]) {
         let directory = &self.directory;
         self.waiting.retain(|_, caller| match caller {
             Caller::Name { name, reply, .. } if names.iter().any(|up| **up == **name) => {
-                let _ = reply.send(Ok(())); // the caller may have gone
+                let _ = reply.send(Ok(())); // the caller may have left
                 directory.end_wait();
                 false
             }
@@ -101,7 +101,7 @@ impl Callers {
         });
     }
 
-    /// Returns true if a thread waits for any name, at whichever loop.
+    /// Returns true if a thread waits for any name, at any loop.
     pub(super) fn are_anywhere(&self) -> bool {
         self.directory.is_awaited()
     }

@@ -1,4 +1,4 @@
-//! What a device's certificate allows: a credential that is bound to names, its subjectAltName's.
+//! The names that a device's certificate allows: those of its subjectAltName.
 //!
 //! `lamp` allows the device name `lamp`; `lamp.example` the IETF origins of that host;
 //! `*.lamps.example` those of the hosts one label below it.
@@ -20,8 +20,8 @@ impl Offer {
         }
     }
 
-    /// The device's identity by its certificate, where `grant` does not say it: the names, so that
-    /// a renewed certificate is the same device's.
+    /// The device's identity from its certificate, unless `grant` has one. It consists of the
+    /// names, so that a renewed certificate belongs to the same device.
     pub(super) fn identified(&self, grant: Grant) -> Grant {
         match &self.certificate {
             Some(shown) if grant.credential.is_none() => {

@@ -1,18 +1,17 @@
-//! What the loops have yet to hear of the directory of gateways: names of which it says something else
-//! than before. However fast it tells of changes, each loop has one command in its queue, and of each
-//! name the last change.
+//! Changes in the directory of gateways that the loops have not processed yet. However fast changes
+//! come, each loop has one command in its queue, and for each name only the last change.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::limits::CHANGED_NAMES_MAX;
 
-/// What was heard of other gateways and counts no more.
+/// Cached answers about other gateways that are no longer valid.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outdated {
     All,
-    /// Names, each with the gateway that has it now, where that is known: then it counts on, if it is
-    /// what was heard.
+    /// Names, each with the gateway that has it now, if that is known: an answer with this gateway
+    /// remains valid.
     Names(HashMap<Arc<str>, Option<Box<str>>>),
 }
 
@@ -44,7 +43,7 @@ impl Outdated {
     }
 }
 
-/// What each loop has yet to hear, by its number.
+/// The changes that each loop has not processed yet, by its number.
 #[derive(Default)]
 pub(crate) struct Changes(Mutex<Vec<Outdated>>);
 
@@ -53,7 +52,8 @@ impl Changes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes it for so many loops; `wake` is called for each that has no command for it in its queue.
+    /// Notes changes for this number of loops, and calls `wake` for each that has no command for
+    /// them in its queue.
     pub(crate) fn note(&self, what: &Outdated, loops: usize, mut wake: impl FnMut(usize)) {
         let mut all = self.lock();
         if all.len() < loops {
@@ -68,7 +68,7 @@ impl Changes {
         }
     }
 
-    /// What a loop has to hear.
+    /// Takes the changes for a loop.
     pub(crate) fn take(&self, number: usize) -> Outdated {
         self.lock().get_mut(number).map(std::mem::take).unwrap_or_default()
     }

@@ -1,5 +1,5 @@
-//! What is claimed in a table that several gateways share: before a device is let in, and when
-//! another gateway has taken a name over.
+//! Claims names in a table that several gateways share, before a device is admitted, and handles
+//! names that another gateway has taken over.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ impl GatewayRole {
         self.peers.as_ref()?.cluster.ledger()
     }
 
-    /// Has the names of an offer claimed before it is decided further. `None`: it comes back as
-    /// `Command::Claimed`.
+    /// Begins to claim the names of an offer before the decision goes on. Returns `None` if it
+    /// continues with `Command::Claimed`.
     pub(super) fn claim_first(
         &mut self,
         cx: &mut Connections<State>,
@@ -34,7 +34,7 @@ impl GatewayRole {
         if self.ledger().is_none() || is_last || !matches!(journey.claim, Claim::None) {
             return Some(granted);
         }
-        // What is wrong with it is said behind this.
+        // Errors of the offer are reported later.
         let Ok(owner) = self.owner_of(offer, grant, names) else { return Some(granted) };
         if names.is_empty() || self.registry.needs_no_claim(names, &owner, cx.now()) {
             return Some(granted);
@@ -51,15 +51,15 @@ impl GatewayRole {
         if !begun {
             return Some(granted);
         }
-        // A table that says something, byte for byte, may take for ever.
+        // A table that answers byte by byte could take for ever.
         let at = cx.after(self.settings.limits.directory_timeout);
         cx.set_deadline(id, Some(at));
         self.claiming.insert(id, (number, Box::new(granted)));
         None
     }
 
-    /// The table has said whether an offer may have its names; `None`: it did not answer in time, so
-    /// that they are claimed later.
+    /// The table's verdict on the names of an offer. `None` if it did not answer in time; then they
+    /// are claimed later.
     pub(super) fn claimed(
         &mut self,
         cx: &mut Connections<State>,
@@ -86,7 +86,7 @@ impl GatewayRole {
         Some(granted)
     }
 
-    /// A device was let in: its names are this gateway's, as far as was claimed.
+    /// A device was admitted: this gateway holds its names, as far as they were claimed.
     pub(super) fn hold_names(&self, registration: &Registration, owner: &Owner, claim: Claim) {
         let Some(ledger) = self.ledger() else { return };
         let epoch = match claim {
@@ -98,8 +98,8 @@ impl GatewayRole {
         registration.names().for_each(|name| ledger.hold(name, epoch, &claimant));
     }
 
-    /// Another gateway has a name: its connections here end, as in a take-over. Waiting requests,
-    /// also those of programs, look for the device again.
+    /// Another gateway has taken a name: its connections here end, as in a take-over. Waiting
+    /// requests, including those of programs, look for the device again.
     pub(super) fn lost_name(
         &mut self,
         cx: &mut Connections<State>,
@@ -108,7 +108,7 @@ impl GatewayRole {
         to: Rival,
     ) {
         if !self.registry.knows(name) || !self.ledger().is_some_and(|l| l.is_lost(name, epoch)) {
-            return; // another loop has it, or the device came again meanwhile
+            return; // another loop has it, or the device has returned meanwhile
         }
         let Some(mut was) = self.registry.give_up(name, None, cx.now()) else { return };
         for waiter in std::mem::take(&mut was.waiting) {

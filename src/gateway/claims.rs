@@ -1,11 +1,11 @@
-//! Claims: what a table that several gateways share says of a name. A claim is one gateway's, with
-//! the credential and the session of the device that is connected there. It expires unless the
-//! gateway renews it.
+//! Claims on names in a table that several gateways share. A claim belongs to one gateway, and
+//! contains the credential and the session of the device that is connected there. It expires unless
+//! the gateway renews it.
 //!
 //! The rules, which the table applies in one step, are those of the [registry](super::registry)
-//! within one gateway: a name is one credential's (else 409); the newest session replaces the others;
-//! a session that was replaced does not come back while a newer one is connected (409); gateways
-//! with the same session, or with shared names, have the name together.
+//! within one gateway: a name belongs to one credential (else 409); the newest session replaces the
+//! others; a session that was replaced does not return while a newer one is connected (409);
+//! gateways with the same session, or with shared names, hold the name together.
 
 #![cfg_attr(not(feature = "redis"), allow(dead_code, reason = "no table is shared"))]
 
@@ -14,21 +14,21 @@ use std::time::Duration;
 
 use crate::gateway::registry::{Owner, Session};
 
-/// Whatever keeps a table or a program's directory from answering.
+/// An error of a table or of a program's directory.
 pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// A device as the table knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claimant {
-    /// A digest of its credential; empty: it has none.
+    /// A digest of its credential; empty without one.
     pub(crate) credential: Arc<str>,
-    /// In hexadecimal digits; empty: it has none.
+    /// In hexadecimal digits; empty without one.
     pub(crate) session: Arc<str>,
 }
 
 impl Claimant {
-    /// What a table is told of an owner. The credential itself, which may be a secret of the
-    /// program's, stays here.
+    /// The claimant for an owner. The credential itself, which may be a secret of the program, is
+    /// not sent to the table.
     pub(crate) fn of(owner: &Owner) -> Self {
         use sha2::{Digest as _, Sha256};
         let digest = |credential: &Arc<str>| hex(&Sha256::digest(credential.as_bytes())[..12]);
@@ -42,10 +42,10 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What a table says to a new claim.
+/// A table's verdict on a new claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// All names are this gateway's. A later claim has a larger epoch.
+    /// This gateway has all names. A later claim has a larger epoch.
     Granted { epoch: u64 },
     /// Another credential has one of them, at another gateway.
     Held,
@@ -53,19 +53,20 @@ pub(crate) enum Verdict {
     Newer,
 }
 
-/// A claim that is to last longer.
+/// A claim to be renewed.
 #[derive(Clone, Debug)]
 pub(crate) struct Renewal {
     pub(crate) name: Arc<str>,
-    /// 0: the table did not answer when the device came, so it knows nothing of it.
+    /// 0 if the table did not answer when the device connected, so that it does not have the claim
+    /// yet.
     pub(crate) epoch: u64,
     pub(crate) claimant: Claimant,
 }
 
-/// What became of it.
+/// The result of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Renewed {
-    /// It lasts, with this epoch.
+    /// It is valid, with this epoch.
     Kept { epoch: u64 },
     /// A newer session is connected to another gateway.
     Newer,
@@ -83,7 +84,7 @@ pub(crate) struct Change {
     pub(crate) session: Box<str>,
 }
 
-/// A table that gateways share. Its methods block, for a bounded time, on threads of their own.
+/// A table that gateways share. Its methods block for a bounded time, on separate threads.
 pub(crate) trait SharedTable: Send + Sync {
     /// For each name, in the same order, the gateways that have it.
     fn find(&self, names: &[&str]) -> Result<Vec<Vec<String>>, Failed>;
@@ -97,11 +98,11 @@ pub(crate) trait SharedTable: Send + Sync {
     /// Gives up a gateway's claims that still have these epochs.
     fn release(&self, by: &str, claims: &[(Arc<str>, u64)]) -> Result<(), Failed>;
 
-    /// Notes that this gateway is there, or that it leaves.
+    /// Announces that this gateway exists, or that it leaves.
     fn announce(&self, by: &str, is_there: bool) -> Result<bool, Failed>;
 
-    /// Tells of changes until `tell` returns false, which it is asked at least once a second, also
-    /// without any. The first call says that listening has begun.
+    /// Reports changes until `tell` returns false. It calls `tell` at least once a second, also
+    /// without changes. The first call means that listening has begun.
     fn listen(&self, tell: &mut dyn FnMut(Option<Change>) -> bool) -> Result<(), Failed>;
 
     /// How long a claim lasts.

@@ -1,5 +1,5 @@
-//! Checks the token of an offer, a poll or a visitor's request, by the tables in force, which may be
-//! replaced while the gateway runs; knows certificates that are no longer accepted.
+//! Checks the tokens of offers, polls and visitors' requests with the current tables, which may be
+//! replaced while the gateway runs. Remembers certificates that are no longer accepted.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -48,22 +48,22 @@ impl Words {
 }
 
 pub(crate) struct Credentials {
-    /// `None`: devices need none.
+    /// `None` if devices need no token.
     devices: Option<Arc<Tokens>>,
-    /// `None`: visitors need none.
+    /// `None` if visitors need no token.
     visitors: Option<Arc<Tokens>>,
     /// Certificates of connected devices whose CA was replaced.
     refused: HashSet<ShownKey>,
-    /// When the next token of a table no longer counts.
+    /// When the next token of a table expires.
     next_expiry: Option<SystemTime>,
 }
 
-/// What a visitor has shown.
+/// The token of a visitor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum VisitorToken {
-    /// Visitors need none.
+    /// Visitors need no token.
     NotNeeded,
-    /// No token that counts; why, in words.
+    /// No valid token, with the reason.
     Unknown(&'static str),
     /// `PTTH-Authorization` more than once.
     Several,
@@ -77,18 +77,18 @@ impl VisitorToken {
     }
 }
 
-/// The field that a visitor's token came in.
+/// The field that contained a visitor's token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shower {
-    /// The gateway takes it for itself.
+    /// `Authorization`, which the gateway removes.
     Authorization,
-    /// `PTTH-Authorization`, or the cookie of a sign-in: what `Authorization` says is the
-    /// application's.
+    /// `PTTH-Authorization`, or the cookie of a sign-in: `Authorization` then belongs to the
+    /// application.
     Own,
 }
 
 impl Shower {
-    /// The field that counts: `PTTH-Authorization` where there is one, whatever it says.
+    /// The relevant field: `PTTH-Authorization` if there is one, even if it is invalid.
     fn of(fields: &Fields<'_>) -> Self {
         match fields.get(GATEWAY_AUTHORIZATION) {
             Some(_) => Shower::Own,
@@ -108,7 +108,7 @@ impl Shower {
     }
 }
 
-/// A token that a table does not know may be in a line of it all the same, written wrongly.
+/// Logs a hint if an unknown token is in a line of the table that is invalid.
 fn log_mistake<'a>(
     table: &Tokens,
     fields: impl Iterator<Item = &'a [u8]>,
@@ -130,7 +130,7 @@ impl Credentials {
         credentials
     }
 
-    /// Checks that the offer shows a token that may have its names; notes whose it is.
+    /// Checks that the offer has a token that is bound to its names, and records its identity.
     pub(super) fn check(&self, offer: &mut Offer, token_bytes_max: usize) -> Result<(), Reject> {
         let Some(tokens) = &self.devices else { return Ok(()) };
         let shown = tokens::shown(offer.authorization(), token_bytes_max);
@@ -163,8 +163,8 @@ impl Credentials {
         Ok(())
     }
 
-    /// The identity that the offer's token gives it, for take-overs, where the table (another one,
-    /// maybe, than when the token was checked) lets it have these names.
+    /// The offer's identity from its token, for take-overs, if the current table still allows these
+    /// names.
     pub(super) fn identity(
         &self,
         offer: &Offer,
@@ -180,7 +180,7 @@ impl Credentials {
         }
     }
 
-    /// What an operator calls a device's token.
+    /// The operator's label of a device's token.
     pub(super) fn label(&self, digest: &Digest) -> Option<Box<str>> {
         self.devices.as_ref()?.label(digest)
     }
@@ -190,7 +190,7 @@ impl Credentials {
         shown.expires() <= SystemTime::now() || self.refused.contains(&shown.key())
     }
 
-    /// Returns true if a device's token is for just this name.
+    /// Returns true if a device's token is bound to exactly this name.
     pub(super) fn have_token_for(&self, name: &str) -> bool {
         self.devices.as_ref().is_some_and(|tokens| tokens.names(name))
     }
@@ -209,7 +209,7 @@ impl Credentials {
         by_token || registration.certificate().is_some_and(|shown| self.is_void(shown))
     }
 
-    /// The same of the owner of a name.
+    /// The same for the owner of a name.
     pub(super) fn is_owner_revoked(&self, name: &str, owner: &Owner) -> bool {
         let by_token = match (&self.devices, &owner.token) {
             (Some(tokens), Some(digest)) => !tokens.allows(digest, name),
@@ -218,7 +218,7 @@ impl Credentials {
         by_token || owner.certificate.as_ref().is_some_and(|shown| self.is_void(shown))
     }
 
-    /// What a visitor's request shows.
+    /// The token of a visitor's request.
     pub(super) fn of_visitor(&self, fields: &Fields<'_>, token_bytes_max: usize) -> VisitorToken {
         let Some(tokens) = &self.visitors else { return VisitorToken::NotNeeded };
         if fields.all(GATEWAY_AUTHORIZATION).nth(1).is_some() {
@@ -254,13 +254,13 @@ impl Credentials {
         self.visitors.is_some()
     }
 
-    /// Returns true if this is a visitor's token that counts.
+    /// Returns true if this is a valid visitor token.
     pub(super) fn is_visitor(&self, digest: &Digest) -> bool {
         self.visitors.as_ref().is_some_and(|tokens| tokens.is_valid(digest))
     }
 
-    /// The token that a sign-in stands for. `Authorization` is the application's then, unless it
-    /// shows a token of ours, an expired one, say.
+    /// The token of a sign-in. `Authorization` then belongs to the application, unless it contains
+    /// one of our tokens, for example an expired one.
     pub(super) fn signed_in(
         &self,
         digest: Digest,
@@ -275,17 +275,17 @@ impl Credentials {
         }
     }
 
-    /// What an operator calls a visitor's token.
+    /// The operator's label of a visitor's token.
     pub(super) fn visitor_label(&self, digest: &Digest) -> Option<Box<str>> {
         self.visitors.as_ref()?.label(digest)
     }
 
-    /// The comment of its line, where it has one.
+    /// The comment of its line, if there is one.
     pub(super) fn visitor_comment(&self, digest: &Digest) -> Option<Box<str>> {
         self.visitors.as_ref()?.comment(digest)
     }
 
-    /// What an operator calls the token that a request shows.
+    /// The operator's label of the token in a request.
     pub(super) fn label_shown(
         &self,
         fields: &Fields<'_>,
@@ -296,15 +296,15 @@ impl Credentials {
         tokens.is_valid(&digest).then(|| tokens.label(&digest)).flatten()
     }
 
-    /// Returns true if a visitor with this token may ask this device.
+    /// Returns true if a visitor with this token may send requests to this device.
     pub(super) fn visitor_may(&self, digest: &Digest, name: &str) -> bool {
         self.visitors.as_ref().is_none_or(|tokens| tokens.allows(digest, name))
     }
 
-    /// Puts another table in force; the old one comes back.
+    /// Replaces a table, and returns the old one.
     ///
     /// # Errors
-    /// The gateway was started without one: connected devices have shown nothing that could be
+    /// The gateway was started without such a table: connected devices have no token that could be
     /// checked now.
     pub(super) fn replace(&mut self, whose: Whose, new: Arc<Tokens>) -> Result<Arc<Tokens>, Error> {
         let table = match whose {
@@ -321,7 +321,7 @@ impl Credentials {
         Ok(old)
     }
 
-    /// Returns true if the last day of a token is over since this was asked before.
+    /// Returns true if a token has expired since the last call.
     pub(super) fn have_expired(&mut self, now: SystemTime) -> bool {
         let due = self.next_expiry.is_some_and(|at| at <= now);
         if due {
@@ -335,7 +335,7 @@ impl Credentials {
         self.next_expiry = tables.filter_map(|tokens| tokens.next_expiry(now)).min();
     }
 
-    /// These certificates, of those that were shown at a listener, its new CA does not take.
+    /// Records the certificates at a listener that its new CA does not accept.
     pub(super) fn refuse(&mut self, listener: usize, refused: HashSet<ShownKey>) {
         self.refused.retain(|(of, _)| *of != listener);
         self.refused.extend(refused);

@@ -14,24 +14,25 @@ use crate::proto::turn::{Encoding, LAST, Transport};
 
 /// The head of a device's request: an offer or a poll.
 pub(crate) struct DeviceHead {
-    /// It is to be turned.
+    /// It is an offer.
     pub(crate) turns: bool,
     pub(crate) framing: Framing,
-    /// The encoding of events for it.
+    /// The encoding for events.
     pub(crate) accepts: Encoding,
     /// The encoding of its own body.
     pub(crate) content: Option<Encoding>,
-    /// The event that it answers, where a field says so.
+    /// The event that it answers, if a field names it.
     pub(crate) id: Option<String>,
-    /// It brought the answer to an event of its mailbox: it knows where it stands.
+    /// It contains an answer to an event of its mailbox, so the device already knows that polling
+    /// works.
     pub(crate) knows: bool,
-    /// Its device stops: it takes no event, and is not turned.
+    /// Its device is stopping: it takes no event, and makes no offer.
     pub(crate) last: bool,
     pub(crate) minor: u8,
     pub(crate) keep: bool,
-    /// The page it comes from.
+    /// The web page from which it comes.
     pub(crate) origin: Option<String>,
-    /// Where it was sent, for a redirect.
+    /// Its target, for a redirect.
     pub(crate) target: Box<str>,
 }
 
@@ -46,7 +47,7 @@ impl DeviceHead {
         if request.fields.all("Content-Type").count() > 1 {
             return Err(Refusal::new(400, "there is more than one Content-Type"));
         }
-        // protocol.md §1.3: whatever is wrong with the body of an offer, it is 400.
+        // protocol.md §1.3: every error in the body of an offer is 400.
         let wrong_type = || {
             let status = if turns { 400 } else { 415 };
             Refusal::new(
@@ -108,10 +109,10 @@ impl DeviceHead {
     }
 }
 
-/// The device that was let in.
+/// A device that was admitted.
 pub(crate) struct Admitted {
     pub(super) registration: Arc<Registration>,
     pub(super) owner: Owner,
-    /// Nobody knew its name before.
+    /// Its name was unknown before.
     pub(super) fresh: bool,
 }

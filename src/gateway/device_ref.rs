@@ -118,7 +118,7 @@ impl DeviceRef {
         self
     }
 
-    /// The deadline of an exchange that begins now.
+    /// The deadline of an exchange that begins now, if there is one.
     fn whole(&self) -> Option<Whole> {
         let (limit, now) = (self.gateway.0.limits.get().exchange_timeout, self.gateway.0.now());
         match self.timeout {
@@ -177,7 +177,7 @@ impl DeviceRef {
         }
     }
 
-    /// The error comes with whether nothing of a response had arrived.
+    /// With an error it also returns whether no byte of a response had arrived.
     fn send_once(
         &self,
         request: Request<Body>,
@@ -202,7 +202,7 @@ impl DeviceRef {
         )
         .taking_events(airplay);
         let owned = Owned { first: None, waiting, whole, cut_error: cut_error.clone(), done };
-        // By mailbox the loop has tried again where that was allowed.
+        // For a mailbox, the loop has already tried again if that was allowed.
         let asked = link.ask_owned(request, owned);
         let Asked { mut response, switched } =
             asked.map_err(|(e, NothingArrived(nothing))| (e, nothing && of != Leased::Pair))?;
@@ -216,7 +216,7 @@ impl DeviceRef {
         Ok(response)
     }
 
-    /// A name that no device can have is a mistake of the program.
+    /// Rejects a name that no device can have.
     pub(super) fn check_name(&self) -> Result<(), Error> {
         let read = if self.name.contains("://") {
             Name::origin(&self.name)
@@ -227,7 +227,7 @@ impl DeviceRef {
             .map_err(|e| Error::usage(format!("device name {:?}: {}", self.name, e.reason)))
     }
 
-    /// Gives back a lease that came after the request was cancelled; returns the error for that.
+    /// Returns a lease that arrived after the request was cancelled, and makes the error for that.
     fn give_back(&self, lease: Lease) -> Error {
         let Lease { stream, unread, of, .. } = lease;
         if let Leased::Link(lease) = of {
@@ -238,7 +238,7 @@ impl DeviceRef {
         Error::cancelled()
     }
 
-    /// Has the loops told when this is cancelled while a thread waits for them.
+    /// Tells the loops if this is cancelled while a thread waits for them.
     fn watch_wait(&self) -> Result<Option<Watch>, Error> {
         let Some(cancel) = &self.cancel else { return Ok(None) };
         let loops = self.gateway.0.loops.clone();
@@ -262,7 +262,7 @@ impl DeviceRef {
         clock::outside(|| answer.recv()).map_err(|_| stopped())?
     }
 
-    /// The loop that has the device, or would get it.
+    /// The loop that has the device, or will get it.
     pub(super) fn home(&self) -> usize {
         self.gateway.0.loops.home_of(&self.name)
     }
@@ -281,7 +281,7 @@ impl DeviceRef {
         let _watch = self.watch_wait()?;
         let (name, cancel) = (self.name.clone(), self.cancel.clone());
         self.gateway.command(self.home(), Command::Wait { name, time, cancel, reply })?;
-        let most = time.saturating_add(Duration::from_secs(5)); // where a loop hangs
+        let most = time.saturating_add(Duration::from_secs(5)); // if a loop hangs
         match clock::outside(|| answer.recv_timeout(most)) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => {
@@ -317,7 +317,7 @@ impl DeviceRef {
 
 const CANCELLED: &str = "a program cancelled its request";
 
-/// Cuts the leased link when this is cancelled. `None`: it is already.
+/// Cuts the leased link when this is cancelled. `None` if it is cancelled already.
 fn watch_lease(cancel: &Cancel, lease: &Lease) -> Option<Watch> {
     let (stream, cut_error) = (Arc::downgrade(&lease.stream), lease.cut_error.clone());
     cancel.watch(move || {
@@ -325,14 +325,14 @@ fn watch_lease(cancel: &Cancel, lease: &Lease) -> Option<Watch> {
         let mut error = cut_error.lock().unwrap_or_else(PoisonError::into_inner);
         error.get_or_insert_with(Error::cancelled);
         drop(error);
-        let _ = stream.cut(); // where it failed the connection is gone already
+        let _ = stream.cut(); // if this fails, the connection has ended already
     })
 }
 
-/// Gives a lease back when its exchange has ended.
+/// Returns a lease when its exchange has ended.
 fn returning(loops: Loops<Command>, of: Leased, watch: Option<Watch>) -> Done<Shared> {
     Box::new(move |link| {
-        let is_whole = watch.is_none_or(Watch::end); // before anybody else has the link
+        let is_whole = watch.is_none_or(Watch::end); // before another caller gets the link
         let Leased::Link(lease) = of else { return }; // dropping a pair's end ends it
         let back = |(stream, unread): (Shared, Vec<u8>)| {
             let stream = stream.into_inner()?;
@@ -352,7 +352,7 @@ fn returning(loops: Loops<Command>, of: Leased, watch: Option<Watch>) -> Done<Sh
     })
 }
 
-/// Tells the loop, when it is dropped, that a link that was switched to another protocol is over.
+/// Tells the loop, when dropped, that a link that was switched to another protocol has ended.
 struct Over(Mutex<Option<Settlement<Shared>>>);
 
 impl Drop for Over {

@@ -1,5 +1,5 @@
-//! How a gateway stops: notice, then no new request and a goaway on each link, then the end of the
-//! remaining exchanges.
+//! How a gateway stops: a notice, then no new requests and a goaway on each link, then the end of
+//! the remaining exchanges.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use crate::gateway::state::{
 use crate::limits::PEER_PARTING;
 use crate::relay;
 
-/// How soon it is looked again whether the other loops have closed their listeners.
+/// The interval for checking whether the other loops have closed their listeners.
 const CLOSING: Duration = Duration::from_millis(1);
 
 impl GatewayRole {
-    /// The first phase of a drain: everything is still served, and everybody is told that the
-    /// gateway is about to stop.
+    /// The first phase of a drain: everything is still served, and clients learn that the gateway
+    /// is about to stop.
     pub(super) fn give_notice(
         &mut self,
         cx: &mut Connections<State>,
@@ -56,8 +56,8 @@ impl GatewayRole {
         }
         match self.settings.drain_to {
             None => cx.stop_listening(),
-            // A device hears where to go when it dials again, which it does as soon as its link has
-            // gone.
+            // A device is redirected when it dials again, which it does as soon as its link has
+            // ended.
             Some(_) => {
                 let at = cx.after(time.min(self.settings.limits.abandoned_timeout));
                 self.set_alarm(cx, at, Alarm::StopListening);
@@ -67,7 +67,7 @@ impl GatewayRole {
     }
 
     /// Closes connections, when no loop accepts new ones: otherwise a device that dials again could
-    /// reach a loop that does not know of the drain yet, and be sent away.
+    /// reach a loop that does not know of the drain yet, and be refused.
     pub(super) fn drain_on(&mut self, cx: &mut Connections<State>) {
         if !cx.is_listening() && self.loops.are_several() && cx.is_group_open() {
             let at = cx.after(CLOSING);
@@ -82,12 +82,12 @@ impl GatewayRole {
             let Some(state) = cx.state(id) else { continue };
             match state {
                 State::Unnamed { .. } | State::Securing { .. } => cx.close(id),
-                // What has arrived is still served; what has not begun ends here.
+                // Requests that have begun are still served; other connections end here.
                 State::Visitor(Visitor::Head { .. }) => {
                     self.visitor_head(cx, id);
                     match cx.visitor(id) {
-                        // Another gateway may have sent a request that is not here yet: it is told
-                        // that its device has gone, and asks where that is now.
+                        // Another gateway may have sent a request that has not arrived yet: it will
+                        // be told that the device has left, and will look it up again.
                         Some(Visitor::Head {
                             began: false, source: VisitorSource::Peer, ..
                         }) => {
@@ -110,7 +110,7 @@ impl GatewayRole {
                 }
                 State::Device(Device::Link(link)) if link.exchange.is_none() => self.part(cx, id),
                 State::Device(Device::Held { .. }) => self.part(cx, id),
-                // Events in progress may still be answered on a connection that is kept.
+                // Events in progress may still be answered on this connection.
                 State::Device(Device::Head { polled, .. })
                     if self.settings.drain_to.is_none()
                         && (!polled || !self.events.are_in_hand()) =>

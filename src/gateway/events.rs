@@ -104,14 +104,15 @@ pub(super) struct Subscribers(Vec<Subscriber>);
 
 impl Subscribers {
     pub(super) fn add(&mut self, subscriber: Subscriber) {
-        // Those that are gone make room, also while nothing happens.
+        // Ended subscriptions make room, also without events.
         if self.0.len() == self.0.capacity() {
             self.0.retain(|known| known.readers.strong_count() > 0);
         }
         self.0.push(subscriber);
     }
 
-    /// Tells all of them. One that does not read in time misses it; one that is gone is forgotten.
+    /// Sends an event to all of them. A subscriber that does not read in time misses it; an ended
+    /// subscription is removed.
     pub(super) fn publish(&mut self, event: &GatewayEvent) {
         self.0.retain_mut(|Subscriber { to, missed, .. }| {
             match to.try_send(GatewayEvent { missed: *missed, ..event.clone() }) {
@@ -124,7 +125,7 @@ impl Subscribers {
     }
 }
 
-/// A subscriber's two ends.
+/// The two ends of a subscription.
 pub(super) fn subscription(limits: &Limits) -> (Subscriber, Subscription<GatewayEvent>) {
     let (to, events) = bounded(limits.events_max);
     let events = Subscription::new(events);

@@ -1,4 +1,4 @@
-//! When exchanges have to be over, whatever they are doing (`exchange_timeout`).
+//! The deadlines of whole exchanges (`exchange_timeout`).
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -6,9 +6,9 @@ use std::time::Instant;
 use crate::engine::slab::{Key, Slab};
 use crate::relay::Exchange;
 
-/// When exchanges have to be over. It holds about as many entries as there are exchanges: those
-/// that ended earlier are swept out as it grows, and an alarm is set only for what no earlier one
-/// finds, so that a busy connection with a long bound leaves nothing behind for each of its
+/// The deadlines of whole exchanges. It has about as many entries as there are exchanges: entries
+/// of ended exchanges are removed when it grows, and an alarm is set only if no earlier one is. So
+/// a busy connection with a long deadline does not leave an entry and an alarm for each of its
 /// requests.
 #[derive(Default)]
 pub(super) struct ExchangeDeadlines {
@@ -25,13 +25,13 @@ impl ExchangeDeadlines {
         self.at.insert((at, key));
     }
 
-    /// Takes out one that is due.
+    /// Removes one that is due.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<Key> {
         self.at.first().filter(|(at, _)| *at <= now)?;
         self.at.pop_first().map(|(_, key)| key)
     }
 
-    /// The alarm to set, where none goes off early enough.
+    /// The alarm to set, if no earlier one is set.
     pub(super) fn next_alarm(
         &mut self,
         now: Instant,

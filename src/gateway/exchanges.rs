@@ -1,5 +1,5 @@
-//! What concerns any exchange: its waits, the memory that it takes, its end before its time, and how a
-//! connection is closed behind an answer.
+//! Methods for any exchange: its timeouts, its memory, its early end, and the closing of a
+//! connection after an answer.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -16,8 +16,7 @@ use crate::gateway::tokens::Whose;
 use crate::relay::{self, Lingering, LocalAnswer, Waits};
 
 impl GatewayRole {
-    /// Ends an exchange: with a 502 where its visitor has heard nothing yet, else by cutting the
-    /// answer.
+    /// Ends an exchange: with a 502 if its answer has not begun, else by cutting the answer.
     pub(super) fn end_exchange(
         &mut self,
         cx: &mut Connections<State>,
@@ -61,23 +60,23 @@ impl GatewayRole {
         cx.held_by_all() + self.heads.taken() + self.budget.taken() + self.observer.bytes()
     }
 
-    /// Whether so much memory is taken that nothing new is begun.
+    /// Returns true if so much memory is in use that no new request is begun.
     pub(super) fn is_short_of_memory(&self, cx: &Connections<State>) -> bool {
         self.memory(cx) > self.settings.limits.memory_bytes_max / 10 * 9
     }
 
-    /// Whether all of it is taken, so that no visitor comes in but in the place of another.
+    /// Returns true if all of it is in use, so that a new visitor is admitted only if another
+    /// connection is closed.
     pub(super) fn is_out_of_memory(&self, cx: &Connections<State>) -> bool {
         self.memory(cx) > self.settings.limits.memory_bytes_max
     }
 
-    /// A share of the budget of whole messages for one that comes from, or goes to, the device of
-    /// this name.
+    /// A share of the budget of whole messages for a message from, or to, the device of this name.
     pub(super) fn messages_of(&mut self, name: &str) -> Held {
         self.budget.share_of(self.registry.messages(name))
     }
 
-    /// The same for what visitors send to it: up to a quarter is left to what the device answers.
+    /// The same for visitors' requests to it: up to a quarter is left to the device's answers.
     pub(super) fn uploads_of(&mut self, name: &str) -> Held {
         let limits = &self.settings.limits;
         let whole = limits.messages_of_device();
@@ -86,7 +85,7 @@ impl GatewayRole {
         self.budget.share_but(self.registry.messages(name), spare)
     }
 
-    /// Sets when this exchange has to be complete.
+    /// Sets the deadline of the whole exchange.
     pub(super) fn ends_by(&mut self, cx: &mut Connections<State>, key: Key, at: Instant) {
         self.deadlines.add(key, at, &self.exchanges);
         self.set_overdue_alarm(cx);
@@ -124,7 +123,7 @@ impl GatewayRole {
         );
     }
 
-    /// Answers on a connection that then closes gently.
+    /// Answers on a connection, and then closes it gently.
     pub(super) fn refuse(&mut self, cx: &mut Connections<State>, id: Id, answer: &LocalAnswer<'_>) {
         let date = cx.date().to_owned();
         self.stats.refused.fetch_add(1, Relaxed);
@@ -156,7 +155,7 @@ impl GatewayRole {
         relay::step_lingering(cx, id, find_lingering);
     }
 
-    /// The waits of an exchange.
+    /// The timeouts of an exchange.
     pub(super) fn waits(&self, key: Key) -> Waits {
         self.exchanges
             .get(key)
@@ -164,7 +163,7 @@ impl GatewayRole {
     }
 }
 
-/// Returns true if another gateway asks on this connection.
+/// Returns true if this connection comes from another gateway.
 pub(super) fn is_gateway(cx: &Connections<State>, id: Id) -> bool {
     cx.visitor(id).is_some_and(|visitor| visitor.source().is_peer())
 }

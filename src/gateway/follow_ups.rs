@@ -1,5 +1,5 @@
-//! What a step leaves to be done when it is over. `role.rs` does it before the loop goes on, in the
-//! order in which it was left, so that no step begins in the middle of another one.
+//! The work that a step defers until it has ended. `role.rs` does it before the loop goes on, in
+//! the same order, so that no step begins in the middle of another one.
 
 use std::sync::Arc;
 
@@ -11,18 +11,19 @@ use crate::gateway::polls::deliveries::MessageId;
 use crate::gateway::registry::Registration;
 
 pub(super) enum FollowUp {
-    /// A connection is in a new state: the first bytes of what follows often are there already.
+    /// Steps a connection with a new state: the first bytes have often arrived already.
     Step(Id),
-    /// A visitor's request looks for a link or a poll, or for another one.
+    /// A visitor's request needs a link or a poll, or another one.
     FindLink { visitor: Id, key: Key },
-    /// Idle links under these names may serve waiting requests.
+    /// Idle links of these names may serve waiting requests.
     ServeInLine(Arc<Registration>),
-    /// A link that was leased is back.
+    /// A leased link was returned.
     LinkFree { link: Id, reusable: Result<(), CloseReason> },
-    /// A gateway has given the sign of life that it was asked for, or has not in time.
+    /// Another gateway has answered a liveness check, or has not answered in time.
     PeerProbed { peer: PeerId, lives: bool },
-    /// Nobody waits for the answer to an event any more.
+    /// The caller of an event no longer waits.
     EventOver(MessageId),
-    /// An event did not reach its poll whole. `began`: some of it may have.
+    /// An event was not completely written to its poll. `began` means that a part of it may have
+    /// been.
     EventNotTold { event: MessageId, began: bool },
 }

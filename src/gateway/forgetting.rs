@@ -1,11 +1,12 @@
-//! What was heard of other gateways counts no more: the directory has changed.
+//! Drops cached answers about other gateways when the directory has changed.
 
 use crate::engine::connections::Connections;
 use crate::gateway::changes::Outdated;
 use crate::gateway::state::{GatewayRole, State, States};
 
 impl GatewayRole {
-    /// What was heard of other gateways may be wrong. Waiting requests ask again at once.
+    /// Cached answers about other gateways may be wrong. Waiting requests look up their device
+    /// again at once.
     pub(super) fn forget_peers(&mut self, cx: &mut Connections<State>) {
         let Some(peers) = &mut self.peers else { return };
         let mut woken = Vec::new();
@@ -35,7 +36,7 @@ impl GatewayRole {
             self.seek_again(cx, id, key);
             let name = cx.asking(id).map(|asking| asking.name.clone());
             if let Some(name) = name.filter(|_| self.is_in_line(cx, id, key)) {
-                self.line_up(cx, &name, (id, key)); // until the next change
+                self.line_up(cx, &name, (id, key)); // it waits until the next change
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A running gateway, as a program holds it.
+//! The handle on a running gateway.
 
 #[cfg(feature = "tls")]
 use std::collections::HashSet;
@@ -73,12 +73,12 @@ pub(super) struct Running {
     /// Events since the start of a gateway that observes, for its first admin listener.
     #[cfg(feature = "admin")]
     pub(super) first_events: Mutex<Option<Subscription<GatewayEvent>>>,
-    /// Connections in the hands of its programs that were switched to another protocol.
+    /// Upgraded connections that programs hold.
     pub(super) upgrades: Arc<Upgrades>,
     /// Its knowledge of other gateways.
     pub(super) cluster: Option<Arc<Cluster>>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
-    /// A test's clock, by which everything goes.
+    /// A test's clock, if there is one.
     pub(super) clock: Option<Clock>,
     /// The routes of visitors' listeners. Held while listeners, routes or certificates are changed,
     /// so that every loop sees the changes in one order.
@@ -142,8 +142,8 @@ impl Gateway {
         let mut number = None;
         for answer in self.ask(|reply| Command::SetTls { at, tls: tls.clone(), reply })? {
             let (listener, shown) = answer?;
-            number = Some(listener); // the same in every loop
-            // To check thousands of chains is not the loop's work.
+            number = Some(listener); // it is the same in every loop
+            // The loop must not be blocked by checks of thousands of chains.
             let not_taken = shown.iter().filter(|shown| !tls.accepts(shown));
             refused.extend(not_taken.map(|shown| shown.key()));
         }
@@ -188,7 +188,7 @@ impl Gateway {
         self.listen_as(listeners, at, (side, tls)).map(|()| at)
     }
 
-    /// For each loop a socket, where the system shares connections out.
+    /// Binds a socket for each loop, if the system distributes connections.
     fn bind(&self, address: &str, whose: &str) -> Result<(Vec<TcpListener>, SocketAddr), Error> {
         let sockets = if EACH_ACCEPTS { self.0.loops.len() } else { 1 };
         bind(address, whose, sockets)
@@ -264,7 +264,7 @@ impl Gateway {
     }
 
     /// # Errors
-    /// They count visitors' tokens, and visitors have none.
+    /// Rejects routes that need visitors' tokens if there are none.
     fn check_routes(&self, routes: &Routes) -> Result<(), Error> {
         match routes.needs_tokens().filter(|_| !self.0.knows_visitors) {
             None => Ok(()),
@@ -482,7 +482,7 @@ impl Gateway {
         events
     }
 
-    /// The events since the start, for the first subscriber; for others those from now on.
+    /// For the first subscriber, the events since the start; for others, the events from now on.
     #[cfg(feature = "admin")]
     pub(crate) fn events_since_start(&self) -> Subscription<GatewayEvent> {
         let first = self.0.first_events.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -576,7 +576,7 @@ impl Gateway {
         let (to, records) = bounded(most.clamp(1, EVENTS_CEILING));
         let records = Subscription::charged(records);
         let readers = records.readers();
-        self.command(0, Command::Observe(Question::Records { to, readers }))?; // the loops observe together
+        self.command(0, Command::Observe(Question::Records { to, readers }))?; // the loops share the observer
         Ok(records)
     }
 
@@ -586,13 +586,13 @@ impl Gateway {
         self.0.observes
     }
 
-    /// What an admin listener reaches of it.
+    /// The parts that an admin listener uses.
     #[cfg(feature = "admin")]
     pub(crate) fn parts(&self) -> (Loops<Command>, Arc<Stats>, InForce) {
         (self.0.loops.clone(), self.0.stats.clone(), self.0.limits.clone())
     }
 
-    /// What it has in common with other gateways, where it knows some.
+    /// The state for other gateways, if it knows some.
     #[cfg(feature = "admin")]
     pub(crate) fn shared(&self) -> Option<Arc<Cluster>> {
         self.0.cluster.clone()
@@ -611,14 +611,14 @@ impl Gateway {
         if self.0.loops.send(number, command) { Ok(()) } else { Err(stopped()) }
     }
 
-    /// What every loop answers.
+    /// Sends a command to every loop, and returns the answers.
     fn ask<T>(&self, command: impl FnMut(Sender<T>) -> Command) -> Result<Vec<T>, Error> {
         let answers = self.0.loops.ask(command).ok_or_else(stopped)?;
         let answers: Vec<T> = answers.iter().collect();
         if answers.len() == self.0.loops.len() { Ok(answers) } else { Err(stopped()) }
     }
 
-    /// Has every loop carry out a command that may fail, and drops the results.
+    /// Sends a command that may fail to every loop, and drops the results.
     fn ask_each<T>(
         &self,
         command: impl FnMut(Sender<Result<T, Error>>) -> Command,
@@ -632,8 +632,8 @@ impl Running {
         self.clock.as_ref().map_or_else(Instant::now, Clock::now)
     }
 
-    /// Waits for the event loops, but for one that runs this: a program's function may own a
-    /// handle, and is dropped by a loop.
+    /// Waits for the event loops, except for the one on whose thread this runs: a program's
+    /// function may own a handle, and a loop may drop it.
     fn drain(&self, notice: Duration, time: Duration) {
         self.loops.send_others(self.loops.len(), || Command::Drain { notice, time });
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! Requests of programs of this process, and of other gateways: they name their device, and go on as
-//! they were written.
+//! Requests of programs of this process, and of other gateways: they name their device, and are
+//! forwarded as written.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
@@ -23,21 +23,21 @@ pub(super) const TOO_LONG_WITH_OURS: &str = "the request head is longer than a d
 const CIRCLE: &str =
     "this request has come through this gateway before (Via), and would come again";
 
-/// What responses to other gateways have.
+/// Fields of responses to other gateways.
 static SERVED_BY_US: LazyLock<Arc<FieldEdits>> =
     LazyLock::new(|| Arc::new(FieldEdits::own(peer::SERVED)));
 
-/// Bytes that may still be added to a head when it is known which link takes it.
+/// The most bytes that may still be added to a head when its link is known.
 const ADDED_LATER: usize = 96;
 
 impl GatewayRole {
-    /// Whether a device takes a head of ours. Of the fields there are never too many:
-    /// `HOP_FIELDS_MAX` is more than a gateway adds.
+    /// Returns true if a device accepts a head of this length. The number of fields is never too
+    /// large: `HOP_FIELDS_MAX` is more than a gateway adds.
     pub(super) fn fits_a_link(&self, head: &[u8]) -> bool {
         head.len() + ADDED_LATER <= self.settings.link_limits.head_bytes_max
     }
 
-    /// A program's own request: it goes on as it was written.
+    /// Plans a program's own request, which is forwarded as written.
     pub(super) fn plan_for_program(
         &self,
         id: Id,
@@ -69,8 +69,8 @@ impl GatewayRole {
         }
     }
 
-    /// Another gateway's request, for a device that is connected here. Its visitor's token and route
-    /// were looked at there.
+    /// Plans another gateway's request for a device that is connected here. The other gateway has
+    /// checked its visitor's token and route.
     pub(super) fn plan_for_peer(
         &mut self,
         id: Id,
@@ -99,7 +99,7 @@ impl GatewayRole {
             Err(_) if of_device => return stranger,
             Err(refusal) => return refused(refusal, false),
         };
-        // The last one in it is the gateway that sends this, which may have the same name.
+        // The last entry is the gateway that sends this, which may have the same name.
         if forward::came_through_before(&request.fields, &self.settings.via) {
             return refused(Refusal::new(508, CIRCLE), keep);
         }
@@ -126,7 +126,7 @@ impl GatewayRole {
         self.forward_for_peer(id, request, head, told, now)
     }
 
-    /// A client that is no gateway of this cluster has asked.
+    /// Logs a request of a client that is not a gateway of this cluster.
     pub(super) fn log_stranger(&self, cx: &Connections<State>, id: Id) {
         let Some(connection) = cx.get(id) else { return };
         let from = connection.stream().peer_label();
@@ -159,7 +159,7 @@ impl GatewayRole {
         }
         exchange.edits = Some(SERVED_BY_US.clone());
         let waits = &mut exchange.waits;
-        waits.exchange.time = Duration::ZERO; // the other gateway's is over sooner
+        waits.exchange.time = Duration::ZERO; // the other gateway's deadline is earlier
         let request_id = request.fields.get(REQUEST_ID).filter(|_| self.observer.records());
         let request_id = request_id.and_then(|id| std::str::from_utf8(id).ok()).map(str::to_owned);
         let visit = Visit { from: told.visitor, request_id, token: None, from_gateway: true };
@@ -173,7 +173,8 @@ impl GatewayRole {
     }
 }
 
-/// A request goes on as it came: its sender has done what a gateway does for its visitors.
+/// The rules for a request that is forwarded unchanged, because its sender has already applied a
+/// gateway's rules.
 fn as_written<'r>(target: &'r str, host: &'r str, upgrade: bool) -> RequestRules<'r> {
     RequestRules {
         target,

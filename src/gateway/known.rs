@@ -1,5 +1,5 @@
-//! Which names are worth waiting for, which loop has them, and which of them is an origin that a
-//! visitor's host names.
+//! Which names are known, which loop has them, and which of them is the origin in a visitor's
+//! `Host`.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -9,26 +9,26 @@ use crate::gateway::state::{GatewayRole, State};
 use crate::proto::forward::Destination;
 
 impl GatewayRole {
-    /// Whether a request for this device is worth waiting: it is connected, or was lately, here or at
-    /// another gateway, or a route or a token names it.
+    /// Returns true if a request for this device may wait: the device is connected, or was
+    /// recently, here or at another gateway, or a route or a token names it.
     pub(super) fn is_known(&mut self, cx: &Connections<State>, name: &str) -> bool {
         let now = cx.now();
         let is_awaited = || self.is_expected(name) || self.last_elsewhere(name, now).is_some();
         self.registry.knows(name) || (is_awaited() && self.registry.expect(name, now).is_ok())
     }
 
-    /// How long ago another gateway was heard to have this device; `None`: none within `remember`.
+    /// How long ago another gateway was known to have this device, if within `remember`.
     pub(super) fn last_elsewhere(&self, name: &str, now: Instant) -> Option<Duration> {
         self.peers.as_ref()?.last(name, now, self.settings.limits.remember)
     }
 
-    /// Whether a route or a token names this device.
+    /// Returns true if a route or a token names this device.
     pub(super) fn is_expected(&self, name: &str) -> bool {
         self.credentials.have_token_for(name) || self.listeners.name(name)
     }
 
-    /// The loop of a request for this device, where that is another one. A name that is expected and
-    /// nobody's becomes this loop's.
+    /// The loop of this device, if it is another one. If a name is expected and has no loop, this
+    /// loop becomes its owner.
     pub(super) fn elsewhere(&mut self, name: &str, now: Instant) -> Option<usize> {
         if !self.loops.are_several() || self.registry.knows(name) {
             return None;
@@ -40,7 +40,7 @@ impl GatewayRole {
         owner
     }
 
-    /// Whether an offer for these names is another loop's. It is moved there.
+    /// The loop to which an offer for these names has to be moved, if it is another one.
     pub(super) fn belongs_elsewhere(&mut self, names: &[String]) -> Option<usize> {
         if names.iter().any(|name| self.registry.knows(name)) {
             return None;
@@ -48,10 +48,10 @@ impl GatewayRole {
         names.iter().find_map(|name| self.registry.elsewhere(name))
     }
 
-    /// The registered origin that a visitor's host names. `scheme`: as a trusted proxy told it,
-    /// else `https` over TLS. On a plain listener it is unknown, since a proxy that ends TLS need
-    /// not name it: the host decides. The port may be absent, the scheme's, or the listener's own
-    /// (proxies send `Host` with that).
+    /// The registered origin that a visitor's host names. `scheme` comes from a trusted proxy, or
+    /// is `https` over TLS. On a plain listener it is unknown, because a proxy that terminates TLS
+    /// need not name it: the host decides. The port may be absent, the scheme's, or the listener's
+    /// own (proxies send `Host` with that).
     pub(super) fn origin(
         &self,
         to: &Destination<'_>,

@@ -1,5 +1,5 @@
-//! Links that are leased to programs. The loop keeps the registration of each, and a handle to cut
-//! it with.
+//! Links that are leased to programs. The loop keeps the registration of each, and a handle for
+//! cutting it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, Weak};
@@ -15,7 +15,7 @@ use crate::stream::Stream;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LeaseId(u64);
 
-/// Bits of an identifier's own number.
+/// The number of bits for the number within a loop.
 const NUMBER: u32 = 48;
 
 impl LeaseId {
@@ -24,20 +24,20 @@ impl LeaseId {
         self.0
     }
 
-    /// The number of the loop that it goes back to.
+    /// The number of the loop to which it is returned.
     pub(super) fn home(self) -> usize {
         (self.0 >> NUMBER) as usize
     }
 }
 
-/// A link or mailbox in the hands of a program's `send()`.
+/// A link or mailbox that a program's `send()` uses.
 pub(crate) struct Lease {
     pub(crate) stream: Arc<Stream>,
     pub(crate) unread: Vec<u8>,
     pub(crate) of: Leased,
-    /// Where the loop leaves why it ended the exchange.
+    /// The loop's reason for ending the exchange.
     pub(crate) cut_error: CutError,
-    /// Its device is an AirPlay sender.
+    /// The device is an AirPlay sender.
     pub(crate) airplay: bool,
     /// The number of waiting callers, for the request to the device.
     pub(crate) waiting: usize,
@@ -45,7 +45,7 @@ pub(crate) struct Lease {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leased {
-    /// A device's link, which comes back under this identifier.
+    /// A device's link, which is returned under this identifier.
     Link(LeaseId),
     /// One end of a socket pair, for a device that polls. The loop serves the other end like a
     /// visitor's; dropping this one ends it.
@@ -56,10 +56,10 @@ pub(crate) enum Leased {
 pub(super) struct LeasedLink {
     pub(super) registration: Arc<Registration>,
     pub(super) handle: Handle,
-    /// Tells the program that has it why it was cut.
+    /// Tells the program why the link was cut.
     pub(super) cut_error: CutError,
     pub(super) observed: Observed,
-    /// Counted until it comes back or ends.
+    /// Counts the connection until it is returned or ends.
     pub(super) permit: Option<Permit>,
 }
 
@@ -90,7 +90,7 @@ impl Leases {
         LeaseId(self.latest)
     }
 
-    /// Removes a lease whose link comes back or has ended.
+    /// Removes a lease whose link is returned or has ended.
     pub(super) fn take(&mut self, lease: LeaseId) -> Option<LeasedLink> {
         self.links.remove(&lease)
     }
@@ -109,8 +109,8 @@ impl Leases {
         found.map(|(lease, _)| *lease).collect()
     }
 
-    /// Wakes a program's thread that is blocked on a leased link: its next read or write fails,
-    /// with this error.
+    /// Wakes a program's thread that is blocked on a leased link: its next read or write fails with
+    /// this error.
     pub(super) fn cut(&self, lease: LeaseId, why: Error) {
         let Some(link) = self.links.get(&lease) else { return };
         link.cut_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);

@@ -1,4 +1,4 @@
-//! Links and polls for programs: they are leased and given back, or the wait for one fails.
+//! Leases links and polls to programs, takes them back, and ends waits for them.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -26,8 +26,8 @@ use crate::setting::LINKS;
 use crate::stream::Stream;
 
 impl GatewayRole {
-    /// Hands a busy link to a program's thread. Returns false if that thread has gone
-    /// and the link is free.
+    /// Leases a busy link to a program's thread. Returns false if that thread has left, so that the
+    /// link is free.
     pub(super) fn lease(&mut self, cx: &mut Connections<State>, caller: u64, id: Id) -> bool {
         let Some((_, reply)) = self.callers.take_for_link(caller) else { return false };
         self.lease_to(cx, &reply, id)
@@ -66,15 +66,15 @@ impl GatewayRole {
         true
     }
 
-    /// Gives a program's thread whose device polls, or is not here, one end of a socket pair; the
-    /// loop handles requests from the other end like a visitor's.
+    /// Gives a program's thread one end of a socket pair, if its device polls, or is not connected
+    /// here. The loop handles requests from the other end like a visitor's.
     pub(super) fn lease_mailbox(&mut self, cx: &mut Connections<State>, caller: u64) {
         if let Some((name, reply)) = self.callers.take_for_link(caller) {
             self.lease_mailbox_to(cx, &name, &reply);
         }
     }
 
-    /// The same for a program that speaks HTTP itself, whether its device polls or not.
+    /// The same for a program that speaks HTTP itself, for links and polls.
     #[cfg(feature = "ureq")]
     pub(super) fn open(&mut self, cx: &mut Connections<State>, name: &str, reply: &LeaseReply) {
         if self.lifecycle.is_draining() {
@@ -106,7 +106,7 @@ impl GatewayRole {
                     of: Leased::Pair,
                     cut_error,
                     airplay: false,
-                    waiting: 0, // the event tells it
+                    waiting: 0, // the event contains it
                 })
             }
             Err(e) => Err(Error::io(
@@ -115,7 +115,7 @@ impl GatewayRole {
                 e,
             )),
         };
-        let _ = reply.send(answer); // where the caller has gone, its end is dropped here, and the loop sees that
+        let _ = reply.send(answer); // if the caller has left, its end is dropped here, and the loop notices that
     }
 
     pub(super) fn take_back(
@@ -158,7 +158,7 @@ impl GatewayRole {
         }
     }
 
-    /// A link that was leased or reserved is gone.
+    /// A leased or reserved link has ended.
     pub(super) fn lease_ended(
         &mut self,
         cx: &Connections<State>,
@@ -180,7 +180,7 @@ impl GatewayRole {
                 let _ = reply.send(Err(Error::full(MOVED_TOO_OFTEN)));
                 return;
             }
-            // A loop that has ended drops the reply, which ends the caller's wait.
+            // If that loop has ended, it drops the reply, which ends the caller's wait.
             let wanted = Borrow { name, wait, moves: moves + 1, cancel, reply };
             self.loops.send(to, Command::Borrow(wanted));
             return;
@@ -205,7 +205,7 @@ impl GatewayRole {
             self.lease_to(cx, &reply, link);
             return;
         }
-        // If another gateway may have it, requests go there, like a visitor's.
+        // If another gateway may have the device, requests are sent there, like a visitor's.
         let is_sought = self.peers.is_some() && !self.registry.is_connected_anywhere(&name);
         if is_sought || self.registry.is_polling(&name) {
             return self.lease_mailbox_to(cx, &name, &reply);
@@ -238,7 +238,7 @@ impl GatewayRole {
         }
     }
 
-    /// The device that a program waits for has come to another loop.
+    /// The device for which a program waits is connected to another loop.
     pub(super) fn caller_moved(&mut self, number: u64) {
         if let Some((_, reply)) = self.callers.take_for_link(number) {
             let _ = reply.send(Err(Error::busy(MOVED_TOO_OFTEN)));
@@ -272,7 +272,7 @@ impl GatewayRole {
             match caller {
                 Caller::Link { name, reply, .. } => {
                     self.registry.cancel_wait(&name, Waiter::Caller(number));
-                    let _ = reply.send(Err(Error::cancelled())); // the thread is there: it waits for this
+                    let _ = reply.send(Err(Error::cancelled())); // the thread waits for this
                 }
                 Caller::Name { reply, .. } => drop(reply.send(Err(Error::cancelled()))),
             }
@@ -327,7 +327,7 @@ impl GatewayRole {
             }
             None => {
                 let last = match self.last_elsewhere(name, now) {
-                    // Visitors are not told which one.
+                    // Visitors do not learn which one.
                     Some(ago) => format!("another gateway had it {} s ago", ago.as_secs()),
                     None => "and was not lately".to_owned(),
                 };

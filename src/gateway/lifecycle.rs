@@ -1,4 +1,4 @@
-//! How far a gateway has come on its way to stop.
+//! The phases of a gateway: serving, notice, draining, stopped.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ pub(super) enum Lifecycle {
     #[default]
     Serving,
     /// The gateway is about to stop; the notice ends at this time. Everything is still served, but
-    /// responses close their visitors' connections, and new devices are sent away.
+    /// responses close their visitors' connections, and new devices are refused.
     Notice(Instant),
     /// No new request is taken; exchanges in progress may finish.
     Draining,
@@ -16,12 +16,12 @@ pub(super) enum Lifecycle {
 }
 
 impl Lifecycle {
-    /// Returns true from the first moment of the notice on.
+    /// Returns true since the beginning of the notice.
     pub(super) fn is_ending(self) -> bool {
         self != Lifecycle::Serving
     }
 
-    /// Returns true when nothing new is taken.
+    /// Returns true if no new requests are taken.
     pub(super) fn is_draining(self) -> bool {
         matches!(self, Lifecycle::Draining | Lifecycle::Stopped)
     }
@@ -30,7 +30,7 @@ impl Lifecycle {
         self == Lifecycle::Stopped
     }
 
-    /// Gives notice until then; of several notices the earliest end counts.
+    /// Gives notice until this time; of several notices the earliest end counts.
     pub(super) fn give_notice(&mut self, ends: Instant) {
         match self {
             Lifecycle::Serving => *self = Lifecycle::Notice(ends),
@@ -39,7 +39,7 @@ impl Lifecycle {
         }
     }
 
-    /// Ends the notice. Returns false where that was done before.
+    /// Ends the notice. Returns false if that was done before.
     pub(super) fn drain(&mut self) -> bool {
         let first = !self.is_draining();
         if first {

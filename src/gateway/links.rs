@@ -20,7 +20,7 @@ pub(super) const UNTURNED: CloseReason =
 pub(super) const UNASKED: &str = "bytes came that nobody asked for";
 
 impl GatewayRole {
-    /// Takes the next idle link of `name`, which is busy from now on; a held offer is turned.
+    /// Takes the next idle link of `name`, which is busy from now on; a held offer gets its 101.
     pub(super) fn take_link(&mut self, cx: &mut Connections<State>, name: &str) -> Option<Id> {
         let id = self.registry.next_idle(name)?;
         let registration = cx.registration(id)?;
@@ -41,7 +41,7 @@ impl GatewayRole {
         }
     }
 
-    /// Ties a busy link to an exchange.
+    /// Assigns a busy link to an exchange.
     pub(super) fn assign(&mut self, cx: &mut Connections<State>, key: Key, id: Id) {
         self.assign_with(cx, key, id, b"");
     }
@@ -108,9 +108,9 @@ impl GatewayRole {
         quiet
     }
 
-    /// Checks that a link for an unsafe request is still alive, as such a request is not sent
-    /// twice. A dead link is dropped; its caller then looks for another one itself, so no other
-    /// waiting caller gets one instead.
+    /// Checks that a link for a non-idempotent request is still alive, because such a request is
+    /// not sent twice. A dead link is dropped; its caller then looks for another one itself, so no
+    /// other waiting caller gets one instead.
     pub(super) fn is_alive(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
         if let Some(peer) = cx.get_mut(id) {
             peer.look_again();
@@ -131,7 +131,7 @@ impl GatewayRole {
         self.ask_options(cx, id, heartbeat::REQUEST);
     }
 
-    /// Asks a link to leave, as it was replaced or the gateway stops. A held offer is refused.
+    /// Sends a goaway, because the link was replaced or the gateway stops. A held offer is refused.
     pub(super) fn part(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(registration) = cx.registration(id) else { return };
         let Some(peer) = cx.get_mut(id) else { return };
@@ -192,7 +192,7 @@ impl GatewayRole {
         }
     }
 
-    /// A held connection is no longer held.
+    /// Removes a held connection from the registry.
     pub(super) fn unhold(&mut self, cx: &mut Connections<State>, id: Id, why: &CloseReason) {
         match cx.device(id) {
             Some(Device::Held { registration, hold: Hold::Offer(_) }) => {
@@ -209,7 +209,7 @@ impl GatewayRole {
     /// Bytes, or the end, when neither is expected: while an offer is decided about, or an offer or
     /// poll is held.
     pub(super) fn early_bytes(&mut self, cx: &mut Connections<State>, id: Id) {
-        // The contents of a POST stay where they are until its sender is known.
+        // The body of a POST stays in the socket until its sender is known.
         if let Some(peer) = cx.get(id) {
             if matches!(&peer.state, State::Device(Device::Deciding(head)) if head.has_body()) {
                 if peer.is_broken() {

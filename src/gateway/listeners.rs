@@ -41,7 +41,7 @@ impl Side {
 
 struct Listening {
     at: Option<SocketAddr>,
-    /// TLS is spoken here.
+    /// The TLS settings, if TLS is used.
     tls: Option<GatewayTls>,
     side: Side,
     /// No new connection is accepted; older ones still find their routes here.
@@ -50,7 +50,7 @@ struct Listening {
 
 pub(super) struct Listeners {
     all: Vec<Listening>,
-    /// Visitors sign in somewhere.
+    /// A route of a visitors' listener has a sign-in.
     sign_in: bool,
 }
 
@@ -74,14 +74,14 @@ impl Listeners {
         })
     }
 
-    /// Opens a closed one again; routes go on counting.
+    /// Opens a closed listener again; the counts of its routes continue.
     pub(super) fn open_again(&mut self, number: usize, tls: Option<GatewayTls>, side: Side) {
         let Some(listening) = self.all.get_mut(number) else { return };
         (listening.tls, listening.side, listening.closed) = (tls, side, false);
         self.look_for_sign_in();
     }
 
-    /// Marks the listener at this address as closed; its number.
+    /// Marks the listener at this address as closed, and returns its number.
     pub(super) fn close(&mut self, at: SocketAddr) -> Option<usize> {
         let mut open = self.all.iter_mut().enumerate().filter(|(_, listening)| !listening.closed);
         let (number, listening) = open.find(|(_, listening)| listening.at == Some(at))?;
@@ -89,7 +89,7 @@ impl Listeners {
         Some(number)
     }
 
-    /// What the routes of the visitors' listeners that are open say, each line behind its listener's address.
+    /// The routes of the open visitors' listeners as text, each line with its listener's address.
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(super) fn rows(&self, most: usize) -> Vec<String> {
         let of = |listening: &Listening| {
@@ -114,7 +114,7 @@ impl Listeners {
         Some(self.all.get(listener)?.side.whose())
     }
 
-    /// Returns true if other gateways come in here.
+    /// Returns true if this listener is for other gateways.
     pub(super) fn is_for_peers(&self, listener: usize) -> bool {
         self.all.get(listener).is_some_and(|listening| matches!(listening.side, Side::Peers))
     }
@@ -129,7 +129,8 @@ impl Listeners {
         Some((side.table()?, at.map_or(0, |at| at.port())))
     }
 
-    /// Returns true if visitors sign in somewhere. A cookie is its host's, whatever the port.
+    /// Returns true if any listener has a sign-in. A cookie belongs to its host, regardless of the
+    /// port.
     pub(super) fn sign_in(&self) -> bool {
         self.sign_in
     }
@@ -144,7 +145,7 @@ impl Listeners {
         self.all.iter().filter_map(|listening| listening.side.table()).any(|t| t.names(device))
     }
 
-    /// Replaces the certificates of the listener at this address; its number.
+    /// Replaces the certificates of the listener at this address, and returns its number.
     pub(super) fn set_tls(&mut self, at: SocketAddr, new: GatewayTls) -> Result<usize, Error> {
         let found =
             self.all.iter_mut().enumerate().filter(|(_, listening)| listening.at == Some(at));
@@ -158,7 +159,7 @@ impl Listeners {
         Ok(number)
     }
 
-    /// Replaces the routes of the listener at this address; the old ones come back.
+    /// Replaces the routes of the listener at this address, and returns the old ones.
     pub(super) fn set_routes(
         &mut self,
         at: SocketAddr,
@@ -180,8 +181,8 @@ impl Listeners {
     }
 }
 
-/// Binds with a real backlog (std and mio fix 128: a fleet that comes back at once overflows that).
-/// Of several sockets, each gets a share of the connections.
+/// Binds with a large backlog (std and mio use 128, which devices that reconnect at once would
+/// overflow). Of several sockets, each gets a share of the connections.
 pub(super) fn bind(
     address: &str,
     whose: &str,
@@ -206,7 +207,7 @@ pub(super) fn bind(
     Ok((listeners, at))
 }
 
-/// What is wrong with how an address is written, and how to write it.
+/// The error in the syntax of an address, and the correct form.
 fn why_no_address(address: &str) -> Option<String> {
     const LIKE: &str = "write it HOST:PORT, like 127.0.0.1:9999 or 0.0.0.0:9999";
     match address.rsplit_once(':') {
@@ -219,7 +220,7 @@ fn why_no_address(address: &str) -> Option<String> {
     }
 }
 
-/// What keeps an address from being bound, and what to do.
+/// Why an address cannot be bound, and the remedy.
 pub(crate) fn why_not_bound(e: &io::Error) -> &'static str {
     match e.kind() {
         io::ErrorKind::AddrInUse => {
@@ -237,8 +238,8 @@ fn open(at: SocketAddr, sockets: usize, is_first: bool) -> io::Result<TcpListene
     let socket =
         socket2::Socket::new(socket2::Domain::for_address(at), socket2::Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
-    // The first is bound without SO_REUSEPORT, so that another process that listens there is found,
-    // and lets the others in behind that.
+    // The first is bound without SO_REUSEPORT, so that another process that listens there is
+    // detected. The option is set afterwards for the others.
     if !is_first {
         socket.set_reuse_port(true)?;
     }

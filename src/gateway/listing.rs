@@ -1,5 +1,5 @@
-//! The list of connected devices for programs. The directory tells names; each loop is asked for
-//! its own, in pieces, so that none of its steps is long.
+//! The list of connected devices for programs. The directory has the names; each loop is asked for
+//! its devices in pieces, so that none of its steps is long.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl Gateway {
     pub fn devices(&self) -> Result<Vec<DeviceInfo>, Error> {
         let mut found = BTreeMap::new();
         let mut asked = self.0.loops.connected_names();
-        self.devices_of(0, Vec::new())?; // says whether it was stopped, without any device, too
+        self.devices_of(0, Vec::new())?; // even without devices, this fails if the gateway was stopped
         for _ in 0..=MOVES_MAX {
             let mut of_loops: BTreeMap<usize, Vec<Arc<str>>> = BTreeMap::new();
             for (name, owner) in &asked {
@@ -60,7 +60,7 @@ impl Gateway {
                     found.extend(devices.into_iter().map(|info| (info.name.clone(), info)));
                 }
             }
-            // Those that another loop has got meanwhile.
+            // Names that have moved to another loop meanwhile.
             asked.retain_mut(|(name, owner)| {
                 let now = self.0.loops.home_of_connected(name).filter(|now| now != owner);
                 now.map(|now| *owner = now).is_some() && !found.contains_key(&**name)

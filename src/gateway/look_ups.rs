@@ -1,6 +1,6 @@
-//! Names that the directory of gateways is to be asked for, for all loops. Any visitor can make names
-//! up, so each address has a line of its own, the lines have turns, and where there is no more room
-//! the longest one loses its last. Pure data, no clock.
+//! The queue of look-ups in the directory of gateways, for all loops. Any visitor can invent names,
+//! so each address has its own queue, the queues take turns, and when there is no more room, the
+//! longest queue loses its last entry. Pure data, no clock.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -8,20 +8,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::engine::permits::household;
 
-/// Where the look-ups for programs wait, which have no address.
+/// The key of look-ups for programs, which have no address.
 const PROGRAMS: Option<IpAddr> = None;
 
 #[derive(Debug)]
 struct Lines<T> {
     of: HashMap<Option<IpAddr>, VecDeque<T>>,
-    /// Whose turn it is, the next one first: each that has a line.
+    /// The addresses that have a queue, in the order of their turns.
     turns: VecDeque<Option<IpAddr>>,
     len: usize,
-    /// Threads that ask, or are about to.
+    /// Threads that ask the directory, or are about to.
     askers: usize,
 }
 
-/// What is to be looked up, up to a bound.
+/// The pending look-ups, up to a bound.
 #[derive(Debug)]
 pub(super) struct LookUps<T> {
     lines: Mutex<Lines<T>>,
@@ -29,14 +29,14 @@ pub(super) struct LookUps<T> {
     askers_max: usize,
 }
 
-/// What became of a look-up that came.
+/// The result of adding a look-up.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Pushed<T> {
-    /// It waits. `asker`: one thread more may ask.
+    /// It waits. `asker` means that a further thread may ask.
     Waits { asker: bool },
-    /// The same, in the place of this one.
+    /// It waits, and replaces this one.
     InPlaceOf(T),
-    /// Its line is as long as any, and there is no room.
+    /// There is no room, and its queue is as long as any.
     Refused(T),
 }
 
@@ -46,7 +46,7 @@ impl<T> LookUps<T> {
         LookUps { lines: Mutex::new(lines), most, askers_max }
     }
 
-    /// How many may wait.
+    /// The most look-ups that may wait.
     pub(super) fn most(&self) -> usize {
         self.most
     }
@@ -55,7 +55,7 @@ impl<T> LookUps<T> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One look-up more. `from`: the visitor's address.
+    /// Adds a look-up. `from` is the visitor's address.
     pub(super) fn push(&self, from: Option<IpAddr>, wanted: T) -> Pushed<T> {
         let from = from.map_or(PROGRAMS, |from| Some(household(from)));
         let mut lines = self.lock();
@@ -77,8 +77,8 @@ impl<T> LookUps<T> {
         }
     }
 
-    /// Those whose turn it is, so many at most. None are left: the thread that asks for them is no
-    /// asker any more.
+    /// Takes at most this many look-ups, in turn. If there are none, the calling thread no longer
+    /// counts as asking.
     pub(super) fn take(&self, most: usize) -> Vec<T> {
         let mut lines = self.lock();
         let taken: Vec<T> = std::iter::from_fn(|| lines.next()).take(most).collect();
@@ -86,7 +86,7 @@ impl<T> LookUps<T> {
         taken
     }
 
-    /// A thread cannot be had. Returns what nobody would ask for then.
+    /// A thread could not be started. Returns the look-ups that no thread will make.
     pub(super) fn lacks_asker(&self) -> Vec<T> {
         let mut lines = self.lock();
         lines.askers -= 1;
@@ -119,7 +119,7 @@ impl<T> Lines<T> {
         next
     }
 
-    /// Takes the last one of the longest line, where that is longer than this address's would be.
+    /// Removes the last entry of the longest queue, if that is longer than this address's would be.
     fn evict_for(&mut self, from: Option<IpAddr>) -> Option<T> {
         let own = self.of.get(&from).map_or(0, VecDeque::len);
         let (_, longest) = self.of.iter_mut().max_by_key(|(_, line)| line.len())?;

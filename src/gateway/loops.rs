@@ -1,4 +1,4 @@
-//! The event loops of one gateway: the way to each of them, and which one holds a name.
+//! The event loops of one gateway: sends commands to them, and finds the loop that owns a name.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use crate::engine::event_loop::Remote;
 use crate::gateway::changes::{Changes, Outdated};
 use crate::gateway::directory::Directory;
 
-/// A name has had other owners than the one that a request or offer was moved to, again and again.
+/// A request or offer was moved too often, because its name kept changing its loop.
 pub(super) const MOVED_TOO_OFTEN: &str =
     "the device changes from one event loop of this gateway to another; try again";
 
-/// The ways to all loops. Clones share what they know.
+/// The senders to all loops. Clones share the directory.
 pub(crate) struct Loops<C> {
     remotes: Arc<[Remote<C>]>,
     directory: Arc<Directory>,
@@ -38,7 +38,7 @@ impl<C> Loops<C> {
         self.len() > 1
     }
 
-    /// The loop that owns this name; where none does, one that is always the same for it.
+    /// The loop that owns this name; if none does, a fixed one for it.
     pub(crate) fn home_of(&self, name: &str) -> usize {
         if !self.are_several() {
             return 0;
@@ -52,20 +52,20 @@ impl<C> Loops<C> {
         self.directory.connected_names()
     }
 
-    /// The loop that owns this name, where it is connected.
+    /// The loop that owns this name, if it is connected.
     pub(crate) fn home_of_connected(&self, name: &str) -> Option<usize> {
         self.directory.is_connected(name).then(|| self.directory.owner(name)).flatten()
     }
 
-    /// Asks a loop. Returns false if it has ended.
+    /// Sends a command to a loop. Returns false if it has ended.
     pub(crate) fn send(&self, number: usize, command: C) -> bool {
         self.remotes.get(number).is_some_and(|remote| remote.send(command))
     }
 
-    /// Asks every loop, in order, each with a reply to the same channel. `None`: one of them has
-    /// ended; the others are asked all the same.
+    /// Sends a command to every loop, in order, with replies to the same channel. `None` if one of
+    /// them has ended; the others still get it.
     pub(crate) fn ask<T>(&self, mut command: impl FnMut(Sender<T>) -> C) -> Option<Receiver<T>> {
-        let (reply, answers) = bounded(self.len()); // so no loop waits for the caller
+        let (reply, answers) = bounded(self.len()); // so that no loop waits for the caller
         let mut sent = true;
         for remote in &*self.remotes {
             sent &= remote.send(command(reply.clone()));
@@ -73,26 +73,27 @@ impl<C> Loops<C> {
         sent.then_some(answers)
     }
 
-    /// Asks every loop but one.
+    /// Sends a command to every loop except one.
     pub(crate) fn send_others(&self, but: usize, mut command: impl FnMut() -> C) {
         for (_, remote) in self.remotes.iter().enumerate().filter(|(number, _)| *number != but) {
             remote.send(command());
         }
     }
 
-    /// Notes what the loops have to forget, and asks each of them that was not asked for it yet.
+    /// Notes the changes for all loops, and sends a command to each loop that has none pending for
+    /// them.
     pub(crate) fn send_once(&self, all: &Changes, what: &Outdated, command: impl Fn() -> C) {
         all.note(what, self.len(), |number| {
-            self.send(number, command()); // one that has ended has nothing to forget
+            self.send(number, command()); // a loop that has ended needs no changes
         });
     }
 
-    /// Has every loop take a turn.
+    /// Makes every loop take a turn.
     pub(crate) fn wake_all(&self) {
         self.remotes.iter().for_each(Remote::wake);
     }
 
-    /// The way to the loop of this number.
+    /// The sender to the loop of this number.
     pub(crate) fn remote(&self, number: usize) -> &Remote<C> {
         &self.remotes[number % self.len()]
     }

@@ -1,23 +1,24 @@
-//! What the visitor and the operator are told if another gateway cannot be asked although the
-//! directory names it. The operator has to correct that.
+//! The answer and the log line if another gateway refuses hops although the directory names it. The
+//! operator has to correct that.
 
 use crate::proto::peer::Miss;
 use crate::setting::{ADVERTISE, PEER_SECRET};
 #[cfg(feature = "tls")]
 use crate::setting::{PEERS_CLIENT_CA, PEERS_IDENTITY};
 
-/// Why a gateway cannot be asked.
+/// Why a gateway refuses hops.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mismatch {
-    /// For visitors.
+    /// The text for visitors.
     pub(super) told: &'static str,
-    /// For the log, with the remedy: what is wrong with the gateway at the directory's URL.
+    /// The text for the log: the problem with the gateway at the directory's URL, and the remedy.
     pub(super) logged: String,
 }
 
 impl Mismatch {
-    /// `has_secret`: this gateway shows one; `alert`: how its certificate was refused. `None`: it can
-    /// be asked, and does not have the device.
+    /// `has_secret` means that this gateway sends one; `alert` is the text with which its
+    /// certificate was refused. `None` if the other gateway accepts hops, and only does not have
+    /// the device.
     pub(super) fn of(miss: Miss, has_secret: bool, alert: &str) -> Option<Self> {
         let (told, logged) = match miss {
             Miss::Unknown | Miss::Away => return None,
@@ -53,5 +54,5 @@ fn untrusted(alert: &str) -> String {
 
 #[cfg(not(feature = "tls"))]
 fn untrusted(alert: &str) -> String {
-    alert.to_owned() // without TLS nobody is shown a certificate
+    alert.to_owned() // without TLS there is no certificate
 }
