@@ -1,13 +1,13 @@
-//! Connections that came in by one event loop and belong to another one: they are moved there, whole.
+//! Moves connections that one event loop has accepted, and that belong to another one.
 //!
 //! ```text
 //!   visitor: head read ─► its device's loop is another ─► taken out, its head put back ─► put in there, its head read again
 //!   offer, poll: decided ─► its names' loop is another ─► taken out ─► put in there, and admitted or refused
 //! ```
-//! A visitor's connection stays where it was moved to until it asks for a device of another loop, a
-//! link for its whole life. So both sides of an exchange are always in one loop, and nothing here is
-//! needed while a request is relayed. Where the owner has changed meanwhile the connection is moved
-//! on, up to [`MOVES_MAX`] times.
+//! A visitor's connection stays in its new loop until it requests a device of another one; a link
+//! stays for its whole life. So both sides of an exchange are always in one loop, and a relay needs
+//! no coordination. If the owner has changed meanwhile, the connection is moved again, up to
+//! [`MOVES_MAX`] times.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -20,9 +20,9 @@ use crate::gateway::state::{
 use crate::limits::MOVES_MAX;
 
 impl GatewayRole {
-    /// Moves a visitor's connection, whose request lies in it unread.
+    /// Moves a visitor's connection with its unread request.
     pub(super) fn send_visitor(&mut self, cx: &mut Connections<State>, id: Id, to: usize) {
-        // The link that was its own is this loop's.
+        // The link that was pinned to it belongs to this loop.
         if let Some(VisitorSource::Visitors { pin, .. }) =
             cx.visitor_mut(id).map(Visitor::source_mut)
         {

@@ -1,5 +1,4 @@
-//! Operators' questions to the gateway's loop, and its reports to the
-//! [`Observer`](crate::observe::Observer).
+//! Answers operators' questions to the gateway's loop.
 //!
 //! Every question is one bounded step: a list of devices is returned in pieces, and the caller
 //! turns them into text on its own thread.
@@ -18,13 +17,13 @@ use crate::gateway::registry::Registration;
 use crate::gateway::state::{Device, GatewayRole, Hold, State, States};
 use crate::observe::row::Row;
 
-/// Devices of one piece of a list.
+/// The most devices in one piece of a list.
 const ROWS_MAX: usize = 256;
 
-/// Links of one answer.
+/// The most links in one answer.
 pub(crate) const LINKS_MAX: usize = 2_048;
 
-/// Routes of one answer.
+/// The most routes in one answer.
 const ROUTES_MAX: usize = 4_096;
 const DISCONNECTED: &str = "an operator disconnected the device";
 
@@ -171,7 +170,7 @@ impl GatewayRole {
         }
     }
 
-    /// The connections of a device. A name that a link shares with others takes them along.
+    /// The connections of a device. They include links that are also registered under other names.
     fn connections_of(&self, cx: &Connections<State>, name: &str) -> Vec<Id> {
         let is_theirs = |id: &Id| {
             let registration = cx.device(*id).and_then(Device::registration);
@@ -221,7 +220,7 @@ impl GatewayRole {
         told
     }
 
-    /// Those of these names that are connected to this loop.
+    /// The devices with these names that are connected to this loop.
     pub(super) fn device_infos(
         &self,
         cx: &Connections<State>,

@@ -1,4 +1,4 @@
-//! What the observer is told of visitors, offers and leases.
+//! Reports visitors, offers and leases to the [`Observer`](crate::observe::Observer).
 
 use std::net::IpAddr;
 
@@ -12,12 +12,11 @@ use crate::proto::forwarded::ProxyClaims;
 use crate::proto::head::Fields;
 use crate::proto::turn::Name;
 
-/// Longest `X-Request-Id` of a trusted proxy, in bytes; a longer one is replaced.
+/// The longest accepted `X-Request-Id` of a trusted proxy, in bytes; a longer one is replaced.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 impl GatewayRole {
-    /// The visitor's address and the id of the request; that costs something only if there is an
-    /// access log.
+    /// The visitor's address and the id of the request; without an access log this costs nothing.
     pub(super) fn visit(
         &self,
         fields: &Fields<'_>,
@@ -38,13 +37,13 @@ impl GatewayRole {
         Visit { from, request_id, ..Visit::default() }
     }
 
-    /// The visitor's own address, where trusted proxies tell it.
+    /// The visitor's own address, if trusted proxies report it.
     pub(super) fn address_of(&self, from: IpAddr, claims: Option<&ProxyClaims<'_>>) -> IpAddr {
         let told = claims.and_then(|claims| claims.visitor(|hop| self.settings.is_trusted(hop)));
         told.unwrap_or(from)
     }
 
-    /// Notes what the offer or poll says of the device that was let in.
+    /// Records the properties of an admitted device from its offer or poll.
     pub(super) fn observe_offer(&self, offer: &Offer, registration: &Registration, owner: &Owner) {
         if !self.observer.is_on() {
             return;
@@ -67,7 +66,7 @@ impl GatewayRole {
         }
     }
 
-    /// An offer or poll is refused; `None`: it could not be read.
+    /// Records a refused offer or poll. `None` if it could not be parsed.
     pub(super) fn observe_refusal(
         &self,
         offer: Option<&Offer>,
@@ -81,7 +80,7 @@ impl GatewayRole {
         }
     }
 
-    /// A link that program code takes for one exchange, of which no more is known than its time.
+    /// Records the duration of an exchange on a link that program code uses.
     pub(super) fn observe_lease(&self, registration: &Registration) -> Observed {
         let mut observed = self.observer.lease(registration.name());
         observed.attached(None);
@@ -89,7 +88,7 @@ impl GatewayRole {
     }
 }
 
-/// What a trusted proxy may call a request.
+/// Returns true if this is a valid request id.
 fn is_request_id(id: &str) -> bool {
     (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -1,4 +1,4 @@
-//! An offer as the program's `authorize` sees it, and what may be said to it.
+//! An offer as the program's `authorize` sees it, and the possible decisions.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct Offer {
     peer: Option<IpAddr>,
     /// It came over TLS.
     pub(super) secure: bool,
-    /// Its token, where the gateway has a table of them and this is one of it.
+    /// Its token, if it is in the gateway's table.
     pub(super) token: Option<Digest>,
     pub(super) certificate: Option<Arc<Shown>>,
 }
@@ -112,7 +112,7 @@ impl Offer {
             .filter(|(name, _)| name.eq_ignore_ascii_case("authorization"))
             .map(|(_, value)| value.as_slice())
     }
-    /// The same, and from which address it came, for the log.
+    /// The names and the address, for the log.
     pub(super) fn whose(&self) -> String {
         let from = self.peer.map(|peer| format!(" from {peer}")).unwrap_or_default();
         format!("{}{from}", self.label())

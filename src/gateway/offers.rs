@@ -78,7 +78,7 @@ impl GatewayRole {
         let Some(peer) = cx.get_mut(id) else { return Arrived::NotYet };
         match peer.flush() {
             Ok(true) => {}
-            Ok(false) => return Arrived::NotYet, // a device that has not read the 204 to its last offer makes no other
+            Ok(false) => return Arrived::NotYet, // a device that has not read the 204 to its last offer cannot make another
             Err(_) => return Arrived::Closed,
         }
         let filled = match peer.fetch(scratch, self.settings.limits.head_bytes_max + 1024) {
@@ -95,7 +95,7 @@ impl GatewayRole {
                 peer.keep(bytes);
                 if let State::Device(Device::Head { began, polled: true, .. }) = &mut peer.state {
                     if !std::mem::replace(began, true) {
-                        cx.set_deadline(id, Some(cx.after(self.settings.limits.head_timeout))); // in all, from its first byte on
+                        cx.set_deadline(id, Some(cx.after(self.settings.limits.head_timeout))); // for the whole head, from its first byte
                     }
                 }
                 Arrived::NotYet
@@ -111,8 +111,8 @@ impl GatewayRole {
         }
     }
 
-    /// The origin of the page that sent a request, if the operator lists it. For other origins, the
-    /// connection ends with a refusal, whatever the request is.
+    /// The origin of the page that sent a request, if the operator lists it. Requests of other
+    /// origins are refused, and the connection ends.
     fn page(&self, fields: &head::Fields<'_>) -> Result<Option<String>, Refusal> {
         let mut origins = fields.all("Origin");
         let origin = match (origins.next(), origins.next()) {
@@ -155,7 +155,7 @@ impl GatewayRole {
                         origin,
                         keep: head::keeps_alive(request.minor, &request.fields),
                     },
-                    // It is not read, so its bytes would be taken for the next request.
+                    // The body is not read, so its bytes would be taken for the next request.
                     true => Arrived::Refused(
                         Refusal::new(400, "a preflight request (OPTIONS) has no body"),
                         Some(origin),
@@ -365,8 +365,8 @@ impl GatewayRole {
         }
     }
 
-    /// The table has answered to the claim of this number. Where it took too long, the device is
-    /// admitted already, and perhaps another claim is made on its connection.
+    /// The table has answered the claim with this number. If it took too long, the device is
+    /// admitted already, and another claim may be pending on its connection.
     pub(super) fn claim_answered(
         &mut self,
         cx: &mut Connections<State>,
@@ -379,7 +379,7 @@ impl GatewayRole {
         }
     }
 
-    /// The names of an offer were claimed, or not.
+    /// The result of claiming the names of an offer.
     pub(super) fn offer_claimed(
         &mut self,
         cx: &mut Connections<State>,
@@ -479,7 +479,7 @@ impl GatewayRole {
             let registry = &self.registry;
             let replaced_leases = self.leases.ids(|registration| !registry.in_force(registration));
             for id in claimed.idle.into_iter().chain(claimed.polls) {
-                // A link with several names stays while one of them is its own.
+                // A link with several names is kept while it still has one of them.
                 if cx
                     .registration(id)
                     .is_some_and(|registration| !self.registry.in_force(&registration))

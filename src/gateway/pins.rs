@@ -5,14 +5,14 @@
 //!   idle ─► busy: a request or an answer is part of such a login ─► pinned ⇄ busy ─► closed with the visitor's connection
 //!                                                                     └─ told to go when others wait for it, or they are too many
 //! ```
-//! A pinned link never goes back to those that anybody may have: what stands behind it is logged in
-//! as its visitor. A device that has a session is told which requests are of the same visitor's
-//! connection as the one before ([`SAME_VISITOR`]), so that it can keep its local connection as
-//! long, and no longer. What polls carry cannot be kept apart in this way: there the device uses no
-//! local connection twice.
+//! A pinned link is never used for another visitor, because the server behind it has logged its
+//! visitor in. The gateway marks requests to a device with a session if they come from the same
+//! visitor's connection as the previous one ([`SAME_VISITOR`]), so that the device can keep its
+//! local connection just as long. Requests over polls cannot be separated in this way: there the
+//! device uses no local connection twice.
 //!
-//! A challenge alone (401 with `WWW-Authenticate: NTLM`) pins nothing: it logs nobody in, and a
-//! client that asked without a login again and again would hold links.
+//! A challenge alone (401 with `WWW-Authenticate: NTLM`) does not pin a link: it is no login, and a
+//! client that repeats its request without a login would otherwise hold links.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl GatewayRole {
         (self.pinned_to(cx, pin.link) == Some(visitor)).then_some(pin.link)
     }
 
-    /// Whether it has one for the device that it asks now, and that is idle.
+    /// Returns true if this visitor has an idle pinned link to the device of its current request.
     pub(super) fn has_idle_pin(&self, cx: &Connections<State>, visitor: Id) -> bool {
         let Some(Asking { name, .. }) = cx.asking(visitor) else {
             return false;
@@ -53,13 +53,13 @@ impl GatewayRole {
             && link.registration.names().any(|known| **known == **name)
     }
 
-    /// The visitor's connection that a link is pinned to.
+    /// The visitor's connection to which a link is pinned.
     fn pinned_to(&self, cx: &Connections<State>, id: Id) -> Option<Id> {
         cx.link(id)?.pinned
     }
 
-    /// Gives an exchange the link that is its visitor's own, where there is one for this device.
-    /// Returns false if it takes any.
+    /// Gives an exchange the link that is pinned to its visitor, if there is one for this device.
+    /// Returns false if the exchange can use any link.
     pub(super) fn asks_own_link(
         &mut self,
         cx: &mut Connections<State>,
@@ -75,7 +75,7 @@ impl GatewayRole {
             return false;
         }
         if link.exchange.is_some() {
-            // A heartbeat is on it; `keep_for` goes on, or `drop_link`.
+            // A heartbeat is in progress on it; `keep_for` or `drop_link` continues.
             link.wanted = Some(key);
             let at = cx.after(self.waits(key).link.time);
             cx.set_deadline(visitor, Some(at));
@@ -90,7 +90,7 @@ impl GatewayRole {
         self.registry.set_busy(&registration, id);
         cx.set_deadline(id, None);
         if (!idempotent || retried) && !self.is_alive(cx, id) {
-            return false; // it is gone
+            return false; // it has ended
         }
         let line = registration.session().map(|session| {
             [SAME_VISITOR.as_bytes(), b": ", hex(session).as_bytes(), b"\r\n"].concat()
@@ -100,7 +100,7 @@ impl GatewayRole {
     }
 
     /// A busy link that carried such a login is free: it waits for the next request of its
-    /// visitor's connection, or ends with that.
+    /// visitor's connection, or ends with that connection.
     pub(super) fn keep_for(&mut self, cx: &mut Connections<State>, id: Id, downstream: Option<Id>) {
         let Some(link) = cx.link(id) else { return };
         let (registration, pinned) = (link.registration.clone(), link.pinned);
@@ -126,32 +126,32 @@ impl GatewayRole {
         self.follow_ups.push_back(FollowUp::ServeInLine(registration));
     }
 
-    /// Ties a link to a visitor's connection. Returns false if the connection is a program's.
+    /// Pins a link to a visitor's connection. Returns false if the connection belongs to a program.
     fn pin(&mut self, cx: &mut Connections<State>, id: Id, visitor: Id) -> bool {
         let pin = Arc::new(Pin { remote: self.remote.clone(), link: id });
         let Some(at) = cx.visitor_mut(visitor) else {
             return false;
         };
         let VisitorSource::Visitors { pin: place, .. } = at.source_mut() else { return false };
-        *place = Some(pin); // one that it had goes
+        *place = Some(pin); // this drops its previous one
         if let Some(link) = cx.link_mut(id) {
             link.pinned = Some(visitor);
         }
         true
     }
 
-    /// The visitor's connection is over, or has another link.
+    /// The visitor's connection has ended, or has another link.
     pub(super) fn unpin(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(link) = cx.link_mut(id) else {
             return;
         };
         match link.exchange {
-            Some(_) => link.leaving = true, // a rest is drained, or a heartbeat answered
+            Some(_) => link.leaving = true, // a response is drained, or a heartbeat is in progress
             None => self.drop_link(cx, id, ITS_VISITOR),
         }
     }
 
-    /// Looks after this time, at most, whether pinned links of a name are wanted by others.
+    /// Checks at latest after this time whether other callers need pinned links of a name.
     pub(super) fn ease_pins_after(
         &mut self,
         cx: &mut Connections<State>,
@@ -164,8 +164,8 @@ impl GatewayRole {
         }
     }
 
-    /// Tells as many pinned links to go as callers wait, or as are too many. The device dials
-    /// others, and its visitors log in again.
+    /// Sends a goaway on as many pinned links as callers wait, or as there are too many. The device
+    /// dials other links, and its visitors log in again.
     pub(super) fn ease_pins(&mut self, cx: &mut Connections<State>, name: &Arc<str>) {
         self.registry.pin_alarm_over(name);
         let (surplus, _) = self.registry.surplus_pins(name);

@@ -1,4 +1,4 @@
-//! What happens to names and links, told to the log, to subscribers and to the counters: each closed
+//! Reports changes of names and links to the log, to subscribers and to the counters. Each closed
 //! link is counted here, by its cause (`drained`, `replaced` …).
 
 use std::sync::PoisonError;
@@ -43,8 +43,7 @@ impl GatewayRole {
         });
     }
 
-    /// A link has ended: its reason goes into one line of the log, into the events, and into the
-    /// counters.
+    /// A link has ended: its reason is logged in one line, reported as an event, and counted.
     pub(super) fn link_ended(
         &mut self,
         registration: &Registration,
@@ -54,7 +53,7 @@ impl GatewayRole {
         self.stats.closed.count(why.cause);
         let (name, last) = (registration.name(), !left.down.is_empty());
         match (last, why.cause.is_usual()) {
-            (true, _) => {} // the line of its name says it
+            (true, _) => {} // the line about its name reports it
             (false, true) => log_names!(Debug of [name], "{name}: a link ended: {why}"),
             (false, false) => log_names!(Info of [name], "{name}: a link ended: {why}"),
         }

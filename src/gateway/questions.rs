@@ -19,9 +19,9 @@ use crate::observe::row::{Change, Counts, Done, Minute, OfferSeen, Totals};
 use crate::proto::turn::Transport;
 use crate::subscription::Charged;
 
-/// What another thread asks.
+/// A question of another thread.
 pub(crate) enum Question {
-    /// Devices from this place of the table on, and where to go on.
+    /// Devices from this position of the table on, and the position for the next piece.
     Devices {
         from: usize,
         reply: Sender<(Vec<DeviceRow>, Option<usize>)>,
@@ -42,7 +42,7 @@ pub(crate) enum Question {
     Peers {
         reply: Sender<Vec<PeerRow>>,
     },
-    /// Records of requests, from now on, instead of an earlier such channel.
+    /// Sends records of requests from now on, instead of to an earlier such channel.
     Records {
         to: Sender<Charged<ExchangeRecord>>,
         /// Dropped with the last reader.
@@ -51,23 +51,23 @@ pub(crate) enum Question {
     Routes {
         reply: Sender<Vec<String>>,
     },
-    /// Ends every link and poll of a device at once; how many there were.
+    /// Ends every link and poll of a device at once. Returns how many there were.
     Disconnect {
         name: String,
         reply: Sender<usize>,
     },
-    /// Tells the links of a device to go when they are idle; how many there were.
+    /// Sends a goaway on the links of a device when they are idle. Returns how many there were.
     DrainDevice {
         name: String,
         reply: Sender<usize>,
     },
 }
 
-/// A device as a list shows it.
+/// A device's row of a list.
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceRow {
     pub(crate) name: Arc<str>,
-    /// The number of the event loop that has it, where the loop that was asked does.
+    /// The number of the event loop that has it, if it is the one that was asked.
     pub(crate) home: Option<usize>,
     pub(crate) transport: Option<Transport>,
     pub(crate) load: Load,
@@ -89,7 +89,7 @@ impl DeviceRow {
         self.load.idle + self.load.polls
     }
 
-    /// Links with a request, and requests that polls took along.
+    /// Links with a request, and requests that were sent as replies to polls.
     pub(crate) fn busy(&self) -> usize {
         self.load.busy + self.load.events
     }
@@ -102,7 +102,7 @@ pub(crate) struct DeviceHistory {
     pub(crate) changes: Vec<Change>,
     pub(crate) recent: Vec<Done>,
     pub(crate) minutes: Vec<Minute>,
-    /// The number of the minute that lasts now.
+    /// The number of the current minute.
     pub(crate) minute: u32,
     /// Its offers that were refused, the newest first.
     pub(crate) refused: Vec<Refused>,
@@ -126,7 +126,7 @@ pub(crate) struct LinkRow {
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
     pub(crate) connections: usize,
-    /// Of all loops, as are `messages`, `totals` and `refusals`.
+    /// The value for all loops; the same holds for `messages`, `totals` and `refusals`.
     pub(crate) memory: usize,
     pub(crate) messages: usize,
     pub(crate) exchanges: usize,
@@ -140,7 +140,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// What the loops say of themselves, together; `None`: there are none.
+    /// Combines the values of several loops. `None` if there are none.
     pub(crate) fn of_loops(loops: Vec<Process>) -> Option<Process> {
         loops.into_iter().reduce(|mut all, of| {
             all.connections += of.connections;

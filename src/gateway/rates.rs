@@ -1,5 +1,5 @@
-//! How many requests somebody may send in a time: buckets by visitors' addresses and by tokens, in
-//! one table for all loops.
+//! Limits the rate of requests: buckets for visitors' addresses and tokens, in one table for all
+//! loops.
 //!
 //! ```text
 //!   rate 20/s, burst 40:   40 requests at once, then one each 50 ms; beyond: 429 with Retry-After
@@ -7,12 +7,12 @@
 //!   key ─► one of many sets ─► its own entry ──────────► how far ahead of its rate it is, in time
 //!                          └─► none: the entry that is least ahead, which it takes over as it is
 //! ```
-//! An entry whose time is over is as good as none, so the table holds only clients that are ahead
-//! of their rate. Each set has a lock of its own, which is held for some comparisons. A client
-//! without an entry in a full set inherits the part of its burst that was used up (as in Metwally's
-//! *Space-Saving*), so nobody gets rid of what he has used by having his entry taken: a set never
-//! lets more through than its entries may. Keys are hashed with a secret, so nobody chooses whose
-//! set he is in (T53).
+//! An entry whose time has passed counts as free, so the table contains only clients that are ahead
+//! of their rate. Each set has its own lock, which is held for a few comparisons. A client without
+//! an entry in a full set takes over an entry together with the used part of its burst (as in
+//! Metwally's *Space-Saving*). So a client cannot reset its count by having its entry replaced, and
+//! a set never admits more requests than its entries allow. Keys are hashed with a secret, so a
+//! client cannot choose its set (T53).
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -28,7 +28,7 @@ use crate::gateway::tokens::Digest;
 use crate::limits::{RATES_MAX, RATES_PART};
 use crate::relay::LocalAnswer;
 
-/// Most requests of a rate or a burst.
+/// The largest number of requests of a rate or a burst.
 const REQUESTS_MAX: u32 = 1_000_000;
 
 /// A number of requests per second, minute or hour, evenly spread: `20/s`, `100/m`, `1000/h`.
@@ -65,12 +65,12 @@ impl Period {
 }
 
 impl Rate {
-    /// So many in a minute.
+    /// This many requests per minute.
     pub(super) fn per_minute(requests: u32) -> Self {
         Rate { requests, per: Period::Minute }
     }
 
-    /// The time of one request, in nanoseconds.
+    /// The time between two requests, in nanoseconds.
     fn interval(self) -> u64 {
         self.per.nanos() / u64::from(self.requests)
     }
@@ -111,7 +111,7 @@ impl fmt::Display for Rate {
     }
 }
 
-/// What a route, or all others together, say of rates.
+/// The rates of a route, or of all requests without a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rates {
     pub(super) of_address: Option<Rate>,
@@ -121,7 +121,7 @@ pub(super) struct Rates {
 
 impl Rates {
     /// # Errors
-    /// It is zero, or beyond all reason.
+    /// It is zero, or more than a million.
     pub(super) fn set_burst(&mut self, requests: u32) -> Result<(), Error> {
         if !(1..=REQUESTS_MAX).contains(&requests) {
             return Err(Error::usage(format!(
@@ -132,12 +132,12 @@ impl Rates {
         Ok(())
     }
 
-    /// Returns true if no request is refused for its rate.
+    /// Returns true if there are no rates.
     pub(super) fn are_none(&self) -> bool {
         self.of_address.is_none() && self.of_token.is_none()
     }
 
-    /// For a table of routes; `whose`: of which route. `None`: there are none.
+    /// The rates for a table of routes; `whose` is the route. `None` if there are none.
     pub(super) fn paces(&self, whose: &str) -> Option<Arc<Paces>> {
         let pace = |rate| Pace::of(rate, self.burst);
         let (of_address, of_token) = (self.of_address.map(pace), self.of_token.map(pace));
@@ -146,7 +146,7 @@ impl Rates {
     }
 }
 
-/// For lists of routes: `20/s, 5/s of a token, burst 40`.
+/// As in lists of routes: `20/s, 5/s of a token, burst 40`.
 impl fmt::Display for Rates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let told = [
@@ -161,14 +161,14 @@ impl fmt::Display for Rates {
 /// [`Rates`] as they are counted.
 #[derive(Debug)]
 pub(super) struct Paces {
-    /// Whose requests: those of a route of the same host and path count on in another table.
+    /// The route. Counts of a route with the same host and path continue in another table.
     whose: String,
     of_address: Option<Pace>,
     of_token: Option<Pace>,
 }
 
 impl Paces {
-    /// Of addresses alone, in the rate's own bursts.
+    /// A rate for addresses only, with the rate's own burst.
     pub(super) fn of_address(whose: &str, rate: Rate) -> Self {
         Paces { whose: whose.to_owned(), of_address: Some(Pace::of(rate, None)), of_token: None }
     }
@@ -179,7 +179,7 @@ impl Paces {
 struct Pace {
     rate: Rate,
     interval: u64,
-    /// How far ahead of its rate somebody may be, in nanoseconds.
+    /// How far ahead of its rate a client may be, in nanoseconds.
     window: u64,
 }
 
@@ -190,16 +190,16 @@ impl Pace {
     }
 }
 
-/// A request that comes too early.
+/// A request that exceeds its rate.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooMany {
     pub(super) reason: String,
-    /// When it would be let through, at least one.
+    /// The seconds until it would be admitted, at least one.
     pub(super) seconds: u64,
 }
 
 impl TooMany {
-    /// What the visitor is told.
+    /// The answer to the visitor.
     pub(super) fn answer(&self) -> LocalAnswer<'_> {
         LocalAnswer {
             error: Some("http_request_denied"),
@@ -224,7 +224,7 @@ impl Entry {
         self.until.saturating_sub(now)
     }
 
-    /// The part of a window that is used up, as that of another window.
+    /// The used part of a window, scaled to another window.
     fn ahead_in(&self, now: u64, window: u64) -> u64 {
         let part = u128::from(self.ahead(now)) * u128::from(window);
         let scaled = part / u128::from(self.window.max(1));
@@ -232,12 +232,12 @@ impl Entry {
     }
 }
 
-/// Entries of a set.
+/// The number of entries of a set.
 const WAYS: usize = 8;
 
 type Set = Mutex<[Entry; WAYS]>;
 
-/// The table of all loops. It takes memory from the first request on that is counted.
+/// The table of all loops. Its memory is allocated with the first counted request.
 pub(super) struct RateTable {
     sets: OnceLock<(Box<[Set]>, [u8; 16])>,
     began: Instant,
@@ -258,7 +258,7 @@ impl RateTable {
     /// Counts a request of this visitor.
     ///
     /// # Errors
-    /// It comes before its time; then it is not counted.
+    /// The request exceeds its rate; then it is not counted.
     pub(super) fn take(
         &self,
         now: Instant,
@@ -291,7 +291,7 @@ impl RateTable {
 
     fn nanos(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.began);
-        // From one second on: the time of an entry that was never used is over.
+        // Time begins at one second, so that unused entries count as free.
         u64::try_from((since + Duration::from_secs(1)).as_nanos()).unwrap_or(u64::MAX / 2)
     }
 
@@ -311,7 +311,7 @@ impl RateTable {
         let mut hasher = DefaultHasher::new();
         self.sets().1.hash(&mut hasher);
         of.hash(&mut hasher);
-        hasher.finish().max(1) // 0 is nobody's
+        hasher.finish().max(1) // 0 marks a free entry
     }
 
     fn set(&self, key: u64) -> &Set {
@@ -320,7 +320,7 @@ impl RateTable {
         &sets[at]
     }
 
-    /// Counts a request. How long it is to wait where it comes too early, in nanoseconds.
+    /// Counts a request. `Err` is the time until it would be admitted, in nanoseconds.
     fn count(&self, key: u64, pace: &Pace, now: u64) -> Result<(), u64> {
         let mut set = self.set(key).lock().unwrap_or_else(PoisonError::into_inner);
         let own = set.iter().position(|entry| entry.key == key);
@@ -329,7 +329,7 @@ impl RateTable {
         let entry = &mut set[own.unwrap_or(least)];
         let ahead = match own {
             Some(_) => {
-                entry.until = entry.until.min(now.saturating_add(pace.window)); // a reading made it smaller
+                entry.until = entry.until.min(now.saturating_add(pace.window)); // a reload may have made it smaller
                 entry.ahead(now)
             }
             None => entry.ahead_in(now, pace.window),
@@ -342,7 +342,7 @@ impl RateTable {
         Ok(())
     }
 
-    /// Takes a request back that was counted.
+    /// Uncounts a request.
     fn give_back(&self, key: u64, pace: &Pace) {
         let mut set = self.set(key).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = set.iter_mut().find(|entry| entry.key == key) {
@@ -365,7 +365,7 @@ mod tests {
         IpAddr::V4((0x0A00_0000 + n).into())
     }
 
-    /// How many of `attempts` requests at once are let through.
+    /// How many of `attempts` requests at once are admitted.
     fn passed(table: &RateTable, now: Instant, paces: &Paces, from: IpAddr, attempts: u32) -> u32 {
         (0..attempts).map(|_| u32::from(table.take(now, paces, from, None).is_ok())).sum()
     }
@@ -415,11 +415,11 @@ mod tests {
         assert_eq!(passed(&table, now + ms(50), &paces, address(1), 2), 1);
         assert_eq!(passed(&table, now + ms(150), &paces, address(1), 5), 2);
         assert_eq!(passed(&table, now + ms(9_000), &paces, address(1), 50), 40);
-        // Others have buckets of their own, and so have other routes.
+        // Other addresses and other routes have separate buckets.
         assert_eq!(passed(&table, now, &paces, address(2), 50), 40);
         let other = rates("20/s", None).paces("route /b").unwrap();
         assert_eq!(passed(&table, now, &other, address(1), 50), 20, "the rate's own number");
-        // A table that is read again counts on, and a smaller burst is at its end.
+        // After a reload the counts continue, and a smaller burst is used up.
         let smaller = rates("20/s", Some(2)).paces("route /b").unwrap();
         assert_eq!(passed(&table, now, &smaller, address(1), 1), 0);
         assert_eq!(passed(&table, now + ms(100), &smaller, address(1), 3), 2);
@@ -464,8 +464,8 @@ mod tests {
         assert_eq!(refused.reason, "this address has sent more requests than x allows: 3/h");
     }
 
-    /// T53: with a table of one set, eight may be ahead, and no number of others gets more than
-    /// their places allow.
+    /// T53: in a table with one set, eight clients may be ahead, and any number of others gets no
+    /// more than these entries allow.
     #[test]
     fn nobody_gets_rid_of_what_he_has_used_by_having_his_entry_taken() {
         let table = RateTable::new(0);
@@ -473,7 +473,7 @@ mod tests {
             (Instant::now() + Duration::from_secs(9), rates("1/h", Some(10)).paces("x").unwrap());
         let all: u32 = (0..200).map(|n| passed(&table, now, &paces, address(n), 30)).sum();
         assert_eq!(all, 8 * 10);
-        // Two that take the same entry from each other share the rest of it.
+        // Two clients that take the same entry from each other share its rest.
         let again: u32 = (0..50).map(|n| passed(&table, now, &paces, address(n % 2), 1)).sum();
         assert_eq!(again, 0);
         // A client that has used much keeps its entry before one that has used little.
@@ -481,7 +481,7 @@ mod tests {
         assert_eq!(passed(&table, now, &paces, address(0), 10), 10);
         (1..=100).for_each(|n| drop(table.take(now, &paces, address(n), None)));
         assert_eq!(passed(&table, now, &paces, address(0), 1), 0);
-        // Another rate inherits the part that is used, not the hours.
+        // Another rate takes over the used part, not the time.
         let table = RateTable::new(0);
         (0..8).for_each(|n| assert_eq!(passed(&table, now, &paces, address(n), 5), 5));
         let fast = rates("10/s", None).paces("y").unwrap();

@@ -1,4 +1,4 @@
-//! Refused upgrades and polls: the responses in place of a 101 or an event.
+//! Refused offers and polls: the responses instead of a 101 or an event.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ pub(super) const EARLY: &str =
 pub(super) const REPLACED: &str = "a newer session of this device holds the name";
 
 impl GatewayRole {
-    /// Refuses, in a way that a listed page may read, and that nobody keeps.
+    /// Refuses with a response that a listed page may read, and that is not cached.
     pub(super) fn deny(
         &mut self,
         cx: &mut Connections<State>,
@@ -58,10 +58,10 @@ impl GatewayRole {
         }
     }
 
-    /// A device that cannot stay, since this gateway stops: to the gateway that the operator named,
-    /// or for later.
+    /// Refuses a device because this gateway stops: redirects it to the gateway of `drain_to`, or
+    /// asks it to come later.
     pub(super) fn send_away(&mut self, cx: &mut Connections<State>, id: Id) {
-        // Of an offer that was held only its 101 is kept.
+        // A held offer has only its 101, and no head.
         let head = cx.deciding(id).or(cx.parked(id).map(|parked| &parked.head));
         let target = head.map(|head| &head.target);
         let Some(location) = self
@@ -82,14 +82,14 @@ impl GatewayRole {
         self.deny(cx, id, origin.as_deref(), &answer);
     }
 
-    /// Whole seconds in which it is no use to dial a gateway that stops: while it gives notice, and
-    /// then some for its successor to start.
+    /// The `Retry-After` of a stopping gateway: the rest of its notice, and some time for its
+    /// successor to start.
     fn away_for(&self, now: Instant) -> u64 {
         let left = self.lifecycle.notice_left(now);
         if left.is_zero() { 5 } else { left.as_secs() + 1 }
     }
 
-    /// A refusal of a device's credential: a 401 says what to bring.
+    /// Refuses a device's credential; a 401 contains a challenge.
     pub(super) fn deny_credential(
         &mut self,
         cx: &mut Connections<State>,
@@ -116,7 +116,8 @@ impl GatewayRole {
         self.deny_held(cx, id, offer, denied, owner);
     }
 
-    /// Where the device is connected that holds a name of this offer, and for how long.
+    /// The address of the device that holds a name of this offer, and how long it has been
+    /// connected.
     fn owner_here(&self, cx: &Connections<State>, offer: &Offer) -> Option<String> {
         let names = offer.names().iter().map(Name::to_string);
         names.into_iter().find_map(|name| {
@@ -127,7 +128,7 @@ impl GatewayRole {
         })
     }
 
-    /// The same where it is known who holds the name, in words for the log.
+    /// The same with the owner of the name, for the log.
     pub(super) fn deny_held(
         &mut self,
         cx: &mut Connections<State>,

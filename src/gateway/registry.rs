@@ -1,8 +1,8 @@
 //! The connected devices: names, the sessions that hold them, their idle links and held polls, and
 //! the callers that wait for one. Pure data, no socket.
 //!
-//! The rules of protocol.md §1.2 (*who belongs together*), §1.5 (*take-over*) and §2.1
-//! (*connected*) are here and nowhere else.
+//! The rules of protocol.md §1.2 (*pools*), §1.5 (*take-over*) and §2.1 (*connected*) are
+//! implemented only here.
 
 mod claims;
 mod entry;
@@ -28,16 +28,16 @@ use crate::limits::{Limits, PINNED_PART};
 use crate::proto::turn::Transport;
 use crate::stream::Shown;
 
-/// 16 bytes that name one run of a device.
+/// 16 bytes that identify one run of a device.
 pub(crate) type Session = [u8; 16];
 
-/// The owner of a name. Two are the same by credential and session, by whichever token they came
-/// in.
+/// The owner of a name. Two owners are equal if credential and session are, even if their tokens
+/// differ.
 #[derive(Clone, Debug)]
 pub(crate) struct Owner {
-    /// Identity that the operator's `authorize` gave; `None`: nobody asked for one.
+    /// The identity, if there are credentials.
     pub(crate) credential: Option<Arc<str>>,
-    /// `None`: the group of all offers without a session.
+    /// `None` for the pool of all offers without a session.
     pub(crate) session: Option<Session>,
     /// The token that let it in.
     pub(crate) token: Option<Digest>,
@@ -53,12 +53,12 @@ impl PartialEq for Owner {
     }
 }
 
-/// What one or more links are registered under. Shared by all links of one registration.
+/// The names and the owner of one or more links, which share it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Registration {
     /// Names, each with the epoch of its owner: a take-over starts a new one.
     names: Vec<(Arc<str>, u64)>,
-    /// Which of the devices that share its names it is.
+    /// Identifies it among the devices that share its names.
     session: Option<Session>,
     /// The token that let it in.
     token: Option<Digest>,
@@ -71,9 +71,9 @@ pub(crate) struct Registration {
 impl Registration {
     /// The first name, for logs and events.
     pub(crate) fn name(&self) -> &Arc<str> {
-        &self.names[0].0 // `claim` makes none without a name
+        &self.names[0].0 // `claim` never makes one without a name
     }
-    /// Whether its answers may begin with `EVENT/1.0`.
+    /// Returns true if its answers may begin with `EVENT/1.0`.
     pub(crate) fn is_airplay(&self) -> bool {
         self.airplay
     }
@@ -91,16 +91,16 @@ impl Registration {
     }
 }
 
-/// What a name has and wants at one moment.
+/// The current connections and callers of a name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Load {
     pub(crate) idle: usize,
     pub(crate) busy: usize,
     /// Polls that are held.
     pub(crate) polls: usize,
-    /// Events in its hands.
+    /// Events in progress.
     pub(crate) events: usize,
-    /// Callers in line.
+    /// Waiting callers.
     pub(crate) waiting: usize,
 }
 
@@ -116,9 +116,9 @@ pub(crate) enum Waiter {
 /// What the end of a link or of a mailbox changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Left {
-    /// Names that are not connected any more.
+    /// Names that are no longer connected.
     pub(crate) down: Vec<Arc<str>>,
-    /// Names whose last link went while they poll.
+    /// Names whose last link ended while they poll.
     pub(crate) moved: Vec<(Arc<str>, Transport)>,
 }
 
@@ -127,17 +127,17 @@ pub(crate) struct Registry {
     limits: Arc<Limits>,
     /// Sessions of one credential share a name instead of taking it over.
     shared: bool,
-    /// What the loops know of each other's names: an entry there for each one here.
+    /// This loop's part of the directory, which has an entry for each name here.
     home: Home,
     entries: HashMap<Arc<str>, Entry>,
-    /// Names whose last link went.
+    /// Names whose last link has ended.
     departed: Departed,
     epochs: u64,
 }
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // The loop has ended; others may have the names.
+        // The loop has ended; other loops may own the names.
         for (name, entry) in &self.entries {
             self.home.directory.disown(name);
             if entry.is_connected() {
@@ -151,7 +151,7 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    /// The registry of the loop that is at home there.
+    /// The registry of the loop with this part of the directory.
     pub(crate) fn new(limits: Arc<Limits>, shared: bool, home: Home) -> Self {
         Registry {
             limits,
@@ -163,12 +163,12 @@ impl Registry {
         }
     }
 
-    /// Other bounds, for what comes from now on.
+    /// Replaces the bounds, with effect from now on.
     pub(crate) fn set_limits(&mut self, limits: Arc<Limits>) {
         self.limits = limits;
     }
 
-    /// The registry of a loop that is alone.
+    /// The registry of a single loop.
     #[cfg(test)]
     pub(crate) fn alone(limits: Arc<Limits>, shared: bool) -> Self {
         Registry::new(limits, shared, Home::alone())
@@ -194,12 +194,12 @@ impl Registry {
         self.home.directory.owner(name).filter(|owner| *owner != self.home.number)
     }
 
-    /// Whether any loop knows this name; whether its device is connected.
+    /// Returns true if any loop knows this name, connected or not.
     pub(crate) fn is_known_anywhere(&self, name: &str) -> bool {
         self.entries.contains_key(name) || self.home.directory.owner(name).is_some()
     }
 
-    /// Whether a device of this name is connected, to whichever loop.
+    /// Returns true if a device of this name is connected to any loop.
     pub(crate) fn is_connected_anywhere(&self, name: &str) -> bool {
         match self.entries.get(name) {
             Some(entry) => entry.is_connected(),
@@ -207,7 +207,7 @@ impl Registry {
         }
     }
 
-    /// Whether a device of this name has a link here, or is connected to another loop.
+    /// Returns true if a device of this name has a link here, or is connected to another loop.
     pub(crate) fn is_linked_anywhere(&self, name: &str) -> bool {
         match self.entries.get(name) {
             Some(entry) => entry.links() > 0,
@@ -255,7 +255,7 @@ impl Registry {
         }
     }
 
-    /// Whether a registration is still in force under at least one of its names.
+    /// Returns true if a registration is still valid for at least one of its names.
     pub(crate) fn in_force(&self, registration: &Registration) -> bool {
         registration.names.iter().any(|(name, epoch)| {
             self.entries.get(name).is_some_and(|e| e.epoch == *epoch && e.is_connected())
@@ -295,7 +295,7 @@ impl Registry {
         });
     }
 
-    /// A busy link is idle, and serves one visitor's connection alone: it is nobody else's.
+    /// A busy link is idle, and reserved for one visitor's connection.
     pub(crate) fn set_pinned(&mut self, registration: &Registration, id: Id) {
         self.each(registration, |entry| {
             take_out(&mut entry.busy, id);
@@ -303,13 +303,13 @@ impl Registry {
         });
     }
 
-    /// Whether one request more may be in flight to this name.
+    /// Returns true if a further request may be in flight to this name.
     pub(crate) fn may_ask(&self, name: &str) -> bool {
         self.entries.get(name).is_some_and(|e| e.in_flight() < self.limits.in_flight_per_device_max)
     }
 
-    /// How many pinned links of a name should go, and the one that was idle longest: as many as
-    /// callers wait, or as are more than its share.
+    /// How many pinned links of a name should end (as many as callers wait, or as exceed the share
+    /// of pinned links), and the one that was idle longest.
     pub(crate) fn surplus_pins(&self, name: &str) -> (usize, Option<Id>) {
         self.entries.get(name).map_or((0, None), |entry| {
             let most = (entry.links() - entry.links().div_ceil(PINNED_PART)).max(1);
@@ -318,8 +318,8 @@ impl Registry {
         })
     }
 
-    /// Whether the role has to set the alarm that looks at a name's pinned links; then it counts as
-    /// set.
+    /// Returns true if the role has to set the alarm for a name's pinned links, which then counts
+    /// as set.
     pub(crate) fn wants_pin_alarm(&mut self, name: &str) -> bool {
         let wants = self.surplus_pins(name).0 > 0;
         self.entries
@@ -340,13 +340,13 @@ impl Registry {
         });
     }
 
-    /// A leased link, or a reserved place, is gone.
+    /// A leased link, or a reserved place, has ended.
     pub(crate) fn lease_ends(&mut self, registration: &Registration, now: Instant) -> Left {
         self.each(registration, |entry| entry.leases = entry.leases.saturating_sub(1));
         self.departures(registration, now)
     }
 
-    /// A link of the loop is gone.
+    /// A link of the loop has ended.
     pub(crate) fn leave(&mut self, registration: &Registration, id: Id, now: Instant) -> Left {
         self.each(registration, |entry| {
             if !entry.idle.take_out(id) && !take_out(&mut entry.pinned, id) {
@@ -368,7 +368,7 @@ impl Registry {
                 }
                 continue;
             }
-            // The epoch ends with its last link, so that nothing of it is counted twice.
+            // The epoch ends with its last link, so that no link of it is counted twice.
             self.epochs += 1;
             entry.epoch = self.epochs;
             entry.since = now;
@@ -381,14 +381,14 @@ impl Registry {
         left
     }
 
-    /// Why a name is not connected any more.
+    /// Records why a name is no longer connected.
     pub(crate) fn note_end(&mut self, name: &str, end: CloseCause) {
         if let Some(entry) = self.entries.get_mut(name).filter(|e| !e.is_connected()) {
             entry.end = Some(end);
         }
     }
 
-    /// Why, and since when, a name that was connected is not any more.
+    /// Why, and since when, a name is no longer connected.
     pub(crate) fn last_end(&self, name: &str) -> Option<(CloseCause, Instant)> {
         let entry = self.entries.get(name).filter(|e| !e.is_connected())?;
         Some((entry.end?, entry.since))
@@ -405,8 +405,8 @@ impl Registry {
         entries.flat_map(|entry| entry.idle.0.iter().filter_map(theirs)).collect()
     }
 
-    /// The idle link of a name that is next to be asked, where another request may be in flight
-    /// there; the caller makes it busy.
+    /// The idle link of a name for the next request, if another request may be in flight there. The
+    /// caller makes it busy.
     pub(crate) fn next_idle(&mut self, name: &str) -> Option<Id> {
         let (shared, most) = (self.shared, self.limits.in_flight_per_device_max);
         let entry = self.entries.get_mut(name).filter(|e| e.in_flight() < most)?;
@@ -415,8 +415,8 @@ impl Registry {
         Some(id)
     }
 
-    /// Whether the name has, or within the last `remember` had, a link, or was expected to have
-    /// one.
+    /// Returns true if the name is connected, or was connected or expected within the last
+    /// `remember`.
     pub(crate) fn knows(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }
@@ -448,7 +448,7 @@ impl Registry {
     }
 
     /// Enqueues a caller that waits for a link. Returns false if as many wait as
-    /// `waiting_per_device_max` allows, or if nobody knows the name.
+    /// `waiting_per_device_max` allows, or if the name is unknown.
     pub(crate) fn enqueue(&mut self, name: &str, waiter: Waiter) -> bool {
         let most = self.limits.waiting_per_device_max;
         let Some(entry) = self.entries.get_mut(name).filter(|e| e.waiting.len() < most) else {
@@ -458,8 +458,8 @@ impl Registry {
         true
     }
 
-    /// What the device of this name takes of the budget of whole messages, together with all that
-    /// its credential let in: more names are no larger share.
+    /// The part of the budget of whole messages for the device of this name. All names of a
+    /// credential share it, so more names get no larger share.
     pub(crate) fn messages(&mut self, name: &str) -> Part {
         let entry = self.entries.get_mut(name);
         if let Some(part) = entry.as_ref().and_then(|entry| entry.part.upgrade()) {
@@ -490,8 +490,8 @@ impl Registry {
     }
 
     /// How many callers wait for a name of a device with a session, while none of its links and
-    /// polls is free: it can dial as many (protocol.md §1.6). `taken`: polls that still count as
-    /// held and are about to be answered.
+    /// polls is free: the device can dial as many (protocol.md §1.6). `taken` is the number of
+    /// polls that still count as held and are about to be answered.
     pub(crate) fn demand(&self, registration: &Registration, taken: usize) -> usize {
         if registration.session.is_none() {
             return 0;
@@ -509,7 +509,7 @@ impl Registry {
             .any(|name| self.entries.get(name).is_some_and(|e| !e.waiting.is_empty()))
     }
 
-    /// A waiter waits no longer.
+    /// Removes a waiter.
     pub(crate) fn cancel_wait(&mut self, name: &str, waiter: Waiter) {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.waiting.retain(|w| *w != waiter);
@@ -550,7 +550,7 @@ impl Registry {
         }
     }
 
-    /// Called now and then so that a quiet gateway forgets, too.
+    /// Called regularly, so that a gateway without traffic forgets names, too.
     pub(crate) fn tick(&mut self, now: Instant) {
         self.forget(now);
     }

@@ -1,5 +1,5 @@
-//! An offer for names that different loops own. It goes round: each loop gives up those that the offer
-//! may have, as in a take-over, until one owns all of them.
+//! An offer for names that different loops own. It visits these loops, and each gives up the names
+//! that the offer may have, as in a take-over, until one loop owns all of them.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use crate::limits::MOVES_MAX;
 const REGROUPED: &str = "its device registers it together with names of another event loop";
 
 impl GatewayRole {
-    /// An offer for names of which another loop owns some. `Some`: it is to be decided anew, here.
+    /// Handles an offer for names of which another loop owns some. `Some` if it has to be decided
+    /// again, here.
     pub(super) fn regroup(
         &mut self,
         cx: &mut Connections<State>,
@@ -29,7 +30,7 @@ impl GatewayRole {
             names.iter().filter_map(|name| self.registry.elsewhere(name)).collect();
         others.sort_unstable();
         let (Some(first), Some(last)) = (others.first().copied(), others.last().copied()) else {
-            // It was the other loop's a moment ago.
+            // The other loop owned it a moment ago.
             journey.moves += 1;
             if journey.moves <= MOVES_MAX {
                 return Some((offer, grant, journey));
@@ -70,7 +71,7 @@ impl GatewayRole {
         None
     }
 
-    /// A name is no longer this loop's: what there was of it ends as in a take-over.
+    /// This loop no longer owns a name: its connections end as in a take-over.
     pub(super) fn surrendered(
         &mut self,
         cx: &mut Connections<State>,

@@ -1,5 +1,5 @@
-//! What waits until the hosts of other gateways are resolved, up to a bound: a name server may hang for
-//! longer than anybody waits for its answer. Pure data, no clock.
+//! Connections that wait until the hosts of other gateways are resolved, up to a bound, because a
+//! name server may hang for a long time. Pure data, no clock.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ impl<T> Default for Resolving<T> {
 }
 
 impl<T> Resolving<T> {
-    /// Returns true if nobody resolves that host yet.
+    /// Returns true if the host is not being resolved yet.
     ///
     /// # Errors
-    /// So many wait already, for all hosts together.
+    /// The bound for all hosts together is reached.
     pub(super) fn add(&mut self, host: &Arc<str>, wanted: T, most: usize) -> Result<bool, T> {
         if self.len >= most {
             return Err(wanted);
@@ -31,7 +31,7 @@ impl<T> Resolving<T> {
         Ok(waiting.len() == 1)
     }
 
-    /// The host is resolved, or cannot be.
+    /// Takes the entries of a host that was resolved, or cannot be.
     pub(super) fn take(&mut self, host: &str) -> Vec<T> {
         let waited = self.of.remove(host).unwrap_or_default();
         self.len -= waited.len();

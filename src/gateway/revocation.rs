@@ -22,10 +22,10 @@ use crate::stream::{Shown, ShownKey};
 const VOID: &str = "the certificate that was shown has expired, or its CA was replaced";
 
 impl GatewayRole {
-    /// Puts another table in force; the old one comes back.
+    /// Replaces a table, and returns the old one.
     ///
     /// # Errors
-    /// The gateway was started without one: connected devices have shown nothing that could be
+    /// The gateway was started without such a table: connected devices have no token that could be
     /// checked now.
     pub(super) fn set_tokens(
         &mut self,
@@ -45,8 +45,8 @@ impl GatewayRole {
         Ok(old)
     }
 
-    /// What visitors have in progress with a token that is no longer valid, tunnels above all, ends
-    /// after `take_over_grace`. Their next request is refused anyway.
+    /// Visitors' exchanges with a token that is no longer valid, above all tunnels, end after
+    /// `take_over_grace`. Their next request is refused anyway.
     fn end_revoked_visitors(&mut self, cx: &mut Connections<State>) {
         let mut ended = Vec::new();
         for id in cx.ids() {
@@ -69,7 +69,7 @@ impl GatewayRole {
         }
     }
 
-    /// The grace of visitors' revoked tokens and certificates is over.
+    /// The grace period of visitors' revoked tokens and certificates is over.
     pub(super) fn evict_visitors(&mut self, cx: &mut Connections<State>, exchanges: Vec<Key>) {
         const WHY: &str =
             "the token that it was asked with was revoked, and take_over_grace is over";
@@ -98,7 +98,7 @@ impl GatewayRole {
         }
     }
 
-    /// These certificates, of those that were shown at a listener, its new CA does not take.
+    /// Records the certificates at a listener that its new CA does not accept.
     pub(super) fn refuse_certificates(
         &mut self,
         cx: &mut Connections<State>,
@@ -110,8 +110,8 @@ impl GatewayRole {
         self.end_void_visitors(cx);
     }
 
-    /// Ends connections of other gateways and visitors that a void certificate let in: at once where
-    /// nothing is in progress, else after `take_over_grace`.
+    /// Ends connections of other gateways and visitors whose certificate is no longer valid: at
+    /// once if nothing is in progress, else after `take_over_grace`.
     fn end_void_visitors(&mut self, cx: &mut Connections<State>) {
         let (mut busy, mut idle) = (Vec::new(), Vec::new());
         for id in cx.ids() {
@@ -139,8 +139,8 @@ impl GatewayRole {
         }
     }
 
-    /// Ends what tokens and certificates let in that have expired meanwhile, and looks when the next
-    /// certificate does. A token has its last day, which need not end to the second.
+    /// Ends connections whose token or certificate has expired, and schedules the expiry of the
+    /// next certificate. Tokens have a last day, so their expiry need not be exact to the second.
     pub(super) fn end_expired(&mut self, cx: &mut Connections<State>) {
         let now = SystemTime::now();
         if self.credentials.have_expired(now) {
@@ -161,7 +161,7 @@ impl GatewayRole {
                 .filter_map(|registration| Some(registration.certificate()?.expires()));
             self.next_expiry = connected.chain(leases).filter(|at| *at > now).min();
         }
-        // More than a tick ahead the wall clock may be set anew.
+        // For times beyond the next tick, the wall clock may be changed meanwhile.
         let soon = self
             .next_expiry
             .and_then(|at| at.duration_since(now).ok())
@@ -172,7 +172,7 @@ impl GatewayRole {
         }
     }
 
-    /// A certificate was let in.
+    /// A device was admitted with a certificate.
     pub(super) fn note_expiry(&mut self, cx: &mut Connections<State>, shown: &Shown) {
         if self.next_expiry.is_none_or(|at| shown.expires() < at) {
             self.next_expiry = Some(shown.expires());
@@ -184,7 +184,7 @@ impl GatewayRole {
     /// progress, else after `take_over_grace`.
     fn end_revoked(&mut self, cx: &mut Connections<State>) {
         let (mut busy, mut idle) = (Vec::new(), Vec::new());
-        let mut kept: HashSet<Arc<str>> = HashSet::new(); // names under which others, by an identity of `authorize`, may stay
+        let mut kept: HashSet<Arc<str>> = HashSet::new(); // names under which others, with an identity from `authorize`, may stay
         for id in cx.ids() {
             let Some(device) = cx.device_mut(id) else { continue };
             let revoked = device

@@ -99,7 +99,7 @@ impl Role for GatewayRole {
 }
 
 impl GatewayRole {
-    /// Does what a step has left to do, and what that leaves.
+    /// Runs the follow-ups of a step, and their follow-ups.
     fn follow_up(&mut self, cx: &mut Connections<State>) {
         while let Some(next) = self.follow_ups.pop_front() {
             match next {
@@ -119,7 +119,7 @@ impl GatewayRole {
         }
     }
 
-    /// A listener has accepted a connection: it is this loop's, or another one's turn.
+    /// A listener has accepted a connection, for this loop or for another one.
     fn accept(
         &mut self,
         cx: &mut Connections<State>,
@@ -138,7 +138,7 @@ impl GatewayRole {
         }
     }
 
-    /// A connection may be read or written.
+    /// A connection can be read or written.
     fn step(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(state) = cx.state(id) else { return };
         match state {
@@ -199,7 +199,7 @@ impl GatewayRole {
             },
             State::Device(Device::Head { .. }) => self.device_head_expired(cx, id),
             State::Device(Device::Deciding(_)) if self.claiming.contains_key(&id) => {
-                self.offer_claimed(cx, id, None); // they are claimed later
+                self.offer_claimed(cx, id, None); // the names are claimed later
             }
             State::Device(Device::Deciding(_)) => {
                 self.deny_device(cx, id, 503, "the offer was not decided in time", Some(10))
@@ -241,7 +241,7 @@ impl GatewayRole {
         }
     }
 
-    /// Another thread asked for something.
+    /// Another thread sent a command.
     fn handle_command(&mut self, cx: &mut Connections<State>, command: Command) {
         match command {
             Command::Borrow(wanted) => self.borrow(cx, wanted),
@@ -358,7 +358,7 @@ impl Relaying for GatewayRole {
     ) {
         self.forget_event(cx, downstream);
         if let Some(Asking { key, name, .. }) = cx.asking(downstream) {
-            self.registry.cancel_wait(name, Waiter::Exchange(*key)); // it may have gone while it waited in line
+            self.registry.cancel_wait(name, Waiter::Exchange(*key)); // it may have left while it waited
         }
         match reset {
             true => cx.reset(downstream),
@@ -372,7 +372,7 @@ impl Relaying for GatewayRole {
 
     fn callers_wait(&self, cx: &Connections<State>, link: Id) -> bool {
         match cx.posted(link) {
-            // The device polls with it again only behind its answer.
+            // The device polls on this connection again only after its answer.
             Some(posted) => self.registry.callers_wait(posted.registration()),
             None => cx
                 .registration(link)
@@ -384,7 +384,7 @@ impl Relaying for GatewayRole {
 /// For the simulation.
 #[cfg(test)]
 impl GatewayRole {
-    /// The remaining entries of the tables, when nobody is connected.
+    /// The entries that are left in the tables when no connection exists.
     pub(super) fn leftovers(&self, drained: bool) -> Vec<String> {
         let mut left = Vec::new();
         let mut none = |what: &str, n: usize| {
@@ -403,8 +403,8 @@ impl GatewayRole {
         none("exchanges observed", observed as usize);
         none("polls counted", self.stats.polls.load(Relaxed));
         if !drained {
-            none("names connected", self.registry.connected()); // a mailbox that was drained has poll_gap yet
-            // Names are forgotten by now, and no alarm is set but the one that forgets.
+            none("names connected", self.registry.connected()); // a drained mailbox still has its poll_gap
+            // By now names are forgotten, and only the alarm for forgetting is set.
             none("names known", self.registry.known());
             none("alarms", self.alarms.len());
             none("deadlines of exchanges", self.deadlines.living(&self.exchanges));

@@ -1,4 +1,4 @@
-//! Room for one connection more, and the connection that gives way to it.
+//! Makes room for a new connection by closing another one.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,8 +15,8 @@ use crate::setting::VISITORS_ALLOW;
 /// If few connections are idle, the next search for them is due after this time.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// `Some` if a visitor's connection waits for a request, with whether that would be its first. One
-/// that has sent bytes ahead does not wait.
+/// `Some` if a visitor's connection waits for a request; the value says whether it would be its
+/// first. A connection with unread bytes does not wait.
 fn idles(cx: &Connections<State>, id: Id) -> Option<bool> {
     let connection = cx.get(id).filter(|connection| !connection.has_input())?;
     match &connection.state {
@@ -31,8 +31,8 @@ fn idles(cx: &Connections<State>, id: Id) -> Option<bool> {
 }
 
 impl GatewayRole {
-    /// Whether another connection of this side is admitted, if necessary in the place of an idle
-    /// one of a visitor, or of an unauthenticated one of a device.
+    /// Returns true if another connection of this side is admitted. If necessary, closes an idle
+    /// one of a visitor, or an unauthenticated one of a device.
     pub(super) fn has_room(
         &mut self,
         cx: &mut Connections<State>,
@@ -58,8 +58,8 @@ impl GatewayRole {
         if gives_way { Ok(()) } else { Err(why) }
     }
 
-    /// A connection of this side waits, and this loop has neither room nor a connection that can
-    /// give way. Accepting pauses for as long as the other loops may take.
+    /// A connection of this side waits, and this loop has neither room nor a connection to close.
+    /// Accepting pauses for as long as the other loops may take.
     pub(super) fn ask_others_for_room(&self, side: Whose) {
         let taken = self.admission.permits.of_side(side as usize);
         if side == Whose::Visitors || taken < self.settings.limits.devices_connections() {
@@ -67,7 +67,7 @@ impl GatewayRole {
         }
     }
 
-    /// Another loop has no room for a connection of this side, and no connection that can give way.
+    /// Another loop has no room for a connection of this side, and no connection to close.
     pub(super) fn give_way(&mut self, cx: &mut Connections<State>, side: Whose) {
         let visitors = Whose::Visitors as usize;
         let is_full = cx.is_full()
@@ -121,7 +121,7 @@ impl GatewayRole {
     pub(super) fn make_room(&mut self, cx: &mut Connections<State>, side: Whose) -> bool {
         let visitors = Whose::Visitors as usize;
         if side == Whose::Visitors && self.is_out_of_memory(cx) && !self.spare(cx) {
-            return false; // one for one: if others hold the memory, no number of idle ones would do
+            return false; // only one is closed: if others hold the memory, closing any number of idle ones would not help
         }
         while cx.is_full()
             || (side == Whose::Visitors
@@ -140,8 +140,8 @@ impl GatewayRole {
         true
     }
 
-    /// Closes the connection that gives way first: an idle one of a visitor, or else the oldest
-    /// unauthenticated one at the peers' port. Returns false if there is none.
+    /// Closes one connection: an idle one of a visitor, or else the oldest unauthenticated one at
+    /// the peers' port. Returns false if there is none.
     fn spare(&mut self, cx: &mut Connections<State>) -> bool {
         if self.spare_idle(cx) {
             return true;
@@ -155,7 +155,7 @@ impl GatewayRole {
         true
     }
 
-    /// Closes the visitor's connection that gives way first. Returns false if there is none.
+    /// Closes one idle connection of a visitor. Returns false if there is none.
     pub(super) fn spare_idle(&mut self, cx: &mut Connections<State>) -> bool {
         let Some(id) = self.find_idle(cx) else { return false };
         self.admission.idle.pop_front();
@@ -167,10 +167,9 @@ impl GatewayRole {
         true
     }
 
-    /// The visitor's connection that is first to give way: of those between two requests the one
-    /// that has idled longest, then of those that have not sent their first one yet. Nothing is
-    /// noted down for it while there is room: all connections are looked at once for many that give
-    /// way.
+    /// The visitor's connection to close first: of those between two requests the longest idle one,
+    /// then of those that have not sent their first request. While there is room, this needs no
+    /// bookkeeping: one pass over all connections finds many candidates.
     fn find_idle(&mut self, cx: &Connections<State>) -> Option<Id> {
         loop {
             while let Some((deadline, id)) = self.admission.idle.front().copied() {
@@ -218,7 +217,7 @@ impl GatewayRole {
                 Info,
                 "a visitor from {from} was closed: no allowed network has its address ({VISITORS_ALLOW})"
             );
-            cx.close(id); // before the handshake there is no way to tell it
+            cx.close(id); // before the handshake it cannot get an answer
             return false;
         }
         log_names!(

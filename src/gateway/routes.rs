@@ -36,11 +36,11 @@ use crate::setting::HEALTH_PATH;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes {
     path: bool,
-    /// What devices say of paths is put below their names.
+    /// Paths in devices' responses are put below their names.
     rewrites_paths: bool,
-    /// Visitors may sign in where no route of the table says so.
+    /// Visitors may sign in for requests without a route of the table.
     signs_in: bool,
-    /// Of requests that no route of the table takes.
+    /// The rates of requests without a route of the table.
     rates: Rates,
     suffixes: Vec<String>,
     table: BTreeMap<(Host, String), Route>,
@@ -131,7 +131,7 @@ impl Routes {
         self
     }
 
-    /// What there is that counts visitors' tokens, for a gateway whose visitors have none.
+    /// A description of the first feature that needs visitors' tokens, if there is one.
     pub(super) fn needs_tokens(&self) -> Option<String> {
         let of_route = self
             .table

@@ -1,14 +1,14 @@
-//! Secrets that an operator gives, several at once so that they can be changed: the first is used,
-//! the others still count.
+//! Secrets that an operator gives. There can be several, so that they can be changed: the first is
+//! used, and the others are still accepted.
 
 use std::ops::RangeInclusive;
 
 use crate::error::Error;
 
-/// Most secrets of a kind at once.
+/// The most secrets of a kind at once.
 pub(super) const SECRETS_MAX: usize = 8;
 
-/// What they are, in words, and how long.
+/// The name and the length of a kind of secrets.
 pub(super) struct Kind {
     pub(super) noun: &'static str,
     pub(super) of: &'static str,

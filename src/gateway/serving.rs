@@ -19,9 +19,9 @@ impl GatewayRole {
                 .filter(|e| e.is_waiting())
                 .map(|e| (e.downstream(), e.is_idempotent()))
             {
-                None => self.link_free(cx, id, Ok(())), // its visitor has gone
+                None => self.link_free(cx, id, Ok(())), // its visitor has left
                 Some((Some(downstream), _)) if self.has_idle_pin(cx, downstream) => {
-                    // It only waited for its turn.
+                    // It only waited for a free slot among its device's requests in flight.
                     if !peer_flush(cx, id) {
                         self.drop_link(cx, id, UNTURNED);
                     } else if let Some(registration) = cx.registration(id) {
@@ -32,7 +32,7 @@ impl GatewayRole {
                 }
                 Some((_, true)) => self.assign(cx, key, id),
                 Some((_, false)) if self.is_alive(cx, id) => self.assign(cx, key, id),
-                Some((Some(downstream), false)) => self.find_link(cx, downstream, key), // the link is gone; it waits again
+                Some((Some(downstream), false)) => self.find_link(cx, downstream, key), // the link has ended; it waits again
                 Some((None, false)) => {}
             },
             Waiter::Caller(number) => {
@@ -80,7 +80,7 @@ impl GatewayRole {
         if !self.registry.in_force(&registration) {
             return self.part(cx, id);
         }
-        // Bytes sent before they were asked for must not become the next caller's answer.
+        // Unrequested bytes must not become the next caller's answer.
         if cx.get(id).is_some_and(|p| p.has_input()) {
             let quiet = self.is_quiet(cx, id);
             if quiet.is_err() || cx.get(id).is_some_and(|p| p.has_input()) {

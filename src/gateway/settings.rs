@@ -1,4 +1,4 @@
-//! What a gateway is started with, as one value: the builder fills it in, the loop reads it.
+//! The settings of a gateway, as one value: the builder fills it in, and the loops read it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -35,7 +35,7 @@ pub enum TurnMode {
     OnDemand,
 }
 
-/// Whose offers are answered when.
+/// When the offers of each name are answered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Turns {
     pub(super) others: TurnMode,
@@ -43,7 +43,7 @@ pub(crate) struct Turns {
 }
 
 impl Turns {
-    /// Returns true if an offer under these names is held until somebody asks.
+    /// Returns true if an offer under these names is held until there is a request.
     pub(crate) fn hold<'n>(&self, mut names: impl Iterator<Item = &'n Arc<str>>) -> bool {
         let own =
             if self.own.is_empty() { None } else { names.find_map(|name| self.own.get(&**name)) };
@@ -61,7 +61,7 @@ impl Turns {
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) limits: Arc<Limits>,
-    /// For what devices send of theirs: `limits` with room for what they add.
+    /// The limits for messages from devices: `limits` with room for the fields that they add.
     pub(super) link_limits: Arc<Limits>,
     pub(super) offer_rules: OfferRules,
     pub(super) turns: Turns,
@@ -71,7 +71,7 @@ pub(super) struct Settings {
     /// Origins of pages that may use the devices' port.
     pub(super) cors_origins: Vec<String>,
     pub(super) keep_underscore: bool,
-    /// Proxies whose word is taken.
+    /// The trusted proxies.
     pub(super) trusted: Vec<Network>,
     /// Requests get our element of `Forwarded`.
     pub(super) forwarded_element: bool,
@@ -82,16 +82,16 @@ pub(super) struct Settings {
     /// Tokens of devices, and of visitors; `None`: they need none.
     pub(super) tokens: Option<Arc<Tokens>>,
     pub(super) visitor_tokens: Option<Arc<Tokens>>,
-    /// Keys of visitors' sign-ins; none: one is drawn.
+    /// Keys of visitors' sign-ins; without them, a random one is made.
     pub(super) sign_in_keys: Option<Vec<String>>,
-    /// Whose connections are taken, of each side.
+    /// The networks from which connections of each side are accepted.
     pub(super) devices: Sources,
     pub(super) visitors: Sources,
     pub(super) authorize: Option<Authorize>,
     pub(super) on_link: Option<OnLink>,
     /// Other gateways.
     pub(super) peers: Option<Peers>,
-    /// Counts for operators, where it is on.
+    /// Counts for operators, if enabled.
     pub(super) observer: Observer,
 }
 
@@ -125,7 +125,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Whether what this address says of those before it is believed.
+    /// Returns true if forwarding fields from this address are trusted.
     pub(super) fn is_trusted(&self, from: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(from))
     }
@@ -136,7 +136,7 @@ impl Settings {
     }
 }
 
-/// The limits in force, for other threads than the loop's; clones share them.
+/// The current limits, for threads other than the loop's. Clones share them.
 #[derive(Clone)]
 pub(crate) struct InForce(Arc<RwLock<Arc<Limits>>>);
 

@@ -1,15 +1,15 @@
-//! Signing in: a browser's token comes once, in a form of the gateway's own, and then as a cookie.
+//! Signing in: a browser sends its token once, in a form of the gateway, and then uses a cookie.
 //!
 //! ```text
 //!   GET /lamp/x            no token     401 and the page, which posts to /lamp/.ptth/sign-in
 //!   POST …/.ptth/sign-in   right token  303 to /lamp/x, Set-Cookie: ptth-sign-in=…; Path=/lamp
 //!   GET /lamp/x            the cookie   the device, which never sees that cookie
 //! ```
-//! The cookie has the token's SHA-256, encrypted, and when it ends, under a MAC that is also over
-//! host and prefix: a cookie of one device is of no use elsewhere. An operator gives the keys, which
-//! several gateways may share; else one is drawn when the gateway starts, so a restart signs
-//! everybody out. No list of signed-in visitors is kept; a token that is removed from the table, or
-//! expires, is refused at the next request.
+//! The cookie contains the encrypted SHA-256 of the token and an expiry, with a MAC that also
+//! covers host and prefix, so a cookie for one device cannot be used elsewhere. An operator gives
+//! the keys, which several gateways may share; otherwise a random one is made when the gateway
+//! starts, so a restart signs all visitors out. The gateway keeps no list of signed-in visitors. A
+//! token that is removed from the table, or expires, is refused at the next request.
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -29,15 +29,15 @@ use crate::proto::authority::{Authority, authority};
 use crate::proto::digits::percent_decoded;
 use crate::proto::fields::{Fields, trim};
 
-/// The cookie's name. No request brings it to a device, and no device sets it.
+/// The cookie's name. It is never forwarded to a device, and a device cannot set it.
 pub(super) const COOKIE: &str = "ptth-sign-in";
-/// The paths of the gateway's own below each route that has the page.
+/// The gateway's own path below each route with a sign-in.
 pub(super) const SIGN_IN: &str = "/.ptth/sign-in";
 pub(super) const SIGN_OUT: &str = "/.ptth/sign-out";
 
-/// Longest form, in bytes, and what its chunks may take more.
+/// The longest form, in bytes, and the further bytes that its chunks may need.
 pub(super) const FORM_BYTES_MAX: usize = 4 * 1024;
-/// Cookies of our name that are looked at. A browser sends one for each prefix on the way.
+/// The most cookies of our name that are checked. A browser sends one for each matching prefix.
 const COOKIES_MAX: usize = 4;
 
 const NONCE: usize = 16;
@@ -45,16 +45,16 @@ const TIME: usize = 8;
 const DIGEST: usize = 32;
 const MAC: usize = 32;
 
-/// Where somebody signs in: below a route.
+/// The scope of a sign-in: a host and a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Scope {
-    /// As the request was routed.
+    /// The host by which the request was routed.
     pub(super) host: String,
-    /// What the route has of the path: `/lamp`, or empty.
+    /// The route's part of the path: `/lamp`, or empty.
     pub(super) prefix: String,
-    /// What a trusted proxy took off before that.
+    /// The prefix that a trusted proxy has removed before.
     pub(super) outer: String,
-    /// The device that requests here are for, where that can be said.
+    /// The device of requests in this scope, if it is fixed.
     pub(super) device: Option<String>,
 }
 
@@ -65,7 +65,7 @@ impl Scope {
     }
 
     /// The page a visitor is sent to after signing in: `to` of the form, if it is a path below this
-    /// scope, and nothing that a browser reads as another host's (RFC 3986 §4.2; browsers take a
+    /// scope, and cannot be read as another host by a browser (RFC 3986 §4.2; browsers take a
     /// backslash for a slash, and drop tabs and line ends).
     pub(super) fn goal(&self, to: &str) -> String {
         let here = self.path("");
@@ -84,7 +84,7 @@ impl Scope {
         }
     }
 
-    /// The field that sets the cookie to this value, or takes it away.
+    /// The field that sets the cookie to this value, or deletes it.
     pub(super) fn set_cookie(&self, value: Option<&str>, secure: bool) -> String {
         let path = self.path("");
         let path = if path.is_empty() { "/" } else { &path };
@@ -103,11 +103,12 @@ type Key = [u8; 32];
 
 /// The secrets of all loops, and the cookies signed with them.
 pub(super) struct SignIns {
-    /// The operator's: the first signs, each is believed. None: the drawn one.
+    /// The operator's keys: the first one signs, and each one is accepted. If there are none,
+    /// `drawn` is used.
     given: RwLock<Arc<[Key]>>,
-    /// `None`: the system had no randomness.
+    /// `None` if the system had no randomness.
     drawn: OnceLock<Option<Key>>,
-    /// How often one address may try.
+    /// The rate of attempts per address.
     attempts: Paces,
 }
 
@@ -155,8 +156,8 @@ impl SignIns {
         self.drawn.get_or_init(draw).as_ref()
     }
 
-    /// The value of a cookie for a visitor that has shown this token here, until then. `None`: the
-    /// system has no randomness.
+    /// The value of a cookie for a visitor that has sent this token, valid until `ends`. `None` if
+    /// the system has no randomness.
     pub(super) fn issue(&self, scope: &Scope, digest: &Digest, ends: SystemTime) -> Option<String> {
         let mut nonce = [0; NONCE];
         random::fill(&mut nonce).ok()?;
@@ -170,9 +171,8 @@ impl SignIns {
         Some(URL_SAFE_NO_PAD.encode([&body[..], &mac].concat()))
     }
 
-    /// The token that a request's cookie stands for. `None`: no cookie was issued for this scope
-    /// and is still valid; or there are several for different tokens, of which one may be somebody
-    /// else's.
+    /// The token of a request's cookie. `None` if there is no valid cookie for this scope, or if
+    /// there are several for different tokens, one of which may have been planted.
     pub(super) fn shown(
         &self,
         scope: &Scope,
@@ -224,7 +224,7 @@ fn mac(key: &Key, purpose: &[u8], parts: &[&[u8]]) -> Option<HmacSha256> {
     Some(mac)
 }
 
-/// What hides a digest: as long as that, and never used for another nonce.
+/// The pad that encrypts a digest: it has the same length, and is never used with another nonce.
 fn pad(key: &Key, nonce: &[u8]) -> Option<[u8; DIGEST]> {
     Some(mac(key, b"pad", &[nonce])?.finalize().into_bytes().into())
 }
@@ -239,9 +239,9 @@ fn values<'a>(fields: &Fields<'a>) -> impl Iterator<Item = &'a [u8]> {
     pairs.filter_map(|pair| pair.strip_prefix(COOKIE.as_bytes())?.strip_prefix(b"="))
 }
 
-/// Returns true if a request was made by a page of the host that it is for, as browsers tell it:
-/// `Sec-Fetch-Site`, where they send that, else `Origin`. Without either it was made by no browser of
-/// today. `hosts`: how the visitor may have named this host.
+/// Returns true if a request was made by a page of its own host, according to `Sec-Fetch-Site`, or
+/// else `Origin`. A current browser sends one of them. `hosts` are the names that the visitor may
+/// have used for this host.
 pub(super) fn is_same_origin<'h>(
     fields: &Fields<'_>,
     mut hosts: impl Iterator<Item = &'h str>,
@@ -273,7 +273,7 @@ pub(super) fn wants_page(fields: &Fields<'_>) -> bool {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Form {
     pub(super) token: Vec<u8>,
-    /// Where its visitor was; empty where it does not say.
+    /// The path that its visitor requested, if given; else empty.
     pub(super) to: String,
 }
 
@@ -294,7 +294,7 @@ impl Form {
                 return None;
             }
         }
-        // What somebody copies has a blank at its end easily, and no token has.
+        // A copied token often has blanks at its end.
         let token = token.unwrap_or_default().trim_ascii().to_vec();
         Some(Form { token, to: String::from_utf8(to.unwrap_or_default()).ok()? })
     }
@@ -306,7 +306,7 @@ fn decoded(text: &[u8]) -> Option<Vec<u8>> {
     percent_decoded(&blanks)
 }
 
-/// The page that asks for a token. `to`: where the visitor was.
+/// The page that asks for a token. `to` is the path that the visitor requested.
 pub(super) fn page(scope: &Scope, to: &str, message: Option<&str>) -> String {
     let message = message.map(|text| format!("<p role=\"alert\">{text}</p>")).unwrap_or_default();
     let form = format!(
@@ -347,7 +347,7 @@ fn whole(title: &str, content: &str) -> String {
     )
 }
 
-/// Fields of these pages: no cache keeps them, no other site frames them, nothing is loaded.
+/// Fields of these pages: no caching, no frames of other sites, no external resources.
 pub(super) const FIELDS: [(&str, &str); 5] = [
     ("Cache-Control", "no-store"),
     (
@@ -356,7 +356,7 @@ pub(super) const FIELDS: [(&str, &str); 5] = [
     ),
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
-    // With no-referrer browsers would say of the form that it comes from nowhere (Origin: null).
+    // With no-referrer, browsers would send the form with `Origin: null`.
     ("Referrer-Policy", "same-origin"),
 ];
 
@@ -392,7 +392,7 @@ mod tests {
         with_fields(&format!("Cookie: {cookies}\r\n"), |fields| sign_ins.shown(scope, fields, now))
     }
 
-    /// Gateways that share a key take one another's cookies, and keys can be changed one by one.
+    /// Gateways that share a key accept each other's cookies, and keys can be changed one by one.
     #[test]
     fn the_first_key_signs_and_each_one_is_believed() {
         let key = |c: char| c.to_string().repeat(32);

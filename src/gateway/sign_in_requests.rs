@@ -39,7 +39,7 @@ pub(super) struct SignInAnswer {
 impl SignInAnswer {
     fn page(status: u16, html: &str) -> Self {
         let page = Page { content_type: "text/html; charset=utf-8".into(), text: html.into() };
-        // Bearer alone: for Basic browsers would ask in a dialogue of their own.
+        // Only Bearer: with Basic, browsers would show their own dialogue.
         let challenge = ("WWW-Authenticate", "Bearer realm=\"ptth\"".to_owned());
         let fields = if status == 401 { vec![challenge] } else { Vec::new() };
         SignInAnswer { status, page, fields, retry_after: None }
@@ -50,13 +50,12 @@ impl SignInAnswer {
         SignInAnswer { status, page, fields: Vec::new(), retry_after: None }
     }
 
-    /// A page of another host offers a protocol with the cookie of a visitor that is signed in
-    /// here.
+    /// A page of another host offers an upgrade with the cookie of a signed-in visitor.
     pub(super) fn of_another_site() -> Self {
         SignInAnswer::text(403, OTHER_SITE)
     }
 
-    /// Its `Proxy-Status` error type, and the access log's.
+    /// Its error type, for `Proxy-Status` and the access log.
     pub(super) fn error(&self) -> Option<&'static str> {
         match self.status {
             200..=399 => None,
@@ -71,7 +70,7 @@ impl SignInAnswer {
     }
 }
 
-/// The visitor of a request, and how it came.
+/// The visitor of a request, and its connection.
 #[derive(Clone, Copy)]
 pub(super) struct VisitorContext<'a> {
     pub(super) from: IpAddr,
@@ -80,26 +79,26 @@ pub(super) struct VisitorContext<'a> {
 }
 
 impl VisitorContext<'_> {
-    /// The scheme that the visitor used, where that is known.
+    /// The scheme that the visitor used, if known.
     pub(super) fn scheme(&self) -> Option<&'static str> {
         self.claims.and_then(ProxyClaims::scheme).or(self.secure.then_some("https"))
     }
 
-    /// Whether the visitor's browser knows the page by `https`.
+    /// Returns true if the visitor's browser uses `https`.
     fn is_secure(&self) -> bool {
         self.scheme() == Some("https")
     }
 }
 
-/// A form's body as far as it has come.
+/// The part of a form's body that has arrived.
 pub(super) enum FormBody {
     NotYet,
-    /// It, and how many bytes it took.
+    /// The whole body, and the number of bytes that it used.
     Whole(Vec<u8>, usize),
     Refused(Refusal),
 }
 
-/// Reads a form from the bytes behind its head, framing first.
+/// Reads a form from the bytes after its head, framing first.
 pub(super) fn read_form(request: &FramedRequest<'_>, bytes: &[u8], limits: &Limits) -> FormBody {
     let refused = |status, reason: &'static str| FormBody::Refused(Refusal::new(status, reason));
     if matches!(request.framing(), Framing::Length(length) if length > FORM_BYTES_MAX as u64) {
@@ -130,7 +129,7 @@ pub(super) fn read_form(request: &FramedRequest<'_>, bytes: &[u8], limits: &Limi
 }
 
 impl GatewayRole {
-    /// Answers from here. `to_head`, `keep`: as of a [`LocalAnswer`].
+    /// Writes the answer. `to_head` and `keep` are those of a [`LocalAnswer`].
     pub(super) fn answer_sign_in(
         &mut self,
         cx: &mut Connections<State>,
@@ -155,8 +154,8 @@ impl GatewayRole {
         self.answer_visitor(cx, id, &told);
     }
 
-    /// Where the visitor of this request may sign in. `None`: nowhere, as where visitors need no
-    /// token.
+    /// The scope in which the visitor of this request may sign in. `None` if it cannot, for example
+    /// because visitors need no token.
     #[cold]
     pub(super) fn sign_in_scope(
         &self,
@@ -173,7 +172,7 @@ impl GatewayRole {
             None => table.sign_in(to)?,
         };
         let outer = context.claims.map_or("", ProxyClaims::prefix);
-        // In the path of a cookie it would end that.
+        // A semicolon would end the path of a cookie.
         let scope = Scope {
             host: to.host.clone(),
             prefix: prefix.to_owned(),
@@ -183,7 +182,7 @@ impl GatewayRole {
         Some(scope).filter(|scope| !scope.path("").contains(';'))
     }
 
-    /// The token that a request's cookie stands for, where no field names one that counts alone.
+    /// The token of a request's cookie, unless a field with a token takes precedence.
     pub(super) fn cookie_token(&self, scope: &Scope, fields: &Fields<'_>) -> Option<Digest> {
         if fields.get(GATEWAY_AUTHORIZATION).is_some() {
             return None;
@@ -203,7 +202,8 @@ impl GatewayRole {
         sign_in::is_same_origin(fields, hosts.into_iter().flatten())
     }
 
-    /// The page for a visitor without a token. `refused`: one was shown, for another device.
+    /// The page for a visitor without a token. `refused` means that its token is for another
+    /// device.
     pub(super) fn sign_in_page(&self, scope: &Scope, target: &str, refused: bool) -> SignInAnswer {
         let to = scope.path(target.strip_prefix(scope.prefix.as_str()).unwrap_or_default());
         match refused {
@@ -212,7 +212,7 @@ impl GatewayRole {
         }
     }
 
-    /// What the gateway's own paths answer to anything but a form; `None`: it is not one of them.
+    /// The answer of the gateway's own paths to a request without a form. `None` for other paths.
     pub(super) fn own_page(
         &self,
         scope: &Scope,
@@ -233,12 +233,12 @@ impl GatewayRole {
                 let html = sign_in::signed_in(scope, label.as_deref());
                 Some(SignInAnswer::page(200, &html))
             }
-            None if !sign_in::wants_page(&request.fields) => None, // 401 as ever
+            None if !sign_in::wants_page(&request.fields) => None, // the usual 401
             None => Some(self.sign_in_page(scope, "", false)),
         }
     }
 
-    /// Returns true if a request brings a form to one of the gateway's own paths.
+    /// Returns true if a request sends a form to one of the gateway's own paths.
     pub(super) fn is_form(
         &self,
         scope: &Scope,
@@ -248,7 +248,7 @@ impl GatewayRole {
         request.method == "POST" && which(scope, to).is_some()
     }
 
-    /// Answers a form that is whole.
+    /// Answers a complete form.
     pub(super) fn take_form(
         &self,
         (request, to): (&FramedRequest<'_>, &Destination<'_>),
@@ -308,7 +308,7 @@ impl GatewayRole {
             return again(403, OTHER_DEVICE);
         }
         let (now, time) = (SystemTime::now(), self.settings.limits.sign_in_timeout);
-        // A time beyond all reason counts as a day.
+        // A time that does not fit counts as a day.
         let ends = now.checked_add(time).unwrap_or(now + Duration::from_secs(86_400));
         let Some(value) = self.sign_ins.issue(scope, &digest, ends) else {
             return SignInAnswer::text(503, "this gateway has no randomness to sign anybody in");
@@ -318,8 +318,8 @@ impl GatewayRole {
     }
 }
 
-/// Browsers say that a form, or a WebSocket, is of a page of another host: of an attacker's, or the
-/// same one, and a proxy has changed what it is called.
+/// Logs a form or a WebSocket that comes, according to the browser, from a page of another host.
+/// That may be an attacker's page, or a proxy has changed the name of the host.
 pub(super) fn log_other_site(
     fields: &Fields<'_>,
     to: &Destination<'_>,

@@ -1,6 +1,6 @@
-//! A gateway without sockets, for the simulation: how it is made, what programs ask of it, and what
-//! must be left of it when all is over.
-#![allow(clippy::expect_used)] // tests alone
+//! A gateway without sockets, for the simulation: how it is made, requests of programs, and what
+//! must be left of it at the end.
+#![allow(clippy::expect_used)] // only for tests
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,11 +25,11 @@ use crate::observe::table::Bounds;
 use crate::relay::Wait;
 use crate::stream::Stream;
 
-/// A gateway that takes its turns by hand.
+/// A gateway whose turns are driven by hand.
 pub(crate) type Simulated = Loop<GatewayRole>;
 
-/// The builder's gateway on the loops of these nodes, of which the first accepts; listener 0 is the
-/// devices', listener 1 the visitors' (by path).
+/// The builder's gateway on the loops of these nodes, of which the first accepts. Listener 0 is for
+/// devices, listener 1 for visitors (by path).
 pub(crate) fn start(
     builder: GatewayBuilder,
     nodes: &[usize],
@@ -71,7 +71,7 @@ pub(crate) fn borrow(
     loops.send(loops.home_of(name), Command::Borrow(wanted));
 }
 
-/// The link comes back, or has ended. A stream that is no link ends when it is dropped.
+/// Returns a link, or reports its end. A stream that is not a link ends when it is dropped.
 pub(crate) fn give_back(loops: &Loops<Command>, of: Leased, stream: Result<Stream, CloseReason>) {
     if let Leased::Link(lease) = of {
         let stream = stream.map(|stream| (stream, Vec::new()));
@@ -79,8 +79,8 @@ pub(crate) fn give_back(loops: &Loops<Command>, of: Leased, stream: Result<Strea
     }
 }
 
-/// Entries that are left although nobody is connected; empty if all is well. `drained`: the gateway
-/// was asked to stop, and has stopped.
+/// Entries that are left without any connection; empty if all is well. `drained` means that the
+/// gateway was stopped.
 pub(crate) fn leftovers(gateway: &Simulated, drained: bool) -> Vec<String> {
     let mut left = gateway.role.leftovers(drained);
     if gateway.connections.len() > 0 {

@@ -1,5 +1,5 @@
-//! The state of the gateway's loop: of each connection, with typed access to it, what other threads
-//! may ask, and the components that own the rest.
+//! The state of the gateway's loop: the state of each connection, with typed access to it; the
+//! commands of other threads; and the components that own the rest.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -58,12 +58,12 @@ use crate::upgraded::Upgrades;
 
 /// The gateway's state of a connection.
 pub(crate) enum State {
-    /// A balancer has opened it, and its PROXY header is awaited.
+    /// A connection of a load balancer, before its PROXY header.
     Unnamed {
         listener: usize,
         from: SocketAddr,
     },
-    /// Its TLS handshake is in progress; it came through this listener.
+    /// Its TLS handshake is in progress; this listener has accepted it.
     Securing {
         listener: usize,
         from: SocketAddr,
@@ -72,7 +72,7 @@ pub(crate) enum State {
     Device(Device),
     /// To another gateway.
     Peer(PeerLink),
-    /// Answered and being closed gently.
+    /// It was answered, and is being closed gently.
     Lingering(Lingering),
 }
 
@@ -84,61 +84,62 @@ pub(super) const HEAD: State =
 pub(super) const BETWEEN_POLLS: State =
     State::Device(Device::Head { began: false, polled: true, told: None });
 
-/// Where a visitor's connection stands.
+/// The state of a visitor's connection.
 pub(crate) enum Visitor {
-    /// A request head is awaited (`began`: some of it is here).
-    /// `moves`: how often it was moved to another loop for this request.
+    /// It waits for a request head; `began` means that a part has arrived. `moves` is how often it
+    /// was moved to another loop for this request.
     Head { began: bool, first: bool, moves: u8, source: VisitorSource },
     /// A request for a device is being served, or waits for a link or a poll.
     Asking(Asking),
 }
 
-/// A request that is being served, or waits.
+/// A request that is being served, or waits for a link or a poll.
 pub(crate) struct Asking {
     pub(crate) key: Key,
     /// Its device.
     pub(crate) name: Box<str>,
-    /// Under which id a poll took it.
+    /// The id of its event, if it was handed out to a poll.
     pub(crate) event: Option<MessageId>,
-    /// With which token it came, where visitors need one.
+    /// The visitor's token, if visitors need one.
     pub(crate) token: Option<Box<Digest>>,
-    /// The visitor's address, as far as proxies before this gateway are trusted; `None`: a program.
+    /// The visitor's address, as far as proxies before this gateway are trusted. `None` for a
+    /// program.
     pub(crate) visitor: Option<IpAddr>,
-    /// How far it has come on its way to a device that is not here.
+    /// The progress of its search for a device that is not here.
     pub(crate) search: Search,
     pub(crate) source: VisitorSource,
 }
 
-/// How far a request has come on its way to a device that is not here, as far as is known.
+/// The progress of a request's search for a device that is not here, if known.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Search {
     pub(crate) stage: Stage,
-    /// Until then it may wait for a link, here or elsewhere.
+    /// Until this time it may wait for a link, here or elsewhere.
     pub(crate) until: Option<Instant>,
     /// Why it was not found elsewhere: the gateway that has it could not be reached, or the
-    /// directory could not say which one that is.
+    /// directory could not tell which gateway that is.
     pub(crate) obstacle: Option<Obstacle>,
-    /// It waits for what the directory says.
+    /// It waits for an answer of the directory.
     pub(crate) in_look_up: bool,
     /// It is woken when a gateway gets its device.
     pub(crate) is_lined_up: bool,
 }
 
-/// Why a device cannot be looked for, or asked, at another gateway.
+/// Why a device cannot be found or reached at another gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
     /// The directory of gateways has not answered in time.
     DirectoryLate,
     /// The directory of gateways cannot answer.
     DirectoryAway,
-    /// The directory of gateways was not asked: too many others wait for it.
+    /// The directory of gateways was not asked, because too many look-ups wait.
     DirectoryBusy,
     /// The gateway that has the device cannot be reached.
     Unreached,
 }
 
 impl Obstacle {
-    /// What its visitor is told.
+    /// The text for its visitor.
     pub(super) fn text(self) -> &'static str {
         match self {
             Obstacle::DirectoryLate => {
@@ -157,12 +158,12 @@ impl Obstacle {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// The device is here, or nothing else is looked for.
+    /// The device is here, or is not looked for elsewhere.
     #[default]
     Here,
     /// The directory of gateways is being asked; the request does not wait for the device yet.
     Asked,
-    /// In line here, and looked for elsewhere from time to time.
+    /// It waits here, and is looked for elsewhere from time to time.
     InLine,
     /// A connection to another gateway is being made.
     Connecting,
@@ -171,12 +172,12 @@ pub(crate) enum Stage {
 /// The source of a visitor's requests: a listener, a program, or another gateway.
 #[derive(Clone)]
 pub(crate) enum VisitorSource {
-    /// A listener, by its number: its routes may be replaced. `trusted`: the peer is a trusted
-    /// proxy. `secure`: it came over TLS. `pin`: the link that is reserved for it.
+    /// A listener, by its number, because its routes may be replaced. `trusted`: the client is a
+    /// trusted proxy. `secure`: it uses TLS. `pin`: the link that is reserved for it.
     Visitors { listener: usize, from: IpAddr, trusted: bool, secure: bool, pin: Option<Arc<Pin>> },
-    /// A program of this process, for one device; the error of a cut exchange is left for it.
+    /// A program of this process, for one device. `cut_error` gives it the error of a cut exchange.
     Program { name: Arc<str>, cut_error: CutError },
-    /// Another gateway, for a device of this one. Its requests are never sent on to a third.
+    /// Another gateway, for a device of this one. Its requests are never sent to a third gateway.
     Peer,
 }
 
@@ -189,7 +190,7 @@ impl VisitorSource {
         matches!(self, VisitorSource::Peer)
     }
 
-    /// Leaves a program the error of its exchange, unless it has one already.
+    /// Gives a program the error of its exchange, unless it has one already.
     pub(super) fn leave_error(&self, error: impl FnOnce() -> Error) {
         if let VisitorSource::Program { cut_error, .. } = self {
             cut_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(error);
@@ -225,26 +226,26 @@ impl Visitor {
     }
 }
 
-/// Where a device's connection stands.
+/// The state of a device's connection.
 pub(crate) enum Device {
-    /// An offer or a poll is being read (`began`: some of it is here; `polled`: it is not the first
-    /// on this connection; `told`: the event that the last reply on it brought).
+    /// An offer or a poll is being read. `began`: a part has arrived. `polled`: it is not the first
+    /// on this connection. `told`: the event in the last reply on it.
     Head { began: bool, polled: bool, told: Option<MessageId> },
     /// `authorize` is looking at it.
     Deciding(Box<DeviceHead>),
-    /// The answer that it brings is being read.
+    /// The answer in it is being read.
     PostedAnswer(Box<PostedAnswer>),
     /// It waits for a request.
     Held { registration: Arc<Registration>, hold: Hold },
     /// A poll is being answered.
     PollReply(Box<PollReply>),
-    /// Turned.
+    /// It is a link.
     Link(Link),
 }
 
-/// What happens to a held connection when there is a request.
+/// The bytes for a held connection when there is a request.
 pub(crate) enum Hold {
-    /// On-demand turn: these bytes, then the request.
+    /// On-demand turn: this 101, then the request.
     Offer(Vec<u8>),
     /// The request as an event.
     Poll(Box<Parked>),
@@ -254,9 +255,9 @@ pub(crate) struct Link {
     pub(super) registration: Arc<Registration>,
     /// The exchange it carries.
     pub(super) exchange: Option<Key>,
-    /// It was told to leave, or has to; it is closed after its answer.
+    /// It got a goaway, or has to end; it is closed after its answer.
     pub(super) leaving: bool,
-    /// It serves this visitor's connection and nobody else.
+    /// It is reserved for this visitor's connection.
     pub(super) pinned: Option<Id>,
     /// That visitor's request, which waits until a heartbeat is over.
     pub(super) wanted: Option<Key>,
@@ -284,8 +285,8 @@ impl Device {
     }
 }
 
-/// A visitor's hold on its link. It goes where the visitor's state goes, and with its last copy the
-/// link ends, on whichever way the visitor went.
+/// A visitor's reservation of a link. It is part of the visitor's state, and dropping its last copy
+/// ends the link, however the visitor's connection ended.
 pub(crate) struct Pin {
     pub(super) remote: Remote<Command>,
     pub(super) link: Id,
@@ -297,7 +298,7 @@ impl Drop for Pin {
     }
 }
 
-/// The state of a connection, where it is of that kind.
+/// Typed access to the state of a connection.
 pub(super) trait States {
     fn state(&self, id: Id) -> Option<&State>;
     fn state_mut(&mut self, id: Id) -> Option<&mut State>;
@@ -355,7 +356,7 @@ pub(super) trait States {
         if let State::Peer(link) = self.state_mut(id)? { Some(link) } else { None }
     }
 
-    /// The registration of a link, or of an offer or poll that is held.
+    /// The registration of a link, or of a held offer or poll.
     fn registration(&self, id: Id) -> Option<Arc<Registration>> {
         match self.device(id)? {
             Device::Link(link) => Some(link.registration.clone()),
@@ -374,27 +375,28 @@ impl States for Connections<State> {
     }
 }
 
-/// The compiler copies up to 128 bytes in place; for more it calls a function, at each of a dozen
-/// moves on the way to the loop.
+/// The compiler copies up to 128 bytes inline; for more it calls `memcpy`, at each of a dozen moves
+/// on the way to the loop.
 #[cfg(not(test))] // with a simulated socket a stream is larger
 const _: () = assert!(size_of::<Command>() <= 128);
 
-/// What other threads ask of the gateway's loop.
+/// A command of another thread to the gateway's loop.
 pub(crate) enum Command {
     /// A link for a program's `send()`.
     Borrow(Borrow),
-    /// One end of a connection over which a program asks this device as a visitor asks.
+    /// One end of a connection on which a program's requests to this device are served like a
+    /// visitor's.
     #[cfg(feature = "ureq")]
     Open { name: String, reply: LeaseReply },
-    /// The link comes back, or has ended.
+    /// Returns a leased link, or reports its end.
     Return { lease: LeaseId, stream: Result<(Stream, Vec<u8>), CloseReason> },
-    /// Tell when a name has a link.
+    /// Waits until a name is connected.
     Wait { name: String, time: Duration, cancel: Option<Cancel>, reply: NameReply },
     /// Some of the threads that wait were cancelled.
     Cancelled,
-    /// How many links a name has (in all, and idle), and how it is connected.
+    /// The links of a name, and its transport.
     Links { name: String, reply: Sender<(LinkCounts, Option<Transport>)> },
-    /// What there is of those of these names that are connected to this loop.
+    /// The devices with these names that are connected to this loop.
     Devices { names: Vec<Arc<str>>, reply: Sender<Vec<DeviceInfo>> },
     /// A helper has read a long message in JSON.
     Parsed { id: Id, answer: Box<Result<Option<Answer>, Refusal>>, held: Held },
@@ -402,7 +404,7 @@ pub(crate) enum Command {
     Encoded { poll: Id, event: MessageId, json: Result<(Vec<u8>, Held), Refusal> },
     /// `authorize` has decided.
     Decided { id: Id, offer: Box<Offer>, verdict: Result<Grant, Reject> },
-    /// Another server did the 101.
+    /// Adopts a connection for which another server has written the 101.
     Adopt {
         stream: Stream,
         unread: Vec<u8>,
@@ -410,16 +412,16 @@ pub(crate) enum Command {
         grant: Grant,
         reply: Sender<Result<(), Error>>,
     },
-    /// A listener.
+    /// Adds a listener.
     Listen {
-        /// `None`: another loop accepts for this one.
+        /// `None` if another loop accepts for this one.
         listener: Option<TcpListener>,
         at: SocketAddr,
         side: Side,
         tls: Option<Box<GatewayTls>>,
         reply: Sender<Result<(), Error>>,
     },
-    /// Other certificates for the listener at this address, which has some.
+    /// Replaces the certificates of the listener at this address.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     SetTls { at: SocketAddr, tls: GatewayTls, reply: Sender<Result<ShownAt, Error>> },
     /// These client certificates, accepted by this listener before its settings were replaced, are
@@ -430,46 +432,45 @@ pub(crate) enum Command {
     Unlisten { at: SocketAddr, reply: Sender<Result<(), Error>> },
     /// Replaces bounds and timeouts.
     SetLimits { limits: Box<Limits>, reply: Sender<()> },
-    /// Replaces the routes of the listener at this address. The old ones are returned, as the loop
-    /// should not spend time on freeing a long table.
+    /// Replaces the routes of the listener at this address. The old ones are returned, so that the
+    /// loop does not spend time on freeing a long table.
     SetRoutes { at: SocketAddr, table: Arc<Table>, reply: Sender<Result<Arc<Table>, Error>> },
     /// Replaces tokens. The old ones are returned, like routes.
     SetTokens { whose: Whose, tokens: Arc<Tokens>, reply: Sender<Result<Arc<Tokens>, Error>> },
-    /// Adds a subscriber for events; it is answered when that is done.
+    /// Adds a subscriber for events, and confirms it.
     Subscribe { subscriber: Subscriber, reply: Sender<()> },
     /// Stops the gateway: announces it during `notice`, then accepts no new requests, and lets
     /// exchanges in progress finish within `time`.
     Drain { notice: Duration, time: Duration },
-    /// The visitor's connection that this link was pinned to is over.
+    /// The visitor's connection to which this link was pinned has ended.
     Unpin { link: Id },
     /// A connection that another loop hands over to this one.
     Moved { parcel: Box<Parcel<State>>, errand: Errand },
     /// A connection that another loop has accepted for this one.
     Accepted { listener: usize, stream: Stream, from: SocketAddr },
-    /// These names are connected to another loop, and somebody waits for a name.
+    /// These names are connected to another loop, and callers wait for names.
     Announce { names: Arc<[Arc<str>]> },
-    /// Another loop has no room for a connection by this side: one of this loop's is to give way.
+    /// Another loop has no room for a connection of this side: this loop should close one.
     GiveWay { side: Whose },
     /// There are too many unauthenticated connections to this port, and this one is the oldest of
     /// them.
     CloseUnseen { port: Port, id: Id },
-    /// What an operator asks.
+    /// An operator's question.
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     Observe(Question),
-    /// The directory of gateways has said where a device is, or why it cannot say.
+    /// The directory's answer on where a device is.
     Located { name: Box<str>, found: Located },
-    /// What is known of the location of devices may be wrong ([`Changes`](super::changes::Changes)).
+    /// Cached locations of devices may be wrong ([`Changes`](super::changes::Changes)).
     ForgetPeers,
-    /// Whether the names of this offer are its own in the table of several gateways; `None`: that
-    /// did not answer.
+    /// The verdict of the shared table on the names of this offer. `None` if it did not answer.
     Claimed { id: Id, number: u64, claimed: Option<Result<ClaimGuard, OtherOwner>> },
-    /// Another gateway has a name that was claimed with this epoch.
+    /// Another gateway has taken a name that was claimed with this epoch.
     LostName { name: Arc<str>, epoch: u64, to: Rival },
     /// Answered when the loop has completed a turn.
     Ping { reply: Sender<()> },
 }
 
-/// A program's thread wants a link.
+/// A program's thread needs a link.
 pub(crate) struct Borrow {
     pub(super) name: String,
     pub(super) wait: Wait,
@@ -481,13 +482,13 @@ pub(crate) struct Borrow {
 
 /// The reason a connection was moved.
 pub(crate) enum Errand {
-    /// A visitor's request, which lies in it unread.
+    /// A visitor's request, which is unread in its buffer.
     Ask,
     /// This offer or poll, which was granted.
     Register(Box<Granted>),
 }
 
-/// An offer that was granted, on its way to being admitted.
+/// An offer that was granted and is not admitted yet.
 pub(crate) struct Granted {
     pub(super) offer: Offer,
     pub(super) grant: Grant,
@@ -497,7 +498,7 @@ pub(crate) struct Granted {
 /// Whether the names of an offer were claimed in a table of several gateways.
 #[derive(Default)]
 pub(crate) enum Claim {
-    /// It has not been tried, or they need none.
+    /// It was not tried, or is not needed.
     #[default]
     None,
     /// The table did not answer.
@@ -508,9 +509,9 @@ pub(crate) enum Claim {
 /// The path of an offer through the loops.
 #[derive(Default)]
 pub(crate) struct Journey {
-    /// How often it was moved.
+    /// The number of moves.
     pub(super) moves: u8,
-    /// Sessions that it has replaced under names which loops have given up for it.
+    /// Sessions that it has replaced under names that other loops have given up for it.
     pub(super) replaced: Vec<(Box<str>, Session, Instant)>,
     pub(super) claim: Claim,
 }
@@ -520,23 +521,22 @@ pub(crate) type ShownAt = (usize, Vec<Arc<Shown>>);
 
 pub(crate) struct GatewayRole {
     pub(super) settings: Settings,
-    /// For heads that were written here.
+    /// The limits for heads that were written here.
     pub(super) own_limits: Limits,
     pub(super) credentials: Credentials,
-    /// No certificate that let a device in expires before.
+    /// The next time at which a certificate of a device may expire.
     pub(super) next_expiry: Option<SystemTime>,
     pub(super) admission: Admission,
     pub(super) helpers: Workers,
-    /// Threads that read and write long JSON, separate so that offers do not wait for messages of
-    /// devices.
+    /// Separate threads for long JSON, so that offers do not wait for messages of devices.
     pub(super) json_workers: Workers,
     pub(super) link_workers: Workers,
-    /// This loop's number, and the ways to all of them.
+    /// This loop's number, and the senders to all loops.
     pub(super) number: usize,
     pub(super) loops: Loops<Command>,
-    /// Connections that it has accepted for others, where it accepts for all of them.
+    /// Connections that it has accepted for all loops, if it does so.
     pub(super) dealt: Option<usize>,
-    /// The way to this loop.
+    /// The sender to this loop.
     pub(super) remote: Remote<Command>,
     pub(super) stats: Arc<Stats>,
     pub(super) observer: Observer,
@@ -546,21 +546,21 @@ pub(crate) struct GatewayRole {
     pub(super) deadlines: ExchangeDeadlines,
     pub(super) registry: Registry,
     pub(super) events: Deliveries,
-    /// For whole messages in memory.
+    /// The budget for whole messages in memory.
     pub(super) budget: Budget,
     /// Counts the heads of requests in progress, of which each has a bound.
     pub(super) heads: Budget,
-    /// Recent requests of each client, in all loops.
+    /// Counts recent requests of each client, in all loops.
     pub(super) rates: Arc<RateTable>,
     pub(super) sign_ins: Arc<SignIns>,
-    /// Some link is registered under an origin: visitors' hosts are looked up.
+    /// Set if a link is registered under an origin, so that visitors' hosts have to be looked up.
     pub(super) origins: Arc<AtomicBool>,
     pub(super) leases: Leases,
     pub(super) callers: Callers,
     pub(super) alarms: Alarms,
     pub(super) follow_ups: VecDeque<FollowUp>,
     pub(super) subscribers: Arc<Mutex<Subscribers>>,
-    /// Switched connections in the hands of programs.
+    /// Upgraded connections that programs hold.
     pub(super) upgrades: Arc<Upgrades>,
     /// Other gateways, if it knows any.
     pub(super) peers: Option<Box<PeerTable>>,
@@ -574,16 +574,16 @@ pub(crate) struct GatewayRole {
 pub(super) const SHORT_OF_MEMORY: &str =
     "this gateway has taken nine tenths of memory_bytes_max; try again later";
 pub(super) const STOPPED: &str = "this gateway stopped";
-/// Threads that read and write long JSON at once. Each may take some times a message's length
-/// meanwhile, which is counted nowhere; they are few.
+/// The number of threads for long JSON. Each may use several times a message's length, which is not
+/// counted; so there are few.
 const JSON_THREADS: usize = 2;
-/// Whether the system spreads connections over sockets that listen at one address. Where it does
-/// not, the first loop accepts for all.
+/// Whether the system distributes connections among sockets that listen at one address. If not, the
+/// first loop accepts for all.
 pub(super) const EACH_ACCEPTS: bool = cfg!(target_os = "linux");
 /// How often old names are forgotten.
 pub(super) const TICK: Duration = Duration::from_secs(30);
 
-/// What the loops of a gateway share: settings, common counters, and worker threads.
+/// Settings, counters and worker threads that the loops of a gateway share.
 pub(super) struct Common {
     settings: Settings,
     directory: Arc<Directory>,
@@ -678,7 +678,7 @@ impl Common {
 }
 
 impl GatewayRole {
-    /// The role of the loop that has this number among `loops`.
+    /// The role of the loop with this number.
     pub(super) fn new(
         common: &Common,
         (loops, number): (Loops<Command>, usize),

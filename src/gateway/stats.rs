@@ -9,7 +9,7 @@ use crate::observe::records::Taken;
 
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
-    /// Knows how many names are connected.
+    /// It counts the connected names.
     pub(super) directory: Arc<Directory>,
     pub(super) polls: AtomicUsize,
     pub(super) turns: AtomicU64,

@@ -1,14 +1,14 @@
-//! Credentials bound to names: the table of tokens, and what an `Authorization` field shows. Which
-//! table is in force is [`credentials`](super::credentials)' business.
+//! Credentials bound to names: the table of tokens, and the token in an `Authorization` field.
+//! [`credentials`](super::credentials) decides which table is current.
 //!
 //! ```text
 //!   Authorization ─► digest ─► a line of the table? ─► are these names of that line? ─► (authorize) ─► the registry: held by another? 409
 //!                     │ none, malformed: 401   │ no: 401                │ no: 403
 //! ```
-//! The table holds SHA-256 of tokens, no token. Looking a digest up is no oracle: a client cannot
-//! choose the digests of the tokens it sends, the table's own hash has a random key, and to know a
-//! digest is not to know a token of 32 random bytes. The names are looked at only behind a known
-//! digest, so that nobody learns without one which names there are.
+//! The table contains the SHA-256 of each token, and no token. The look-up of a digest is not an
+//! oracle: a client cannot choose the digests of the tokens that it sends, the table's own hash has
+//! a random key, and a digest does not reveal a token of 32 random bytes. Names are checked only
+//! for a known digest, so that clients without a token do not learn which names exist.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -35,7 +35,7 @@ impl Digest {
         &self.0
     }
 
-    /// One that this gateway has signed.
+    /// A digest that this gateway has signed.
     pub(super) fn of_bytes(bytes: [u8; 32]) -> Self {
         Digest(bytes)
     }
@@ -47,17 +47,17 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// What a visitor without a right token is told to bring; browsers ask for it (RFC 7617 §2, RFC
+/// The challenges for a visitor without a valid token, for which browsers ask (RFC 7617 §2, RFC
 /// 6750 §3).
 pub(super) const CHALLENGES: [(&str, &str); 2] = [
     ("WWW-Authenticate", "Basic realm=\"ptth\", charset=\"UTF-8\""),
     ("WWW-Authenticate", "Bearer realm=\"ptth\""),
 ];
 
-/// Longest comment of a line that is kept as its label, in bytes.
+/// The longest label, in bytes; a longer comment is cut.
 const LABEL_BYTES_MAX: usize = 64;
 
-/// Bytes of a random token, which is written in base64url.
+/// The number of bytes of a random token, which is written in base64url.
 const TOKEN_BYTES: usize = 32;
 
 /// A table of tokens and the names that each is bound to. Only the SHA-256 of each token is kept.
@@ -73,7 +73,7 @@ const TOKEN_BYTES: usize = 32;
 #[derive(Clone, Default)]
 pub struct Tokens {
     lines: HashMap<Digest, Line>,
-    /// Every name that is written out: a device of this name is known before it has ever come.
+    /// All names that are written out: devices of these names are known before they first connect.
     names: HashSet<Box<str>>,
 }
 
@@ -85,7 +85,7 @@ struct Line {
     names: HashSet<Box<str>>,
     /// Every device name.
     any: bool,
-    /// Every host one label below: what stands before that label, and what behind it.
+    /// Origins of every host one label below: the texts before and after that label.
     below: Vec<(Box<str>, Box<str>)>,
     /// The identity, for take-overs.
     identity: Arc<str>,
@@ -98,7 +98,7 @@ struct Line {
 #[derive(Clone, PartialEq, Eq)]
 struct Expiry {
     day: Box<str>,
-    /// From then on it no longer counts.
+    /// The time from which it is invalid.
     at: SystemTime,
 }
 
@@ -111,7 +111,7 @@ impl Expiry {
     }
 }
 
-/// What stands behind a line's names where its token has a last day.
+/// The word after a line's names if its token has a last day.
 const EXPIRES: &str = "expires=";
 
 /// Shows how many there are.
@@ -247,7 +247,7 @@ impl Tokens {
         Ok(line)
     }
 
-    /// What an operator calls this token: the comment of its line, or the number of that.
+    /// The operator's label of this token: the comment of its line, or the line's number.
     pub(crate) fn label(&self, digest: &Digest) -> Option<Box<str>> {
         let line = self.lines.get(digest)?;
         match &*line.label {
@@ -256,7 +256,7 @@ impl Tokens {
         }
     }
 
-    /// Its comment alone: what its owner may read, who does not know the file.
+    /// Only its comment, for its owner, who does not know the file.
     pub(super) fn comment(&self, digest: &Digest) -> Option<Box<str>> {
         let label = &self.lines.get(digest)?.label;
         (!label.is_empty()).then(|| label.clone())
@@ -267,13 +267,13 @@ impl Tokens {
         self.lines.get(digest).is_some_and(|line| !line.is_over(SystemTime::now()))
     }
 
-    /// The last day of a token, where that is over.
+    /// The last day of a token, if that is over.
     pub(crate) fn expired(&self, digest: &Digest) -> Option<&str> {
         let line = self.lines.get(digest).filter(|line| line.is_over(SystemTime::now()))?;
         line.expires.as_ref().map(|expiry| &*expiry.day)
     }
 
-    /// When the next token no longer counts.
+    /// When the next token expires.
     pub(super) fn next_expiry(&self, now: SystemTime) -> Option<SystemTime> {
         let all = self.lines.values().filter_map(|line| Some(line.expires.as_ref()?.at));
         all.filter(|at| *at > now).min()
@@ -292,7 +292,7 @@ impl Tokens {
         self.is_valid(digest) && self.lines.get(digest).is_some_and(|line| line.allows(name))
     }
 
-    /// Returns true if a line has this name, written out.
+    /// Returns true if a line contains this name, written out.
     pub(super) fn names(&self, name: &str) -> bool {
         self.names.contains(name)
     }
@@ -361,7 +361,7 @@ impl Line {
     }
 }
 
-/// The last day stands behind the names, in a word of its own.
+/// Separates the names from the last day, which is the following word.
 fn names_and_expiry(text: &str) -> Result<(&str, Option<Expiry>), String> {
     let text = text.trim();
     let last = text.rfind(char::is_whitespace).map_or(0, |at| at + 1);
@@ -386,8 +386,8 @@ fn digest_of_hex(digits: &str) -> Result<Digest, String> {
         .ok_or_else(|| format!("there are {} hex digits; a SHA-256 has 64", digits.len()))
 }
 
-/// What was done wrong when the line of a token was written that the table does not know: the line's
-/// number, and the mistake. Nobody but the operator learns it.
+/// If an unknown token is in a line that was written incorrectly: the line's number, and the
+/// mistake. Only the operator gets this.
 pub(super) fn mistake<'a>(
     tokens: &Tokens,
     fields: impl Iterator<Item = &'a [u8]>,
@@ -403,8 +403,8 @@ pub(super) fn mistake<'a>(
     })
 }
 
-/// The digest of the token that `Authorization` fields show, as `Bearer` or as the password of
-/// `Basic`. `None`: there is [no valid one](Credential::of).
+/// The digest of the token in `Authorization` fields, as `Bearer` or as the password of `Basic`.
+/// `None` if there is [no valid one](Credential::of).
 pub(crate) fn shown<'a>(fields: impl Iterator<Item = &'a [u8]>, most: usize) -> Option<Digest> {
     Credential::of(fields, most).map(|credential| digest(credential.secret()))
 }

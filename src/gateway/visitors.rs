@@ -1,5 +1,5 @@
-//! The visitors' port: requests are read, planned and begun, and visitors are told why a device is
-//! not available. Which device a request is for is decided in [`routes`](super::routes).
+//! The visitors' port: reads, plans and begins requests, and answers visitors if a device is not
+//! available. Which device a request is for is decided in [`routes`](super::routes).
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -53,7 +53,7 @@ const NOT_A_PEER: LocalAnswer<'static> = LocalAnswer {
 };
 const LOOP: &str = "this request has come through this gateway before (Via): its device forwards to where it came from";
 
-/// How a visitor's connection came in.
+/// Properties of a visitor's connection.
 #[derive(Clone, Copy)]
 struct Arrival {
     listener: usize,
@@ -65,7 +65,7 @@ struct Arrival {
 }
 
 impl Arrival {
-    /// `None`: no visitor's.
+    /// `None` if it is not a visitor's.
     fn of(source: &VisitorSource) -> Option<Self> {
         match source {
             VisitorSource::Visitors { listener, from, trusted, secure, .. } => {
@@ -89,7 +89,7 @@ struct Planned<'r> {
     /// `Authorization` was for this gateway.
     drop_authorization: bool,
     claims: Option<ProxyClaims<'r>>,
-    /// The connection may be kept after an answer of ours.
+    /// The connection may be kept after a local answer.
     keep: bool,
 }
 
@@ -159,8 +159,8 @@ impl GatewayRole {
         }
     }
 
-    /// Tells another gateway, or a client that mistakes this for its port, why the request goes to
-    /// no device.
+    /// Answers another gateway, or a client that mistakes this port for another one, if the request
+    /// goes to no device.
     fn answer_peer(
         &mut self,
         cx: &mut Connections<State>,
@@ -195,7 +195,7 @@ impl GatewayRole {
         self.answer_visitor(cx, id, &answer);
     }
 
-    /// The answer of the health path; `allowed`: the method is GET or HEAD.
+    /// The answer of the health path. `allowed` means that the method is GET or HEAD.
     fn health(&self, allowed: bool) -> (u16, &'static str) {
         match (allowed, self.lifecycle.is_ending()) {
             (false, _) => (405, "this path tells whether the gateway serves; ask with GET or HEAD"),
@@ -260,7 +260,7 @@ impl GatewayRole {
             Ok(None) => {
                 peer.keep(bytes);
                 if !had_begun && !first {
-                    cx.set_deadline(id, Some(cx.after(self.settings.limits.head_timeout))); // in all, from the first byte on
+                    cx.set_deadline(id, Some(cx.after(self.settings.limits.head_timeout))); // for the whole head, from its first byte
                 }
                 Asked::NotYet
             }
@@ -362,7 +362,7 @@ impl GatewayRole {
         }
     }
 
-    /// The operators' name of the token that a visitor has signed in with.
+    /// The operator's label of the token with which a visitor has signed in.
     fn label_of_cookie(
         &self,
         request: &FramedRequest<'_>,
@@ -376,7 +376,7 @@ impl GatewayRole {
         self.credentials.visitor_label(&digest)
     }
 
-    /// The same for a head that is malformed or incomplete: nothing in it is believed.
+    /// The same for a head that is malformed or incomplete: nothing in it is trusted.
     fn observe_malformed(&self, bytes: &[u8], source: &VisitorSource, refusal: &Refusal) {
         let VisitorSource::Visitors { from, .. } = source else { return };
         if self.observer.is_on() {
@@ -449,8 +449,8 @@ impl GatewayRole {
         arrival: Arrival,
     ) -> Result<Planned<'r>, Asked> {
         let to_head = request.method == "HEAD";
-        // For HTTP/1.0 only a relayed answer says `keep-alive`; without that word it ends the
-        // connection (RFC 9112 appendix C.2.2).
+        // For HTTP/1.0 only a relayed answer has `keep-alive`; without it the connection ends (RFC
+        // 9112 appendix C.2.2).
         let keep = request.framing() == Framing::Empty
             && request.minor > 0
             && head::keeps_alive(request.minor, &request.fields)
@@ -521,7 +521,7 @@ impl GatewayRole {
         Ok(Planned { to, device, token, drop_authorization, claims, keep })
     }
 
-    /// Where the visitor of a request may sign in.
+    /// The scope in which the visitor of a request may sign in.
     fn scope_of(
         &self,
         to: &Destination<'_>,
@@ -537,7 +537,7 @@ impl GatewayRole {
     /// The token of a request where visitors sign in, which may be in a cookie.
     ///
     /// # Errors
-    /// It is answered by a page of the gateway's own.
+    /// The gateway answers with its own page.
     #[cold]
     fn signed_in(
         &self,
@@ -710,7 +710,7 @@ impl GatewayRole {
             return Ok(Found::Device(table.whole(name, to)));
         }
         Ok(match table.find(method, to, &self.settings.limits)? {
-            // What the proxy took off stands before the path that its client knows.
+            // The prefix that the proxy removed is part of the path that its client knows.
             Found::AddSlash(location) => {
                 Found::AddSlash([claims.map_or("", ProxyClaims::prefix), &location].concat())
             }
@@ -768,7 +768,7 @@ fn proxy_error(status: u16) -> Option<&'static str> {
     match status {
         401 | 403 | 429 => Some("http_request_denied"),
         404 => Some("destination_not_found"),
-        503 => Some("connection_limit_reached"), // of a route
+        503 => Some("connection_limit_reached"), // the bound of a route
         508 => Some("proxy_loop_detected"),
         _ => Some("http_request_error"),
     }

@@ -1,4 +1,4 @@
-//! Requests that wait for a link or a poll: for how long, and the answer if none comes.
+//! Requests that wait for a link or a poll: the duration, and the answer if none comes.
 
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
@@ -53,7 +53,7 @@ impl GatewayRole {
         self.exchanges.get(key).is_some_and(|exchange| exchange.is_of_device)
     }
 
-    /// The reason that nobody knows this device, and who was asked.
+    /// The text for a device that is unknown everywhere, and where it was looked for.
     fn unknown_everywhere(&self, cx: &Connections<State>, id: Id, key: Key, name: &str) -> String {
         if self.has_come_from_device(key) {
             return for_visitors(&format!("and no device {name} is connected"));
@@ -98,7 +98,7 @@ impl GatewayRole {
         );
     }
 
-    /// Ends an exchange whose device has come to another loop.
+    /// Ends an exchange whose device has connected to another loop.
     pub(super) fn give_up_moved(&mut self, cx: &mut Connections<State>, key: Key) {
         let waiting = self.exchanges.get(key).filter(|exchange| exchange.is_waiting());
         let Some(downstream) = waiting.and_then(|exchange| exchange.downstream()) else { return };

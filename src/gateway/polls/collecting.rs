@@ -1,4 +1,4 @@
-//! A request for a device that polls is read whole before it is handed out.
+//! Reads a request for a device that polls completely before it is handed out.
 
 use crate::close_reason::CloseCause;
 use crate::engine::connections::{Connections, Id};
@@ -62,7 +62,7 @@ impl GatewayRole {
         false
     }
 
-    /// Reads on of a request that is collected; when it is whole it looks for its device anew.
+    /// Continues to collect a request; when it is complete, it looks for its device again.
     pub(in crate::gateway) fn collect(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let (limits, now) = (self.settings.limits.clone(), cx.now());
         let mut scratch = cx.take_scratch();
@@ -99,7 +99,7 @@ impl GatewayRole {
         );
     }
 
-    /// When the next bytes of a body that is collected have to be there.
+    /// Sets the deadline for the next bytes of a body that is being collected.
     fn await_body(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let (now, silence) = (cx.now(), self.waits(key).body_silence.time);
         let Some(body) = self.exchanges.get_mut(key).and_then(|exchange| exchange.gathering())

@@ -1,4 +1,4 @@
-//! Events on their way: which device has which, since when, and which are to go out once more.
+//! Events in delivery: which device has which event, since when, and which have to be sent again.
 //! Pure data, no socket.
 
 use std::collections::hash_map::Entry;
@@ -12,28 +12,28 @@ use crate::engine::slab::Key;
 use crate::gateway::registry::{Owner, Registration};
 use crate::proto::digits::{from_hex, hex};
 
-/// Names an event: 16 random bytes, in hex on the wire.
+/// The id of an event: 16 random bytes, in hexadecimal on the wire.
 pub(crate) type MessageId = [u8; 16];
 
-/// An event that a device has, or is being given.
+/// An event that was sent to a device, or is being sent.
 pub(crate) struct Handed {
     pub(crate) key: Key,
     pub(crate) downstream: Id,
     pub(crate) name: Box<str>,
-    /// The one it was given to last.
+    /// The owner to which it was sent last.
     pub(crate) owner: Owner,
     pub(crate) registration: Arc<Registration>,
     /// When it has to be answered.
     pub(crate) until: Instant,
-    /// It was written whole at least once: the device may be at work.
+    /// It was written completely at least once: the device may be working on it.
     pub(crate) told: bool,
-    /// It was handed out once more after a silence.
+    /// It was sent a second time after a silence.
     pub(crate) repeated: bool,
     /// Its device counts as connected.
     pub(crate) present: bool,
 }
 
-/// A request on its way to a device as an event.
+/// A request that is being sent to a device as an event.
 #[derive(Clone, Copy)]
 pub(crate) struct Outgoing<'n> {
     pub(crate) event: MessageId,
@@ -43,16 +43,16 @@ pub(crate) struct Outgoing<'n> {
     pub(crate) name: &'n str,
 }
 
-/// How often a device was given an event.
+/// Whether an event is sent to a device for the first time or again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Given {
     First,
     Again,
-    /// Once more, after it had closed the connection that brought the event.
+    /// Again, after the device had closed the connection on which the event was sent.
     Back,
 }
 
-/// When an event is due to be handed out once more.
+/// When an event has to be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     Never,
@@ -60,11 +60,11 @@ pub(crate) enum Due {
     Now(MessageId),
 }
 
-/// Events on their way.
+/// Events in delivery.
 #[derive(Default)]
 pub(crate) struct Deliveries {
     handed: HashMap<MessageId, Handed>,
-    /// When each was written whole, oldest first; those that were answered are skipped.
+    /// When each was completely written, oldest first; answered ones are skipped.
     unanswered: VecDeque<(Instant, MessageId)>,
     /// The role's alarm for those is set.
     alarm: bool,
@@ -85,8 +85,7 @@ impl Deliveries {
         self.handed.get(event)
     }
 
-    /// A device is given an event, for the first time or once more; what its registry has to know
-    /// of that.
+    /// An event is sent to a device, for the first time or again. Returns which, for the registry.
     pub(crate) fn hand(&mut self, event: MessageId, handed: Handed) -> Given {
         match self.handed.entry(event) {
             Entry::Vacant(vacant) => {
@@ -104,7 +103,7 @@ impl Deliveries {
         }
     }
 
-    /// An event is answered, or nobody asks any more.
+    /// Removes an event that was answered, or whose caller has left.
     pub(crate) fn take(&mut self, event: &MessageId) -> Option<Handed> {
         let taken = self.handed.remove(event)?;
         while self.unanswered.front().is_some_and(|(_, id)| !self.handed.contains_key(id)) {
@@ -113,8 +112,8 @@ impl Deliveries {
         Some(taken)
     }
 
-    /// An event was written whole; it is looked at again later (`later`), if ever. Returns true if
-    /// an alarm has to be set for that.
+    /// An event was completely written. With `later` it is checked again. Returns true if an alarm
+    /// has to be set for that.
     pub(crate) fn written(&mut self, event: MessageId, now: Instant, later: bool) -> bool {
         let Some(handed) = self.handed.get_mut(&event) else { return false };
         handed.told = true;
@@ -124,8 +123,8 @@ impl Deliveries {
         later && !std::mem::replace(&mut self.alarm, true)
     }
 
-    /// The device has closed the connection that brought it this event. Returns its name, where it
-    /// counted as connected by that.
+    /// The device has closed the connection on which it received this event. Returns its name, if
+    /// it counted as connected because of the event.
     pub(crate) fn desert(&mut self, event: &MessageId) -> Option<&str> {
         let handed = self.handed.get_mut(event)?;
         std::mem::take(&mut handed.present).then_some(&*handed.name)
@@ -135,7 +134,7 @@ impl Deliveries {
         self.alarm = false;
     }
 
-    /// The next event that was written so long ago, and not handed out once more since.
+    /// The next event that was written this long ago, and not sent again since.
     pub(crate) fn next_due(&mut self, now: Instant, after: Duration) -> Due {
         while let Some((at, event)) = self.unanswered.front().copied() {
             let rest = after.saturating_sub(now.saturating_duration_since(at));
@@ -151,12 +150,12 @@ impl Deliveries {
         Due::Never
     }
 
-    /// An event is handed out once more after a silence.
+    /// An event is sent a second time after a silence.
     pub(crate) fn repeat(&mut self, event: &MessageId) {
         self.handed.get_mut(event).into_iter().for_each(|handed| handed.repeated = true);
     }
 
-    /// Events that are like that, in an order that does not depend on a table's, so that a
+    /// The events that match, in an order that does not depend on the hash table, so that a
     /// simulated run can be repeated.
     pub(crate) fn those(&self, like: impl Fn(&Handed) -> bool) -> Vec<MessageId> {
         let found = self.handed.iter().filter(|(_, handed)| like(handed));
@@ -165,8 +164,8 @@ impl Deliveries {
         found
     }
 
-    /// Returns true if this event was given to a device that is registered like this (protocol.md
-    /// §2.1, *identity*).
+    /// Returns true if this event was sent to a device with this registration (protocol.md §2.1,
+    /// *identity*).
     pub(crate) fn is_for(
         &self,
         event: &MessageId,
@@ -194,7 +193,7 @@ impl Deliveries {
     }
 }
 
-/// An id of ours as it stands on the wire.
+/// Parses one of our ids from the wire.
 pub(crate) fn read_id(text: &str) -> Option<MessageId> {
     from_hex(text.as_bytes()).filter(|_| !text.bytes().any(|digit| digit.is_ascii_uppercase()))
 }

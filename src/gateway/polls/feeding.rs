@@ -10,7 +10,7 @@ use crate::gateway::registry::{Registration, Waiter};
 use crate::gateway::state::{Device, GatewayRole, Hold, State};
 
 impl GatewayRole {
-    /// A poll takes what waits, or is held.
+    /// A poll takes a waiting request, or is held.
     pub(in crate::gateway) fn park(
         &mut self,
         cx: &mut Connections<State>,
@@ -32,13 +32,13 @@ impl GatewayRole {
         let at = cx.after(self.settings.limits.poll_hold);
         cx.set_deadline(id, Some(at));
         match self.feed(cx, &registration) {
-            // One that nobody took ends: nothing else comes.
+            // A poll without a request ends: no further request will come.
             _ if self.lifecycle.is_draining() => self.part(cx, id),
             false if first && !knows => self.poll_expired(cx, id),
             _ => {}
         }
-        // What came while the answer was parsed, its end above all, was not looked at, and no event
-        // tells of it again.
+        // Input that arrived while the answer was parsed, above all its end, was not read, and
+        // there is no second event for it.
         if cx.get(id).is_some_and(|p| p.has_input()) {
             cx.reschedule(id);
         }
@@ -55,8 +55,7 @@ impl GatewayRole {
                 return true;
             }
         }
-        // A caller that cannot be served yet (its body is collected first) makes room for the next
-        // one.
+        // If a caller cannot be served yet (its body is collected first), the next one is tried.
         for _ in 0..self.settings.limits.waiting_per_device_max {
             let waiter = self
                 .registry

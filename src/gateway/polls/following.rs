@@ -1,4 +1,4 @@
-//! Events in devices' hands: answered, late, to be handed out once more, or forgotten.
+//! Events that devices have: answered, late, sent again, or forgotten.
 
 use std::sync::Arc;
 
@@ -14,15 +14,16 @@ use crate::gateway::registry::{Owner, Waiter};
 use crate::gateway::state::{Asking, Device, GatewayRole, State, States};
 
 impl GatewayRole {
-    /// The device closed the connection that brought it this event, and was to keep it: it has
-    /// hardly the event in its hand still.
+    /// The device closed a connection that it should have kept, and on which it had received this
+    /// event. So it probably no longer works on the event.
     pub(in crate::gateway) fn event_deserted(&mut self, event: &MessageId) {
         if let Some(name) = self.events.desert(event) {
             self.registry.event_deserted(name);
         }
     }
 
-    /// An event did not reach its poll whole. `began`: some of it may have.
+    /// An event was not completely written to its poll. `began` means that a part of it may have
+    /// been.
     pub(in crate::gateway) fn event_not_told(
         &mut self,
         cx: &mut Connections<State>,
@@ -47,15 +48,15 @@ impl GatewayRole {
         }
     }
 
-    /// Returns true if an event may be delivered again: a device with a session knows its id;
-    /// otherwise the method has to allow it.
+    /// Returns true if an event may be delivered again: a device with a session remembers its id;
+    /// otherwise the method has to be idempotent.
     fn may_repeat(&self, handed: &Handed) -> bool {
         handed.owner.session.is_some()
             || self.exchanges.get(handed.key).is_some_and(|e| e.is_idempotent())
     }
 
-    /// Events that were handed out `redeliver_after` ago and are not answered go to the next poll
-    /// once more.
+    /// Events that were sent `redeliver_after` ago and are not answered are sent again with the
+    /// next poll.
     pub(in crate::gateway) fn redeliver(&mut self, cx: &mut Connections<State>) {
         let (now, after) = (cx.now(), self.settings.limits.redeliver_after);
         self.events.alarm_over();
@@ -81,7 +82,7 @@ impl GatewayRole {
         }
     }
 
-    /// Nobody waits for an event's answer any more.
+    /// The caller of an event no longer waits.
     pub(in crate::gateway) fn forget_event(&mut self, cx: &mut Connections<State>, downstream: Id) {
         let Some(Asking { event: Some(event), .. }) = cx.asking(downstream) else {
             return;
@@ -90,7 +91,7 @@ impl GatewayRole {
         self.answered(cx, &event);
     }
 
-    /// The events that the old session of these names had have failed.
+    /// Fails the events of the old session of these names.
     pub(in crate::gateway) fn fail_events_of(
         &mut self,
         cx: &mut Connections<State>,
@@ -172,14 +173,14 @@ impl GatewayRole {
     ) {
         let Some(reply) = cx.poll_reply_mut(poll) else {
             return;
-        }; // the poll is gone
+        }; // the poll has ended
         if reply.event != Some(event) {
             return;
         }
         let Some(head) = reply.later.take() else { return };
         let (json, held) = match json {
             Ok(written) if self.events.get(&event).is_some() => written,
-            Ok(_) => return self.tell_nothing(cx, poll, &head), // nobody waits for it any more
+            Ok(_) => return self.tell_nothing(cx, poll, &head), // its caller no longer waits
             Err(refusal) => {
                 self.tell_nothing(cx, poll, &head);
                 let handed = self.events.get(&event);
@@ -202,8 +203,7 @@ impl GatewayRole {
         self.told(cx, poll, sent);
     }
 
-    /// An event's answer is here: nothing of the event is left. The exchange that asked, where it
-    /// still waits.
+    /// An event was answered: removes it, and returns its exchange, if that still waits.
     pub(in crate::gateway) fn answered(
         &mut self,
         cx: &mut Connections<State>,

@@ -1,4 +1,4 @@
-//! Requests are handed out to held polls, as events.
+//! Hands requests out to held polls, as events.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,17 +16,16 @@ use crate::proto::forward::{self, waiting_line};
 use crate::proto::turn::Encoding;
 use crate::relay::LocalAnswer;
 
-/// What a request is as an event.
+/// A request as an event.
 enum EventText {
-    /// Itself (`message/http`).
+    /// The request unchanged (`message/http`).
     Request,
     Json(Vec<u8>),
-    /// Long JSON, which a helper writes out of this.
+    /// Long JSON, which a helper writes from this.
     Later(Arc<Vec<u8>>),
 }
 
-/// An event for a helper: the whole request, the line that names its caller, its share of the
-/// budget.
+/// An event for a helper: the whole request, an additional line, and its share of the budget.
 struct LaterEvent {
     whole: Arc<Vec<u8>>,
     line: Vec<u8>,
@@ -34,8 +33,8 @@ struct LaterEvent {
 }
 
 impl GatewayRole {
-    /// Hands a whole request to a held poll of its device. Returns false if there is none, or if
-    /// nobody waits for the answer any more.
+    /// Hands a complete request to a held poll of its device. Returns false if there is none, or if
+    /// its caller no longer waits.
     pub(in crate::gateway) fn hand_out(&mut self, cx: &mut Connections<State>, key: Key) -> bool {
         loop {
             let Some(downstream) =
@@ -68,8 +67,8 @@ impl GatewayRole {
         }
     }
 
-    /// Looks once more whether a held poll is there: an event that is written to one that has gone
-    /// is missed only after `redeliver_after`.
+    /// Checks that a held poll still exists: if an event is written to one that has ended, this is
+    /// noticed only after `redeliver_after`.
     fn is_held_still(&mut self, cx: &mut Connections<State>, poll: Id) -> bool {
         if let Some(peer) = cx.get_mut(poll) {
             peer.look_again();
@@ -78,7 +77,7 @@ impl GatewayRole {
         matches!(cx.device(poll), Some(Device::Held { .. }))
     }
 
-    /// Writes an event to a held poll. Returns false if the poll is gone, or cannot carry it, or
+    /// Writes an event to a held poll. Returns false if the poll has ended, or cannot carry it, or
     /// there is no room for the event.
     fn tell_event(
         &mut self,
@@ -145,7 +144,7 @@ impl GatewayRole {
         true
     }
 
-    /// What a request is as an event in this encoding; `None`: the exchange is gone.
+    /// The request as an event in this encoding. `None` if the exchange has ended.
     fn event_text(
         &self,
         outgoing: &Outgoing<'_>,
@@ -161,7 +160,7 @@ impl GatewayRole {
         if let Some(whole) = collected.as_ref().filter(|whole| whole.len() > JSON_INLINE_MAX) {
             return Some(Ok(EventText::Later(whole.clone())));
         }
-        // A head alone is bounded, and counted in the buffer that it is written to.
+        // A head alone is bounded, and counted in the connection's buffer.
         let held = collected.is_some().then_some(held);
         let (mut json, id) = (Vec::new(), id_text(&outgoing.event));
         let request = with_line(exchange.request(), line);
@@ -169,7 +168,7 @@ impl GatewayRole {
         Some(written.map(|()| EventText::Json(json)))
     }
 
-    /// Has a helper write a long event in JSON. The poll waits for it, and the request counts as
+    /// Lets a helper write a long event in JSON. The poll waits for it, and the request counts as
     /// handed out.
     fn tell_later(
         &mut self,
@@ -207,7 +206,7 @@ impl GatewayRole {
         true
     }
 
-    /// There is no memory to write a request as an event, now (503) or ever (413).
+    /// There is not enough memory to write a request as an event, now (503) or ever (413).
     pub(super) fn no_room_for_event(
         &mut self,
         cx: &mut Connections<State>,
@@ -259,7 +258,7 @@ impl GatewayRole {
         if let Some(Asking { event: place, .. }) = cx.asking_mut(downstream) {
             *place = Some(event);
         }
-        let until = self.events.get(&event).map(|handed| handed.until); // of the first time
+        let until = self.events.get(&event).map(|handed| handed.until); // of the first delivery
         cx.set_deadline(downstream, until);
     }
 }

@@ -1,4 +1,4 @@
-//! Polls leave the line: taken for an event, gone, or missing for too long.
+//! Held polls that are used for an event, end, or are missing for too long.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,7 +11,7 @@ use crate::gateway::registry::{Gap, Registration};
 use crate::gateway::state::{BETWEEN_POLLS, Device, GatewayRole, Hold, State};
 
 impl GatewayRole {
-    /// Takes a held poll out of line; the caller answers it.
+    /// Removes a held poll from the registry; the caller answers it.
     pub(in crate::gateway) fn take_poll(
         &mut self,
         cx: &mut Connections<State>,
@@ -55,7 +55,7 @@ impl GatewayRole {
             }
             Gap::Over(left, 0) => self
                 .gone(&left, &CloseCause::Absent.because("it did not come again within poll_gap")),
-            // All its polls may be at work for longer than any caller waits; the log should say so.
+            // All its polls may be busy for longer than any caller waits; this is logged.
             Gap::Over(left, n) => {
                 let text =
                     format!("it did not come again within poll_gap; requests in its hand: {n}");

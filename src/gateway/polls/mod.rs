@@ -6,13 +6,14 @@
 //!                                     └─► in line, until a poll (or a link) comes      │
 //!                                         ▲── written half-way, or 10 s of silence ◄───┘ the same id
 //! ```
-//! An event is the exchange's own request as it would go over a link; its answer is read by the
-//! code that reads a link. A held poll is a parked connection: no thread, no buffer.
+//! An event is the request that would be sent over a link, and the code for links parses its
+//! answer. A held poll is a parked connection: it costs no thread and no buffer.
 //!
-//! The data types stand above `state.rs`: [`deliveries`], [`posted`], [`reply`]. Below it stand the
-//! loop's steps: a poll is held and fed ([`feeding`]), or leaves the line ([`holding`]); a request
-//! is read whole ([`collecting`]) and handed out ([`handing`]); what became of it ([`following`]);
-//! a POST's answer ([`reading`]); replies ([`replying`]).
+//! The data types stand above `state.rs`: [`deliveries`], [`posted`], [`reply`]. The loop's steps
+//! are below it: a poll is held or gets a request ([`feeding`]), or ends ([`holding`]); a request
+//! is collected ([`collecting`]) and handed out as an event ([`handing`]), which is tracked until
+//! its answer ([`following`]); a POST's answer is read ([`reading`]), and polls are answered
+//! ([`replying`]).
 
 pub(super) mod deliveries;
 pub(super) mod posted;

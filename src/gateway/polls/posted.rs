@@ -1,4 +1,4 @@
-//! A POST that brings the answer to an event: how far it has been read.
+//! A POST with the answer to an event, and the progress of reading it.
 
 use crate::engine::slab::Key;
 use crate::error::Refusal;
@@ -8,8 +8,7 @@ use crate::limits::Limits;
 use crate::proto::body::Decoder;
 use crate::relay::Gathering;
 
-/// A request on the devices' port whose sender is known and registered, while the answer that it
-/// brings is read.
+/// A request of a registered device, while the answer in it is read.
 pub(crate) struct PostedAnswer {
     pub(crate) head: DeviceHead,
     pub(crate) admitted: Admitted,
@@ -20,7 +19,7 @@ pub(crate) struct PostedAnswer {
 }
 
 pub(crate) enum Reading {
-    /// JSON, or nothing that has a type: whole.
+    /// JSON, or a body without a type: read completely.
     Whole(Gathering),
     /// The response's head.
     Head(Vec<u8>),
@@ -28,17 +27,17 @@ pub(crate) enum Reading {
     Elsewhere,
     /// The exchange that it answers has the connection.
     Exchange(Key),
-    /// Nobody waits for it; this many bytes were dropped.
+    /// No exchange waits for it; this many bytes were dropped.
     Dropped(usize),
 }
 
 impl PostedAnswer {
-    /// The device whose POST it is.
+    /// The device that sent the POST.
     pub(in crate::gateway) fn registration(&self) -> &Registration {
         &self.admitted.registration
     }
 
-    /// The exchange that its answer streams to.
+    /// The exchange to which its answer streams.
     pub(in crate::gateway) fn exchange(&self) -> Option<Key> {
         match self.reading {
             Reading::Exchange(key) => Some(key),

@@ -1,5 +1,5 @@
-//! Reads what a POST brings: a whole message, a response that streams to its visitor, or what nobody
-//! waits for.
+//! Reads the contents of a POST: a complete message, a response that streams to its visitor, or an
+//! answer that no exchange waits for.
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::budget::Held;
@@ -17,7 +17,7 @@ use crate::proto::interim::CONTINUE;
 use crate::proto::turn::Encoding;
 use crate::relay::{self, Gathering, LocalAnswer, Waits};
 
-/// What a POST has brought so far.
+/// The contents of a POST so far.
 enum Came {
     NotYet,
     More,
@@ -30,11 +30,11 @@ enum Came {
         key: Key,
         first: Vec<u8>,
     },
-    /// All of what nobody wants.
+    /// An unwanted answer was read to its end.
     Dropped,
 }
 
-/// The answer has come whole, and this gateway is too slow for it.
+/// The answer is complete, but the helpers are busy.
 fn helpers_are_busy() -> Refusal {
     Refusal::new(503, "too many long answers are being read; post it again")
 }
@@ -47,7 +47,7 @@ fn log_dropped(id: &str, name: &str) {
 }
 
 impl GatewayRole {
-    /// Begins to read what a POST brings.
+    /// Begins to read the contents of a POST.
     pub(in crate::gateway) fn begin_posting(
         &mut self,
         cx: &mut Connections<State>,
@@ -76,7 +76,7 @@ impl GatewayRole {
         self.post_ready(cx, id);
     }
 
-    /// When the next bytes of a POST have to be there.
+    /// Sets the deadline for the next bytes of a POST.
     fn await_post(&self, cx: &mut Connections<State>, id: Id) {
         let (now, mut wait) = (cx.now(), self.settings.limits.body_silence_timeout);
         if let Some(posted) = cx.posted(id) {
@@ -88,7 +88,8 @@ impl GatewayRole {
         cx.set_deadline(id, Some(at));
     }
 
-    /// Reads on. The bytes decide: a whole message, the head of a response, or a message to drop.
+    /// Reads further bytes, and acts on them: a complete message, the head of a response, or a
+    /// message to drop.
     pub(in crate::gateway) fn post_ready(&mut self, cx: &mut Connections<State>, id: Id) {
         if let Some(posted) = cx.posted(id) {
             if let Reading::Exchange(key) = posted.reading {
@@ -159,7 +160,7 @@ impl GatewayRole {
         came
     }
 
-    /// What has come so far, and whether that decides.
+    /// The result of the bytes so far.
     fn judge_post(&mut self, cx: &mut Connections<State>, id: Id, ended: bool) -> Came {
         let Some(posted) = cx.posted_mut(id) else {
             return Came::NotYet;
@@ -299,7 +300,7 @@ impl GatewayRole {
         self.post_done(cx, id);
     }
 
-    /// The exchange that had the connection of a POST is done with it.
+    /// An exchange no longer needs the connection of its POST.
     pub(in crate::gateway) fn post_free(
         &mut self,
         cx: &mut Connections<State>,
@@ -316,7 +317,7 @@ impl GatewayRole {
         }
     }
 
-    /// What a POST brought is dealt with; now it asks for the next event, or is turned.
+    /// The contents of a POST were handled; now it is a poll for the next event, or an offer.
     fn post_done(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Device(Device::PostedAnswer(posted)) = &mut peer.state else { return };
@@ -364,7 +365,7 @@ impl GatewayRole {
         };
         self.gone(&left, &CloseReason::new(cause, format!("its answer was refused: {refusal}")));
         if fresh && refusal.status != 503 {
-            self.registry.forget_names(&registration); // nobody knew them before, and nothing right has come
+            self.registry.forget_names(&registration); // the names were unknown before, and nothing valid has arrived
         }
         let retry_after = (refusal.status == 503).then_some(1);
         self.deny_credential(
@@ -375,8 +376,7 @@ impl GatewayRole {
         );
     }
 
-    /// Where a field names the event of an answer that is too large to be read, its caller need not
-    /// wait.
+    /// If a field names the event of an answer that is too large, its caller gets an error at once.
     fn answer_is_too_large(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(posted) = cx.posted(id) else {
             return;
@@ -411,7 +411,7 @@ impl GatewayRole {
             return;
         };
         let why = match &mut posted.reading {
-            &mut Reading::Exchange(key) => return relay::expired(self, cx, key), // its visitor has gone, so the exchange keeps its time here
+            &mut Reading::Exchange(key) => return relay::expired(self, cx, key), // its visitor has left, so the deadline of the exchange is on this connection
             Reading::Whole(message) => {
                 message.overdue("the answer", now, silence, &self.settings.limits)
             }

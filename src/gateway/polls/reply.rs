@@ -1,4 +1,4 @@
-//! A reply to a poll as data: an event, or nothing; and how far it has been written.
+//! A reply to a poll as data, with or without an event, and the progress of writing it.
 
 use std::borrow::Cow;
 
@@ -24,29 +24,29 @@ pub(crate) struct PollReply {
     /// The event in it.
     pub(crate) event: Option<MessageId>,
     pub(crate) keep: bool,
-    /// What the connection had written before.
+    /// The bytes that the connection had written before.
     pub(crate) written: u64,
     /// Bytes that were written when its deadline was set; `None` before that.
     seen: Option<u64>,
-    /// A helper writes the event's JSON; nothing of the reply is written before.
+    /// Set while a helper writes the event's JSON; no byte of the reply is written before.
     pub(crate) later: Option<Box<DeviceHead>>,
-    /// What a long event takes of the budget.
+    /// A long event's share of the budget.
     pub(crate) _held: Option<Held>,
 }
 
 impl PollReply {
-    /// Returns true while a helper writes the event that it brings.
+    /// Returns true while a helper writes its event.
     pub(crate) fn is_unwritten(&self) -> bool {
         self.later.is_some()
     }
 
-    /// Returns true if more of it has been written than when this was asked last, or if it is asked
-    /// for the first time: a deadline counts from there.
+    /// Returns true on the first call, or if more of it was written since the last call: a deadline
+    /// counts from there.
     pub(crate) fn has_moved(&mut self, written: u64) -> bool {
         self.seen.replace(written) != Some(written)
     }
 
-    /// One that says that nothing came, or another small one.
+    /// A reply without an event, or another small one.
     pub(crate) fn small(keep: bool, written: u64) -> Box<Self> {
         Box::new(PollReply { event: None, keep, written, seen: None, later: None, _held: None })
     }
@@ -62,15 +62,15 @@ impl PollReply {
         })
     }
 
-    /// One whose event a helper writes.
+    /// A reply whose event a helper writes.
     pub(crate) fn later(event: MessageId, head: DeviceHead, written: u64) -> Box<Self> {
         let (keep, later) = (head.keep, Some(Box::new(head)));
         Box::new(PollReply { event: Some(event), keep, written, seen: None, later, _held: None })
     }
 }
 
-/// Writes the event that a request is. One with a body takes its room in the budget before, as long
-/// as it will be.
+/// Writes a request as an event. If it has a body, its length is computed and taken from the budget
+/// before.
 pub(crate) fn write_event(
     out: &mut Vec<u8>,
     id: &str,
@@ -84,7 +84,7 @@ pub(crate) fn write_event(
     })
 }
 
-/// A request with a line of ours behind its first one.
+/// A request with a line of ours after its request line.
 pub(crate) fn with_line<'t>(text: &'t [u8], line: &[u8]) -> Cow<'t, [u8]> {
     if line.is_empty() {
         return text.into();
@@ -105,7 +105,8 @@ pub(crate) fn cors_fields(origin: Option<&str>) -> Vec<(&'static str, &str)> {
     }
 }
 
-/// Appends the head of a reply to a poll: an event (length of its message, and its id), or nothing.
+/// Appends the head of a reply to a poll, with an event (the length of its message, and its id) or
+/// without one.
 pub(crate) fn write_reply(
     out: &mut Vec<u8>,
     head: &DeviceHead,
@@ -129,7 +130,7 @@ pub(crate) fn write_reply(
     let mut fields = vec![
         ("Date", date),
         ("Content-Type", head.accepts.media_type()),
-        ("Cache-Control", "no-store, no-transform"), // a middlebox that compresses would have devices decompress
+        ("Cache-Control", "no-store, no-transform"), // devices cannot decompress, so intermediaries must not compress
         turn::MARK,
     ];
     fields.extend(id.map(|id| (MESSAGE_ID, id)));
@@ -147,7 +148,7 @@ pub(crate) fn write_head(out: &mut Vec<u8>, status: u16, fields: &[(&str, &str)]
         fields.iter().try_for_each(|(name, value)| write_field(out, name, value.as_bytes()))
     });
     if let Err(refusal) = written {
-        log::error!("a line of a reply was left out: {refusal}"); // ours all, and the operator's origins were checked
+        log::error!("a line of a reply was left out: {refusal}"); // all lines are ours, and the operator's origins were checked
     }
     out.extend_from_slice(b"\r\n");
 }

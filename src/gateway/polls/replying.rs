@@ -1,4 +1,4 @@
-//! Answers polls: writes their replies, and goes on behind them.
+//! Answers polls: writes their replies, and continues with the connection.
 
 use crate::engine::connections::{Connections, Id};
 use crate::gateway::alarms::Alarm;
@@ -10,7 +10,7 @@ use crate::gateway::state::{BETWEEN_POLLS, Device, GatewayRole, State, States};
 use crate::proto::turn;
 
 impl GatewayRole {
-    /// Nothing came for as long as a poll is held.
+    /// A poll was held for its whole time without a request.
     pub(in crate::gateway) fn poll_expired(&mut self, cx: &mut Connections<State>, id: Id) {
         if let Some(parked) = self.take_poll(cx, id) {
             self.tell_nothing(cx, id, &parked.head);
@@ -32,7 +32,7 @@ impl GatewayRole {
         self.told(cx, id, sent);
     }
 
-    /// A page that the operator lists asks whether it may post.
+    /// Answers a CORS preflight of a listed page.
     pub(in crate::gateway) fn answer_preflight(
         &mut self,
         cx: &mut Connections<State>,
@@ -63,7 +63,7 @@ impl GatewayRole {
         self.told(cx, id, sent);
     }
 
-    /// Goes on writing a reply.
+    /// Continues to write a reply.
     pub(in crate::gateway) fn tell_ready(&mut self, cx: &mut Connections<State>, id: Id) {
         let is_unwritten = cx.poll_reply(id).is_some_and(PollReply::is_unwritten);
         let Some(peer) = cx.get_mut(id) else { return };
@@ -80,7 +80,7 @@ impl GatewayRole {
             return self.told(cx, id, Err(std::io::ErrorKind::TimedOut.into()));
         }
         let Some(peer) = cx.get_mut(id) else { return };
-        peer.try_to_write(); // a socket says only late that it has room
+        peer.try_to_write(); // a socket reports late that it has room
         let before = peer.written();
         let sent = match peer.flush() {
             Ok(false) if peer.written() == before => Err(std::io::ErrorKind::TimedOut.into()),
@@ -89,7 +89,7 @@ impl GatewayRole {
         self.told(cx, id, sent);
     }
 
-    /// How far a reply is written.
+    /// Handles the progress of writing a reply.
     pub(in crate::gateway) fn told(
         &mut self,
         cx: &mut Connections<State>,
@@ -125,7 +125,7 @@ impl GatewayRole {
         }
     }
 
-    /// A device's connection after a reply.
+    /// Continues with a device's connection after a reply.
     fn go_on(&mut self, cx: &mut Connections<State>, id: Id, keep: bool) {
         if !keep || (self.lifecycle.is_draining() && !self.events.are_in_hand()) {
             return self.linger(cx, id);

@@ -11,7 +11,7 @@ use crate::gateway::registry::entry::Entry;
 use crate::gateway::registry::{Owner, Registration, Registry, Session, Waiter};
 use crate::proto::turn::Transport;
 
-/// What a successful claim brought.
+/// The result of a successful claim.
 #[derive(Debug)]
 pub(crate) struct Claimed {
     pub(crate) registration: Arc<Registration>,
@@ -19,22 +19,22 @@ pub(crate) struct Claimed {
     pub(crate) up: Vec<Arc<str>>,
     /// None of the names was known before.
     pub(crate) fresh: bool,
-    /// Names that were connected, in another way.
+    /// Names whose transport has changed.
     pub(crate) moved: Vec<Arc<str>>,
     /// Names taken over from another session.
     pub(crate) replaced: Vec<Arc<str>>,
     /// Names that another session or credential had before, still connected or not: its events have
     /// failed.
     pub(crate) inherited: Vec<Arc<str>>,
-    /// Idle links of replaced sessions: to be told and closed.
+    /// Idle links of replaced sessions: they get a goaway and are closed.
     pub(crate) idle: Vec<Id>,
-    /// Busy ones: to be closed when their grace is over.
+    /// Their busy links, which are closed after the grace period.
     pub(crate) busy: Vec<Id>,
-    /// Held polls of replaced sessions: to be refused.
+    /// Held polls of replaced sessions, which are refused.
     pub(crate) polls: Vec<Id>,
 }
 
-/// Why a claim failed: what to answer the offer.
+/// Why a claim failed, with the answer to the offer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Denied {
     pub(crate) status: u16,
@@ -42,7 +42,7 @@ pub(crate) struct Denied {
     pub(crate) retry_after: Option<u64>,
 }
 
-/// What there was of a name that another loop gets.
+/// The connections of a name that another loop gets.
 #[derive(Debug)]
 pub(crate) struct Surrendered {
     pub(crate) was_connected: bool,
@@ -79,8 +79,8 @@ impl From<Denied> for Unclaimed {
 }
 
 impl Registry {
-    /// Reserves a place for one link or poll under all `names`, or says what to answer. The place
-    /// counts as leased until [`place`](Self::place), [`park`](Self::park) or
+    /// Reserves a place for one link or poll under all `names`, or returns the answer to a refused
+    /// offer. The place counts as leased until [`place`](Self::place), [`park`](Self::park) or
     /// [`lease_ends`](Self::lease_ends).
     pub(crate) fn claim(
         &mut self,
@@ -133,7 +133,7 @@ impl Registry {
         Ok(claimed)
     }
 
-    /// Whether this owner would take a name over from another session that is connected.
+    /// Returns true if this owner would take a name over from another connected session.
     pub(crate) fn would_replace(&self, names: &[String], owner: &Owner) -> bool {
         names.iter().filter_map(|name| self.entries.get(name.as_str())).any(|entry| {
             entry.is_connected()
@@ -284,22 +284,22 @@ impl Registry {
         if std::mem::take(&mut entry.revoked) {
             entry.owner.token = owner.token;
         }
-        entry.owner.certificate.clone_from(&owner.certificate); // a renewed one takes the old one's place
+        entry.owner.certificate.clone_from(&owner.certificate); // a renewed one replaces the old one
         if let Some(holds) = owner.session {
             entry.replaced.retain(|(session, _)| *session != holds);
         }
         entry.epoch
     }
 
-    /// Lets go of the names whose owners' credentials are no longer valid. What they have is
-    /// the role's to end; nobody has to wait for that.
+    /// Frees the names whose owners' credentials are no longer valid. The role ends their
+    /// connections; a new owner need not wait for that.
     pub(crate) fn revoke(&mut self, revoked: impl Fn(&str, &Owner) -> bool) {
         for (name, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.is_connected()) {
             entry.revoked |= revoked(name, &entry.owner);
         }
     }
 
-    /// One `Registration` for all links that are registered alike.
+    /// One `Registration` for all links with the same registration.
     fn share(&mut self, registration: Registration) -> Arc<Registration> {
         let Some(entry) = self.entries.get_mut(registration.name()) else {
             return Arc::new(registration);
@@ -310,7 +310,7 @@ impl Registry {
         }
     }
 
-    /// Forgets names at once that are not connected and for which nobody waits.
+    /// Forgets names at once that are not connected and have no waiting callers.
     pub(crate) fn forget_names(&mut self, registration: &Registration) {
         for name in registration.names() {
             if self.entries.get(name).is_some_and(|e| !e.is_connected() && !e.is_awaited()) {
@@ -323,11 +323,10 @@ impl Registry {
         }
     }
 
-    /// Gives up a name that is to be another loop's, with what there is of it; `None`: it is not
-    /// here.
+    /// Gives up a name for another loop, and returns its connections. `None` if it is not here.
     ///
     /// # Errors
-    /// This holder may not have it.
+    /// This owner may not have it.
     pub(crate) fn surrender(
         &mut self,
         name: &str,
@@ -338,8 +337,8 @@ impl Registry {
         Ok(self.give_up(name, Some(to), now))
     }
 
-    /// Gives up a name that another owner has elsewhere (`to`, where that is known), with what there
-    /// is of it; `None`: it is not here.
+    /// Gives up a name that another owner has elsewhere (`to`, if known), and returns its
+    /// connections. `None` if it is not here.
     pub(crate) fn give_up(
         &mut self,
         name: &str,
@@ -365,7 +364,7 @@ impl Registry {
         Some(Surrendered { was_connected, free, busy, waiting, replaced })
     }
 
-    /// Another loop had this name, and there this session was replaced.
+    /// Records that this session was replaced while another loop had this name.
     pub(crate) fn note_replaced(&mut self, name: &str, session: Session, at: Instant) {
         let entry = self.entries.get_mut(name);
         if let Some(entry) = entry.filter(|entry| entry.owner.session != Some(session)) {

@@ -18,8 +18,8 @@ use crate::proto::turn::{Encoding, Transport};
 pub(super) struct Pool(pub(super) Vec<(Id, Option<Session>)>);
 
 impl Pool {
-    /// The newest; or, where devices share a name, the newest of the device whose turn it is: the
-    /// next one behind `last`, in the order of their sessions.
+    /// The newest one; or, if devices share a name, the newest one of the device whose turn it is,
+    /// which is the next after `last` in the order of their sessions.
     pub(super) fn pick(
         &self,
         shared: bool,
@@ -44,7 +44,7 @@ impl Pool {
         self.0.into_iter().map(|(id, _)| id)
     }
 
-    /// Removes one, looking from the end, where the newest are.
+    /// Removes one, searching from the end, where the newest are.
     pub(super) fn take_out(&mut self, id: Id) -> bool {
         let Some(at) = self.0.iter().rposition(|(x, _)| *x == id) else { return false };
         self.0.remove(at);
@@ -55,7 +55,7 @@ impl Pool {
     }
 }
 
-/// A name's mailbox: there from its first poll until `poll_gap` after the last one.
+/// A name's mailbox, which exists from its first poll until `poll_gap` after the last one.
 pub(super) struct Mailbox {
     pub(super) encoding: Encoding,
     /// Held polls.
@@ -81,40 +81,40 @@ pub(super) struct Entry {
     pub(super) pinned: Vec<Id>,
     /// The role's alarm for those is set.
     pub(super) pin_alarm: bool,
-    /// Links that program code has, outside the loop, and places reserved.
+    /// Links leased to program code, and reserved places.
     pub(super) leases: usize,
-    /// Boxed, since most names have links.
+    /// Boxed, because most names have links.
     pub(super) mailbox: Option<Box<Mailbox>>,
-    /// A held offer was answered that there is nothing, then, and the device is to offer again: it
-    /// counts as connected for `poll_gap`, too.
+    /// When a held offer was last answered with 204. The device should offer again, and counts as
+    /// connected for `poll_gap`.
     pub(super) lapsed: Option<Instant>,
-    /// The role's alarm for the mailbox's end is set. Of the name, not of the mailbox: repeated
-    /// take-overs of the name add no second one.
+    /// The role's alarm for the mailbox's end is set. It belongs to the name and not to the
+    /// mailbox, so repeated take-overs of the name add no second one.
     pub(super) gap_alarm: bool,
     pub(super) waiting: VecDeque<Waiter>,
-    /// Exchanges whose event goes to the next poll of the session that was given it before, and to
-    /// no link.
+    /// Exchanges whose event was already sent to a session, and goes to the next poll of that
+    /// session, and to no link.
     pub(super) again: VecDeque<(Key, Option<Session>)>,
-    /// Events that were handed out and are not answered yet.
+    /// The number of unanswered events.
     pub(super) events: usize,
-    /// Those of them whose device has not closed the connection that brought them.
+    /// The number of these whose device has not closed the connection on which they were sent.
     pub(super) present: usize,
     /// When the last of them has to be answered: until then all polls of the device may be busy
     /// with them.
     pub(super) events_until: Option<Instant>,
-    /// Which of the devices that share the name was asked last.
+    /// The device, of those that share the name, that got the last request.
     pub(super) last: Option<Session>,
-    /// How it was last told to be connected.
+    /// The transport that was reported last.
     pub(super) transport: Transport,
     /// Since when it is connected or, if it is not, since when it is not.
     pub(super) since: Instant,
     /// Why it is no longer connected.
     pub(super) end: Option<CloseCause>,
-    /// Its place among those that are not connected.
+    /// Its key among the disconnected names.
     pub(super) departed: Option<Stamp>,
     /// Sessions that were replaced, the latest last.
     pub(super) replaced: Vec<(Session, Instant)>,
-    /// What its owner takes of the budget of whole messages, once that was asked for.
+    /// Its owner's part of the budget of whole messages, once it was used.
     pub(super) part: Weak<AtomicUsize>,
 }
 
@@ -152,13 +152,13 @@ impl Entry {
         self.idle.0.len() + self.busy.len() + self.pinned.len() + self.leases
     }
 
-    /// Requests in flight, as `in_flight_per_device_max` bounds them. A heartbeat counts while it
+    /// Requests in flight, for the bound `in_flight_per_device_max`. A heartbeat counts while it
     /// lasts.
     pub(super) fn in_flight(&self) -> usize {
         self.busy.len() + self.leases + self.events
     }
 
-    /// Another session has taken the name from this one.
+    /// Records that another session has taken the name from this one.
     pub(super) fn note_replaced(&mut self, session: Session, now: Instant) {
         self.replaced.retain(|(known, _)| *known != session);
         if self.replaced.len() >= REPLACED_MAX {
@@ -181,12 +181,12 @@ impl Entry {
         !self.waiting.is_empty() || !self.again.is_empty()
     }
 
-    /// What `links_per_device_max` bounds.
+    /// The number that `links_per_device_max` bounds.
     pub(super) fn places(&self) -> usize {
         self.links() + self.mailbox.as_ref().map_or(0, |m| m.polls.0.len())
     }
 
-    /// Whether this owner would take the name from another session or credential.
+    /// Returns true if this owner would take the name from another session or credential.
     pub(super) fn is_others(&self, owner: &Owner, shared: bool) -> bool {
         (!shared || self.revoked) && self.owner != *owner
     }

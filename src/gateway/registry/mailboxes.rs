@@ -1,5 +1,5 @@
-//! Names whose devices poll: held polls, the gap between two polls, events that devices have, and
-//! requests that are to be delivered to the same session again.
+//! Names whose devices poll: held polls, the gap between two polls, unanswered events, and requests
+//! that have to be delivered to the same session again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use crate::proto::turn::Encoding;
 /// The next step for a mailbox that may have ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Gap {
-    /// Look again after this time.
+    /// Check again after this time.
     In(Duration),
-    /// Nothing: a poll is held, or the mailbox is gone already.
+    /// A poll is held, or the mailbox has ended already.
     None,
     /// It has ended now; the device had this many events.
     Over(Left, usize),
@@ -24,7 +24,7 @@ pub(crate) enum Gap {
 
 impl Registry {
     /// Turns a reservation into a held poll. Returns true if it is the first poll of its session,
-    /// which is to be answered at once.
+    /// which has to be answered at once.
     pub(crate) fn park(
         &mut self,
         registration: &Registration,
@@ -55,8 +55,8 @@ impl Registry {
         first
     }
 
-    /// A held poll is answered or gone. Returns the names whose `poll_gap` the role has to watch
-    /// from now on.
+    /// A held poll was answered or has ended. Returns the names whose `poll_gap` the role has to
+    /// watch from now on.
     pub(crate) fn unpark(
         &mut self,
         registration: &Registration,
@@ -86,7 +86,8 @@ impl Registry {
         })
     }
 
-    /// The names whose gap begins now: where `note` says so, and none has begun already.
+    /// The names whose gap begins now: those for which `note` returns true and whose gap has not
+    /// begun.
     fn begin_gaps(
         &mut self,
         registration: &Registration,
@@ -103,8 +104,8 @@ impl Registry {
     }
 
     /// Whether a mailbox has been without a poll, or a device without an offer, for `poll_gap`;
-    /// then it ends. While events that it was given may be answered still, all its polls may be at
-    /// work, and it stays: at most as long as somebody waits for one of them.
+    /// then it ends. While its events may still be answered, all its polls may be busy, and it is
+    /// kept, at most as long as a caller waits for one of the events.
     pub(crate) fn poll_gap(&mut self, name: &Arc<str>, now: Instant) -> Gap {
         let gap = self.limits.poll_gap;
         let Some(entry) = self.entries.get_mut(name) else { return Gap::None };
@@ -146,8 +147,7 @@ impl Registry {
         Gap::Over(self.departures(&registration, now), in_hand)
     }
 
-    /// The held poll of a name that is next to be answered, where another request may be in flight
-    /// there.
+    /// The held poll of a name for the next request, if another request may be in flight there.
     pub(crate) fn next_poll(&mut self, name: &str) -> Option<Id> {
         let (shared, most) = (self.shared, self.limits.in_flight_per_device_max);
         let entry = self.entries.get_mut(name).filter(|e| e.in_flight() < most)?;
@@ -156,15 +156,15 @@ impl Registry {
         Some(id)
     }
 
-    /// The newest held poll of the session that was given an event before: devices that share a
-    /// name know nothing of each other's. The event is in flight already, so the bound is not
-    /// asked.
+    /// The newest held poll of the session that has received an event before: devices that share a
+    /// name do not know each other's events. The event is in flight already, so the bound does not
+    /// apply.
     pub(crate) fn poll_again(&self, name: &str, session: Option<Session>) -> Option<Id> {
         let polls = &self.entries.get(name)?.mailbox.as_ref()?.polls.0;
         polls.iter().rfind(|(_, theirs)| *theirs == session).map(|(id, _)| *id)
     }
 
-    /// Whether a poll is held under one of the names.
+    /// Returns true if a poll is held under one of the names.
     pub(crate) fn holds_poll(&self, registration: &Registration) -> bool {
         registration.names.iter().any(|(name, epoch)| {
             let entry = self.entries.get(name).filter(|e| e.epoch == *epoch);
@@ -190,15 +190,15 @@ impl Registry {
         }
     }
 
-    /// An event like that was handed out once more.
+    /// Such an event was sent again.
     pub(crate) fn event_is_back(&mut self, name: &str) {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.present += 1;
         }
     }
 
-    /// An event was answered or given up; `present`: it had not been deserted before. Returns true if
-    /// callers may have waited for just that.
+    /// An event was answered or given up. `present` means that the device had not closed its
+    /// connection. Returns true if callers may have waited for this.
     pub(crate) fn event_ends(&mut self, name: &str, present: bool) -> bool {
         let Some(entry) = self.entries.get_mut(name) else { return false };
         let was_full = entry.in_flight() >= self.limits.in_flight_per_device_max;
@@ -210,20 +210,19 @@ impl Registry {
         was_full && !entry.waiting.is_empty()
     }
 
-    /// Whether a name has a mailbox: a poll is held, or was less than `poll_gap` ago.
+    /// Returns true if a name has a mailbox: a poll is held, or was less than `poll_gap` ago.
     pub(crate) fn is_polling(&self, name: &str) -> bool {
         self.entries.get(name).is_some_and(|e| e.mailbox.is_some())
     }
 
-    /// An event that was handed out before goes to the next poll of that session.
+    /// Enqueues an event that was sent before for the next poll of that session.
     pub(crate) fn requeue(&mut self, name: &str, key: Key, session: Option<Session>) {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.again.push_back((key, session));
         }
     }
 
-    /// The event that has waited longest to be handed out once more to this session, under one of
-    /// the names.
+    /// The event that has waited longest to be sent again to this session, under one of the names.
     pub(crate) fn next_again(&mut self, registration: &Registration) -> Option<Key> {
         let mut found = None;
         self.each(registration, |entry| {

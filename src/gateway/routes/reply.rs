@@ -1,4 +1,4 @@
-//! What a route answers by itself, without a device: a redirect, or a text.
+//! Local answers of a route, without a device: a redirect, or a text.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,17 +9,17 @@ use crate::proto::head::Fields;
 use crate::proto::head_writer;
 use crate::relay::Page;
 
-/// The type of a text where nothing is said.
+/// The default type of a text.
 pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// Longest text of a route, in bytes: a page, not a download. Each is in memory for as long as its
-/// table is.
+/// The longest text of a route, in bytes: a page, not a download. Texts are in memory as long as
+/// their table.
 const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// The target of a redirect, or a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Goal {
-    /// `appends`: the rest of the request's path and its query come behind it.
+    /// With `appends`, the rest of the request's path and its query are appended.
     Redirect {
         to: String,
         appends: bool,
@@ -27,7 +27,7 @@ pub(super) enum Goal {
     Text(Arc<str>),
 }
 
-/// An answer of a route's, as it is written.
+/// The answer of a route, as it is written.
 #[derive(Debug)]
 pub(in crate::gateway) struct Reply {
     pub(in crate::gateway) status: u16,
@@ -80,7 +80,7 @@ impl Goal {
         bounded(text).map(Goal::Text)
     }
 
-    /// Returns true if the status goes with it: of a redirect, or of an answer with a body.
+    /// Returns true if the status fits: one of a redirect, or of an answer with a body.
     pub(super) fn takes(&self, status: u16) -> bool {
         match self {
             Goal::Redirect { .. } => matches!(status, 301 | 302 | 303 | 307 | 308),
@@ -91,7 +91,7 @@ impl Goal {
     }
 
     /// Returns true if it is a redirect to the path of its own route, which would be followed for
-    /// ever. A target below that path may be another route's.
+    /// ever. A target below that path may belong to another route.
     pub(super) fn leads_back(&self, path: &str, keeps_prefix: bool) -> bool {
         let Goal::Redirect { to, appends } = self else { return false };
         let base = to.split(['?', '#']).next().unwrap_or_default();
@@ -99,7 +99,7 @@ impl Goal {
         is_own && !(*appends && keeps_prefix && !path.is_empty())
     }
 
-    /// The answer to a request for `rest`: its path behind the route's prefix, and its query.
+    /// The answer to a request. `rest` is its path after the route's prefix, and its query.
     pub(super) fn reply(
         &self,
         status: Option<u16>,
@@ -116,7 +116,7 @@ impl Goal {
                 },
             },
             Goal::Redirect { to, appends } => {
-                // A slash more would name another host where the redirect is a path.
+                // With another slash, a redirect to a path would name another host.
                 let rest = if *appends { rest.trim_start_matches('/') } else { "" };
                 let location = [to, rest].concat();
                 Reply::redirect(status.unwrap_or(308), location, "this has moved; see Location")
@@ -150,7 +150,7 @@ fn bounded(text: &str) -> Result<Arc<str>, Error> {
     }
 }
 
-/// What a route shows where its device is away: to people, to programs, or to both.
+/// The pages of a route for a device that is not connected: for people, for programs, or both.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::gateway) struct Offline {
     html: Option<Page>,
@@ -174,8 +174,7 @@ impl Offline {
         Ok(())
     }
 
-    /// The page for a visitor with this `Accept`: JSON where that is accepted by name and HTML is
-    /// not.
+    /// The page for a visitor with this `Accept`: JSON if it is accepted by name and HTML is not.
     pub(in crate::gateway) fn page(&self, fields: &Fields<'_>) -> Option<&Page> {
         let accepts = |is_it: fn(&[u8]) -> bool| {
             fields.list("accept").any(|member| {
@@ -197,7 +196,7 @@ impl Offline {
 /// A value of `Content-Type`.
 ///
 /// # Errors
-/// No field could have it.
+/// It is not a valid field value.
 pub(super) fn content_type(value: &str) -> Result<Arc<str>, Error> {
     let mut scratch = Vec::new();
     match value.contains('/')

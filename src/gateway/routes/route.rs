@@ -15,12 +15,12 @@ use crate::proto::forwarded::path_prefix;
 use crate::proto::turn::Name;
 use crate::relay::{Wait, Waits};
 
-/// The hosts that a route is for; the order is that of [`BTreeMap`] alone.
+/// The hosts of a route. The order is only for [`BTreeMap`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Host {
     #[default]
     Any,
-    /// What stands behind the first label and its dot.
+    /// The suffix after the first label and its dot.
     Wildcard(String),
     Exact(String),
 }
@@ -46,7 +46,7 @@ pub struct Route {
     /// Without a slash at its end: `/` is empty.
     pub(super) path: Option<String>,
     pub(super) device: Option<String>,
-    /// Instead of a device.
+    /// A local answer instead of a device.
     pub(super) goal: Option<Goal>,
     pub(super) status: Option<u16>,
     pub(super) content_type: Option<Arc<str>>,
@@ -64,7 +64,7 @@ pub struct Route {
     pub(super) in_flight: Option<usize>,
 }
 
-/// Fields that a route sets and removes, of requests to its device and of what that answers.
+/// Edits of a route to fields of requests to its device, and of the responses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::gateway) struct Edits {
     pub(in crate::gateway) request: Option<Arc<FieldEdits>>,
@@ -205,7 +205,7 @@ impl Route {
         Ok(self)
     }
 
-    /// What goes with a device does not go with an answer, nor the other way round.
+    /// Rejects options for devices together with a local answer, and the reverse.
     pub(super) fn check_goal(&self) -> Result<(), Error> {
         let wrong = |what: &str| Err(Error::usage(format!("route {self} has {what}")));
         let Some(goal) = &self.goal else {

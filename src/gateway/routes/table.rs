@@ -1,5 +1,5 @@
-//! [`Routes`] as a listener has them: indexed, so that a request finds its route, with the requests
-//! that are in flight by each.
+//! [`Routes`] as a listener uses them: indexed for look-ups, with the number of requests in flight
+//! for each route.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -17,37 +17,37 @@ use crate::proto::prefixes::{Prefixes, path_of, without_prefix};
 use crate::proto::turn::Name;
 use crate::relay::Waits;
 
-/// Where a request goes.
+/// The destination of a request.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "it is looked at once, and mostly a device")]
 pub(in crate::gateway) enum Found<'a> {
     Device(ToDevice<'a>),
-    /// The gateway itself: whether it serves.
+    /// The health check of the gateway itself.
     Health,
-    /// `/NAME` alone, asked with GET or HEAD.
+    /// `/NAME` without a slash, with GET or HEAD.
     AddSlash(String),
-    /// The route answers by itself.
+    /// A local answer of the route.
     Reply(Reply),
 }
 
-/// A device, and the request as it goes there.
+/// A device, and the request as it is forwarded.
 #[derive(Debug)]
 pub(in crate::gateway) struct ToDevice<'a> {
     pub(in crate::gateway) name: String,
     pub(in crate::gateway) target: Cow<'a, str>,
     /// The prefix that was removed from the path.
     pub(in crate::gateway) prefix: Option<String>,
-    /// What the device says of paths gets that back.
+    /// The prefix is put back into paths in the device's responses.
     pub(in crate::gateway) rewrites: bool,
-    /// How often it may be asked for.
+    /// The rates for its requests.
     pub(in crate::gateway) paces: Option<Arc<Paces>>,
-    /// Of a route of the table.
+    /// The terms of a route of the table.
     pub(in crate::gateway) terms: Option<Terms>,
 }
 
 impl<'a> ToDevice<'a> {
-    /// Returns true if this is all that the request's path says, as the path of a device's offer does.
-    /// What follows may be the name of a device at a gateway behind this one.
+    /// Returns true if the path contains only the device's name, as in a device's offer. A further
+    /// segment may be the name of a device at a gateway behind this one.
     pub(in crate::gateway) fn names_itself(&self) -> bool {
         let path = path_of(&self.target).trim_matches('/');
         path.is_empty() || path == self.name
@@ -64,11 +64,11 @@ impl<'a> ToDevice<'a> {
 #[derive(Debug)]
 pub(in crate::gateway) struct SignInAt<'a> {
     pub(in crate::gateway) prefix: &'a str,
-    /// `None`: the route answers by itself.
+    /// `None` if the route has a local answer.
     pub(in crate::gateway) device: Option<String>,
 }
 
-/// What a route of the table grants a request.
+/// The terms of a route of the table for a request.
 #[derive(Debug)]
 pub(in crate::gateway) struct Terms {
     pub(in crate::gateway) waits: Waits,
@@ -84,15 +84,15 @@ pub(in crate::gateway) struct Terms {
 pub(crate) struct Table {
     path: bool,
     rewrites_paths: bool,
-    /// Visitors may sign in where no row says so; and anywhere.
+    /// Visitors may sign in for requests without a row.
     signs_in: bool,
     signs_in_anywhere: bool,
     rates: Rates,
-    /// Of requests that no row takes.
+    /// The rates of requests without a row.
     paces: Option<Arc<Paces>>,
     suffixes: Vec<String>,
     exact: HashMap<String, Paths>,
-    /// By what stands behind the host's first label and its dot.
+    /// By the suffix after the host's first label and its dot.
     wildcard: HashMap<String, Paths>,
     any: Paths,
     /// Devices that routes name.
@@ -148,8 +148,8 @@ impl Table {
         table
     }
 
-    /// Takes the place of another table: requests in flight there by a route of the same host and
-    /// path count here.
+    /// Replaces another table: requests in flight of a route with the same host and path are
+    /// counted here.
     pub(in crate::gateway) fn succeed(&mut self, old: &Table) {
         succeed(&mut self.any, &old.any);
         for (paths, old) in [(&mut self.exact, &old.exact), (&mut self.wildcard, &old.wildcard)] {
@@ -201,7 +201,7 @@ impl Table {
         self.signs_in_anywhere
     }
 
-    /// Where the visitor of a request may sign in. `None`: nowhere.
+    /// The place at which the visitor of a request may sign in, if any.
     pub(in crate::gateway) fn sign_in<'a>(&'a self, to: &Destination<'a>) -> Option<SignInAt<'a>> {
         if let Some(Row { route, .. }) = self.row(to) {
             let by_label = || to.host.split('.').next().map(str::to_owned);
@@ -222,7 +222,7 @@ impl Table {
         (is_device && self.signs_in).then(|| SignInAt { prefix, device: Some(segment.to_owned()) })
     }
 
-    /// The same of a device that has its host for itself, and is in no row.
+    /// The same for a device with its own host and no row.
     pub(in crate::gateway) fn sign_in_of_others(
         &self,
         device: String,
@@ -240,7 +240,7 @@ impl Table {
             .find_map(|paths| paths.find(path))
     }
 
-    /// Where a request goes.
+    /// Finds the destination of a request.
     ///
     /// # Errors
     /// 404 no route, or a label that can be no device's; 400 a first segment that can be none; 503
@@ -272,7 +272,7 @@ impl Table {
         }
     }
 
-    /// A device that no row names: the request goes on unchanged.
+    /// A device without a row: the request is forwarded unchanged.
     pub(in crate::gateway) fn whole<'a>(&self, name: String, to: &Destination<'a>) -> ToDevice<'a> {
         ToDevice::whole(name, to, self.paces.clone())
     }
@@ -283,7 +283,7 @@ impl Table {
         if segment.is_empty() {
             return Err(Refusal::new(404, "no route: ask for /NAME/..., NAME being a device's"));
         }
-        Name::label(segment)?; // as it is written
+        Name::label(segment)?; // without decoding
         if rest.is_empty() && matches!(method, "GET" | "HEAD") {
             return Ok(Found::AddSlash(format!("/{segment}/{query}")));
         }
@@ -295,7 +295,7 @@ impl Table {
 }
 
 impl Row {
-    /// What the route answers by itself, where it does.
+    /// The local answer of the route, if it has one.
     fn reply(&self, to: &Destination<'_>) -> Option<Reply> {
         let route = &self.route;
         let goal = route.goal.as_ref()?;
