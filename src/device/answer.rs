@@ -4,7 +4,7 @@
 //! ```text
 //!   Head ─► Body ─► Done       the part of the handler's response that was read; its bytes are the answer's text
 //! ```
-//! This file uses no socket, and of the clock only the instant of a first failure. `answers.rs`
+//! This file uses no socket, and of the clock only the instant of a first failure. `event_answers.rs`
 //! moves the bytes.
 
 use std::collections::VecDeque;

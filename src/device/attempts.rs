@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::device::backoff::{RETRY_AFTER_MAX, random};
-use crate::device::dial::DIAL;
+use crate::device::dial_stages::DIAL;
 use crate::device::events::DeviceEventKind;
 use crate::device::gateways::GatewayTarget;
 use crate::device::group::Standing;

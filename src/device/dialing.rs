@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::close_reason::{CloseCause, CloseReason};
-use crate::device::dial::{DIAL, Dial};
+use crate::device::dial_stages::{DIAL, Dial};
 use crate::device::events::DeviceEventKind;
 use crate::device::follow_ups::FollowUp;
 use crate::device::gateways::GatewayTarget;

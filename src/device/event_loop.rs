@@ -9,15 +9,15 @@ use crate::close_reason::{CloseCause, CloseReason};
 use crate::device::command::Command;
 #[cfg(test)]
 use crate::device::counters::Counters;
-use crate::device::dial::{DIAL, DOUBT, LOCALS, LOOKUP, PART, STOP, Stage};
+use crate::device::dial_stages::{DIAL, DOUBT, LOCALS, LOOKUP, PART, STOP, Stage};
 use crate::device::follow_ups::FollowUp;
 use crate::device::link::Link;
 use crate::device::links::STOPS;
+use crate::device::local_pool::Local;
 use crate::device::lookups::{Found, Waiter};
-use crate::device::parting::is_offered;
-use crate::device::pool::Local;
 use crate::device::role::DeviceRole;
 use crate::device::state::{State, States, find_lingering, flush};
+use crate::device::stopping::is_offered;
 use crate::device::target::Unreached;
 use crate::engine::Role;
 use crate::engine::connections::{Connections, Id};
@@ -88,8 +88,8 @@ impl DeviceRole {
     }
 
     pub(super) fn dial_ready(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Dial(dial) = &peer.state else { return };
+        let Some(conn) = cx.get_mut(id) else { return };
+        let State::Dial(dial) = &conn.state else { return };
         match dial.stage {
             Stage::Tunnelling { .. } => self.read_tunnel(cx, id),
             Stage::Connecting | Stage::Securing => {}
@@ -185,8 +185,8 @@ impl DeviceRole {
         match waiter {
             Waiter::Dial(dial) => {
                 self.has_connection(dial.slot, id);
-                if let Some(peer) = cx.get_mut(id) {
-                    peer.state = State::Dial(dial);
+                if let Some(conn) = cx.get_mut(id) {
+                    conn.state = State::Dial(dial);
                 }
                 self.connected(cx, id);
             }
@@ -235,8 +235,8 @@ impl DeviceRole {
 
     /// A connection can be read or written.
     fn step(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get(id) else { return };
-        match &peer.state {
+        let Some(conn) = cx.get(id) else { return };
+        match &conn.state {
             State::Racing(_) => self.racer_ready(cx, id),
             State::Dial(_) => self.dial_ready(cx, id),
             State::Link(Link { exchange: Some(key), .. }) => {
@@ -255,8 +255,8 @@ impl DeviceRole {
 
     /// A connection's deadline has passed.
     fn handle_deadline(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get(id) else { return };
-        match &peer.state {
+        let Some(conn) = cx.get(id) else { return };
+        match &conn.state {
             State::Racing(_) => self.racer_expired(cx, id),
             State::Dial(dial) => match dial.stage {
                 Stage::Connecting => self.end_dial(cx, id, "nothing was written to it", None), // cannot happen: its owner writes at once
@@ -293,7 +293,7 @@ impl DeviceRole {
                 id,
                 &LocalAnswer::new(408, "the request head was not whole within head_timeout"),
             ),
-            State::Link(_) if peer.pending() > 0 => self.answer_expired(cx, id),
+            State::Link(_) if conn.pending() > 0 => self.answer_expired(cx, id),
             State::Link(_) => self.link_gone(
                 cx,
                 id,

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use crate::device::dial::Dial;
+use crate::device::dial_stages::Dial;
 use crate::device::lookups::Found;
 use crate::device::lookups::Waiter;
 use crate::engine::connections::Id;

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use crate::device::local_pool::{Local, Made, ServerId};
 use crate::device::lookups::{Found, Waiter};
 use crate::device::plan::Service;
-use crate::device::pool::{Local, Made, ServerId};
 use crate::device::role::DeviceRole;
 use crate::device::servers::NO_SERVER;
 use crate::device::state::{State, States};
@@ -46,9 +46,9 @@ impl DeviceRole {
         let Some((server, channel)) = secure else { return self.local_opened(cx, key, id) };
         let why = match channel {
             Ok(channel) => {
-                if let Some(peer) = cx.get_mut(id) {
+                if let Some(conn) = cx.get_mut(id) {
                     let made = Made { server, known: self.locals.pool(server).known };
-                    peer.state = State::Local(Local::Securing { key, made });
+                    conn.state = State::Local(Local::Securing { key, made });
                 }
                 let at = cx.after(self.limits.handshake_timeout);
                 cx.set_deadline(id, Some(at));
@@ -160,8 +160,8 @@ impl DeviceRole {
     }
 
     pub(super) fn local_ready(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Local(local) = &peer.state else { return };
+        let Some(conn) = cx.get_mut(id) else { return };
+        let State::Local(local) = &conn.state else { return };
         match local {
             Local::Busy { key, .. } | Local::Tunnel { key } => {
                 let key = *key;

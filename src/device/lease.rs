@@ -7,7 +7,7 @@ use crate::close_reason::CloseCause;
 use crate::close_reason::CloseReason;
 use crate::device::command::Command;
 use crate::device::counters::Counters;
-use crate::device::dial::PACE;
+use crate::device::dial_stages::PACE;
 use crate::device::link::Link;
 use crate::engine::event_loop::Remote;
 use crate::error::Error;

@@ -12,21 +12,19 @@ use crossbeam_channel::TrySendError;
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::device::backoff::random;
-use crate::device::dial::{PACE, QUICK_MAX};
+use crate::device::dial_stages::{PACE, QUICK_MAX};
 use crate::device::events::DeviceEventKind;
+use crate::device::findings::Parting;
 use crate::device::follow_ups::FollowUp;
 use crate::device::lease::{Lease, LeaseGuard};
 use crate::device::link::Link;
 use crate::device::plan::Service;
 use crate::device::role::DeviceRole;
-use crate::device::signs::Parting;
 use crate::device::state::{State, States, find_lingering};
 use crate::device::transport::BRIEF_MAX;
 use crate::device::worker::answer_with;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
-use crate::proto::heartbeat;
-use crate::proto::heartbeat::Heartbeat;
 use crate::proto::turn::Transport;
 use crate::relay;
 use crate::relay::LocalAnswer;
@@ -45,10 +43,10 @@ impl DeviceRole {
     /// A connection has become a link. With `held` the offer was not answered at once.
     pub(super) fn turned(&mut self, cx: &mut Connections<State>, id: Id, held: bool) {
         let now = cx.now();
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Dial(dial) = &peer.state else { return };
+        let Some(conn) = cx.get_mut(id) else { return };
+        let State::Dial(dial) = &conn.state else { return };
         let (url, gateway, slot) = (dial.url.clone(), dial.gateway.clone(), dial.slot);
-        let asked = peer.kept() > 0; // an immediate 101 without a request comes from a gateway that does not hold offers
+        let asked = conn.kept() > 0; // an immediate 101 without a request comes from a gateway that does not hold offers
         if !self.takes(&gateway) {
             let Some(key) = slot else {
                 cx.close(id);
@@ -65,7 +63,7 @@ impl DeviceRole {
             ); // this also closes it
         }
         self.signs.holds = held || (self.signs.holds && asked);
-        peer.state = State::Link(Link { held, ..Link::new(None, now) });
+        conn.state = State::Link(Link { held, ..Link::new(None, now) });
         cx.set_deadline(id, None);
         self.shared.links.fetch_add(1, Relaxed);
         self.mode.decide(false);
@@ -123,13 +121,13 @@ impl DeviceRole {
 
     /// The loop watches the link, and reads bytes that have arrived already.
     pub(super) fn link_idle(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Link(link) = &mut peer.state else { return };
+        let Some(conn) = cx.get_mut(id) else { return };
+        let State::Link(link) = &mut conn.state else { return };
         (link.exchange, link.began) = (None, false);
         let silence = self.limits.silence;
         let watched = self.signs.beaten && link.slot.is_none() && !silence.is_zero();
-        peer.free_buffers();
-        let (more, waits) = (peer.has_input(), peer.pending() > 0);
+        conn.free_buffers();
+        let (more, waits) = (conn.has_input(), conn.pending() > 0);
         let at = match waits {
             true => Some(cx.after(self.limits.body_silence_timeout)),
             false => watched.then(|| cx.after(silence)),
@@ -231,128 +229,9 @@ impl DeviceRole {
         self.top_up(cx);
     }
 
-    /// Returns true if the device's own answers (to heartbeats) are written. No further bytes are
-    /// read before: a gateway that does not take the answers would fill the memory with them.
-    pub(super) fn answers_are_out(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
-        let Some(peer) = cx.get_mut(id) else { return false };
-        let waits = peer.pending();
-        if waits == 0 {
-            return true;
-        }
-        match peer.flush() {
-            Ok(true) => self.link_idle(cx, id), // which requests the step that continues to read
-            Ok(false) if peer.is_broken() => {
-                self.link_gone(cx, id, CloseCause::Reset.because("it broke under a heartbeat"))
-            }
-            Ok(false) if peer.pending() < waits => {
-                let at = cx.after(self.limits.body_silence_timeout);
-                cx.set_deadline(id, Some(at));
-            }
-            Ok(false) => {}
-            Err(e) => self.link_gone(
-                cx,
-                id,
-                CloseReason::new(CloseCause::of_io(&e), format!("it broke under a heartbeat: {e}")),
-            ),
-        }
-        false
-    }
-
-    /// The gateway has taken no byte of an answer for `body_silence_timeout`, unless its socket has
-    /// room and did not report it.
-    pub(super) fn answer_expired(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        let waits = peer.pending();
-        peer.try_to_write();
-        if !self.answers_are_out(cx, id) && cx.get(id).is_some_and(|peer| peer.pending() == waits) {
-            self.link_gone(
-                cx,
-                id,
-                CloseCause::Late
-                    .because("the gateway took nothing of an answer for body_silence_timeout"),
-            );
-        }
-    }
-
-    /// Answers a heartbeat, after dialling further links if callers wait. A link that the last
-    /// minute did not need ends with this answer: the gateway sends no request before it has the
-    /// answer, so none can be lost.
-    pub(super) fn heartbeat(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        heartbeat: Heartbeat,
-        callers: usize,
-    ) {
-        if self.demand.is_pending() {
-            self.top_up(cx);
-        }
-        match heartbeat {
-            Heartbeat::Goaway => self.goaway(cx, id),
-            Heartbeat::Alive if callers == 0 && self.is_surplus(cx, id) => self.end_surplus(cx, id),
-            Heartbeat::Alive => self.answer_heartbeat(cx, id),
-        }
-    }
-
-    /// Returns true if the last minute did not need this idle link. While dials are in progress,
-    /// all links are needed.
-    fn is_surplus(&mut self, cx: &Connections<State>, id: Id) -> bool {
-        let Some(link) = cx.link(id) else { return false };
-        // A link with a visitor's login is reserved for that visitor.
-        let may_go = link.slot.is_none() && link.bound.is_none();
-        self.note_busy(cx.now());
-        let (links, dialing) = (self.shared.links.load(Relaxed), self.shared.dialing.load(Relaxed));
-        may_go && dialing == 0 && self.demand.has_surplus_link(links, &self.shared.wanted)
-    }
-
-    fn end_surplus(&mut self, cx: &mut Connections<State>, id: Id) {
-        const WHY: CloseReason =
-            CloseCause::Surplus.because("more links than the last minute needed");
-        let date = cx.date().to_owned();
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Link(link) = &mut peer.state else { return };
-        (link.beaten, link.used) = (true, true); // its end is not a failed dial
-        heartbeat::write_answer(peer.output(), &date, true);
-        let _ = peer.flush(); // the rest is written while it lingers
-        self.signs.beaten = true;
-        self.carries();
-        self.link_ends(cx, id, WHY);
-    }
-
     /// Records how many links were busy at once.
-    fn note_busy(&mut self, now: Instant) {
+    pub(super) fn note_busy(&mut self, now: Instant) {
         self.demand.note_links(now, self.shared.take_peak());
-    }
-
-    fn answer_heartbeat(&mut self, cx: &mut Connections<State>, id: Id) {
-        let date = cx.date().to_owned();
-        let Some(peer) = cx.get_mut(id) else { return };
-        heartbeat::write_answer(peer.output(), &date, false);
-        let sent = peer.flush().is_ok();
-        if let State::Link(link) = &mut peer.state {
-            link.beaten = true;
-        }
-        self.signs.beaten = true;
-        self.carries();
-        match sent {
-            true => self.link_idle(cx, id),
-            false => {
-                self.link_ends(cx, id, CloseCause::Reset.because("it broke under a heartbeat"))
-            }
-        }
-    }
-
-    /// A goaway arrived on a link: its replacement is dialled first, then the goaway is answered
-    /// and the link closed. That is no failed attempt, but a gateway that sends a goaway on every
-    /// new link, before any request, is not dialled in a loop.
-    fn goaway(&mut self, cx: &mut Connections<State>, id: Id) {
-        let date = cx.date().to_owned();
-        let Some(link) = cx.link(id) else { return };
-        self.replace(cx, *link);
-        let Some(peer) = cx.get_mut(id) else { return };
-        heartbeat::write_answer(peer.output(), &date, true);
-        let _ = peer.flush(); // the rest is written while it lingers
-        self.linger(cx, id);
     }
 
     /// If the device is stopping, the answer to this exchange announces the end of the link,
@@ -387,8 +266,8 @@ impl DeviceRole {
 
     /// Closes a link gently; another may be dialled at once.
     pub(super) fn link_ends(&mut self, cx: &mut Connections<State>, id: Id, why: CloseReason) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Link(link) = peer.state else { return };
+        let Some(conn) = cx.get_mut(id) else { return };
+        let State::Link(link) = conn.state else { return };
         self.linger(cx, id);
         self.count_out(cx, &link, why);
     }
@@ -409,9 +288,9 @@ impl DeviceRole {
         answer: &LocalAnswer<'_>,
     ) {
         let date = cx.date().to_owned();
-        let Some(peer) = cx.get_mut(id) else { return };
-        answer.write(peer.output(), &date);
-        let sent = peer.flush();
+        let Some(conn) = cx.get_mut(id) else { return };
+        answer.write(conn.output(), &date);
+        let sent = conn.flush();
         match (answer.keep, sent) {
             (true, Ok(true)) => self.request_over(cx, id, true),
             _ => {

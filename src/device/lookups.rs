@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::device::dial::Dial;
+use crate::device::dial_stages::Dial;
 use crate::engine::slab::Key;
 use crate::engine::workers::Workers;
 use crate::limits::Limits;

@@ -1,7 +1,7 @@
 //! Writes offers and polls, and gives polls a slot.
 
 use crate::close_reason::{CloseCause, CloseReason};
-use crate::device::dial::Stage;
+use crate::device::dial_stages::Stage;
 use crate::device::follow_ups::FollowUp;
 use crate::device::role::DeviceRole;
 use crate::device::state::{State, States, dial_stage, flush};
@@ -70,10 +70,10 @@ impl DeviceRole {
             plan.session = self.sessions.of(&url);
         }
         let brought = self.brought(slot);
-        let Some(peer) = cx.get_mut(id) else { return };
-        let written = turn::write_post(peer.output(), &plan, brought.as_ref());
+        let Some(conn) = cx.get_mut(id) else { return };
+        let written = turn::write_post(conn.output(), &plan, brought.as_ref());
         let posts = brought.is_some();
-        if let State::Dial(dial) = &mut peer.state {
+        if let State::Dial(dial) = &mut conn.state {
             dial.stage = Stage::Offered { at: now, upgrade, interim: InterimCount::default() };
         }
         if let Err(refusal) = written {

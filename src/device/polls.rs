@@ -12,10 +12,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::device::backoff::random;
-use crate::device::dial::{PACE, QUICK_MAX, Stage};
+use crate::device::dial_stages::{PACE, QUICK_MAX, Stage};
+use crate::device::findings::Parting;
 use crate::device::follow_ups::FollowUp;
 use crate::device::role::DeviceRole;
-use crate::device::signs::Parting;
 use crate::device::slots::Conn;
 use crate::device::state::{State, States, dial_stage};
 use crate::device::url::Url;
@@ -129,12 +129,12 @@ impl DeviceRole {
             Conn::Open(id) => Some(id),
             Conn::None | Conn::Resolving | Conn::Racing(_) => None,
         });
-        let waits = held.and_then(|id| cx.get_mut(id)).is_some_and(|peer| {
-            let is_written = peer.pending() == 0;
-            let State::Dial(dial) = &mut peer.state else { return false };
+        let waits = held.and_then(|id| cx.get_mut(id)).is_some_and(|conn| {
+            let is_written = conn.pending() == 0;
+            let State::Dial(dial) = &mut conn.state else { return false };
             dial.last = matches!(dial.stage, Stage::Offered { .. });
             match dial.last {
-                true => is_written && peer.end_output().is_ok(),
+                true => is_written && conn.end_output().is_ok(),
                 false => matches!(dial.stage, Stage::Reading(_)),
             }
         });

@@ -1,6 +1,6 @@
 //! POSTs that carry the answer to an event, and answers that are dropped.
 
-use crate::device::dial::DIAL;
+use crate::device::dial_stages::DIAL;
 use crate::device::role::DeviceRole;
 use crate::device::slots::Conn;
 use crate::device::state::{State, flush};
@@ -18,8 +18,8 @@ impl DeviceRole {
     }
 
     /// Returns true if this connection has taken the whole answer.
-    pub(super) fn has_posted(&self, peer: &Connection<State>) -> bool {
-        let State::Dial(dial) = &peer.state else { return true };
+    pub(super) fn has_posted(&self, conn: &Connection<State>) -> bool {
+        let State::Dial(dial) = &conn.state else { return true };
         let work =
             dial.slot.and_then(|key| self.slots.get(key)).and_then(|slot| slot.work.as_ref());
         work.and_then(|work| work.post.as_ref()).is_none_or(|post| post.ended)
@@ -40,22 +40,22 @@ impl DeviceRole {
     pub(super) fn feed(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         let (Some(work), Conn::Open(id)) = (&mut slot.work, slot.conn) else { return };
-        let Some(peer) = cx.get_mut(id) else { return };
+        let Some(conn) = cx.get_mut(id) else { return };
         let fresh = work.fresh();
         let chunked = work.post.as_ref().is_some_and(|post| post.chunked && !post.ended);
         if chunked && !fresh.is_empty() {
-            body::open_chunk(peer.output(), fresh.len());
+            body::open_chunk(conn.output(), fresh.len());
         }
-        let sent = peer.send(fresh); // a failure shows in the next read
+        let sent = conn.send(fresh); // a failure shows in the next read
         if chunked && !fresh.is_empty() {
-            peer.output().extend_from_slice(b"\r\n");
+            conn.output().extend_from_slice(b"\r\n");
         }
         if chunked && work.is_read() {
-            peer.output().extend_from_slice(b"0\r\n\r\n");
+            conn.output().extend_from_slice(b"0\r\n\r\n");
         }
         work.given(&self.limits);
         if sent.is_err() {
-            peer.look_again();
+            conn.look_again();
             cx.reschedule(id);
         }
         flush(cx, id);
@@ -68,12 +68,12 @@ impl DeviceRole {
         let Some(slot) = self.slots.get_mut(key) else { return };
         let (Some(work), Conn::Open(id)) = (&mut slot.work, slot.conn) else { return };
         let Some(post) = &mut work.post else { return };
-        let Some(peer) = cx.get(id) else { return };
-        let now = (peer.written(), peer.pending() > 0, post.ended, drains);
+        let Some(conn) = cx.get(id) else { return };
+        let now = (conn.written(), conn.pending() > 0, post.ended, drains);
         if post.seen.replace(now) == Some(now) {
             return; // an event without progress does not postpone it
         }
-        let time = match (peer.pending() > 0, post.ended) {
+        let time = match (conn.pending() > 0, post.ended) {
             (true, _) => Some(self.limits.body_silence_timeout),
             (false, false) => None,
             // The answer should have arrived; its reply may be held like any poll's.

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::device::backoff::retry_after;
-use crate::device::dial::Stage;
+use crate::device::dial_stages::Stage;
 use crate::device::no_proxy::Exceptions;
 use crate::device::state::State;
 use crate::device::state::printable;
@@ -178,9 +178,9 @@ pub(super) fn proxy_answer(
     limits: &Limits,
     scratch: &mut [u8],
 ) -> Result<bool, Refused> {
-    let Some(peer) = cx.get_mut(id) else { return Ok(false) };
-    let _ = peer.flush(); // a failure shows in the next read
-    let filled = match peer.fetch(scratch, limits.head_bytes_max + 1024) {
+    let Some(conn) = cx.get_mut(id) else { return Ok(false) };
+    let _ = conn.flush(); // a failure shows in the next read
+    let filled = match conn.fetch(scratch, limits.head_bytes_max + 1024) {
         Ok(Fetched::Bytes(n)) => n,
         Ok(Fetched::Nothing) => return Ok(false),
         Ok(Fetched::End) => {
@@ -203,8 +203,8 @@ pub(super) fn proxy_answer(
         let parsed = head::response(&bytes[used..], limits, LineEnds::CrlfOrLf).map_err(|e| {
             format!("proxy {} gave an invalid answer to CONNECT: {}", proxy.text, e.reason)
         })?;
-        let over = peer.is_over();
-        let State::Dial(dial) = &mut peer.state else { return Ok(false) };
+        let over = conn.is_over();
+        let State::Dial(dial) = &mut conn.state else { return Ok(false) };
         let Stage::Tunnelling { interim } = &mut dial.stage else { return Ok(false) };
         let Some(response) = parsed else {
             if over {
@@ -214,14 +214,14 @@ pub(super) fn proxy_answer(
                 )
                 .into());
             }
-            peer.keep(&bytes[used..]);
+            conn.keep(&bytes[used..]);
             return Ok(false);
         };
         used += response.len;
         if !(100..=199).contains(&response.status) {
             proxy.verdict(&response)?;
             if used < filled {
-                peer.keep(&bytes[used..]);
+                conn.keep(&bytes[used..]);
             }
             return Ok(true);
         }

@@ -68,10 +68,10 @@ impl DeviceRole {
 
     fn read_request(&mut self, cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> Came {
         let now = cx.now();
-        let Some(peer) = cx.get_mut(id) else { return Came::NotYet };
-        let filled = match peer.fetch(scratch, self.link_limits.head_bytes_max + 1024) {
+        let Some(conn) = cx.get_mut(id) else { return Came::NotYet };
+        let filled = match conn.fetch(scratch, self.link_limits.head_bytes_max + 1024) {
             Ok(Fetched::Bytes(n)) => n,
-            Ok(Fetched::Nothing) if peer.is_broken() => {
+            Ok(Fetched::Nothing) if conn.is_broken() => {
                 return Came::Gone(CloseCause::Reset.because("while it idled"));
             }
             Ok(Fetched::Nothing) => return Came::NotYet,
@@ -88,17 +88,17 @@ impl DeviceRole {
             return Came::NotYet; // a stray line end after an earlier message
         }
         let read = head::request(bytes, &self.link_limits, LineEnds::Crlf);
-        if let (State::Link(link), true) = (&mut peer.state, head::begins_request(bytes)) {
+        if let (State::Link(link), true) = (&mut conn.state, head::begins_request(bytes)) {
             link.used |= !bytes.starts_with(b"OPTIONS * "); // even if it is refused: that may be a visitor's fault, and dialling works (T48)
         }
         match read {
             Err(refusal) => Came::Refused(refusal),
-            Ok(None) if peer.is_over() => Came::Gone(
+            Ok(None) if conn.is_over() => Came::Gone(
                 CloseCause::Cut.because("closed by the gateway in the middle of a request"),
             ),
             Ok(None) => {
-                peer.keep(bytes);
-                let State::Link(link) = &mut peer.state else { return Came::NotYet };
+                conn.keep(bytes);
+                let State::Link(link) = &mut conn.state else { return Came::NotYet };
                 if !std::mem::replace(&mut link.began, true) {
                     cx.set_deadline(id, Some(cx.after(self.limits.head_timeout)));
                 }
@@ -114,7 +114,7 @@ impl DeviceRole {
                 match heartbeat::recognise(&request) {
                     Err(refusal) => return Came::Refused(refusal),
                     Ok(Some(heartbeat)) => {
-                        peer.keep(&bytes[request.len..]);
+                        conn.keep(&bytes[request.len..]);
                         return Came::Heartbeat { heartbeat, callers };
                     }
                     Ok(None) => {}
@@ -122,7 +122,7 @@ impl DeviceRole {
                 match self.asked_tcp(id, &request, now) {
                     Err(refusal) => return Came::Refused(refusal),
                     Ok(Some(asked)) => {
-                        peer.keep(&bytes[request.len..]);
+                        conn.keep(&bytes[request.len..]);
                         return Came::Tcp(Box::new(asked));
                     }
                     Ok(None) => {}
@@ -130,7 +130,7 @@ impl DeviceRole {
                 let Service::Forward(servers) = &self.service else { return Came::Request(filled) };
                 match servers.plan(id, &request, &self.link_limits, now) {
                     Ok(exchange) => {
-                        peer.keep(&bytes[request.len..]);
+                        conn.keep(&bytes[request.len..]);
                         Came::Forward(Box::new(exchange))
                     }
                     Err(refusal) => Came::Refused(refusal),

@@ -7,7 +7,7 @@
 //! [`Limits::helpers_max`](crate::Limits::helpers_max) in all.
 
 use crate::device::command::Command;
-use crate::device::dial::LOOKUP;
+use crate::device::dial_stages::LOOKUP;
 use crate::device::follow_ups::FollowUp;
 use crate::device::lookups::{ADDRESSES_MAX, Found, Lookup, Waiter};
 use crate::device::role::DeviceRole;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::device::pool::ServerId;
+use crate::device::local_pool::ServerId;
 use crate::device::target::Edits;
 use crate::device::target::Target;
 use crate::engine::connections::Id;

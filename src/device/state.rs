@@ -1,10 +1,10 @@
 //! The state of a device's connection, with typed access to it.
 
-use crate::device::dial::Dial;
-use crate::device::dial::Stage;
+use crate::device::address_race::Racer;
+use crate::device::dial_stages::Dial;
+use crate::device::dial_stages::Stage;
 use crate::device::link::Link;
-use crate::device::pool::Local;
-use crate::device::races::Racer;
+use crate::device::local_pool::Local;
 use crate::engine::connections::Connections;
 use crate::engine::connections::Id;
 use crate::engine::slab::Key;
@@ -60,9 +60,9 @@ impl States for Connections<State> {
 
 /// Writes the pending output. If that fails, the next read reports the reason.
 pub(super) fn flush(cx: &mut Connections<State>, id: Id) {
-    let Some(peer) = cx.get_mut(id) else { return };
-    if peer.flush().is_err() {
-        peer.look_again();
+    let Some(conn) = cx.get_mut(id) else { return };
+    if conn.flush().is_err() {
+        conn.look_again();
         cx.reschedule(id);
     }
 }

@@ -5,9 +5,9 @@
 
 use std::time::Instant;
 
+use crate::device::local_pool::Local;
 use crate::device::lookups::Found;
 use crate::device::lookups::Waiter;
-use crate::device::pool::Local;
 use crate::device::role::DeviceRole;
 use crate::device::state::{State, States};
 use crate::device::target::Unreached;
@@ -91,8 +91,8 @@ impl DeviceRole {
         }
         match tcp::switch() {
             Ok(head) => {
-                if let Some(peer) = cx.get_mut(id) {
-                    peer.state = State::Local(Local::Tunnel { key });
+                if let Some(conn) = cx.get_mut(id) {
+                    conn.state = State::Local(Local::Tunnel { key });
                 }
                 relay::attach_tunnel(self, cx, key, id, &head);
             }

@@ -275,15 +275,15 @@ impl<T> Connections<T> {
     pub(crate) fn is_quiet(&mut self, id: Id, look: bool) -> bool {
         const STRAY_MAX: usize = 64;
         let mut scratch = self.take_scratch();
-        let quiet = self.get_mut(id).is_some_and(|peer| {
+        let quiet = self.get_mut(id).is_some_and(|conn| {
             if look {
-                peer.look_again();
+                conn.look_again();
             }
-            let mut fetched = peer.fetch(&mut scratch, STRAY_MAX);
+            let mut fetched = conn.fetch(&mut scratch, STRAY_MAX);
             if matches!(fetched, Ok(Fetched::Bytes(n)) if n < STRAY_MAX && are_line_ends(&scratch[..n])) {
-                fetched = peer.fetch(&mut scratch, STRAY_MAX); // the end of the stream may follow them
+                fetched = conn.fetch(&mut scratch, STRAY_MAX); // the end of the stream may follow them
             }
-            matches!(fetched, Ok(Fetched::Nothing)) && !peer.is_broken()
+            matches!(fetched, Ok(Fetched::Nothing)) && !conn.is_broken()
         });
         self.put_scratch(scratch);
         self.resume(id);
@@ -310,8 +310,8 @@ impl<T> Connections<T> {
     }
     /// Gives a connection its permit.
     pub(crate) fn set_permit(&mut self, id: Id, permit: Option<Permit>) {
-        if let Some(peer) = self.slab.get_mut(id) {
-            peer.permit = permit;
+        if let Some(conn) = self.slab.get_mut(id) {
+            conn.permit = permit;
         }
     }
     /// Takes the permit, before the connection leaves the loop.
@@ -320,12 +320,12 @@ impl<T> Connections<T> {
     }
     /// Marks the connection as authenticated.
     pub(crate) fn seen(&mut self, id: Id) {
-        if let Some(permit) = self.slab.get_mut(id).and_then(|peer| peer.permit.as_mut()) {
+        if let Some(permit) = self.slab.get_mut(id).and_then(|conn| conn.permit.as_mut()) {
             permit.seen();
         }
     }
     pub(crate) fn is_unseen(&self, id: Id) -> bool {
-        self.slab.get(id).and_then(|peer| peer.permit.as_ref()).is_some_and(Permit::is_unseen)
+        self.slab.get(id).and_then(|conn| conn.permit.as_ref()).is_some_and(Permit::is_unseen)
     }
     pub(crate) fn ids(&self) -> Vec<Id> {
         self.slab.keys()
@@ -340,15 +340,15 @@ impl<T> Connections<T> {
         if !self.group.enter(self.connections_max) {
             return Err(io::Error::other(FULL));
         }
-        let mut peer = Connection::new(stream, state);
-        peer.input.extend_from_slice(unread);
-        self.add(peer)
+        let mut conn = Connection::new(stream, state);
+        conn.input.extend_from_slice(unread);
+        self.add(conn)
     }
 
     /// Adds a connection that the group has counted already.
-    fn add(&mut self, peer: Connection<T>) -> io::Result<Id> {
-        let id = self.slab.insert(peer);
-        let watched = self.slab.get(id).map_or(Ok(()), |peer| self.watcher.watch(&peer.stream, id));
+    fn add(&mut self, conn: Connection<T>) -> io::Result<Id> {
+        let id = self.slab.insert(conn);
+        let watched = self.slab.get(id).map_or(Ok(()), |conn| self.watcher.watch(&conn.stream, id));
         if let Err(e) = watched {
             self.slab.remove(id);
             self.group.leave(1);
@@ -361,10 +361,10 @@ impl<T> Connections<T> {
     /// Takes a whole connection out for another loop of the group. It keeps its permit and stays
     /// counted.
     pub(crate) fn take_out(&mut self, id: Id) -> Option<Parcel<T>> {
-        let mut peer = self.detach(id)?;
-        (peer.queued, peer.charged, peer.lingers) = (false, 0, None);
-        (peer.deadline, peer.wake_up, peer.handshake) = (None, None, None);
-        Some(Parcel { connection: Some(peer), group: self.group.clone() })
+        let mut conn = self.detach(id)?;
+        (conn.queued, conn.charged, conn.lingers) = (false, 0, None);
+        (conn.deadline, conn.wake_up, conn.handshake) = (None, None, None);
+        Some(Parcel { connection: Some(conn), group: self.group.clone() })
     }
 
     /// Adds a connection that another loop of the group has taken out. It has no deadline, and
@@ -373,11 +373,11 @@ impl<T> Connections<T> {
     /// # Errors
     /// The operating system will not watch the socket; it is closed.
     pub(crate) fn put_in(&mut self, mut parcel: Parcel<T>) -> io::Result<Id> {
-        let Some(mut peer) = parcel.connection.take() else {
+        let Some(mut conn) = parcel.connection.take() else {
             return Err(io::ErrorKind::NotFound.into()); // only this function takes it
         };
-        (peer.readable, peer.writable) = (!peer.ending.ended, true);
-        self.add(peer)
+        (conn.readable, conn.writable) = (!conn.ending.ended, true);
+        self.add(conn)
     }
 
     /// Adds a socket whose connect is still in progress: it is not used before its first event.
@@ -386,8 +386,8 @@ impl<T> Connections<T> {
     /// Those of [`insert`](Self::insert).
     pub(crate) fn insert_connecting(&mut self, stream: Stream, state: T) -> io::Result<Id> {
         let id = self.insert(stream, &[], state)?;
-        if let Some(peer) = self.slab.get_mut(id) {
-            (peer.readable, peer.writable) = (false, false);
+        if let Some(conn) = self.slab.get_mut(id) {
+            (conn.readable, conn.writable) = (false, false);
         }
         Ok(id)
     }
@@ -395,26 +395,26 @@ impl<T> Connections<T> {
     /// The only hand-over: removes the connection from the loop, and returns its stream, which is
     /// still non-blocking, and the kept bytes.
     pub(crate) fn remove(&mut self, id: Id) -> Option<(Stream, Vec<u8>, T)> {
-        let peer = self.detach(id)?;
+        let conn = self.detach(id)?;
         self.group.leave(1);
         self.closed_some = true;
-        Some((peer.stream, peer.input, peer.state))
+        Some((conn.stream, conn.input, conn.state))
     }
 
     fn detach(&mut self, id: Id) -> Option<Connection<T>> {
-        let peer = self.slab.remove(id)?;
-        if let Err(e) = self.watcher.forget(&peer.stream) {
+        let conn = self.slab.remove(id)?;
+        if let Err(e) = self.watcher.forget(&conn.stream) {
             log::warn!("a connection could not be taken off the event loop: {e}");
         }
-        self.buffered -= peer.charged;
-        if peer.handshake.is_some() {
+        self.buffered -= conn.charged;
+        if conn.handshake.is_some() {
             self.handshakes.end();
         }
-        if let Some(number) = peer.lingers {
+        if let Some(number) = conn.lingers {
             self.unlinger(number);
         }
         self.group.set_held(self.number, self.held());
-        Some(peer)
+        Some(conn)
     }
 
     fn unlinger(&mut self, number: u64) {
@@ -425,15 +425,15 @@ impl<T> Connections<T> {
 
     /// Counts a connection's buffers anew, after a step.
     pub(crate) fn tally(&mut self, id: Id) {
-        let Some(peer) = self.slab.get_mut(id) else { return };
-        let session = peer
+        let Some(conn) = self.slab.get_mut(id) else { return };
+        let session = conn
             .handshake
             .as_ref()
-            .map_or_else(|| peer.stream.held(), |handshake| handshake.channel.held());
-        let held = peer.input.capacity() + peer.output.capacity() + session;
-        if held != peer.charged {
-            self.buffered = self.buffered - peer.charged + held;
-            peer.charged = held;
+            .map_or_else(|| conn.stream.held(), |handshake| handshake.channel.held());
+        let held = conn.input.capacity() + conn.output.capacity() + session;
+        if held != conn.charged {
+            self.buffered = self.buffered - conn.charged + held;
+            conn.charged = held;
             self.group.set_held(self.number, self.held());
         }
     }
@@ -451,11 +451,11 @@ impl<T> Connections<T> {
     /// The connection is being closed gently from now on. If there are more than `most` of these in
     /// the group, the oldest one of this loop is closed.
     pub(crate) fn lingers(&mut self, id: Id, most: usize) {
-        let Some(peer) = self.slab.get_mut(id).filter(|peer| peer.lingers.is_none()) else {
+        let Some(conn) = self.slab.get_mut(id).filter(|conn| conn.lingers.is_none()) else {
             return;
         };
         self.lingered += 1;
-        peer.lingers = Some(self.lingered);
+        conn.lingers = Some(self.lingered);
         self.lingering.insert(self.lingered, id);
         if self.group.lingers() > most {
             if let Some(oldest) = self.lingering.values().next().copied() {
@@ -496,24 +496,24 @@ impl<T> Connections<T> {
     /// handshakes is left to others. Returns false if there are as many handshakes as
     /// handshakes_max allows.
     pub(crate) fn secure(&mut self, id: Id, channel: Arc<TlsSession>, spares: bool) -> bool {
-        let Some(peer) = self.slab.get_mut(id) else { return true };
+        let Some(conn) = self.slab.get_mut(id) else { return true };
         if !self.handshakes.begin(spares) {
             return false;
         }
         let computing = channel.speaks_first() && self.handshakes.compute(id, &channel);
-        peer.handshake = Some(Handshake { channel, computing });
+        conn.handshake = Some(Handshake { channel, computing });
         self.reschedule(id);
         true
     }
 
     pub(super) fn is_shaking(&self, id: Id) -> bool {
-        self.slab.get(id).is_some_and(|peer| peer.handshake.is_some())
+        self.slab.get(id).is_some_and(|conn| conn.handshake.is_some())
     }
 
     /// A connection whose step a worker has computed.
     pub(super) fn next_computed(&mut self) -> Option<Id> {
         let id = self.handshakes.computed.try_recv().ok()?;
-        if let Some(handshake) = self.slab.get_mut(id).and_then(|peer| peer.handshake.as_mut()) {
+        if let Some(handshake) = self.slab.get_mut(id).and_then(|conn| conn.handshake.as_mut()) {
             handshake.computing = false;
         }
         Some(id)
@@ -521,9 +521,9 @@ impl<T> Connections<T> {
 
     /// One step of a handshake. Returns its result if it has ended.
     pub(super) fn shake(&mut self, id: Id) -> Option<Result<(), HandshakeError>> {
-        let peer = self.slab.get_mut(id)?;
-        let handshake = peer.handshake.as_mut().filter(|handshake| !handshake.computing)?;
-        let outcome = match peer.stream.shake(&handshake.channel) {
+        let conn = self.slab.get_mut(id)?;
+        let handshake = conn.handshake.as_mut().filter(|handshake| !handshake.computing)?;
+        let outcome = match conn.stream.shake(&handshake.channel) {
             Shaken::Waiting => return None,
             Shaken::Compute => {
                 if self.handshakes.compute(id, &handshake.channel) {
@@ -536,9 +536,9 @@ impl<T> Connections<T> {
             Shaken::Failed(broken) => Err(broken),
         };
         self.handshakes.end();
-        if let (Some(Handshake { channel, .. }), Ok(())) = (peer.handshake.take(), &outcome) {
-            peer.stream.secure(channel);
-            (peer.readable, peer.writable) = (true, true); // bytes after the handshake may be in the session already
+        if let (Some(Handshake { channel, .. }), Ok(())) = (conn.handshake.take(), &outcome) {
+            conn.stream.secure(channel);
+            (conn.readable, conn.writable) = (true, true); // bytes after the handshake may be in the session already
         }
         Some(outcome)
     }
@@ -550,11 +550,11 @@ impl<T> Connections<T> {
 
     /// Sets or unsets a connection's one deadline; the role knows its meaning.
     pub(crate) fn set_deadline(&mut self, id: Id, at: Option<Instant>) {
-        let Some(peer) = self.slab.get_mut(id) else { return };
-        peer.deadline = at;
+        let Some(conn) = self.slab.get_mut(id) else { return };
+        conn.deadline = at;
         let Some(at) = at else { return };
-        if peer.wake_up.is_none_or(|wake_up| at < wake_up) {
-            peer.wake_up = Some(at);
+        if conn.wake_up.is_none_or(|wake_up| at < wake_up) {
+            conn.wake_up = Some(at);
             self.timers.push(at, Timer::Connection(id.bits()));
         }
     }
@@ -567,8 +567,8 @@ impl<T> Connections<T> {
 
     /// Requests another step of this connection in the next turn of the loop.
     pub(crate) fn reschedule(&mut self, id: Id) {
-        if let Some(peer) = self.slab.get_mut(id).filter(|peer| !peer.queued) {
-            peer.queued = true;
+        if let Some(conn) = self.slab.get_mut(id).filter(|conn| !conn.queued) {
+            conn.queued = true;
             self.again.push_back(id);
         }
     }
@@ -576,8 +576,8 @@ impl<T> Connections<T> {
     /// Requests another step of this connection, which has used up its share of a turn, after those
     /// that did so before.
     pub(crate) fn yields(&mut self, id: Id) {
-        if let Some(peer) = self.slab.get_mut(id).filter(|peer| !peer.queued) {
-            peer.queued = true;
+        if let Some(conn) = self.slab.get_mut(id).filter(|conn| !conn.queued) {
+            conn.queued = true;
             self.yielded.push_back(id);
         }
     }
@@ -589,42 +589,42 @@ impl<T> Connections<T> {
 
     /// Requests another step if the last fetch stopped before the end of the input.
     pub(crate) fn resume(&mut self, id: Id) {
-        if self.slab.get_mut(id).is_some_and(|peer| std::mem::take(&mut peer.paused)) {
+        if self.slab.get_mut(id).is_some_and(|conn| std::mem::take(&mut conn.paused)) {
             self.reschedule(id);
         }
     }
 
     pub(super) fn unqueue(&mut self, id: Id) -> bool {
-        self.slab.get_mut(id).map(|peer| peer.queued = false).is_some()
+        self.slab.get_mut(id).map(|conn| conn.queued = false).is_some()
     }
 
     /// Records the readiness that an event reports. Returns false if the connection is gone, or is
     /// already in the list of connections that need a step.
     pub(super) fn note(&mut self, id: Id, news: Readiness) -> bool {
-        let Some(peer) = self.slab.get_mut(id) else { return false };
-        peer.readable |= news.readable;
-        peer.writable |= news.writable;
-        peer.ending.closing |= news.closing;
-        peer.ending.broken |= news.broken;
-        !peer.queued
+        let Some(conn) = self.slab.get_mut(id) else { return false };
+        conn.readable |= news.readable;
+        conn.writable |= news.writable;
+        conn.ending.closing |= news.closing;
+        conn.ending.broken |= news.broken;
+        !conn.queued
     }
 
     /// Returns true if a timer's connection is really due; moves the timer if its deadline has
     /// moved.
     pub(super) fn due(&mut self, id: Id, fired: Instant) -> bool {
         let now = self.now;
-        let Some(peer) = self.slab.get_mut(id) else { return false };
-        if peer.wake_up != Some(fired) {
+        let Some(conn) = self.slab.get_mut(id) else { return false };
+        if conn.wake_up != Some(fired) {
             return false; // an earlier entry of the same connection replaced this one
         }
-        peer.wake_up = None;
-        match peer.deadline {
+        conn.wake_up = None;
+        match conn.deadline {
             Some(at) if at <= now => {
-                peer.deadline = None;
+                conn.deadline = None;
                 true
             }
             Some(at) => {
-                peer.wake_up = Some(at);
+                conn.wake_up = Some(at);
                 self.timers.push(at, Timer::Connection(id.bits()));
                 false
             }

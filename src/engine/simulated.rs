@@ -119,7 +119,7 @@ impl<R: Role> Loop<R> {
             .ids()
             .into_iter()
             .filter_map(|id| self.connections.get(id))
-            .map(|peer| peer.pending() + peer.kept())
+            .map(|conn| conn.pending() + conn.kept())
             .sum()
     }
 

@@ -100,9 +100,9 @@ impl GatewayRole {
         if self.settings.on_link.is_some() {
             return self.hand_to_worker(cx, id, registration, &switch);
         }
-        let Some(peer) = cx.get_mut(id) else { return };
+        let Some(conn) = cx.get_mut(id) else { return };
         if self.settings.turns.hold(registration.names()) {
-            peer.state = State::Device(Device::Held {
+            conn.state = State::Device(Device::Held {
                 registration: registration.clone(),
                 hold: Hold::Offer(switch),
             });
@@ -120,8 +120,8 @@ impl GatewayRole {
             }
             return;
         }
-        peer.output().extend_from_slice(&switch);
-        peer.state = State::Device(Device::link(registration.clone()));
+        conn.output().extend_from_slice(&switch);
+        conn.state = State::Device(Device::link(registration.clone()));
         self.registry.place(&registration, id);
         // A waiting request follows in the same write; without one the 101 is sent alone.
         match self.registry.next_waiter(&registration, false) {
@@ -162,8 +162,8 @@ impl GatewayRole {
                 },
             );
         }
-        if let Some(peer) = cx.get_mut(id) {
-            peer.output().extend_from_slice(switch);
+        if let Some(conn) = cx.get_mut(id) {
+            conn.output().extend_from_slice(switch);
         }
         let turned = peer_flush(cx, id);
         let permit = cx.take_permit(id);

@@ -135,8 +135,8 @@ impl GatewayRole {
             _ => false,
         };
         let to_gateway = is_gateway(cx, id);
-        let Some(peer) = cx.get_mut(id) else { return };
-        LocalAnswer { mark, to_gateway, ..answer.clone() }.write(peer.output(), &date);
+        let Some(conn) = cx.get_mut(id) else { return };
+        LocalAnswer { mark, to_gateway, ..answer.clone() }.write(conn.output(), &date);
         self.linger(cx, id);
     }
 

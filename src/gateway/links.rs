@@ -7,12 +7,11 @@ use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::gateway::alarms::Alarm;
 use crate::gateway::follow_ups::FollowUp;
-use crate::gateway::refusals::{EARLY, REPLACED};
+use crate::gateway::refusals::EARLY;
 use crate::gateway::state::{Device, GatewayRole, HEAD, Hold, State, States};
 use crate::proto::forward::waiting_line;
-use crate::proto::turn::STOPPING;
-use crate::proto::{head, heartbeat};
-use crate::relay::{self, Exchange};
+use crate::proto::head;
+use crate::relay;
 
 /// Why a connection never became a link.
 pub(super) const UNTURNED: CloseReason =
@@ -31,13 +30,13 @@ impl GatewayRole {
 
     pub(super) fn switch_held(&mut self, cx: &mut Connections<State>, id: Id) {
         cx.set_deadline(id, None);
-        let Some(peer) = cx.get_mut(id) else { return };
+        let Some(conn) = cx.get_mut(id) else { return };
         if let State::Device(Device::Held { registration, hold: Hold::Offer(switch) }) =
-            &mut peer.state
+            &mut conn.state
         {
             let (registration, switch) = (registration.clone(), std::mem::take(switch));
-            peer.state = State::Device(Device::link(registration));
-            peer.output().extend_from_slice(&switch);
+            conn.state = State::Device(Device::link(registration));
+            conn.output().extend_from_slice(&switch);
         }
     }
 
@@ -69,15 +68,6 @@ impl GatewayRole {
         relay::attach_with(self, cx, key, id, &lines);
     }
 
-    /// Schedules the next heartbeat of an idle link, and frees its buffers.
-    pub(super) fn watch_idle(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        peer.free_buffers();
-        let heartbeat = self.settings.limits.heartbeat;
-        let at = (!heartbeat.is_zero()).then(|| cx.after_about(heartbeat));
-        cx.set_deadline(id, at);
-    }
-
     /// Something happened on an idle link: its end, stray line ends, or unexpected bytes.
     pub(super) fn idle_ready(&mut self, cx: &mut Connections<State>, id: Id) {
         if let Err(why) = self.is_quiet(cx, id) {
@@ -91,8 +81,8 @@ impl GatewayRole {
         id: Id,
     ) -> Result<(), CloseReason> {
         let mut scratch = cx.take_scratch();
-        let quiet = cx.get_mut(id).map_or(Ok(()), |peer| match peer.fetch(&mut scratch, 64) {
-            Ok(Fetched::Nothing) if peer.is_broken() => {
+        let quiet = cx.get_mut(id).map_or(Ok(()), |conn| match conn.fetch(&mut scratch, 64) {
+            Ok(Fetched::Nothing) if conn.is_broken() => {
                 Err(CloseCause::Reset.because("while it idled"))
             }
             Ok(Fetched::Nothing) => Ok(()),
@@ -112,8 +102,8 @@ impl GatewayRole {
     /// not sent twice. A dead link is dropped; its caller then looks for another one itself, so no
     /// other waiting caller gets one instead.
     pub(super) fn is_alive(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
-        if let Some(peer) = cx.get_mut(id) {
-            peer.look_again();
+        if let Some(conn) = cx.get_mut(id) {
+            conn.look_again();
         }
         match self.is_quiet(cx, id) {
             Ok(()) => true,
@@ -122,56 +112,6 @@ impl GatewayRole {
                 false
             }
         }
-    }
-
-    /// A link was idle for long enough: sends a heartbeat (protocol.md §1.5).
-    pub(super) fn beat(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(registration) = cx.registration(id) else { return };
-        self.registry.set_busy(&registration, id);
-        self.ask_options(cx, id, heartbeat::REQUEST);
-    }
-
-    /// Sends a goaway, because the link was replaced or the gateway stops. A held offer is refused.
-    pub(super) fn part(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(registration) = cx.registration(id) else { return };
-        let Some(peer) = cx.get_mut(id) else { return };
-        match &mut peer.state {
-            State::Device(Device::Link(link)) if link.leaving || link.exchange.is_some() => {}
-            State::Device(Device::Link(link)) => {
-                link.leaving = true;
-                self.registry.set_busy(&registration, id);
-                self.ask_options(cx, id, heartbeat::GOAWAY);
-            }
-            State::Device(Device::Held { .. }) => {
-                let (end, reason) = if self.lifecycle.is_draining() {
-                    (CloseCause::Drained, STOPPING)
-                } else {
-                    (CloseCause::Replaced, REPLACED)
-                };
-                self.unhold(cx, id, &end.because(reason));
-                match self.lifecycle.is_draining() {
-                    true => self.send_away(cx, id),
-                    false => self.deny_device(cx, id, 409, REPLACED, Some(60)),
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn ask_options(&mut self, cx: &mut Connections<State>, id: Id, request: &'static [u8]) {
-        let Some(registration) = cx.registration(id) else { return };
-        let demand = self.registry.demand(&registration, 0);
-        let exchange = Exchange::heartbeat(
-            request.to_vec(),
-            self.settings.limits.heartbeat_timeout,
-            &self.settings.limits,
-            cx.now(),
-        );
-        let key = self.exchanges.insert(Box::new(exchange));
-        if let Some(link) = cx.link_mut(id) {
-            link.exchange = Some(key);
-        }
-        relay::attach_with(self, cx, key, id, &waiting_line(demand));
     }
 
     pub(super) fn drop_link(&mut self, cx: &mut Connections<State>, id: Id, why: CloseReason) {
@@ -210,9 +150,9 @@ impl GatewayRole {
     /// poll is held.
     pub(super) fn early_bytes(&mut self, cx: &mut Connections<State>, id: Id) {
         // The body of a POST stays in the socket until its sender is known.
-        if let Some(peer) = cx.get(id) {
-            if matches!(&peer.state, State::Device(Device::Deciding(head)) if head.has_body()) {
-                if peer.is_broken() {
+        if let Some(conn) = cx.get(id) {
+            if matches!(&conn.state, State::Device(Device::Deciding(head)) if head.has_body()) {
+                if conn.is_broken() {
                     cx.close(id);
                 }
                 return;
@@ -235,10 +175,10 @@ impl GatewayRole {
                 self.set_alarm(cx, at, Alarm::PollGap(name));
             }
         }
-        let Some(peer) = cx.get_mut(id) else { return };
-        peer.output().extend_from_slice(b"HTTP/1.1 204 No Content\r\nProxy-Status: ptth\r\n\r\n");
-        peer.state = HEAD;
-        let sent = peer.flush().is_ok();
+        let Some(conn) = cx.get_mut(id) else { return };
+        conn.output().extend_from_slice(b"HTTP/1.1 204 No Content\r\nProxy-Status: ptth\r\n\r\n");
+        conn.state = HEAD;
+        let sent = conn.flush().is_ok();
         let at = cx.after(self.settings.limits.head_timeout);
         cx.set_deadline(id, Some(at));
         if !sent {
@@ -256,5 +196,5 @@ impl GatewayRole {
 }
 
 pub(super) fn peer_flush(cx: &mut Connections<State>, id: Id) -> bool {
-    cx.get_mut(id).is_some_and(|peer| matches!(peer.flush(), Ok(true)))
+    cx.get_mut(id).is_some_and(|conn| matches!(conn.flush(), Ok(true)))
 }

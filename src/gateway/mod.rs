@@ -8,28 +8,28 @@
 //! caller's thread or on a worker's.
 
 // The order of files: each names only those above it, and calls only their methods. Data and
-// components come first, then the loop's steps, each an `impl` of the one role, and last what
-// programs hold. A step that would call one further down leaves that call to be made when it has
-// ended (`follow_ups.rs`).
+// components come first, then the loop's steps, each an `impl` of the role, and last the handles of
+// programs. If a step needs a file further down, it defers that call until it has ended
+// (`follow_ups.rs`).
 //
 // | file | contents |
 // |---|---|
 // | `secrets.rs` | secrets that an operator gives, several at once |
-// | `tokens.rs` | credentials bound to names: the table, and the reading of `Authorization` |
+// | `tokens.rs` | credentials bound to names: the table, and the parsing of `Authorization` |
 // | `directory.rs` | which loop holds a name; counters of all loops |
 // | `registry.rs` | the connected devices: names, sessions, idle links, held polls, waiting callers |
-// | `rates.rs` | how many requests somebody may send in a time |
+// | `rates.rs` | limits of the rate of requests |
 // | `sign_in.rs` | cookies and pages of the sign-in |
 // | `routes.rs` | which device a visitor's request is for; `routes/route.rs`: one route, `routes/table.rs`: how a request finds its own, `routes/reply.rs`: answers of routes themselves |
 // | `lifecycle.rs` | serving, notice, draining, stopped |
-// | `events.rs` | what happens to names, for subscribers |
+// | `events.rs` | events of names, for subscribers |
 // | `stats.rs` | counters |
-// | `exchange_deadlines.rs` | when exchanges have to be over |
+// | `exchange_deadlines.rs` | deadlines of whole exchanges |
 // | `admission.rs` | allowed networks, permits for each address and side |
 // | `listeners.rs` | listeners, with their certificates and routes |
-// | `offer.rs` | an offer as `authorize` sees it, and its possible answers |
+// | `offer.rs` | an offer as `authorize` sees it, and the possible decisions |
 // | `certificates.rs` | the names that a device's certificate allows |
-// | `credentials.rs` | checks tokens by the tables in force; certificates that are no longer accepted |
+// | `credentials.rs` | checks tokens with the current tables; certificates that are no longer accepted |
 // | `changes.rs` | what the loops have yet to hear of changes in the directory of gateways |
 // | `claims.rs` | claims of names in a table that several gateways share |
 // | `redis.rs` | such a table in Redis (feature `redis`); `redis/examine.rs`: how its server does |
@@ -39,62 +39,63 @@
 // | `setbacks.rs` | other gateways that were asked in vain lately |
 // | `look_ups.rs` | names that the directory of gateways is to be asked for, in turn |
 // | `peers.rs` | what a gateway is told of others, and how it asks which of them has a device |
-// | `settings.rs` | what a gateway is started with |
+// | `settings.rs` | the settings of a gateway |
 // | `device_head.rs` | the head of a request on the devices' port |
-// | `leases.rs` | links in the hands of program code |
-// | `loops.rs` | the ways to all event loops of the gateway |
+// | `leases.rs` | links that program code uses |
+// | `loops.rs` | the senders to all event loops of the gateway |
 // | `peer_table.rs` | other gateways as one loop knows them, and the connections to them |
-// | `alarms.rs` | what the loop is to wake the gateway for |
+// | `alarms.rs` | reasons for alarms |
 // | `callers.rs` | programs' threads that wait |
-// | `questions.rs` | what an operator may ask |
-// | `device_info.rs` | a connected device as a program sees it |
-// | `polls/deliveries.rs` | events on their way |
-// | `polls/posted.rs` | a POST that brings an answer |
-// | `polls/reply.rs` | what a poll is answered |
-// | `follow_ups.rs` | what a step leaves to be done when it is over |
+// | `questions.rs` | operators' questions |
+// | `device_info.rs` | a connected device in a program's list |
+// | `polls/deliveries.rs` | events in delivery |
+// | `polls/posted.rs` | a POST that contains an answer |
+// | `polls/reply.rs` | a reply to a poll |
+// | `follow_ups.rs` | work that a step defers until it has ended |
 // | `state.rs` | the state of each connection, and the components above together: `GatewayRole` |
-// | `publishing.rs` | names and links that come and go, told to log, subscribers and counters (by close cause) |
-// | `observed.rs` | what the observer is told of visitors, offers and leases |
-// | `known.rs` | which names are worth waiting for, and which loop has them |
-// | `exchanges.rs` | any exchange: its memory, its deadline, its end before its time |
-// | `refusals.rs` | refused upgrades and polls |
-// | `room.rs` | room for one connection more |
-// | `polls/holding.rs` | a held poll leaves the line |
-// | `links.rs` | a link's life: given out, heartbeat and its timeout, goaway, end |
-// | `pins.rs` | links that serve one visitor's connection alone |
-// | `answering.rs` | answers of the gateway's own to visitors, and what follows on their connections |
-// | `polls/replying.rs` | answers polls |
+// | `publishing.rs` | reports changes of names and links to log, subscribers and counters (by close cause) |
+// | `observed.rs` | reports visitors, offers and leases to the observer |
+// | `known_names.rs` | which names are known, and which loop has them |
+// | `exchanges.rs` | any exchange: its memory, its deadline, its early end |
+// | `refusals.rs` | refused offers and polls |
+// | `making_room.rs` | makes room for a new connection by closing another one |
+// | `polls/holding.rs` | held polls that are used or end |
+// | `links.rs` | a link's life: assigned to an exchange, checked, ended |
+// | `heartbeats.rs` | heartbeats and goaways on idle links |
+// | `pins.rs` | links that are reserved for one visitor's connection |
+// | `local_answers.rs` | local answers to visitors and programs, and the next request |
+// | `polls/replying.rs` | writes replies to polls |
 // | `polls/handing.rs` | hands requests out as events |
-// | `leasing.rs` | links and polls for programs |
-// | `waiting.rs` | requests in line, and what they are told in vain |
+// | `leasing.rs` | leases links and polls to programs |
+// | `waiting.rs` | requests that wait for a link or a poll, and the answer if none comes |
 // | `peer_lines.rs` | what other gateways are told of a request |
 // | `peering.rs` | requests for devices that are connected to other gateways |
 // | `forgetting.rs` | the directory of gateways has changed: what was heard of others counts no more |
 // | `peer_pulse.rs` | other gateways that hang: asked for a sign of life, and given up |
-// | `polls/collecting.rs` | reads a request whole before it is handed out |
-// | `serving.rs` | which request a free link gets, and which link or poll a request |
-// | `polls/feeding.rs` | a poll takes what waits, or is held |
-// | `polls/following.rs` | events in devices' hands: answered, late, repeated, forgotten |
-// | `admitted.rs` | what an admitted connection becomes: a link, a held offer or poll |
-// | `polls/reading.rs` | reads a POST's answer |
-// | `moves.rs` | connections that leave for another loop |
+// | `polls/collecting.rs` | reads a whole request before it is handed out |
+// | `link_assignment.rs` | which caller gets a free link, and which link or poll a request gets |
+// | `polls/feeding.rs` | a poll takes a waiting request, or is held |
+// | `polls/following.rs` | events that devices have: answered, late, sent again, forgotten |
+// | `admitted.rs` | the next state of an admitted connection: a link, a held offer or poll |
+// | `polls/reading.rs` | reads the answer in a POST |
+// | `moves.rs` | moves connections to another loop |
 // | `sign_in_requests.rs` | requests of the sign-in form |
-// | `asked.rs` | the outcome of reading a visitor's request |
-// | `insiders.rs` | requests of programs and of other gateways |
+// | `request_decision.rs` | the decision about a visitor's request |
+// | `trusted_requests.rs` | requests of programs and of other gateways |
 // | `visitors.rs` | a visitor's request: read, planned, begun |
 // | `revocation.rs` | connections whose credential was revoked or replaced |
-// | `regrouping.rs` | an offer for names that several loops have |
+// | `regrouping.rs` | an offer for names that several loops own |
 // | `claiming.rs` | names are claimed before a device is let in, and lost to other gateways |
 // | `offers.rs` | an offer or a poll: read, decided, admitted |
-// | `arrivals.rs` | new connections, their TLS handshakes, and those that come from another loop |
+// | `new_connections.rs` | new connections, their TLS handshakes, and those from another loop |
 // | `draining.rs` | how a gateway stops |
-// | `observation.rs` | answers to what operators and programs ask about devices |
-// | `role.rs` | the gateway on its event loop: each event goes to the file whose business it is |
-// | `handle.rs` | a running gateway as a program holds it |
+// | `observation.rs` | answers operators' questions |
+// | `role.rs` | dispatches events, deadlines and commands |
+// | `handle.rs` | the handle on a running gateway |
 // | `device_ref.rs` | one device, by name |
 // | `listing.rs` | the list of connected devices |
 // | `agent.rs` | a ureq agent whose requests go to devices (feature `ureq`) |
-// | `builder.rs` | how a gateway is set up and started |
+// | `builder.rs` | builds and starts a gateway |
 // | `simulated.rs` | a gateway without sockets, for the simulation |
 
 mod admission;
@@ -102,9 +103,6 @@ mod admitted;
 #[cfg(feature = "ureq")]
 mod agent;
 mod alarms;
-mod answering;
-mod arrivals;
-mod asked;
 mod builder;
 mod callers;
 mod certificates;
@@ -123,19 +121,23 @@ mod exchanges;
 mod follow_ups;
 mod forgetting;
 mod handle;
-mod insiders;
-mod known;
+mod heartbeats;
+mod known_names;
 mod leases;
 mod leasing;
 mod ledger;
 mod lifecycle;
+mod link_assignment;
 mod links;
 pub(crate) mod listeners;
 mod listing;
+mod local_answers;
 mod look_ups;
 pub(crate) mod loops;
+mod making_room;
 mod mismatches;
 mod moves;
+mod new_connections;
 pub(crate) mod observation;
 mod observed;
 mod offer;
@@ -155,13 +157,12 @@ mod redis;
 mod refusals;
 mod registry;
 mod regrouping;
+mod request_decision;
 mod resolving;
 mod revocation;
 mod role;
-mod room;
 mod routes;
 mod secrets;
-mod serving;
 mod setbacks;
 pub(crate) mod settings;
 mod sign_in;
@@ -171,6 +172,7 @@ pub(crate) mod simulated;
 pub(crate) mod state;
 pub(crate) mod stats;
 pub(crate) mod tokens;
+mod trusted_requests;
 mod visitors;
 mod waiting;
 

@@ -75,25 +75,25 @@ impl GatewayRole {
     }
 
     fn read_offer(&mut self, cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> Arrived {
-        let Some(peer) = cx.get_mut(id) else { return Arrived::NotYet };
-        match peer.flush() {
+        let Some(conn) = cx.get_mut(id) else { return Arrived::NotYet };
+        match conn.flush() {
             Ok(true) => {}
             Ok(false) => return Arrived::NotYet, // a device that has not read the 204 to its last offer cannot make another
             Err(_) => return Arrived::Closed,
         }
-        let filled = match peer.fetch(scratch, self.settings.limits.head_bytes_max + 1024) {
+        let filled = match conn.fetch(scratch, self.settings.limits.head_bytes_max + 1024) {
             Ok(Fetched::Bytes(n)) => n,
-            Ok(Fetched::Nothing) if peer.is_broken() => return Arrived::Closed,
+            Ok(Fetched::Nothing) if conn.is_broken() => return Arrived::Closed,
             Ok(Fetched::Nothing) => return Arrived::NotYet,
             Ok(Fetched::End) | Err(_) => return Arrived::Closed,
         };
         let bytes = &scratch[..filled];
         match head::request(bytes, &self.settings.limits, LineEnds::Crlf) {
             Err(refusal) => Arrived::Refused(refusal, None),
-            Ok(None) if peer.is_over() => Arrived::Closed,
+            Ok(None) if conn.is_over() => Arrived::Closed,
             Ok(None) => {
-                peer.keep(bytes);
-                if let State::Device(Device::Head { began, polled: true, .. }) = &mut peer.state {
+                conn.keep(bytes);
+                if let State::Device(Device::Head { began, polled: true, .. }) = &mut conn.state {
                     if !std::mem::replace(began, true) {
                         cx.set_deadline(id, Some(cx.after(self.settings.limits.head_timeout))); // for the whole head, from its first byte
                     }
@@ -102,7 +102,7 @@ impl GatewayRole {
             }
             Ok(Some(request)) => {
                 let behind = &bytes[request.len..];
-                peer.keep(behind);
+                conn.keep(behind);
                 match self.page(&request.fields) {
                     Ok(origin) => self.recognise(request, behind, origin),
                     Err(refusal) => Arrived::Refused(refusal, None),
@@ -209,13 +209,13 @@ impl GatewayRole {
         refusal: &Refusal,
         origin: Option<&str>,
     ) {
-        if let Some(peer) = cx.get(id) {
+        if let Some(conn) = cx.get(id) {
             log_names!(
                 Info,
                 "an offer or poll from {} was refused: {refusal}",
-                peer.stream().peer_label()
+                conn.stream().peer_label()
             );
-            let from = peer.stream().peer_ip();
+            let from = conn.stream().peer_ip();
             self.observe_refusal(None, from, (refusal.status, &refusal.reason));
         }
         let purpose = format!("{}; {PORT_PURPOSE}", refusal.reason);
@@ -252,10 +252,10 @@ impl GatewayRole {
         wire: turn::Offer,
         head: Box<DeviceHead>,
     ) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        let peer_ip: Option<IpAddr> = peer.stream().peer_ip();
-        let (certificate, secure) = (peer.stream().certificate(), peer.stream().is_secure());
-        peer.state = State::Device(Device::Deciding(head));
+        let Some(conn) = cx.get_mut(id) else { return };
+        let peer_ip: Option<IpAddr> = conn.stream().peer_ip();
+        let (certificate, secure) = (conn.stream().certificate(), conn.stream().is_secure());
+        conn.state = State::Device(Device::Deciding(head));
         let mut offer = Offer::new(wire, peer_ip, certificate);
         offer.secure = secure;
         // A certificate identifies the device as well as a token does; a device that presents one

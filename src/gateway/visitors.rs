@@ -8,9 +8,8 @@ use std::time::Instant;
 use crate::engine::connection::Fetched;
 use crate::engine::connections::{Connections, Id};
 use crate::error::Refusal;
-use crate::gateway::asked::{Asked, Forwarding, moved_too_often};
 use crate::gateway::credentials::VisitorToken;
-use crate::gateway::insiders::TOO_LONG_WITH_OURS;
+use crate::gateway::request_decision::{Asked, Forwarding, moved_too_often};
 use crate::gateway::routes::{Found, Reply, Terms, ToDevice};
 use crate::gateway::sign_in::{self, FORM_BYTES_MAX, Scope};
 use crate::gateway::sign_in_requests::{
@@ -20,6 +19,7 @@ use crate::gateway::state::{
     Asking, GatewayRole, SHORT_OF_MEMORY, Search, State, Visitor, VisitorSource,
 };
 use crate::gateway::tokens::{CHALLENGES, Digest};
+use crate::gateway::trusted_requests::TOO_LONG_WITH_OURS;
 use crate::gateway::waiting::for_visitors;
 use crate::limits::MOVES_MAX;
 use crate::observe::Visit;
@@ -228,8 +228,8 @@ impl GatewayRole {
 
     fn read_request(&mut self, cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> Asked {
         let now = cx.now();
-        let Some(peer) = cx.get_mut(id) else { return Asked::NotYet };
-        let State::Visitor(Visitor::Head { began, first, source, moves }) = &mut peer.state else {
+        let Some(conn) = cx.get_mut(id) else { return Asked::NotYet };
+        let State::Visitor(Visitor::Head { began, first, source, moves }) = &mut conn.state else {
             return Asked::NotYet;
         };
         let (had_begun, first, source) = (std::mem::replace(began, true), *first, source.clone());
@@ -240,13 +240,13 @@ impl GatewayRole {
             _ => &self.settings.limits,
         };
         let most = limits.head_bytes_max + 2 * FORM_BYTES_MAX;
-        let filled = match peer.fetch(scratch, most) {
+        let filled = match conn.fetch(scratch, most) {
             Ok(Fetched::Bytes(n)) => n,
             Ok(Fetched::Nothing) => {
-                if let State::Visitor(Visitor::Head { began, .. }) = &mut peer.state {
+                if let State::Visitor(Visitor::Head { began, .. }) = &mut conn.state {
                     *began = had_begun;
                 }
-                return if peer.is_broken() { Asked::Closed } else { Asked::NotYet };
+                return if conn.is_broken() { Asked::Closed } else { Asked::NotYet };
             }
             Ok(Fetched::End) | Err(_) => return Asked::Closed,
         };
@@ -256,9 +256,9 @@ impl GatewayRole {
                 self.observe_malformed(bytes, &source, &refusal);
                 Asked::Refused { refusal, to_head: false, keep: false }
             }
-            Ok(None) if peer.is_over() => Asked::Closed,
+            Ok(None) if conn.is_over() => Asked::Closed,
             Ok(None) => {
-                peer.keep(bytes);
+                conn.keep(bytes);
                 if !had_begun && !first {
                     cx.set_deadline(id, Some(cx.after(self.settings.limits.head_timeout))); // for the whole head, from its first byte
                 }
@@ -275,13 +275,13 @@ impl GatewayRole {
                             Some((form, of_body)) => (asked, used) = (form, length + of_body),
                         }
                         match asked {
-                            Asked::NotYet if peer.is_over() => return Asked::Closed,
+                            Asked::NotYet if conn.is_over() => return Asked::Closed,
                             Asked::NotYet => used = 0,
                             Asked::Elsewhere(_) if may_move => used = 0,
                             Asked::Elsewhere(_) => asked = moved_too_often(to_head),
                             _ => {}
                         }
-                        peer.keep(&bytes[used..]);
+                        conn.keep(&bytes[used..]);
                         if matches!(asked, Asked::NotYet) && !had_begun && !first {
                             cx.set_deadline(id, Some(cx.after(self.settings.limits.head_timeout)));
                         }
@@ -289,7 +289,7 @@ impl GatewayRole {
                         asked
                     }
                     Err(refusal) => {
-                        peer.keep(&bytes[length..]);
+                        conn.keep(&bytes[length..]);
                         self.observe_malformed(bytes, &source, &refusal);
                         Asked::Refused { refusal, to_head, keep: false }
                     }
@@ -728,10 +728,10 @@ impl GatewayRole {
             let at = cx.after(whole);
             self.ends_by(cx, key, at);
         }
-        let Some(peer) = cx.get_mut(id) else { return };
-        if let State::Visitor(Visitor::Head { source, .. }) = &peer.state {
+        let Some(conn) = cx.get_mut(id) else { return };
+        if let State::Visitor(Visitor::Head { source, .. }) = &conn.state {
             let source = source.clone();
-            peer.state = State::Visitor(Visitor::Asking(Asking {
+            conn.state = State::Visitor(Visitor::Asking(Asking {
                 key,
                 name: name.into(),
                 event: None,
@@ -745,12 +745,12 @@ impl GatewayRole {
     }
 
     pub(super) fn visitor_head_expired(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get(id).filter(|peer| peer.kept() > 0) else {
+        let Some(conn) = cx.get(id).filter(|conn| conn.kept() > 0) else {
             return cx.close(id);
         };
         let refusal = Refusal::new(408, HEAD_LATE);
-        if let State::Visitor(visitor) = &peer.state {
-            self.observe_malformed(peer.kept_bytes(), visitor.source(), &refusal);
+        if let State::Visitor(visitor) = &conn.state {
+            self.observe_malformed(conn.kept_bytes(), visitor.source(), &refusal);
         }
         self.refuse(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
     }

@@ -30,22 +30,22 @@ enum Lingered {
 }
 
 impl Lingering {
-    fn step<T>(&mut self, peer: &mut Connection<T>, scratch: &mut [u8]) -> Lingered {
+    fn step<T>(&mut self, conn: &mut Connection<T>, scratch: &mut [u8]) -> Lingered {
         let waits =
-            |peer: &Connection<T>| if peer.is_broken() { Lingered::Over } else { Lingered::Waits };
-        match peer.flush() {
+            |conn: &Connection<T>| if conn.is_broken() { Lingered::Over } else { Lingered::Waits };
+        match conn.flush() {
             Err(_) => return Lingered::Over,
-            Ok(false) => return waits(peer),
+            Ok(false) => return waits(conn),
             Ok(true) => {}
         }
         if !self.shut {
-            match peer.end_output() {
+            match conn.end_output() {
                 Ok(true) => self.shut = true,
-                Ok(false) => return waits(peer),
+                Ok(false) => return waits(conn),
                 Err(_) => return Lingered::Over,
             }
         }
-        match peer.fetch(scratch, LINGER_READ) {
+        match conn.fetch(scratch, LINGER_READ) {
             Ok(Fetched::Bytes(_)) => Lingered::Came,
             Ok(Fetched::Nothing) => Lingered::Waits,
             Ok(Fetched::End) | Err(_) => Lingered::Over,
@@ -68,8 +68,8 @@ pub(crate) fn linger<T>(
         limits.linger_timeout
     };
     let (silent, ends) = (cx.after(silence), cx.after(limits.linger_total_timeout));
-    let Some(peer) = cx.get_mut(id) else { return };
-    peer.state = begin(Lingering { ends, silence, shut: false });
+    let Some(conn) = cx.get_mut(id) else { return };
+    conn.state = begin(Lingering { ends, silence, shut: false });
     cx.set_deadline(id, Some(silent.min(ends)));
     cx.lingers(id, limits.lingering_max);
 }
@@ -83,7 +83,7 @@ pub(crate) fn hurry_lingering<T>(
 ) {
     let silence = limits.linger_timeout.min(limits.abandoned_timeout);
     let at = cx.after(silence);
-    let Some(lingering) = cx.get_mut(id).and_then(|peer| find(&mut peer.state)) else { return };
+    let Some(lingering) = cx.get_mut(id).and_then(|conn| find(&mut conn.state)) else { return };
     lingering.silence = silence;
     let at = at.min(lingering.ends);
     cx.set_deadline(id, Some(at));
@@ -97,10 +97,10 @@ pub(crate) fn step_lingering<T>(
     find: fn(&mut T) -> Option<&mut Lingering>,
 ) {
     let mut scratch = cx.take_scratch();
-    let stepped = cx.get_mut(id).and_then(|peer| {
-        let mut lingering = *find(&mut peer.state)?;
-        let step = lingering.step(peer, &mut scratch);
-        *find(&mut peer.state)? = lingering;
+    let stepped = cx.get_mut(id).and_then(|conn| {
+        let mut lingering = *find(&mut conn.state)?;
+        let step = lingering.step(conn, &mut scratch);
+        *find(&mut conn.state)? = lingering;
         Some((step, lingering))
     });
     cx.put_scratch(scratch);

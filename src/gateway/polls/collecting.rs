@@ -38,8 +38,8 @@ impl GatewayRole {
         if !exchange.is_enclosed() {
             if !exchange.is_collecting() {
                 let gathering = Gathering::new(held, exchange.announced(), cx.now());
-                let begun = cx.get_mut(downstream).map_or(Ok(()), |peer| {
-                    exchange.begin_collecting(peer, gathering, &self.settings.limits)
+                let begun = cx.get_mut(downstream).map_or(Ok(()), |conn| {
+                    exchange.begin_collecting(conn, gathering, &self.settings.limits)
                 });
                 if let Err(refusal) = begun {
                     self.give_up(
@@ -67,7 +67,7 @@ impl GatewayRole {
         let (limits, now) = (self.settings.limits.clone(), cx.now());
         let mut scratch = cx.take_scratch();
         let collected = match (self.exchanges.get_mut(key), cx.get_mut(id)) {
-            (Some(exchange), Some(peer)) => exchange.collect(peer, &mut scratch, now, &limits),
+            (Some(exchange), Some(conn)) => exchange.collect(conn, &mut scratch, now, &limits),
             _ => Collected::NotYet,
         };
         cx.put_scratch(scratch);

@@ -20,9 +20,9 @@ impl GatewayRole {
     ) {
         let Admitted { registration, owner, .. } = admitted;
         let (encoding, session, knows, now) = (head.accepts, owner.session, head.knows, cx.now());
-        let Some(peer) = cx.get_mut(id) else { return };
-        peer.free_buffers();
-        peer.state = State::Device(Device::Held {
+        let Some(conn) = cx.get_mut(id) else { return };
+        conn.free_buffers();
+        conn.state = State::Device(Device::Held {
             registration: registration.clone(),
             hold: Hold::Poll(Box::new(Parked { head, owner })),
         });

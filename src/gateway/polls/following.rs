@@ -193,11 +193,11 @@ impl GatewayRole {
             }
         };
         let date = cx.date().to_owned();
-        let Some(peer) = cx.get_mut(poll) else { return };
-        let written = peer.written();
-        write_reply(peer.output(), &head, Some((json.len(), &id_text(&event))), &date);
-        let sent = peer.send_whole(json).and_then(|()| peer.flush());
-        peer.state = State::Device(Device::PollReply(PollReply::with_event(
+        let Some(conn) = cx.get_mut(poll) else { return };
+        let written = conn.written();
+        write_reply(conn.output(), &head, Some((json.len(), &id_text(&event))), &date);
+        let sent = conn.send_whole(json).and_then(|()| conn.flush());
+        conn.state = State::Device(Device::PollReply(PollReply::with_event(
             event, head.keep, written, held,
         )));
         self.told(cx, poll, sent);

@@ -70,8 +70,8 @@ impl GatewayRole {
     /// Checks that a held poll still exists: if an event is written to one that has ended, this is
     /// noticed only after `redeliver_after`.
     fn is_held_still(&mut self, cx: &mut Connections<State>, poll: Id) -> bool {
-        if let Some(peer) = cx.get_mut(poll) {
-            peer.look_again();
+        if let Some(conn) = cx.get_mut(poll) {
+            conn.look_again();
         }
         self.early_bytes(cx, poll);
         matches!(cx.device(poll), Some(Device::Held { .. }))
@@ -117,24 +117,24 @@ impl GatewayRole {
         self.note_handed(cx, outgoing, owner, registration);
         let (date, id) = (cx.date().to_owned(), id_text(&outgoing.event));
         let exchange = self.exchanges.get(outgoing.key);
-        let (Some(peer), Some(exchange)) = (cx.get_mut(poll), exchange) else { return false };
-        let before = peer.written();
+        let (Some(conn), Some(exchange)) = (cx.get_mut(poll), exchange) else { return false };
+        let before = conn.written();
         let sent = match &text {
             EventText::Json(json) => {
-                write_reply(peer.output(), &head, Some((json.len(), &id)), &date);
-                peer.send(json)
+                write_reply(conn.output(), &head, Some((json.len(), &id)), &date);
+                conn.send(json)
             }
             EventText::Request | EventText::Later(_) => {
                 let request = exchange.request();
                 let (first, rest) = request.split_at(forward::behind_first_line(request));
                 let length = request.len() + line.len();
-                write_reply(peer.output(), &head, Some((length, &id)), &date);
-                peer.output().extend_from_slice(&[first, &line].concat());
-                peer.send(rest)
+                write_reply(conn.output(), &head, Some((length, &id)), &date);
+                conn.output().extend_from_slice(&[first, &line].concat());
+                conn.send(rest)
             }
         };
-        let sent = sent.and_then(|()| peer.flush());
-        peer.state = State::Device(Device::PollReply(PollReply::with_event(
+        let sent = sent.and_then(|()| conn.flush());
+        conn.state = State::Device(Device::PollReply(PollReply::with_event(
             outgoing.event,
             head.keep,
             before,
@@ -197,9 +197,9 @@ impl GatewayRole {
         let Some(parked) = self.take_poll(cx, poll) else { return false };
         let Parked { head, owner } = *parked;
         self.note_handed(cx, outgoing, owner, registration);
-        if let Some(peer) = cx.get_mut(poll) {
-            peer.state =
-                State::Device(Device::PollReply(PollReply::later(event, head, peer.written())));
+        if let Some(conn) = cx.get_mut(poll) {
+            conn.state =
+                State::Device(Device::PollReply(PollReply::later(event, head, conn.written())));
         }
         let at = cx.after(self.settings.limits.body_silence_timeout);
         cx.set_deadline(poll, Some(at));

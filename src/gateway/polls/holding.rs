@@ -17,14 +17,14 @@ impl GatewayRole {
         cx: &mut Connections<State>,
         id: Id,
     ) -> Option<Box<Parked>> {
-        let peer = cx.get_mut(id)?;
-        let registration = match &peer.state {
+        let conn = cx.get_mut(id)?;
+        let registration = match &conn.state {
             State::Device(Device::Held { registration, hold: Hold::Poll(_) }) => {
                 registration.clone()
             }
             _ => return None,
         };
-        let taken = std::mem::replace(&mut peer.state, BETWEEN_POLLS);
+        let taken = std::mem::replace(&mut conn.state, BETWEEN_POLLS);
         self.unpark(cx, id, &registration);
         match taken {
             State::Device(Device::Held { hold: Hold::Poll(parked), .. }) => Some(parked),

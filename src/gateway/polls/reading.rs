@@ -56,22 +56,22 @@ impl GatewayRole {
         expects_continue: bool,
     ) {
         let (now, held) = (cx.now(), self.messages_of(posted.admitted.registration.name()));
-        let Some(peer) = cx.get_mut(id) else { return };
+        let Some(conn) = cx.get_mut(id) else { return };
         let announced = posted.decoder.remaining().unwrap_or(0);
         if posted.head.content != Some(Encoding::Message)
             && announced > self.settings.limits.message_bytes_max as u64
         {
-            peer.state = State::Device(Device::PostedAnswer(posted));
+            conn.state = State::Device(Device::PostedAnswer(posted));
             return self.refuse_post(cx, id, &too_long());
         }
-        if expects_continue && peer.kept() == 0 {
-            peer.output().extend_from_slice(CONTINUE);
+        if expects_continue && conn.kept() == 0 {
+            conn.output().extend_from_slice(CONTINUE);
         }
         posted.reading = match posted.head.content {
             Some(Encoding::Message) => Reading::Head(Vec::new()),
             _ => Reading::Whole(Gathering::new(held, posted.decoder.remaining(), now)),
         };
-        peer.state = State::Device(Device::PostedAnswer(posted));
+        conn.state = State::Device(Device::PostedAnswer(posted));
         self.await_post(cx, id);
         self.post_ready(cx, id);
     }
@@ -117,20 +117,20 @@ impl GatewayRole {
 
     fn read_post(&mut self, cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> Came {
         let (limits, now) = (self.settings.limits.clone(), cx.now());
-        let Some(peer) = cx.get_mut(id) else { return Came::NotYet };
-        if peer.flush().is_err() {
+        let Some(conn) = cx.get_mut(id) else { return Came::NotYet };
+        if conn.flush().is_err() {
             return Came::Closed;
         }
-        if matches!(&peer.state, State::Device(Device::PostedAnswer(posted)) if matches!(posted.reading, Reading::Elsewhere))
+        if matches!(&conn.state, State::Device(Device::PostedAnswer(posted)) if matches!(posted.reading, Reading::Elsewhere))
         {
-            return if peer.is_broken() { Came::Closed } else { Came::NotYet };
+            return if conn.is_broken() { Came::Closed } else { Came::NotYet };
         }
-        let filled = match peer.fetch(scratch, scratch.len()) {
+        let filled = match conn.fetch(scratch, scratch.len()) {
             Ok(Fetched::Bytes(n)) => n,
             Ok(Fetched::Nothing) => return Came::NotYet,
             Ok(Fetched::End) | Err(_) => return Came::Closed,
         };
-        let State::Device(Device::PostedAnswer(posted)) = &mut peer.state else {
+        let State::Device(Device::PostedAnswer(posted)) = &mut conn.state else {
             return Came::NotYet;
         };
         if let Reading::Whole(message) = &mut posted.reading {
@@ -155,7 +155,7 @@ impl GatewayRole {
         let rest = scratch[used..filled].to_vec();
         let came = self.judge_post(cx, id, ended);
         if !(ended && head::are_line_ends(&rest)) {
-            cx.get_mut(id).into_iter().for_each(|peer| peer.keep(&rest));
+            cx.get_mut(id).into_iter().for_each(|conn| conn.keep(&rest));
         }
         came
     }
@@ -319,10 +319,10 @@ impl GatewayRole {
 
     /// The contents of a POST were handled; now it is a poll for the next event, or an offer.
     fn post_done(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Device(Device::PostedAnswer(posted)) = &mut peer.state else { return };
+        let Some(conn) = cx.get_mut(id) else { return };
+        let State::Device(Device::PostedAnswer(posted)) = &mut conn.state else { return };
         posted.head.framing = Framing::Empty;
-        if peer.kept() > 0 {
+        if conn.kept() > 0 {
             let refusal = Refusal::new(
                 400,
                 "bytes came after the answer and before its reply; wait for the reply",

@@ -24,11 +24,11 @@ impl GatewayRole {
         head: &DeviceHead,
     ) {
         let date = cx.date().to_owned();
-        let Some(peer) = cx.get_mut(id) else { return };
-        let written = peer.written();
-        write_reply(peer.output(), head, None, &date);
-        peer.state = State::Device(Device::PollReply(PollReply::small(head.keep, written)));
-        let sent = peer.flush();
+        let Some(conn) = cx.get_mut(id) else { return };
+        let written = conn.written();
+        write_reply(conn.output(), head, None, &date);
+        conn.state = State::Device(Device::PollReply(PollReply::small(head.keep, written)));
+        let sent = conn.flush();
         self.told(cx, id, sent);
     }
 
@@ -41,8 +41,8 @@ impl GatewayRole {
         keep: bool,
     ) {
         let date = cx.date().to_owned();
-        let Some(peer) = cx.get_mut(id) else { return };
-        let written = peer.written();
+        let Some(conn) = cx.get_mut(id) else { return };
+        let written = conn.written();
         let mut fields = vec![
             ("Date", date.as_str()),
             ("Access-Control-Allow-Methods", "POST"),
@@ -57,20 +57,20 @@ impl GatewayRole {
         ];
         fields.extend(cors_fields(Some(origin)));
         fields.extend((!keep).then_some(("Connection", "close")));
-        write_head(peer.output(), 204, &fields);
-        peer.state = State::Device(Device::PollReply(PollReply::small(keep, written)));
-        let sent = peer.flush();
+        write_head(conn.output(), 204, &fields);
+        conn.state = State::Device(Device::PollReply(PollReply::small(keep, written)));
+        let sent = conn.flush();
         self.told(cx, id, sent);
     }
 
     /// Continues to write a reply.
     pub(in crate::gateway) fn tell_ready(&mut self, cx: &mut Connections<State>, id: Id) {
         let is_unwritten = cx.poll_reply(id).is_some_and(PollReply::is_unwritten);
-        let Some(peer) = cx.get_mut(id) else { return };
-        let sent = match peer.is_broken() {
+        let Some(conn) = cx.get_mut(id) else { return };
+        let sent = match conn.is_broken() {
             true => Err(std::io::ErrorKind::BrokenPipe.into()),
             false if is_unwritten => return, // there is nothing to write yet
-            false => peer.flush(),
+            false => conn.flush(),
         };
         self.told(cx, id, sent);
     }
@@ -79,11 +79,11 @@ impl GatewayRole {
         if cx.poll_reply(id).is_some_and(PollReply::is_unwritten) {
             return self.told(cx, id, Err(std::io::ErrorKind::TimedOut.into()));
         }
-        let Some(peer) = cx.get_mut(id) else { return };
-        peer.try_to_write(); // a socket reports late that it has room
-        let before = peer.written();
-        let sent = match peer.flush() {
-            Ok(false) if peer.written() == before => Err(std::io::ErrorKind::TimedOut.into()),
+        let Some(conn) = cx.get_mut(id) else { return };
+        conn.try_to_write(); // a socket reports late that it has room
+        let before = conn.written();
+        let sent = match conn.flush() {
+            Ok(false) if conn.written() == before => Err(std::io::ErrorKind::TimedOut.into()),
             sent => sent,
         };
         self.told(cx, id, sent);
@@ -96,8 +96,8 @@ impl GatewayRole {
         id: Id,
         sent: std::io::Result<bool>,
     ) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        let written = peer.written();
+        let Some(conn) = cx.get_mut(id) else { return };
+        let written = conn.written();
         let Some(reply) = cx.poll_reply_mut(id) else { return };
         let (event, keep, began) = (reply.event, reply.keep, written > reply.written);
         match sent {
@@ -130,8 +130,8 @@ impl GatewayRole {
         if !keep || (self.lifecycle.is_draining() && !self.events.are_in_hand()) {
             return self.linger(cx, id);
         }
-        let Some(peer) = cx.get_mut(id) else { return };
-        peer.state = BETWEEN_POLLS;
+        let Some(conn) = cx.get_mut(id) else { return };
+        conn.state = BETWEEN_POLLS;
         self.await_request(cx, id);
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::device::backoff::{random, retry_after};
-use crate::device::dial::{Dial, PACE, QUICK_MAX, Stage};
+use crate::device::dial_stages::{Dial, PACE, QUICK_MAX, Stage};
 use crate::device::events::DeviceEventKind;
 use crate::device::group::Standing;
 use crate::device::plan::OnRefusal;
@@ -106,8 +106,8 @@ impl DeviceRole {
             Ok(Some((verdict, reply))) => self.handle_verdict(cx, id, verdict, reply),
             Err(Unanswered { silent: true, .. }) if self.was_let_go(cx, id) => {}
             Err(Unanswered { silent: true, .. }) if self.was_held(cx, id) => {
-                if let Some(key) = cx.get(id).and_then(|peer| {
-                    if let State::Dial(dial) = &peer.state { dial.slot } else { None }
+                if let Some(key) = cx.get(id).and_then(|conn| {
+                    if let State::Dial(dial) = &conn.state { dial.slot } else { None }
                 }) {
                     self.pause_poll(cx, key);
                 }
@@ -127,11 +127,11 @@ impl DeviceRole {
         id: Id,
         scratch: &mut [u8],
     ) -> Result<Option<(Verdict, ReplyHead)>, Unanswered> {
-        let Some(peer) = cx.get_mut(id) else { return Ok(None) };
-        let State::Dial(dial) = &peer.state else { return Ok(None) };
+        let Some(conn) = cx.get_mut(id) else { return Ok(None) };
+        let State::Dial(dial) = &conn.state else { return Ok(None) };
         let Stage::Offered { mut interim, .. } = dial.stage else { return Ok(None) };
-        let _ = peer.flush(); // a failure shows in the next read
-        let fetched = peer.fetch(scratch, self.limits.head_bytes_max + 1024);
+        let _ = conn.flush(); // a failure shows in the next read
+        let fetched = conn.fetch(scratch, self.limits.head_bytes_max + 1024);
         let silent = interim.is_zero();
         let filled = match fetched {
             Ok(Fetched::Bytes(n)) => n,
@@ -161,21 +161,21 @@ impl DeviceRole {
                     Unanswered::from(format!("this is not a gateway's answer: {}", e.reason))
                 })?;
             let Some(response) = parsed else {
-                if peer.is_over() {
+                if conn.is_over() {
                     return Err("the gateway closed the connection in the middle of its answer to the offer".to_owned().into());
                 }
-                peer.keep(&bytes[used..]);
+                conn.keep(&bytes[used..]);
                 return Ok(None);
             };
             used += response.len;
             let verdict = verdict::check(&response, &self.plan.offer.dialect.token);
             if verdict != Verdict::Informational {
-                peer.keep(&bytes[used..]);
-                let sent = peer.pending() == 0 && self.has_posted(peer);
+                conn.keep(&bytes[used..]);
+                let sent = conn.pending() == 0 && self.has_posted(conn);
                 return Ok(Some((verdict, reply_head(&response, sent, &bytes[used..]))));
             }
             interim.count(&self.limits).map_err(|e| format!("the gateway {}", e.reason))?;
-            let State::Dial(dial) = &mut peer.state else { return Ok(None) };
+            let State::Dial(dial) = &mut conn.state else { return Ok(None) };
             if let Stage::Offered { interim: counted, .. } = &mut dial.stage {
                 *counted = interim;
             }
@@ -310,8 +310,8 @@ impl DeviceRole {
     /// 204: the gateway holds offers until there is a request.
     fn nothing_yet(&mut self, cx: &mut Connections<State>, id: Id, keep: bool, quick: bool) {
         let now = cx.now();
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Dial(dial) = &mut peer.state else { return };
+        let Some(conn) = cx.get_mut(id) else { return };
+        let State::Dial(dial) = &mut conn.state else { return };
         let (url, gateway) = (dial.url.clone(), dial.gateway.clone());
         dial.quick = if quick { dial.quick + 1 } else { 0 };
         let pauses = dial.quick > QUICK_MAX;

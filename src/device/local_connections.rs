@@ -18,10 +18,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::close_reason::CloseReason;
-use crate::device::dial::LOCALS;
+use crate::device::dial_stages::LOCALS;
 use crate::device::link::Link;
+use crate::device::local_pool::{BOUND_GRACE, Local, Made, POOL_MAX, ServerId};
 use crate::device::lookups::Waiter;
-use crate::device::pool::{BOUND_GRACE, Local, Made, POOL_MAX, ServerId};
 use crate::device::role::DeviceRole;
 use crate::device::state::{State, States};
 use crate::device::target::Endpoint;
@@ -95,12 +95,12 @@ impl DeviceRole {
         bound: bool,
     ) {
         cx.set_deadline(id, None);
-        if let Some(peer) = cx.get_mut(id) {
-            let made = match &peer.state {
+        if let Some(conn) = cx.get_mut(id) {
+            let made = match &conn.state {
                 State::Local(Local::Securing { made, .. }) => *made,
                 _ => Made { server, known: self.locals.pool(server).known },
             };
-            peer.state = State::Local(Local::Busy { key, bound, made });
+            conn.state = State::Local(Local::Busy { key, bound, made });
         }
         relay::attach(self, cx, key, id);
     }
@@ -213,15 +213,15 @@ impl DeviceRole {
         match downstream.filter(|_| bound) {
             Some(link) if self.bind(cx, (id, server), link) => {}
             None if !bound && !challenged && clean && takes_idle => {
-                let Some(peer) = cx.get_mut(id) else { return };
-                peer.state = State::Local(Local::Idle { server });
+                let Some(conn) = cx.get_mut(id) else { return };
+                conn.state = State::Local(Local::Idle { server });
                 self.locals.pool(server).idle.push(id);
                 self.wake_locals(cx);
             }
             _ => return self.close_local(cx, id),
         }
-        if let Some(peer) = cx.get_mut(id) {
-            peer.free_buffers();
+        if let Some(conn) = cx.get_mut(id) {
+            conn.free_buffers();
         }
         let at = cx.after(time);
         cx.set_deadline(id, Some(at));
@@ -255,8 +255,8 @@ impl DeviceRole {
         *bound = Some(id);
         self.shared.busy.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let since = cx.now();
-        if let Some(peer) = cx.get_mut(id) {
-            peer.state = State::Local(Local::Bound { server, link, since });
+        if let Some(conn) = cx.get_mut(id) {
+            conn.state = State::Local(Local::Bound { server, link, since });
         }
         true
     }

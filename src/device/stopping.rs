@@ -10,11 +10,11 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::device::dial::{PART, Stage};
+use crate::device::dial_stages::{PART, Stage};
+use crate::device::findings::Parting;
 use crate::device::links::STOPS;
 use crate::device::plan::Service;
 use crate::device::role::DeviceRole;
-use crate::device::signs::Parting;
 use crate::device::state::{State, States};
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;

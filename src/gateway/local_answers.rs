@@ -53,9 +53,9 @@ impl GatewayRole {
         }
         self.stats.refused.fetch_add(1, Relaxed);
         let (date, to_gateway) = (cx.date().to_owned(), is_gateway(cx, id));
-        let Some(peer) = cx.get_mut(id) else { return };
-        LocalAnswer { to_gateway, ..answer.clone() }.write(peer.output(), &date);
-        match peer.flush() {
+        let Some(conn) = cx.get_mut(id) else { return };
+        LocalAnswer { to_gateway, ..answer.clone() }.write(conn.output(), &date);
+        match conn.flush() {
             Ok(true) => self.visitor_next(cx, id, true),
             Ok(false) => self.linger(cx, id), // it does not even read this much, so it is not waited for
             Err(_) => cx.close(id),
@@ -63,22 +63,22 @@ impl GatewayRole {
     }
 
     pub(super) fn visitor_next(&mut self, cx: &mut Connections<State>, id: Id, keep: bool) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Visitor(visitor) = &peer.state else { return };
+        let Some(conn) = cx.get_mut(id) else { return };
+        let State::Visitor(visitor) = &conn.state else { return };
         let source = visitor.source().clone();
         if !keep || self.lifecycle.is_draining() {
             return self.linger(cx, id);
         }
-        peer.state = State::Visitor(Visitor::Head { began: false, first: false, moves: 0, source });
+        conn.state = State::Visitor(Visitor::Head { began: false, first: false, moves: 0, source });
         self.await_request(cx, id);
     }
 
     /// A connection waits for its next request; pipelined bytes are read soon.
     pub(super) fn await_request(&self, cx: &mut Connections<State>, id: Id) {
         let at = cx.after(self.settings.limits.idle_visitor_timeout);
-        let Some(peer) = cx.get_mut(id) else { return };
-        peer.free_buffers();
-        let more = peer.has_input();
+        let Some(conn) = cx.get_mut(id) else { return };
+        conn.free_buffers();
+        let more = conn.has_input();
         cx.set_deadline(id, Some(at));
         if more {
             cx.reschedule(id);

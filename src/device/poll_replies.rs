@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::device::dial::{STEPS_MAX, Stage};
+use crate::device::dial_stages::{STEPS_MAX, Stage};
 use crate::device::reply::{Reply, ReplyHead};
 use crate::device::role::DeviceRole;
 use crate::device::state::{State, States, dial_stage};
@@ -63,7 +63,7 @@ impl DeviceRole {
         let mut read = Ok(false);
         for _ in 0..STEPS_MAX {
             read = self.read_body(cx, id, &mut scratch);
-            if read != Ok(false) || cx.get(id).is_none_or(|peer| !peer.has_input()) {
+            if read != Ok(false) || cx.get(id).is_none_or(|conn| !conn.has_input()) {
                 break;
             }
         }
@@ -87,10 +87,10 @@ impl DeviceRole {
         scratch: &mut [u8],
     ) -> Result<bool, String> {
         let at = cx.after(self.limits.body_silence_timeout);
-        let Some(peer) = cx.get_mut(id) else { return Ok(false) };
-        let fetched = peer.fetch(scratch, scratch.len());
-        let ended = peer.at_end_of_stream() || peer.is_broken();
-        let State::Dial(dial) = &mut peer.state else { return Ok(false) };
+        let Some(conn) = cx.get_mut(id) else { return Ok(false) };
+        let fetched = conn.fetch(scratch, scratch.len());
+        let ended = conn.at_end_of_stream() || conn.is_broken();
+        let State::Dial(dial) = &mut conn.state else { return Ok(false) };
         let Stage::Reading(reply) = &mut dial.stage else { return Ok(false) };
         match fetched {
             Ok(Fetched::Bytes(n)) => {
@@ -194,15 +194,15 @@ impl DeviceRole {
                 None,
             );
         };
-        let Some(peer) = cx.get_mut(id) else { return };
-        if peer.pending() == 0 && self.draining() {
+        let Some(conn) = cx.get_mut(id) else { return };
+        if conn.pending() == 0 && self.draining() {
             self.acknowledge(cx, key); // it was written completely, and its reply may be held for long
             return self.let_go(cx, key);
         }
-        let (waiting, written) = (peer.pending(), peer.written());
-        peer.try_to_write(); // a socket has room long before it reports it
-        let _ = peer.flush(); // a failure shows in the next read
-        match (waiting, peer.written() > written) {
+        let (waiting, written) = (conn.pending(), conn.written());
+        conn.try_to_write(); // a socket has room long before it reports it
+        let _ = conn.flush(); // a failure shows in the next read
+        match (waiting, conn.written() > written) {
             (0, _) => self.end_dial(
                 cx,
                 id,

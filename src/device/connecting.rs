@@ -13,9 +13,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::device::address_race::{RUNNING_MAX, Race, Racer, in_order};
 use crate::device::follow_ups::FollowUp;
 use crate::device::lookups::Waiter;
-use crate::device::races::{RUNNING_MAX, Race, Racer, in_order};
 use crate::device::role::DeviceRole;
 use crate::device::state::{State, States};
 use crate::engine::connections::{Connections, Id};
@@ -130,8 +130,8 @@ impl DeviceRole {
     }
 
     pub(super) fn racer_ready(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get(id) else { return };
-        match peer.stream().connected() {
+        let Some(conn) = cx.get(id) else { return };
+        match conn.stream().connected() {
             Ok(false) => {}
             Ok(true) => self.race_won(cx, id),
             Err(e) => self.racer_failed(cx, id, e),

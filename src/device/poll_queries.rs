@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use crate::device::dial::{DIAL, Dial, PACE, Stage};
+use crate::device::dial_stages::{DIAL, Dial, PACE, Stage};
 use crate::device::follow_ups::FollowUp;
 use crate::device::gateways::GatewayTarget;
 use crate::device::proxy::Proxy;

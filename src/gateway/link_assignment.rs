@@ -51,8 +51,8 @@ impl GatewayRole {
         id: Id,
         reusable: Result<(), CloseReason>,
     ) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Device(Device::Link(link)) = &mut peer.state else { return };
+        let Some(conn) = cx.get_mut(id) else { return };
+        let State::Device(Device::Link(link)) = &mut conn.state else { return };
         let exchange = link.exchange.take().and_then(|key| self.exchanges.get(key));
         let bound = link.pinned.is_some() || exchange.is_some_and(|exchange| exchange.is_bound());
         let is_counted = exchange.is_some_and(|exchange| exchange.observed.is_on());
@@ -71,7 +71,7 @@ impl GatewayRole {
         }
         // The 101 of a held offer may still be unsent, if the request that should follow it was
         // withdrawn.
-        if peer.pending() > 0 && !peer_flush(cx, id) {
+        if conn.pending() > 0 && !peer_flush(cx, id) {
             return self.drop_link(cx, id, UNTURNED);
         }
         if !is_counted {

@@ -1,6 +1,6 @@
 //! Signs that an intermediary does not let an `Upgrade` pass (protocol.md §1.7).
 
-use crate::device::dial::Stage;
+use crate::device::dial_stages::Stage;
 use crate::device::reply::ReplyHead;
 use crate::device::role::DeviceRole;
 use crate::device::state::{State, States};

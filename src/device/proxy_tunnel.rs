@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::device::dial::Stage;
+use crate::device::dial_stages::Stage;
 use crate::device::proxy::{Refused, proxy_answer};
 use crate::device::role::DeviceRole;
 use crate::device::state::{State, States, dial_stage, flush};
@@ -25,8 +25,8 @@ impl DeviceRole {
         else {
             return self.reached(cx, id);
         };
-        let Some(peer) = cx.get_mut(id) else { return };
-        proxy.write_connect(peer.output(), &url);
+        let Some(conn) = cx.get_mut(id) else { return };
+        proxy.write_connect(conn.output(), &url);
         dial_stage(cx, id, Stage::Tunnelling { interim: InterimCount::default() });
         flush(cx, id);
         let at = cx.after(self.limits.proxy_timeout);
@@ -50,7 +50,7 @@ impl DeviceRole {
         match answer {
             Some(Ok(true)) => {
                 self.reached(cx, id);
-                if cx.get(id).is_some_and(|peer| peer.has_input()) {
+                if cx.get(id).is_some_and(|conn| conn.has_input()) {
                     cx.reschedule(id); // bytes after the 200 come from the gateway
                 }
             }

@@ -7,8 +7,8 @@
 use std::borrow::Cow;
 
 use crate::device::answer::Work;
-use crate::device::dial::STEPS_MAX;
-use crate::device::dial::Stage;
+use crate::device::dial_stages::STEPS_MAX;
+use crate::device::dial_stages::Stage;
 use crate::device::link::Link;
 use crate::device::plan::Service;
 use crate::device::reply::ReplyHead;
@@ -140,8 +140,8 @@ impl DeviceRole {
         speak_1_1(&mut text);
         let bridge = self.slots.get(key).and_then(|slot| slot.bridge);
         if let Some(id) = bridge.filter(|id| cx.is_quiet(*id, true)) {
-            if let Some(peer) = cx.get_mut(id) {
-                peer.output().extend_from_slice(&text);
+            if let Some(conn) = cx.get_mut(id) {
+                conn.output().extend_from_slice(&text);
             }
             return flush(cx, id);
         }
@@ -155,7 +155,7 @@ impl DeviceRole {
     /// Frees the memory of a request that the virtual link has taken completely.
     fn note_handed_over(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
-        let waits = slot.bridge.and_then(|id| cx.get(id)).is_some_and(|peer| peer.pending() > 0);
+        let waits = slot.bridge.and_then(|id| cx.get(id)).is_some_and(|conn| conn.pending() > 0);
         if let (Some(work), false) = (&mut slot.work, waits) {
             work.held = None;
         }
@@ -174,8 +174,8 @@ impl DeviceRole {
         if let Some(slot) = self.slots.get_mut(key) {
             slot.bridge = Some(id);
         }
-        if let Some(peer) = cx.get_mut(id) {
-            peer.output().extend_from_slice(text);
+        if let Some(conn) = cx.get_mut(id) {
+            conn.output().extend_from_slice(text);
         }
         flush(cx, id);
         let link = cx.insert(far, &[], State::Link(Link::new(Some(key), cx.now())))?;
@@ -247,16 +247,16 @@ impl DeviceRole {
                 "answered more than is kept, and a proxy on the way wants to know the length first (411)",
             ));
         }
-        let Some(peer) = cx.get_mut(bridge).filter(|peer| room > 0 && peer.has_input()) else {
+        let Some(conn) = cx.get_mut(bridge).filter(|conn| room > 0 && conn.has_input()) else {
             return Ok(false);
         };
-        let kept = peer.kept();
-        let filled = match peer.fetch(scratch, kept + room) {
+        let kept = conn.kept();
+        let filled = match conn.fetch(scratch, kept + room) {
             Ok(Fetched::Nothing) => return Ok(false),
             Ok(Fetched::Bytes(n)) if n > kept => n,
             Ok(Fetched::Bytes(n)) => {
-                peer.keep(&scratch[..n]);
-                return if peer.is_over() {
+                conn.keep(&scratch[..n]);
+                return if conn.is_over() {
                     Err(Broken::cut("closed its link in the middle of its answer"))
                 } else {
                     Ok(false)
@@ -269,10 +269,10 @@ impl DeviceRole {
         let used = work
             .take(&scratch[..filled], &self.link_limits)
             .map_err(|e| Broken::malformed(e.reason))?;
-        peer.keep(&scratch[used..filled]);
+        conn.keep(&scratch[used..filled]);
         if work.is_read() {
-            peer.free_buffers(); // an idle pair has no buffer
-            if !work.keeps_link() || used < filled || peer.pending() > 0 {
+            conn.free_buffers(); // an idle pair has no buffer
+            if !work.keeps_link() || used < filled || conn.pending() > 0 {
                 self.close_bridge(cx, key);
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use crate::device::dial::DOUBT;
+use crate::device::dial_stages::DOUBT;
 use crate::device::role::DeviceRole;
 use crate::device::state::State;
 use crate::engine::connections::Connections;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::connections::{Connections, Id};
 use crate::error::Refusal;
-use crate::gateway::asked::{Asked, Forwarding};
+use crate::gateway::request_decision::{Asked, Forwarding};
 use crate::gateway::state::{GatewayRole, State};
 use crate::observe::Visit;
 use crate::proto::body::Framing;
