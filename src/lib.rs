@@ -87,7 +87,7 @@ pub use gateway::{
     Tokens, TurnMode,
 };
 #[cfg(feature = "redis")]
-pub use gateway::{DirectoryReport, RedisDirectory};
+pub use gateway::{DirectoryReport, NameClaim, NameReport, RedisDirectory};
 pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};
 pub use proto::turn::{Encoding, Fallback, Transport};

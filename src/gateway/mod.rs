@@ -32,7 +32,7 @@
 // | `credentials.rs` | checks tokens with the current tables; certificates that are no longer accepted |
 // | `changes.rs` | what the loops have yet to hear of changes in the directory of gateways |
 // | `claims.rs` | claims of names in a table that several gateways share |
-// | `redis.rs` | such a table in Redis (feature `redis`); `redis/examine.rs`: how its server does |
+// | `redis.rs` | such a table in Redis (feature `redis`); `redis/examine.rs`: how its server does; `redis/name_report.rs`: what it has of one name |
 // | `ledger.rs` | this gateway's claims, renewed and released on threads of their own |
 // | `resolving.rs` | what waits until the hosts of other gateways are resolved |
 // | `mismatches.rs` | why another gateway cannot be asked, in words |
@@ -188,7 +188,7 @@ pub use offer::{Grant, Offer, Reject};
 pub use peers::Peers;
 pub use rates::Rate;
 #[cfg(feature = "redis")]
-pub use redis::{DirectoryReport, RedisDirectory};
+pub use redis::{DirectoryReport, NameClaim, NameReport, RedisDirectory};
 pub use routes::{Route, Routes};
 pub use settings::TurnMode;
 pub use stats::{GatewayStats, LinkCounts};

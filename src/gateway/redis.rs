@@ -2,6 +2,7 @@
 //! Each rule of [`claims`](super::claims) is one script, which the server runs as a whole.
 
 mod examine;
+mod name_report;
 mod words;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use redis::{
 };
 
 pub use self::examine::DirectoryReport;
+pub use self::name_report::{NameClaim, NameReport};
 use self::words::told;
 use crate::engine::random;
 use crate::error::Error;

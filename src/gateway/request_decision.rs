@@ -47,6 +47,8 @@ pub(super) enum Asked {
     /// `OPTIONS *`, which is about this gateway itself. On a link it would be a heartbeat, so no
     /// device ever gets it.
     Server {
+        /// Another gateway asks: whether a device is connected here.
+        has: Option<&'static str>,
         keep: bool,
     },
     /// Another gateway asks for a device that is not connected here.

@@ -90,7 +90,12 @@ impl GatewayRole {
             return stranger;
         }
         let target = match forward::origin_form(request) {
-            Ok("*") => return Asked::Server { keep },
+            Ok("*") => {
+                return match peer::asked_about(&request.fields) {
+                    Ok(device) => Asked::Server { has: device.map(|name| self.has(name)), keep },
+                    Err(refusal) => refused(refusal, keep),
+                };
+            }
             Ok(target) => target,
             Err(refusal) => return refused(refusal, false),
         };
@@ -103,10 +108,7 @@ impl GatewayRole {
         if forward::came_through_before(&request.fields, &self.settings.via) {
             return refused(Refusal::new(508, CIRCLE), keep);
         }
-        if !self.registry.is_connected_anywhere(told.device) || self.lifecycle.is_draining() {
-            let is_known =
-                self.registry.is_known_anywhere(told.device) || self.is_expected(told.device);
-            let miss = if is_known { Miss::Away } else { Miss::Unknown };
+        if let Some(miss) = self.misses(told.device) {
             return Asked::Missed { miss, of_device: false, to_head, keep };
         }
         if let Some(to) = self.elsewhere(told.device, now) {
@@ -124,6 +126,20 @@ impl GatewayRole {
             Ok(()) => {}
         }
         self.forward_for_peer(id, request, head, told, now)
+    }
+
+    /// Returns why requests of other gateways do not reach this device here; `None` if they do.
+    fn misses(&self, device: &str) -> Option<Miss> {
+        if self.registry.is_connected_anywhere(device) && !self.lifecycle.is_draining() {
+            return None;
+        }
+        let is_known = self.registry.is_known_anywhere(device) || self.is_expected(device);
+        Some(if is_known { Miss::Away } else { Miss::Unknown })
+    }
+
+    /// The answer to the question of another gateway whether a device is connected here.
+    fn has(&self, device: &str) -> &'static str {
+        self.misses(device).map_or(peer::CONNECTED, Miss::as_str)
     }
 
     /// Logs a request of a client that is not a gateway of this cluster.

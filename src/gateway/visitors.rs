@@ -30,7 +30,7 @@ use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
 use crate::proto::forwarded::ProxyClaims;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
-use crate::proto::peer::{MISS, Miss};
+use crate::proto::peer::{HAS, MISS, Miss};
 use crate::proto::prefixes::path_of;
 use crate::proto::turn;
 use crate::relay::{self, Exchange, LocalAnswer};
@@ -144,10 +144,13 @@ impl GatewayRole {
                     LocalAnswer { fields, to_head, keep, ..LocalAnswer::new(status, text) };
                 self.answer_visitor(cx, id, &answer);
             }
-            Asked::Server { keep } => {
+            Asked::Server { has, keep } => {
                 let text =
                     "this gateway answers OPTIONS * itself; ask for a path to reach a device";
-                self.answer_visitor(cx, id, &LocalAnswer { keep, ..LocalAnswer::new(200, text) });
+                let has = has.map(|has| (HAS, has));
+                let fields = has.as_slice();
+                let answer = LocalAnswer { fields, keep, ..LocalAnswer::new(200, text) };
+                self.answer_visitor(cx, id, &answer);
             }
             Asked::Missed { miss, of_device, to_head, keep } => {
                 self.answer_peer(cx, id, (miss, of_device), (to_head, keep));
@@ -489,7 +492,7 @@ impl GatewayRole {
             return refused(Refusal::new(508, LOOP), keep);
         }
         let to = match destination {
-            Ok(to) if to.target == "*" => return Err(Asked::Server { keep }),
+            Ok(to) if to.target == "*" => return Err(Asked::Server { has: None, keep }),
             Ok(to) => to,
             Err(refusal) => return refused(refusal, false),
         };

@@ -12,7 +12,9 @@
 //! comes from a gateway's peers' port: a directory may lead somewhere else by mistake. A gateway that
 //! does not have the device says so with 404 and
 //! `PTTH-Peer-Miss`: `away` where it was there lately, or is expected, else `unknown`. One that does
-//! not know the other's secret answers 403 with `stranger` there. No relay forwards a field whose
+//! not know the other's secret answers 403 with `stranger` there. `OPTIONS *` with a device is a
+//! question that reaches no device: the answer says with `PTTH-Peer-Has` whether the gateway has it,
+//! `connected`, `away` or `unknown`. No relay forwards a field whose
 //! name begins like these, in either direction, so what a visitor or a device sends is never taken
 //! for a gateway's word.
 
@@ -33,6 +35,12 @@ pub(crate) const MISS: &str = "PTTH-Peer-Miss";
 
 /// In each response at a peers' port, interim ones included.
 pub(crate) const SERVED: (&str, &str) = ("PTTH-Peer-Served", "1");
+
+/// In the answer to a question about a device: whether the gateway has it.
+pub(crate) const HAS: &str = "PTTH-Peer-Has";
+
+/// The value of [`HAS`] for a device that is connected; else it is that of [`MISS`].
+pub(crate) const CONNECTED: &str = "connected";
 
 const SECRET: &str = "PTTH-Peer-Secret";
 const DEVICE: &str = "PTTH-Peer-Device";
@@ -108,10 +116,7 @@ pub(crate) fn write_probe(out: &mut Vec<u8>, secret: Option<&str>) -> Result<(),
 pub(crate) fn read<'a>(fields: &Fields<'a>) -> Result<PeerRequest<'a>, Refusal> {
     let wrong = |reason| Refusal::new(400, reason);
     let device = one(fields, DEVICE)?.ok_or_else(|| wrong("PTTH-Peer-Device is missing"))?;
-    match device.contains("://") {
-        true => Name::origin(device).map(drop),
-        false => Name::label(device).map(drop),
-    }?;
+    check(device)?;
     let visitor = match one(fields, VISITOR)? {
         None => None,
         Some(text) => Some(text.parse().map_err(|_| wrong("PTTH-Peer-Visitor is no IP address"))?),
@@ -130,6 +135,23 @@ pub(crate) fn read<'a>(fields: &Fields<'a>) -> Result<PeerRequest<'a>, Refusal> 
         *place = Some(time.min(WAIT_MAX));
     }
     Ok(PeerRequest { device, visitor, waits })
+}
+
+fn check(device: &str) -> Result<(), Refusal> {
+    match device.contains("://") {
+        true => Name::origin(device).map(drop),
+        false => Name::label(device).map(drop),
+    }
+}
+
+/// The device that a question is about; `None`: it is about the gateway alone.
+///
+/// # Errors
+/// 400: several, or a name that can be none.
+pub(crate) fn asked_about<'a>(fields: &Fields<'a>) -> Result<Option<&'a str>, Refusal> {
+    let device = one(fields, DEVICE)?;
+    device.map(check).transpose()?;
+    Ok(device)
 }
 
 /// The secret that another gateway shows.
@@ -226,6 +248,22 @@ mod tests {
             with(&lines, |fields| {
                 assert_eq!(read(fields).unwrap(), told);
                 assert_eq!(secret(fields), Some(&b"hush"[..]));
+            });
+        }
+    }
+
+    #[test]
+    fn a_question_is_about_one_device_or_about_none() {
+        for (lines, device) in [
+            ("", Some(None)),
+            ("PTTH-Peer-Device: lamp\r\n", Some(Some("lamp"))),
+            ("PTTH-Peer-Device: https://lamp.example\r\n", Some(Some("https://lamp.example"))),
+            ("PTTH-Peer-Device: a\r\nPTTH-Peer-Device: b\r\n", None),
+            ("PTTH-Peer-Device: ../a\r\n", None),
+            ("PTTH-Peer-Device: \u{e4}\r\n", None),
+        ] {
+            with(lines.as_bytes(), |fields| {
+                assert_eq!(asked_about(fields).ok(), device, "{lines}")
             });
         }
     }

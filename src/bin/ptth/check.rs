@@ -453,7 +453,12 @@ fn refused() -> Failure {
 }
 
 pub(crate) fn rounded(began: Instant) -> String {
-    match began.elapsed() {
+    in_ms(began.elapsed())
+}
+
+/// In whole milliseconds.
+pub(crate) fn in_ms(time: Duration) -> String {
+    match time {
         brief if brief < Duration::from_millis(1) => "less than 1ms".to_owned(),
         long => format!(
             "{:?}",

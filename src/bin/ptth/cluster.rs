@@ -1,28 +1,26 @@
-//! `ptth cluster check`: what a gateway with these options would see of the directory and of the
-//! other gateways, step by step, in words.
+//! `ptth cluster`: what a gateway with these options sees of the directory and of the other
+//! gateways, step by step, in words (`check`), and where it finds a device (`find`).
+
+mod asking;
+mod find;
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use reverse_http::proto::head::{self, LineEnds};
 use reverse_http::text::{counted, spelled_out};
-use reverse_http::tls::DeviceTls;
-use reverse_http::{DirectoryReport, Limits, RedisDirectory};
+use reverse_http::{DirectoryReport, RedisDirectory};
 
-use crate::addresses::{bare, with_port};
+use self::asking::{Asking, spelt};
 use crate::arguments::some_time;
-use crate::check::{good, is_for_tls, rounded, warn, wrong};
+use crate::check::{good, in_ms, warn, wrong};
 use crate::files;
 use crate::output::print_line;
 use crate::peers::{Named, PeersArgs};
-use crate::wire::{Part, Wire, looked_up};
 use crate::{Failure, failed, usage};
 
-/// Longest answer of a gateway that is read, in bytes.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Clocks that are further apart are told.
 const CLOCKS_APART: Duration = Duration::from_secs(1);
 /// The step that looks at how others reach this gateway.
@@ -36,9 +34,14 @@ const STEPS: u32 = 28;
 #[derive(Args)]
 pub(crate) struct ClusterArgs {
     /// What to do: check goes to the directory and to each gateway that it knows, and says what is
-    /// wrong
+    /// wrong; find says where a device is
     #[arg(value_enum)]
     what: What,
+    /// With find: the device's name, or its origin
+    name: Option<String>,
+    /// With find: print JSON (docs/cluster.md)
+    #[arg(long)]
+    json: bool,
     /// The file of ptth gateway: of its table `[gateway]`, the options below count
     #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
     config: Option<PathBuf>,
@@ -52,17 +55,27 @@ pub(crate) struct ClusterArgs {
 #[derive(Clone, Copy, ValueEnum)]
 enum What {
     Check,
+    Find,
 }
 
-/// Runs the check. Exit codes: 0 all right, 1 something is wrong, 2 wrong usage.
+/// Exit codes: 0 all right, or found; 1 something is wrong, or not found; 2 wrong usage.
 pub(crate) fn run(args: &ClusterArgs) -> Result<(), Failure> {
-    let What::Check = args.what;
     let named = args.others.named()?;
     let named = named.ok_or_else(|| {
         usage("there is nothing to check: give the gateway's --directory, or --peers")
     })?;
-    let mut check = Check { faults: 0, named: &named, timeout: args.timeout };
-    let mut gateways: BTreeSet<String> = named.listed.iter().map(|url| spelt(url)).collect();
+    match (args.what, &args.name) {
+        (What::Check, Some(_)) => Err(usage("a device's name goes with ptth cluster find")),
+        (What::Check, None) if args.json => Err(usage("--json goes with ptth cluster find")),
+        (What::Check, None) => check(&named, args.timeout),
+        (What::Find, None) => Err(usage("which device? Write ptth cluster find NAME")),
+        (What::Find, Some(name)) => find::run(&named, name, args.timeout, args.json),
+    }
+}
+
+fn check(named: &Named, timeout: Duration) -> Result<(), Failure> {
+    let mut check = Check { faults: 0, named, timeout };
+    let mut gateways: BTreeSet<String> = named.listed.values().map(|url| spelt(url)).collect();
     let own = named.own.as_deref().map(spelt);
     check.file(own.as_deref())?;
     let table = match &named.redis {
@@ -143,7 +156,7 @@ impl Check<'_> {
         let Some(file) = &self.named.file else { return Ok(()) };
         let lines = self.named.listed.len();
         let is_own = |url: &&String| own.is_some_and(|own| spelt(url) == own);
-        let of_own = self.named.listed.iter().filter(is_own).count();
+        let of_own = self.named.listed.values().filter(is_own).count();
         let text = format!("{}: {}", file.display(), counted(lines as u64, "line"));
         match lines {
             0 => warn("directory", format_args!("{text}: devices of other gateways are not found")),
@@ -175,14 +188,7 @@ impl Check<'_> {
         let report = match files::on_a_thread(timeout.saturating_mul(STEPS), look) {
             Ok(report) => report,
             Err(e) => {
-                let is_away = ["os error", "in time", "lookup"].iter().any(|part| e.contains(part));
-                let remedy = match is_away {
-                    true => {
-                        "; is --directory right, does the server run, does a firewall let this one through?"
-                    }
-                    false => "",
-                };
-                self.bad("directory", format_args!("{e}{remedy}"))?;
+                self.bad("directory", format_args!("{e}{}", remedy(&e)))?;
                 return Ok(None);
             }
         };
@@ -271,176 +277,23 @@ impl Check<'_> {
 
     /// A gateway as this one would ask it; returns true if it is one.
     fn gateway(&mut self, step: &str, url: &str) -> Result<bool, Failure> {
-        match self.ask(url, step == OWN) {
-            Ok(told) => good(step, format_args!("{url}: {told}")).map(|()| true),
+        let asking = Asking { named: self.named, timeout: self.timeout };
+        match asking.ask(url, step == OWN, None) {
+            Ok(reply) => {
+                let took = in_ms(reply.took);
+                good(step, format_args!("{url}: {}, after {took}", reply.taken)).map(|()| true)
+            }
             Err(why) => self.bad(step, format_args!("{url}: {why}")).map(|()| false),
         }
     }
-
-    /// `is_own`: the URL is this gateway's.
-    fn ask(&self, url: &str, is_own: bool) -> Result<String, String> {
-        let Target { host, port, authority, is_secure } = target(url)?;
-        let asked = (host.clone(), port);
-        let until = Instant::now() + self.timeout;
-        let found = looked_up(asked, until)
-            .map_err(|e| format!("{host} has no address ({e}); check the name"))?;
-        let wire = Wire::dial(&found, Instant::now() + self.timeout).map_err(|e| {
-            format!(
-                "no connection ({e}): does that gateway run, does a firewall let this one through?"
-            )
-        })?;
-        let tls = || self.named.tls.clone().into_rustls().map_err(|e| e.to_string());
-        let config = if is_secure { Some(tls()?) } else { None };
-        let mut wire = match config {
-            None => wire,
-            Some(config) => wire
-                .explained(DeviceTls::explained_between_gateways)
-                .secure(config, &host)
-                .map_err(|e| format!("no TLS: {e}"))?,
-        };
-        wire.extend(self.timeout);
-        let secret = match &self.named.secret {
-            Some(secret) => format!("PTTH-Peer-Secret: {secret}\r\n"),
-            None => String::new(),
-        };
-        let request =
-            format!("OPTIONS * HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n{secret}\r\n");
-        let began = Instant::now();
-        let answered = wire.send(request.as_bytes()).and_then(|()| Answered::read(&mut wire));
-        let answered = answered.map_err(|e| match (is_secure, e.contains("in time")) {
-            (false, true) => format!(
-                "it took the connection and said nothing for {:?}: it hangs, or speaks TLS (https://)",
-                self.timeout
-            ),
-            (true, true) => format!("it did not answer for {:?}: it hangs", self.timeout),
-            (false, false) => format!("{e}; does it speak TLS there (https://)?"),
-            (true, false) if e.contains("--peers-c") => e,
-            (true, false) => {
-                format!("{e}; does it want a certificate (--peers-client-ca)? --peers-cert is shown")
-            }
-        })?;
-        let tls = if is_secure { format!(", {}", wire.version()) } else { String::new() };
-        answered
-            .verdict(self.named.secret.is_some(), is_own)
-            .map(|taken| format!("{taken}{tls}, after {}", rounded(began)))
-    }
 }
 
-struct Target {
-    host: String,
-    port: u16,
-    authority: String,
-    is_secure: bool,
-}
-
-/// # Errors
-/// No gateway's URL: somebody else has written it.
-fn target(url: &str) -> Result<Target, String> {
-    let wrong = || "this is no URL of a gateway (http://HOST:PORT)".to_owned();
-    let uri: http::Uri = url.parse().map_err(|_| wrong())?;
-    let is_secure = match uri.scheme_str() {
-        Some("http") => false,
-        Some("https") => true,
-        _ => return Err(wrong()),
-    };
-    let named = uri.authority().filter(|at| !at.as_str().contains('@')).ok_or_else(wrong)?;
-    let host = bare(named.host()).to_owned();
-    let port = named.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
-    Ok(Target { host, port, authority: named.to_string(), is_secure })
-}
-
-/// A gateway's URL as the directory has it.
-fn spelt(url: &str) -> String {
-    let Ok(Target { host, port, is_secure, .. }) = target(url) else { return url.to_owned() };
-    let scheme = if is_secure { "https" } else { "http" };
-    format!("{scheme}://{}", with_port(&host.to_ascii_lowercase(), port))
-}
-
-/// What came back.
-#[derive(Default)]
-struct Answered {
-    status: u16,
-    /// A gateway's port for others has answered.
-    is_served: bool,
-    is_stranger: bool,
-    /// A gateway of this project, at whichever port.
-    is_marked: bool,
-    text: String,
-}
-
-impl Answered {
-    fn read(wire: &mut Wire) -> Result<Self, String> {
-        let mut answered = Answered::default();
-        let status = wire.answer("OPTIONS", ANSWER_BYTES_MAX, |_, part| {
-            match part {
-                Part::Head(bytes) => answered.take_head(bytes),
-                Part::Body(bytes) => answered.text.push_str(&String::from_utf8_lossy(bytes)),
-            }
-            Ok(())
-        });
-        let status = status.map_err(|failure| failure.text)?;
-        Ok(Answered { status, ..answered })
-    }
-
-    fn take_head(&mut self, bytes: &[u8]) {
-        let Ok(Some(head)) = head::response(bytes, &Limits::default(), LineEnds::CrlfOrLf) else {
-            return;
-        };
-        let is = |name, value: &[u8]| head.fields.get(name).is_some_and(|found| found == value);
-        self.is_served = is("PTTH-Peer-Served", b"1");
-        self.is_stranger = is("PTTH-Peer-Miss", b"stranger");
-        self.is_marked = reverse_http::proto::turn::is_marked(&head.fields);
-    }
-
-    fn verdict(&self, has_secret: bool, is_own: bool) -> Result<&'static str, String> {
-        let status = self.status;
-        let remedy = match is_own {
-            true => "correct --advertise",
-            false => "correct the directory, or its --advertise",
-        };
-        match (self.is_served, status) {
-            (true, 200) if has_secret => Ok("it takes the secret"),
-            (true, 200) => Ok("it takes requests of this gateway"),
-            (true, _) if self.is_stranger && has_secret => Err(
-                "it does not take this one's secret; give both the same in the first line of --peer-secret".to_owned(),
-            ),
-            (true, _) if self.is_stranger => {
-                Err("it wants a secret, and this one shows none; give --peer-secret".to_owned())
-            }
-            (true, _) => Err(format!("{status}: it does not serve now; see its log")),
-            (false, _) if is_for_tls(status, &self.text) => {
-                Err("this port speaks TLS; write https:// in the URL".to_owned())
-            }
-            (false, _) => Err(match self.place() {
-                Some(place) => format!("{status}: this is {place}, not its --peers; {remedy}"),
-                None => format!("what answers there ({status}) is no gateway; {remedy}"),
-            }),
+/// What to look at where a server does not answer.
+fn remedy(why: &str) -> &'static str {
+    match ["os error", "in time", "lookup"].iter().any(|part| why.contains(part)) {
+        true => {
+            "; is --directory right, does the server run, does a firewall let this one through?"
         }
-    }
-
-    /// Which port of a gateway it is that answers without the mark of others, if it is one.
-    fn place(&self) -> Option<&'static str> {
-        match &self.text {
-            text if text.contains("admin listener") => Some("a gateway's --admin"),
-            text if text.contains("answers OPTIONS * itself") => Some("a gateway's --visitors"),
-            _ if self.is_marked => Some("a gateway's --devices"),
-            _ => None,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_somebody_else_has_written_may_be_no_url() {
-        for wrong in ["", "10.0.0.1:7000", "ftp://a", "http://a:b@c", "http://a b", "http://"] {
-            assert!(target(wrong).is_err(), "{wrong}");
-        }
-        let found = target("https://[::1]").ok().map(|found| (found.host, found.port));
-        assert_eq!(found, Some(("::1".to_owned(), 443)));
-        assert_eq!(spelt("https://[::1]/"), "https://[::1]:443");
-        assert_eq!((&*spelt("http://GW"), &*spelt("nothing")), ("http://gw:80", "nothing"));
+        false => "",
     }
 }

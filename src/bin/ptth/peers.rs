@@ -26,7 +26,7 @@ const TABLE_MAX: u64 = 64 << 20;
 const PASSWORD_MAX: u64 = 64 << 10;
 
 /// Any name that the table does not have.
-const OTHERS: &str = "*";
+pub(crate) const OTHERS: &str = "*";
 
 #[derive(Args)]
 pub(crate) struct PeersArgs {
@@ -98,7 +98,7 @@ fn directory(text: &str) -> Result<Directory, String> {
 }
 
 /// Which gateway has which device.
-type Table = HashMap<String, String>;
+pub(crate) type Table = HashMap<String, String>;
 
 /// What the options and their files say.
 pub(crate) struct Cluster {
@@ -108,14 +108,14 @@ pub(crate) struct Cluster {
     tls: Option<GatewayTls>,
 }
 
-/// What there is to look at for `ptth cluster check`.
+/// What there is to look at for `ptth cluster`.
 pub(crate) struct Named {
     /// How others reach this gateway, where that is known.
     pub(crate) own: Option<String>,
     /// The directory in a file.
     pub(crate) file: Option<PathBuf>,
-    /// The gateway of each of its lines.
-    pub(crate) listed: Vec<String>,
+    /// Its lines: the gateway of each device.
+    pub(crate) listed: Table,
     pub(crate) redis: Option<RedisDirectory>,
     /// The secret that is shown.
     pub(crate) secret: Option<String>,
@@ -200,7 +200,7 @@ impl PeersArgs {
                 None => self.own_address()?,
             },
             file: self.table_file().map(Path::to_owned),
-            listed: self.table(first).map_err(usage)?.into_values().collect(),
+            listed: self.table(first).map_err(usage)?,
             redis,
             secret: secrets.and_then(|secrets| secrets.into_iter().next()),
             tls: self.connector(first).map_err(usage)?,
@@ -435,7 +435,7 @@ impl PeersArgs {
 }
 
 /// What stands for a device in the table: its name, an origin, or all others.
-fn check_name(name: &str) -> Result<(), String> {
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let read = match name {
         OTHERS => return Ok(()),
         _ if name.contains("://") => Name::origin(name),

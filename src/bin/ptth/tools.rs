@@ -30,8 +30,8 @@ pub(crate) enum Tool {
     Health(HealthArgs),
     /// Connect to a gateway as a device would, step by step, and report faults
     Check(Box<CheckArgs>),
-    /// Go the way of a gateway to the directory and to the other gateways, and say what is wrong:
-    /// ptth cluster check --config FILE
+    /// Go the way of a gateway to the directory and to the other gateways, and say what is wrong, or
+    /// where a device is: ptth cluster check --config FILE, ptth cluster find NAME --config FILE
     Cluster(Box<ClusterArgs>),
     /// Send one request to a device, as a visitor: ptth call lamp GET /status
     Call(Box<CallArgs>),

@@ -66,11 +66,13 @@ impl RedisDirectory {
     pub fn examine(&self, timeout: Duration) -> Result<DirectoryReport, Error> {
         let limits = Limits { directory_timeout: timeout.saturating_mul(2), ..Limits::default() };
         let look = || self.clone().into_table(&limits, false).examine();
-        let failed = |e: Failed| {
-            Error::io(Fault::Gateway, "asking the directory", std::io::Error::other(e.to_string()))
-        };
         look().map_err(failed)
     }
+}
+
+/// A look has failed.
+pub(super) fn failed(e: Failed) -> Error {
+    Error::io(Fault::Gateway, "asking the directory", std::io::Error::other(e.to_string()))
 }
 
 impl RedisTable {
@@ -113,7 +115,7 @@ impl RedisTable {
     ///
     /// # Errors
     /// There is none; the failures of all servers.
-    fn connect_telling(&self) -> Result<(Server, Vec<String>), Failed> {
+    pub(super) fn connect_telling(&self) -> Result<(Server, Vec<String>), Failed> {
         let tries = match &self.directory.servers {
             Servers::Socket(_) => 1,
             Servers::Listed(at) | Servers::Sentinels { at, .. } => at.len(),
@@ -163,7 +165,7 @@ impl RedisTable {
         if is_told { Ok(()) } else { Err("it does not answer".into()) }
     }
 
-    fn announced(
+    pub(super) fn announced(
         &self,
         server: &mut Server,
         clock: Option<(u64, u64)>,
@@ -197,7 +199,7 @@ impl RedisTable {
 }
 
 /// Now, by the server's clock, or by this machine's where the user may not ask for that.
-fn now(clock: Option<(u64, u64)>) -> Duration {
+pub(super) fn now(clock: Option<(u64, u64)>) -> Duration {
     let here = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     clock.map_or_else(here, since_epoch)
 }

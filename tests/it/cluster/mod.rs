@@ -3,6 +3,7 @@
 
 mod check;
 mod directory;
+mod find;
 mod floods;
 mod hops;
 mod hung;
