@@ -82,7 +82,7 @@ pub use device::{
 };
 pub use error::{Error, ErrorKind, Fault, Refusal};
 pub use gateway::{
-    DeviceInfo, DeviceRef, DirectoryStatus, Gateway, GatewayBuilder, GatewayEvent,
+    ClusterGateway, DeviceInfo, DeviceRef, DirectoryStatus, Gateway, GatewayBuilder, GatewayEvent,
     GatewayEventKind, GatewayStats, Grant, LinkCounts, Offer, Peers, Rate, Reject, Route, Routes,
     Tokens, TurnMode,
 };

@@ -26,6 +26,7 @@ pub(crate) const VIA: &str = "GatewayBuilder::via, or --via";
 pub(crate) const HEALTH_PATH: &str = "Routes::health_path, or --health-path";
 pub(crate) const TOKENS: &str = "GatewayBuilder::tokens, or --tokens";
 pub(crate) const ADVERTISE: &str = "Peers::advertise, or --advertise";
+pub(crate) const CLAIM_TIME: &str = "RedisDirectory::claim_time, or --directory-claim-time";
 pub(crate) const VISITOR_TOKENS: &str = "GatewayBuilder::visitor_tokens, or --visitor-tokens";
 
 pub(crate) const PEER_SECRET: &str = "Peers::secrets, or the first line of --peer-secret";

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::admin::asked::Asked;
 use crate::admin::event::{transport_name, unix_seconds};
 use crate::admin::view::{ClusterView, Elsewhere, Snapshot, View};
+use crate::gateway::ClusterGateway;
 use crate::gateway::peer_table::PeerRow;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process};
 use crate::observe::refusals::Refused;
@@ -317,11 +318,27 @@ pub(super) fn cluster(snapshot: &Snapshot, cluster: &ClusterView) -> Value {
                     "claimed": claims.claimed,
                     "unclaimed": claims.unclaimed,
                     "lost": claims.lost,
+                    "restoring": claims.restoring,
                 })
             }),
         },
+        "gateways": directory.claims.as_ref().map(|claims| {
+            claims.gateways.iter().map(|known| announced(snapshot, known)).collect::<Value>()
+        }),
         "hops": { "sent": stats.hops, "served": stats.hops_served },
         "peers": cluster.peers.iter().map(peer).collect::<Value>(),
+    })
+}
+
+/// What a gateway says of itself in the directory.
+fn announced(snapshot: &Snapshot, known: &ClusterGateway) -> Value {
+    json!({
+        "url": known.url,
+        "own": known.is_own,
+        "announced": snapshot.unix_ago(known.announced),
+        "lives": known.lives,
+        "names": known.names,
+        "claim_time_ms": known.claim_time.map(millis),
     })
 }
 

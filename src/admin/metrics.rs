@@ -17,6 +17,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
 use crate::admin::view::{ClusterView, Snapshot, View};
+use crate::gateway::ClusterGateway;
 use crate::gateway::peer_table::PeerRow;
 use crate::gateway::questions::DeviceRow;
 use crate::observe::histogram::{BOUNDS_MS, Fixed};
@@ -266,9 +267,31 @@ impl Told {
                 "Names that other gateways have taken over, or had already.",
                 claims.lost as u64,
             )?;
+            page.gauge(
+                "ptth_directory_names_restoring",
+                "Names that the directory has lost, and that are not claimed again yet.",
+                claims.restoring,
+            )?;
+            gateways(page, &claims.gateways)?;
         }
         peers(page, &cluster.peers)
     }
+}
+
+/// What the gateways say of themselves in the directory, which has a bound on how many there are.
+fn gateways(page: &mut Page<'_>, known: &[ClusterGateway]) -> fmt::Result {
+    let lives = known.iter().map(|one| (&*one.url, usize::from(one.lives)));
+    page.gauges(
+        "ptth_cluster_gateway_up",
+        "Whether the gateway has announced itself in the directory within a claim time.",
+        by("peer", lives),
+    )?;
+    let names = known.iter().filter_map(|one| Some((&*one.url, one.names?)));
+    page.gauges(
+        "ptth_cluster_gateway_names",
+        "Names of the gateway's connected devices, as it last announced them.",
+        by("peer", names),
+    )
 }
 
 /// The view has a bound on how many gateways there are.

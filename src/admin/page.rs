@@ -10,6 +10,7 @@ use crate::admin::api::{Wanted, days_left, whereabouts};
 use crate::admin::asked::Asked;
 use crate::admin::event::transport_name;
 use crate::admin::view::{ClusterView, Elsewhere, Snapshot, View};
+use crate::gateway::ClusterGateway;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow};
 use crate::observe::refusals::Refused;
 use crate::observe::row::{Change, Done, MINUTES_MAX, Minute};
@@ -310,9 +311,30 @@ fn cluster_section(html: &mut String, snapshot: &Snapshot, cluster: &ClusterView
     let columns =
         ["gateway", "#open", "#idle", "#requests", "#failures", "#last answer", "last failure"];
     table(html, "Other gateways", &columns, &rows);
+    if let Some(claims) = &cluster.directory.claims {
+        gateways_section(html, &claims.gateways);
+    }
     let _ = write!(html, "<p class=\"soft\">{}</p>", directory_line(cluster));
     let (sent, served) = (snapshot.stats.hops, snapshot.stats.hops_served);
     let _ = write!(html, "<p class=\"soft\">hops: {sent} sent, {served} served</p>");
+}
+
+/// What the gateways say of themselves in the directory.
+fn gateways_section(html: &mut String, gateways: &[ClusterGateway]) {
+    let row = |known: &ClusterGateway| {
+        let class = if known.lives { "up" } else { "down" };
+        let ago = span(known.announced);
+        row_of(&[
+            ("gateway", "", escaped(&known.url)),
+            ("announced", "n", format!("<span class=\"{class}\">{ago} ago</span>")),
+            ("names", "n", known.names.map(|names| names.to_string()).unwrap_or_default()),
+            ("claims last", "n", known.claim_time.map(span).unwrap_or_default()),
+            ("", "wide", if known.is_own { "this one".to_owned() } else { String::new() }),
+        ])
+    };
+    let rows: Vec<String> = gateways.iter().map(row).collect();
+    let columns = ["gateway", "#announced", "#names", "#claims last", ""];
+    table(html, "Gateways in the directory", &columns, &rows);
 }
 
 fn directory_line(cluster: &ClusterView) -> String {
@@ -329,6 +351,10 @@ fn directory_line(cluster: &ClusterView) -> String {
             "; names: {} claimed, {} unclaimed, {} lost",
             claims.claimed, claims.unclaimed, claims.lost
         );
+        if claims.restoring > 0 {
+            let left = claims.restoring;
+            let _ = write!(line, ", <span class=\"down\">{left} not yet claimed again</span>");
+        }
         if claims.url_is_shared {
             line.push_str(
                 "; <span class=\"down\">another gateway announces itself by this URL, too</span>",

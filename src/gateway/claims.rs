@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::gateway::announced::Announced;
 use crate::gateway::registry::{Owner, Session};
 
 /// An error of a table or of a program's directory.
@@ -98,8 +99,8 @@ pub(crate) trait SharedTable: Send + Sync {
     /// Gives up a gateway's claims that still have these epochs.
     fn release(&self, by: &str, claims: &[(Arc<str>, u64)]) -> Result<(), Failed>;
 
-    /// Announces that this gateway exists, or that it leaves.
-    fn announce(&self, by: &str, is_there: bool) -> Result<bool, Failed>;
+    /// Announces that this gateway exists and how many names it has, or (`None`) that it leaves.
+    fn announce(&self, by: &str, names: Option<usize>) -> Result<Announced, Failed>;
 
     /// Reports changes until `tell` returns false. It calls `tell` at least once a second, also
     /// without changes. The first call means that listening has begun.

@@ -15,8 +15,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::engine::random;
+use crate::gateway::announced::{Announced, ClusterGateway, OtherTimes};
 use crate::gateway::claims::{Change, Claimant, Failed, Renewal, Renewed, SharedTable, Verdict};
-use crate::setting::ADVERTISE;
+use crate::gateway::restoring::Restoring;
+use crate::setting::{ADVERTISE, CLAIM_TIME};
+use crate::text::counted;
 
 /// Claims that are renewed, or released, at once.
 const BATCH: usize = 256;
@@ -29,6 +32,9 @@ const RETRY: Duration = Duration::from_millis(500);
 const GATHER: Duration = Duration::from_millis(200);
 /// Of a third of the time for which a claim lasts, how much at most is left out by chance.
 const JITTER_PARTS: u32 = 4;
+
+/// A gateway that has not announced itself for so long is forgotten by the table.
+const FORGOTTEN: Duration = Duration::from_secs(86_400);
 
 /// What the loops are told.
 pub(crate) enum Told {
@@ -71,6 +77,13 @@ struct State {
     away: Option<(String, Instant)>,
     /// When it last began to answer again.
     back: Option<Instant>,
+    /// This gateway is to announce itself, whenever it did so last.
+    announces: bool,
+    /// It has lost what it knew, and not everything is claimed again.
+    restoring: Option<Restoring>,
+    /// Gateways that it knows, and when it said so.
+    gateways: Vec<ClusterGateway>,
+    heard_of_gateways: Option<Instant>,
     is_stopped: bool,
     /// Threads that have not ended.
     running: usize,
@@ -99,9 +112,15 @@ pub struct DirectoryStatus {
     pub unclaimed: usize,
     /// Names that other gateways have taken over since this gateway was started, or had already.
     pub lost: usize,
+    /// Of the [`claimed`](Self::claimed) names, those that the directory has lost (it was restarted
+    /// without its data), and that are not claimed again yet.
+    pub restoring: usize,
     /// Another gateway announces itself with the same URL, so requests for devices of one may go to
     /// the other.
     pub url_is_shared: bool,
+    /// The gateways that have announced themselves in the directory within a day, this one
+    /// included; 1,024 at most.
+    pub gateways: Vec<ClusterGateway>,
     /// Why the directory does not answer, and for how long; `None`: it does answer.
     pub away: Option<(String, Duration)>,
 }
@@ -266,6 +285,7 @@ impl Ledger {
     pub(crate) fn let_go(&self, name: &str) {
         let mut state = self.lock();
         let Some((name, held)) = state.held.remove_entry(name) else { return };
+        state.restored(&name);
         if held.epoch > 0 {
             state.releases.push((name, held.epoch));
             self.wake.notify_all();
@@ -289,7 +309,16 @@ impl Ledger {
     pub(crate) fn status(&self) -> DirectoryStatus {
         let state = self.lock();
         let claimed = state.held.values().filter(|held| held.epoch > 0).count();
+        let since = state.heard_of_gateways.map(|at| at.elapsed()).unwrap_or_default();
+        let mut gateways = state.gateways.clone();
+        let claim_time = self.table.claim_time();
+        gateways.iter_mut().for_each(|gateway| {
+            gateway.announced += since;
+            gateway.lives = gateway.is_alive(claim_time);
+        });
         DirectoryStatus {
+            gateways,
+            restoring: state.restoring.as_ref().map_or(0, Restoring::left),
             claimed,
             unclaimed: state.held.len() - claimed,
             away: state.away.as_ref().map(|(why, since)| (why.clone(), since.elapsed())),
@@ -301,6 +330,7 @@ impl Ledger {
     /// The thread that renews and releases.
     fn keep(&self, own: &dyn Fn() -> Option<Arc<str>>, tell: &Tell) {
         let mut announced = None;
+        let mut times = OtherTimes::default();
         let mut failed_at = None;
         loop {
             let is_stopped = self.wait(failed_at);
@@ -312,7 +342,7 @@ impl Ledger {
                 continue;
             };
             let was_away = self.lock().away.is_some();
-            let step = self.step(&by, &mut announced, tell);
+            let step = self.step(&by, (&mut announced, &mut times), tell);
             failed_at = self.noted(step).err().map(|_| Instant::now());
             if was_away && failed_at.is_none() {
                 self.renew_all(); // what has changed meanwhile is not known
@@ -321,7 +351,7 @@ impl Ledger {
                 // What cannot be released now expires by itself.
                 let last = || -> Result<(), Failed> {
                     while self.release_some(&by)? {}
-                    self.table.announce(&by, false).map(drop)
+                    self.table.announce(&by, None).map(drop)
                 };
                 if failed_at.is_none() {
                     let _ = self.noted(last());
@@ -354,25 +384,65 @@ impl Ledger {
     fn step(
         &self,
         by: &Arc<str>,
-        announced: &mut Option<Instant>,
+        (announced, times): (&mut Option<Instant>, &mut OtherTimes),
         tell: &Tell,
     ) -> Result<(), Failed> {
         let interval = self.table.claim_time() / 3;
-        let is_away = self.lock().away.is_some();
-        if is_away || announced.is_none_or(|at| at.elapsed() >= interval) {
-            let is_shared = self.table.announce(by, true)?;
-            if is_shared && !self.url_is_shared.load(Relaxed) {
-                log_names!(
-                    Warn,
-                    "another gateway announces itself by {by}, too: requests for the devices of either go to any of them; give each a URL of its own ({ADVERTISE})"
-                );
-            }
-            self.url_is_shared.store(is_shared, Relaxed);
+        let (is_wanted, names) = {
+            let mut state = self.lock();
+            let is_wanted = std::mem::take(&mut state.announces) || state.away.is_some();
+            (is_wanted, state.held.len())
+        };
+        if is_wanted || announced.is_none_or(|at| at.elapsed() >= interval) {
+            let told = self.table.announce(by, Some(names))?;
+            // One of another process with this URL may have been taken out with that.
+            let was_known = announced.is_some_and(|at| at.elapsed() < FORGOTTEN)
+                && !self.url_is_shared.load(Relaxed);
             *announced = Some(Instant::now());
+            if told.is_new && was_known {
+                self.restore();
+            }
+            self.heard_of_gateways(by, told, times);
         }
         while self.release_some(by)? {}
         while self.renew_some(by, tell)? {}
         Ok(())
+    }
+
+    /// Notes what the table says of gateways, and tells what is wrong with them.
+    fn heard_of_gateways(&self, by: &str, told: Announced, times: &mut OtherTimes) {
+        if told.url_is_shared && !self.url_is_shared.load(Relaxed) {
+            log_names!(
+                Warn,
+                "another gateway announces itself by {by}, too: requests for the devices of either go to any of them; give each a URL of its own ({ADVERTISE})"
+            );
+        }
+        self.url_is_shared.store(told.url_is_shared, Relaxed);
+        let own = self.table.claim_time();
+        if let Some(others) = times.found(&told.gateways, own) {
+            log_names!(
+                Warn,
+                "claims of this gateway last {own:?} in the directory, and those of other gateways do not: {others}; give all the same, else names are dropped early, or found at a gateway that was killed ({CLAIM_TIME})"
+            );
+        }
+        let mut state = self.lock();
+        (state.gateways, state.heard_of_gateways) = (told.gateways, Some(Instant::now()));
+    }
+
+    /// The table has lost what it knew: everything is claimed again.
+    fn restore(&self) {
+        let mut state = self.lock();
+        let names = counted(state.held.len() as u64, "name");
+        log::warn!(
+            "the directory of gateways came back without its data (it was restarted, emptied, or is another server): {names} of this gateway are claimed again; until then other gateways do not find those that they had not asked for"
+        );
+        if !state.held.is_empty() {
+            let all = state.held.keys().cloned();
+            let restoring = Restoring::begin(all, state.restoring.as_ref(), Instant::now());
+            state.restoring = Some(restoring);
+        }
+        drop(state);
+        self.renew_all();
     }
 
     /// Returns true if there may be more.
@@ -430,6 +500,7 @@ impl Ledger {
                                     false => SECOND_LOOK,
                                 };
                             state.put_off(&renewal.name, at);
+                            state.restored(&renewal.name);
                         }
                         // It went while it was renewed.
                         None => state.releases.push((renewal.name.clone(), *epoch)),
@@ -445,6 +516,7 @@ impl Ledger {
 
     fn lose(&self, name: &Arc<str>, epoch: u64, to: Rival, tell: &Tell) {
         if self.is_lost(name, epoch) {
+            self.lock().restored(name);
             self.lost.fetch_add(1, Relaxed);
             tell(Told::Lost { name: name.clone(), epoch, to });
         }
@@ -467,6 +539,7 @@ impl Ledger {
                 if !std::mem::replace(&mut has_begun, true) {
                     // What has changed is not known, nor whether the table lost what it knew.
                     tell(Told::Changed(None));
+                    self.lock().announces = true;
                     self.renew_all();
                 }
                 if let Some(change) = change {
@@ -532,6 +605,19 @@ impl State {
             }
         }
         batch
+    }
+
+    /// A name is claimed again, or is not to be any more.
+    fn restored(&mut self, name: &str) {
+        let Some(restoring) = &mut self.restoring else { return };
+        if let Some((names, took)) = restoring.restored(name, Instant::now()) {
+            log::info!(
+                "what the directory of gateways had lost is there again, after {:.1} s: {}",
+                took.as_secs_f64(),
+                counted(names as u64, "name")
+            );
+            self.restoring = None;
+        }
     }
 
     /// Has a claim renewed then, and not when it was due before.
@@ -604,7 +690,7 @@ mod tests {
         fn release(&self, _: &str, _: &[(Arc<str>, u64)]) -> Result<(), Failed> {
             Err("away".into())
         }
-        fn announce(&self, _: &str, _: bool) -> Result<bool, Failed> {
+        fn announce(&self, _: &str, _: Option<usize>) -> Result<Announced, Failed> {
             Err("away".into())
         }
         fn listen(&self, _: &mut dyn FnMut(Option<Change>) -> bool) -> Result<(), Failed> {

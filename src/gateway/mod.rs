@@ -31,8 +31,10 @@
 // | `certificates.rs` | the names that a device's certificate allows |
 // | `credentials.rs` | checks tokens with the current tables; certificates that are no longer accepted |
 // | `changes.rs` | what the loops have yet to hear of changes in the directory of gateways |
+// | `announced.rs` | what gateways say of themselves in a table that they share |
 // | `claims.rs` | claims of names in a table that several gateways share |
 // | `redis.rs` | such a table in Redis (feature `redis`); `redis/examine.rs`: how its server does; `redis/name_report.rs`: what it has of one name |
+// | `restoring.rs` | names that are claimed again after the table has lost them |
 // | `ledger.rs` | this gateway's claims, renewed and released on threads of their own |
 // | `resolving.rs` | what waits until the hosts of other gateways are resolved |
 // | `mismatches.rs` | why another gateway cannot be asked, in words |
@@ -103,6 +105,7 @@ mod admitted;
 #[cfg(feature = "ureq")]
 mod agent;
 mod alarms;
+mod announced;
 mod builder;
 mod callers;
 mod certificates;
@@ -159,6 +162,7 @@ mod registry;
 mod regrouping;
 mod request_decision;
 mod resolving;
+mod restoring;
 mod revocation;
 mod role;
 mod routes;
@@ -178,6 +182,7 @@ mod waiting;
 
 #[cfg(feature = "admin")]
 pub use crate::observe::records::ExchangeRecord;
+pub use announced::ClusterGateway;
 pub use builder::GatewayBuilder;
 pub use device_info::DeviceInfo;
 pub use device_ref::DeviceRef;

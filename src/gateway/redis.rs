@@ -21,6 +21,7 @@ pub use self::name_report::{NameClaim, NameReport};
 use self::words::told;
 use crate::engine::random;
 use crate::error::Error;
+use crate::gateway::announced::{Announced, ClusterGateway};
 use crate::gateway::claims::{Change, Claimant, Failed, Renewal, Renewed, SharedTable, Verdict};
 use crate::limits::Limits;
 use crate::proto::authority::{authority, authority_of, bare};
@@ -592,16 +593,23 @@ impl SharedTable for RedisTable {
         self.with(|connection| asked.invoke(connection))
     }
 
-    fn announce(&self, by: &str, is_there: bool) -> Result<bool, Failed> {
+    fn announce(&self, by: &str, names: Option<usize>) -> Result<Announced, Failed> {
         let mut other = self.other.lock().unwrap_or_else(PoisonError::into_inner);
         let mut asked = self.announce.prepare_invoke();
-        asked.key(&self.gateways).key(&self.processes).arg(by).arg(u8::from(is_there));
+        asked.key(&self.gateways).key(&self.processes).arg(by).arg(u8::from(names.is_some()));
         asked.arg(&self.process).arg(self.time(self.directory.claim_time));
-        asked.arg(u8::from(other.lives));
-        let at: u64 = self.with(|connection| asked.invoke(connection))?;
+        asked.arg(u8::from(other.lives)).arg(names.unwrap_or_default());
+        let (at, is_new, known): (u64, u64, Vec<String>) =
+            self.with(|connection| asked.invoke(connection))?;
         // One that was killed a moment ago says it no more.
         *other = OtherProcess { lives: other.at > 0 && at > other.at, at };
-        Ok(other.lives)
+        let gateway = |row: &[String]| {
+            let [url, ago, told] = row else { return None };
+            let ago = Duration::from_millis(ago.parse().ok()?);
+            ClusterGateway::read(url.clone(), url == by, ago, told)
+        };
+        let gateways = known.chunks(3).filter_map(gateway).collect();
+        Ok(Announced { url_is_shared: other.lives, is_new: is_new == 1, gateways })
     }
 
     fn listen(&self, tell: &mut dyn FnMut(Option<Change>) -> bool) -> Result<(), Failed> {

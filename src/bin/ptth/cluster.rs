@@ -219,6 +219,15 @@ impl Check<'_> {
                 ),
             )?;
         }
+        for (url, time) in &report.other_claim_times {
+            let url = spelled_out(url);
+            self.bad(
+                "known",
+                format_args!(
+                    "{url}: its claims last {time:?}, which is not the --directory-claim-time here; it has to be the same for all gateways"
+                ),
+            )?;
+        }
         let DirectoryReport { database, prefix, .. } = report;
         Ok(Some(Table { database, prefix, gateways: urls }))
     }

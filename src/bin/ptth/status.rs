@@ -285,6 +285,12 @@ fn others(cluster: &Value) -> String {
         let of = |key| plain(&names[key]);
         let (claimed, unclaimed) = (of("claimed"), of("unclaimed"));
         let _ = write!(text, "; {claimed} claimed, {unclaimed} unclaimed, {} lost", of("lost"));
+        if names["restoring"].as_u64() > Some(0) {
+            let _ = write!(text, "; {} not yet claimed again", of("restoring"));
+        }
+    }
+    for known in cluster["gateways"].as_array().into_iter().flatten() {
+        let _ = write!(text, "\n  {}", announced(known));
     }
     let peers = cluster["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
     let hops = &cluster["hops"];
@@ -304,6 +310,18 @@ fn others(cluster: &Value) -> String {
         }
     }
     text
+}
+
+/// What a gateway says of itself in the directory.
+fn announced(known: &Value) -> String {
+    let own = if known["own"] == true { ", this one" } else { "" };
+    let names = match known["names"].as_u64() {
+        Some(names) => format!("{}, ", counted(names, "name")),
+        None => String::new(),
+    };
+    let silent = if known["lives"] == false { ": it was killed, or is cut off" } else { "" };
+    let (url, ago) = (plain(&known["url"]), ago(&known["announced"]));
+    format!("{url}{own}: {names}announced {ago} ago{silent}")
 }
 
 /// Everything but unreserved characters as `%` and two digits.

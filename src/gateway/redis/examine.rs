@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::engine::random;
 use crate::error::{Error, Fault};
+use crate::gateway::announced::ClusterGateway;
 use crate::gateway::claims::{Claimant, Failed, SharedTable, Verdict};
 use crate::gateway::redis::{RedisDirectory, RedisTable, Server, Servers};
 use crate::limits::Limits;
@@ -45,6 +46,9 @@ pub struct DirectoryReport {
     pub gateways: Vec<(String, Duration)>,
     /// Those of these URLs that several gateways announce.
     pub shared_urls: Vec<String>,
+    /// The URLs of gateways that announced themselves lately with another
+    /// [`claim_time`](RedisDirectory::claim_time), and that.
+    pub other_claim_times: Vec<(String, Duration)>,
 }
 
 impl RedisDirectory {
@@ -93,8 +97,10 @@ impl RedisTable {
         let has_bound = of("maxmemory").is_some_and(|bytes| bytes != "0");
         let gateways = self.announced(&mut server, clock)?;
         let shared_urls = self.shared_urls(&mut server, clock, &gateways);
+        let other_claim_times = self.other_claim_times(&mut server, &gateways);
         Ok(DirectoryReport {
             shared_urls,
+            other_claim_times,
             server: server.at.clone(),
             passed_over,
             database: self.directory.database,
@@ -196,6 +202,29 @@ impl RedisTable {
         };
         gateways.iter().map(|(url, _)| url).filter(&mut is_shared).cloned().collect()
     }
+
+    /// What the gateways say of themselves; nothing where the user may not ask.
+    fn other_claim_times(
+        &self,
+        server: &mut Server,
+        gateways: &[(String, Duration)],
+    ) -> Vec<(String, Duration)> {
+        let own = self.directory.claim_time;
+        let mut other = |(url, ago): &(String, Duration)| {
+            let mut asked = redis::cmd("HGET");
+            asked.arg(&self.processes).arg(telling_of(url));
+            let told = self.ask::<Option<String>>(server, &asked).ok().flatten()?;
+            let gateway = ClusterGateway::read(url.clone(), false, *ago, &told)?;
+            let time = gateway.claim_time.filter(|time| *time != own && gateway.is_alive(own))?;
+            Some((url.clone(), time))
+        };
+        gateways.iter().filter_map(&mut other).collect()
+    }
+}
+
+/// What a gateway says of itself is in the hash of processes, as announce.lua writes it.
+fn telling_of(url: &str) -> String {
+    format!("#{url}")
 }
 
 /// Now, by the server's clock, or by this machine's where the user may not ask for that.

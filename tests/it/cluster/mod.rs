@@ -13,7 +13,7 @@ mod programs;
 #[cfg(feature = "redis")]
 pub mod shared;
 mod trust;
-mod view;
+pub mod view;
 
 use crate::support::{Gateway, Process, Ptth, TempDir};
 

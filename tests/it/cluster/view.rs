@@ -218,6 +218,8 @@ fn names_in_redis_are_counted_and_its_absence_is_told() {
     let told = cluster_at(admin, "claimed", |told| told["directory"]["names"]["claimed"] == 1);
     let directory = &told["directory"];
     assert_eq!((&directory["kind"], &directory["state"]), (&"redis".into(), &"answers".into()));
+    let seen = |told: &Value| told["gateways"][0]["own"] == true;
+    cluster_at(admin, "it has announced itself", seen);
     redis.process.signal("KILL");
     let told = cluster_at(admin, "it is away", |told| told["directory"]["state"] == "away");
     let away = &told["directory"]["away"];

@@ -4,6 +4,7 @@
 mod balancers;
 mod claims;
 mod crashes;
+mod emptied;
 mod failures;
 #[cfg(target_os = "linux")]
 mod partitions;
