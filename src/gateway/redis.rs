@@ -1,30 +1,31 @@
 //! The table that gateways share, in Redis or Valkey: where its server is, and what is asked of it.
 //! Each rule of [`claims`](super::claims) is one script, which the server runs as a whole.
 
+mod connecting;
 mod examine;
+mod frame;
 mod name_report;
+mod wire;
 mod words;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use redis::{
-    Client, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
-    RedisError, Script,
-};
+use redis::{RedisError, Script, Value};
 
+use self::connecting::Server;
 pub use self::examine::DirectoryReport;
 pub use self::name_report::{NameClaim, NameReport};
-use self::words::told;
+use self::wire::Wire;
 use crate::engine::random;
 use crate::error::Error;
 use crate::gateway::announced::{Announced, ClusterGateway};
 use crate::gateway::claims::{Change, Claimant, Failed, Renewal, Renewed, SharedTable, Verdict};
 use crate::limits::Limits;
-use crate::proto::authority::{authority, authority_of, bare};
+use crate::proto::authority::{authority, bare};
 use crate::setting::{DIRECTORY_PASSWORD, DIRECTORY_USER};
 
 const DEFAULT_PORT: u16 = 6379;
@@ -246,13 +247,28 @@ impl RedisDirectory {
         Ok(self)
     }
 
+    #[cfg(feature = "tls")]
+    fn ca_given(&self) -> Option<&[u8]> {
+        self.roots.as_deref()
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn ca_given(&self) -> Option<&[u8]> {
+        None
+    }
+
     /// `shares`: sessions of one credential share names.
     pub(crate) fn into_table(self, limits: &Limits, shares: bool) -> RedisTable {
+        // A connection and an answer are waited for, one behind the other.
+        let wait = (limits.directory_timeout / 2).max(Duration::from_millis(1));
+        self.table(wait, limits.remember, shares)
+    }
+
+    fn table(self, wait: Duration, remember: Duration, shares: bool) -> RedisTable {
         let script = |text: &str| Script::new(&format!("{RULES}{text}"));
         RedisTable {
-            // A connection and an answer are waited for, one behind the other.
-            wait: (limits.directory_timeout / 2).max(Duration::from_millis(1)),
-            remember: limits.remember,
+            wait,
+            remember,
             shares,
             find: script(FIND),
             claim: script(CLAIM),
@@ -266,7 +282,8 @@ impl RedisDirectory {
             process: process_id(),
             other: Mutex::default(),
             channel: format!("{}:changes", self.prefix),
-            directory: self,
+            claim_time: self.claim_time,
+            settings: RwLock::new(Arc::new(self)),
             idle: Mutex::default(),
             turn: AtomicUsize::new(0),
         }
@@ -305,7 +322,9 @@ struct OtherProcess {
 
 /// The table.
 pub(crate) struct RedisTable {
-    directory: RedisDirectory,
+    /// Where the server is, and with which credentials.
+    settings: RwLock<Arc<RedisDirectory>>,
+    claim_time: Duration,
     wait: Duration,
     remember: Duration,
     shares: bool,
@@ -328,153 +347,9 @@ pub(crate) struct RedisTable {
     turn: AtomicUsize,
 }
 
-/// A connection, and where it leads.
-struct Server {
-    connection: Connection,
-    at: String,
-}
-
 impl RedisTable {
-    /// A connection to the server that takes writes.
-    fn connect(&self) -> Result<Server, Failed> {
-        self.connect_noting(&mut Vec::new())
-    }
-
-    /// The same; `passed_over` gets the failures of servers that were skipped.
-    fn connect_noting(&self, passed_over: &mut Vec<String>) -> Result<Server, Failed> {
-        match &self.directory.servers {
-            Servers::Socket(path) => {
-                let text = path.display().to_string();
-                self.open(ConnectionAddr::Unix(path.clone()), text, true)
-            }
-            Servers::Listed(at) => {
-                self.one_of(at, passed_over, |server| self.open_master(server, at.len() > 1))
-            }
-            Servers::Sentinels { at, master } => {
-                let ask = |sentinel: &_| self.ask_sentinel(sentinel, master);
-                let master = self.one_of(at, passed_over, ask)?;
-                self.open_master(&master, true)
-            }
-        }
-    }
-
-    /// What the first of these servers says that says anything, from the one on that did last. One
-    /// that hangs takes the time of all: it is the last to be asked the next time.
-    fn one_of<T>(
-        &self,
-        at: &[(String, u16)],
-        passed_over: &mut Vec<String>,
-        ask: impl Fn(&(String, u16)) -> Result<T, Failed>,
-    ) -> Result<T, Failed> {
-        let until = Instant::now() + self.wait;
-        let mut why: Failed = "there is no server".into();
-        for n in 0..at.len() {
-            if n > 0 && Instant::now() >= until {
-                break;
-            }
-            let turn = self.turn.load(Relaxed);
-            match ask(&at[turn % at.len()]) {
-                Ok(answer) => return Ok(answer),
-                Err(e) => {
-                    passed_over.push(e.to_string());
-                    why = e;
-                }
-            }
-            // Another thread may have found out as well.
-            let _ = self.turn.compare_exchange(turn, turn.wrapping_add(1), Relaxed, Relaxed);
-        }
-        Err(why)
-    }
-
-    /// `may_be_replica`: that is looked at.
-    fn open_master(
-        &self,
-        (host, port): &(String, u16),
-        may_be_replica: bool,
-    ) -> Result<Server, Failed> {
-        let mut server = self.open(self.address(host, *port), authority_of(host, *port), true)?;
-        if may_be_replica {
-            let role: Vec<redis::Value> = self.ask(&mut server, &redis::cmd("ROLE"))?;
-            match role.first() {
-                Some(redis::Value::BulkString(role)) if role == b"master" => {}
-                _ => return Err(format!("Redis at {} is a replica", server.at).into()),
-            }
-        }
-        Ok(server)
-    }
-
-    fn address(&self, host: &str, port: u16) -> ConnectionAddr {
-        match self.directory.is_secure {
-            true => ConnectionAddr::TcpTls {
-                host: host.to_owned(),
-                port,
-                insecure: false,
-                tls_params: None,
-            },
-            false => ConnectionAddr::Tcp(host.to_owned(), port),
-        }
-    }
-
-    /// `knows_us`: it is a server with the table, and no sentinel.
-    fn open(&self, to: ConnectionAddr, at: String, knows_us: bool) -> Result<Server, Failed> {
-        let failed = |e: RedisError| self.failed(&e, &at);
-        let mut settings = RedisConnectionInfo::default();
-        if knows_us {
-            settings = settings.set_db(self.directory.database);
-            if let Some(user) = &self.directory.user {
-                settings = settings.set_username(user);
-            }
-            if let Some(password) = &self.directory.password {
-                settings = settings.set_password(password);
-            }
-        }
-        let info: ConnectionInfo = to.into_connection_info().map_err(failed)?;
-        let client = self.client(info.set_redis_settings(settings)).map_err(failed)?;
-        let connection = client.get_connection_with_timeout(self.wait).map_err(failed)?;
-        connection.set_read_timeout(Some(self.wait)).map_err(failed)?;
-        connection.set_write_timeout(Some(self.wait)).map_err(failed)?;
-        Ok(Server { connection, at })
-    }
-
-    fn failed(&self, e: &RedisError, at: &str) -> Failed {
-        told(e, at, self.directory.is_secure).into()
-    }
-
-    #[cfg(feature = "tls")]
-    fn client(&self, info: ConnectionInfo) -> Result<Client, RedisError> {
-        match &self.directory.roots {
-            Some(pem) if self.directory.is_secure => {
-                let root_cert = Some(pem.clone());
-                let certificates = redis::TlsCertificates { client_tls: None, root_cert };
-                Client::build_with_tls(info, certificates)
-            }
-            _ => Client::open(info),
-        }
-    }
-
-    #[cfg(not(feature = "tls"))]
-    fn client(&self, info: ConnectionInfo) -> Result<Client, RedisError> {
-        Client::open(info)
-    }
-
-    fn ask_sentinel(&self, at: &(String, u16), master: &str) -> Result<(String, u16), Failed> {
-        let (host, port) = at;
-        let mut sentinel =
-            self.open(self.address(host, *port), authority_of(host, *port), false)?;
-        let mut asked = redis::cmd("SENTINEL");
-        asked.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
-        let found: Option<(String, u16)> = self.ask(&mut sentinel, &asked)?;
-        found.ok_or_else(|| {
-            format!("the sentinel at {} knows no master {master}", sentinel.at).into()
-        })
-    }
-
-    fn ask<T: redis::FromRedisValue>(
-        &self,
-        server: &mut Server,
-        command: &redis::Cmd,
-    ) -> Result<T, Failed> {
-        command.query(&mut server.connection).map_err(|e| self.failed(&e, &server.at))
+    fn settings(&self) -> Arc<RedisDirectory> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn take_idle(&self) -> Option<Server> {
@@ -483,7 +358,7 @@ impl RedisTable {
 
     /// Asks on an idle connection, or on a new one. What the server does not carry out because an
     /// idle connection was closed meanwhile is asked again.
-    fn with<T>(&self, ask: impl Fn(&mut Connection) -> Result<T, RedisError>) -> Result<T, Failed> {
+    fn with<T>(&self, ask: impl Fn(&mut Wire) -> Result<T, RedisError>) -> Result<T, Failed> {
         let (mut server, was_idle) = match self.take_idle() {
             Some(idle) => (idle, true),
             None => (self.connect()?, false),
@@ -503,7 +378,7 @@ impl RedisTable {
                 }
                 Ok(answer)
             }
-            Err(e) => Err(self.failed(&e, &server.at)),
+            Err(e) => Err(server.failed(&e)),
         }
     }
 
@@ -545,7 +420,7 @@ impl SharedTable for RedisTable {
             asked.key(self.name_key(name));
         }
         asked.arg(by).arg(or_none(&claimant.credential)).arg(or_none(&claimant.session));
-        asked.arg(u8::from(self.shares)).arg(self.time(self.directory.claim_time));
+        asked.arg(u8::from(self.shares)).arg(self.time(self.claim_time));
         asked.arg(self.time(self.remember)).arg(&self.channel).arg(names);
         let answer: Vec<String> = self.with(|connection| asked.invoke(connection))?;
         match (answer.first().map(String::as_str), answer.get(1)) {
@@ -562,7 +437,7 @@ impl SharedTable for RedisTable {
         for claim in claims {
             asked.key(self.name_key(&claim.name));
         }
-        asked.arg(by).arg(u8::from(self.shares)).arg(self.time(self.directory.claim_time));
+        asked.arg(by).arg(u8::from(self.shares)).arg(self.time(self.claim_time));
         asked.arg(self.time(self.remember)).arg(&self.channel);
         for Renewal { name, epoch, claimant } in claims {
             asked.arg(epoch).arg(or_none(&claimant.credential)).arg(or_none(&claimant.session));
@@ -597,7 +472,7 @@ impl SharedTable for RedisTable {
         let mut other = self.other.lock().unwrap_or_else(PoisonError::into_inner);
         let mut asked = self.announce.prepare_invoke();
         asked.key(&self.gateways).key(&self.processes).arg(by).arg(u8::from(names.is_some()));
-        asked.arg(&self.process).arg(self.time(self.directory.claim_time));
+        asked.arg(&self.process).arg(self.time(self.claim_time));
         asked.arg(u8::from(other.lives)).arg(names.unwrap_or_default());
         let (at, is_new, known): (u64, u64, Vec<String>) =
             self.with(|connection| asked.invoke(connection))?;
@@ -613,35 +488,50 @@ impl SharedTable for RedisTable {
     }
 
     fn listen(&self, tell: &mut dyn FnMut(Option<Change>) -> bool) -> Result<(), Failed> {
-        let Server { mut connection, at } = self.connect()?;
-        let failed = |e: RedisError| self.failed(&e, &at);
-        let mut channel = connection.as_pubsub();
-        channel.subscribe(&self.channel).map_err(failed)?;
-        channel.set_read_timeout(Some(LISTEN)).map_err(failed)?;
-        let mut heard = Instant::now();
+        let mut server = self.connect()?;
+        let _: Value = server.ask(redis::cmd("SUBSCRIBE").arg(&self.channel))?;
+        // When it last said anything, and when it was asked to.
+        let (mut heard, mut tried) = (Instant::now(), None::<Instant>);
         let mut goes_on = tell(None);
         while goes_on {
-            let told = match channel.get_message() {
-                Ok(message) => {
-                    heard = Instant::now();
-                    change(message.get_payload_bytes())
+            let told = match server.connection.next(LISTEN) {
+                Ok(None) => None,
+                Ok(Some(said)) => {
+                    (heard, tried) = (Instant::now(), None);
+                    message(said.extract_error().map_err(|e| server.failed(&e))?)
                 }
-                Err(e) if e.is_timeout() => None,
-                Err(e) => return Err(failed(e)),
+                Err(e) => return Err(server.failed(&e)),
             };
-            if heard.elapsed() >= QUIET {
-                channel.set_read_timeout(Some(self.wait)).map_err(failed)?;
-                let _: redis::Value = channel.ping().map_err(failed)?;
-                channel.set_read_timeout(Some(LISTEN)).map_err(failed)?;
-                heard = Instant::now();
+            match tried {
+                None if heard.elapsed() >= QUIET => {
+                    let ping = redis::cmd("PING").get_packed_command();
+                    server.connection.send(&ping).map_err(|e| server.failed(&e))?;
+                    tried = Some(Instant::now());
+                }
+                Some(at) if at.elapsed() >= self.wait => {
+                    let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                    return Err(server.failed(&late.into()));
+                }
+                _ => {}
             }
-            goes_on = tell(told);
+            goes_on = tell(told.as_deref().and_then(change));
         }
         Ok(())
     }
 
     fn claim_time(&self) -> Duration {
-        self.directory.claim_time
+        self.claim_time
+    }
+}
+
+/// What somebody has published; `None`: an answer.
+fn message(said: Value) -> Option<Vec<u8>> {
+    let Value::Array(parts) = said else { return None };
+    match <[Value; 3]>::try_from(parts) {
+        Ok([Value::BulkString(kind), _, Value::BulkString(published)]) if kind == b"message" => {
+            Some(published)
+        }
+        _ => None,
     }
 }
 

@@ -6,7 +6,8 @@ use crate::engine::random;
 use crate::error::{Error, Fault};
 use crate::gateway::announced::ClusterGateway;
 use crate::gateway::claims::{Claimant, Failed, SharedTable, Verdict};
-use crate::gateway::redis::{RedisDirectory, RedisTable, Server, Servers};
+use crate::gateway::redis::connecting::Server;
+use crate::gateway::redis::{RedisDirectory, RedisTable, Servers};
 use crate::limits::Limits;
 
 /// Gateways of which a look tells.
@@ -83,7 +84,7 @@ impl RedisTable {
     fn examine(&self) -> Result<DirectoryReport, Failed> {
         let (mut server, passed_over) = self.connect_telling()?;
         let asked = (Instant::now(), SystemTime::now());
-        let clock: Option<(u64, u64)> = self.ask(&mut server, &redis::cmd("TIME")).ok();
+        let clock: Option<(u64, u64)> = server.ask(&redis::cmd("TIME")).ok();
         let round_trip = asked.0.elapsed();
         let info = self.info(&mut server);
         let of = |name: &str| {
@@ -103,8 +104,8 @@ impl RedisTable {
             other_claim_times,
             server: server.at.clone(),
             passed_over,
-            database: self.directory.database,
-            prefix: self.directory.prefix.clone(),
+            database: server.settings.database,
+            prefix: server.settings.prefix.clone(),
             version,
             role: of("role").map(str::to_owned),
             round_trip,
@@ -122,7 +123,7 @@ impl RedisTable {
     /// # Errors
     /// There is none; the failures of all servers.
     pub(super) fn connect_telling(&self) -> Result<(Server, Vec<String>), Failed> {
-        let tries = match &self.directory.servers {
+        let tries = match &self.settings().servers {
             Servers::Socket(_) => 1,
             Servers::Listed(at) | Servers::Sentinels { at, .. } => at.len(),
         };
@@ -146,12 +147,12 @@ impl RedisTable {
     fn info(&self, server: &mut Server) -> String {
         let sections = ["server", "replication", "memory"].map(|section| {
             let mut asked = redis::cmd("INFO");
-            self.ask::<String>(server, asked.arg(section)).unwrap_or_default()
+            server.ask::<String>(asked.arg(section)).unwrap_or_default()
         });
         sections.join("\n")
     }
 
-    fn try_claim(&self) -> Result<(), Failed> {
+    pub(super) fn try_claim(&self) -> Result<(), Failed> {
         let mut chance = [0; 8];
         random::fill(&mut chance)?;
         let name = format!("check-{:016x}", u64::from_ne_bytes(chance));
@@ -162,7 +163,7 @@ impl RedisTable {
         }
     }
 
-    fn try_changes(&self) -> Result<(), Failed> {
+    pub(super) fn try_changes(&self) -> Result<(), Failed> {
         let mut is_told = false;
         self.listen(&mut |_| {
             is_told = true;
@@ -178,7 +179,7 @@ impl RedisTable {
     ) -> Result<Vec<(String, Duration)>, Failed> {
         let mut asked = redis::cmd("ZRANGE");
         asked.arg(&self.gateways).arg(0).arg(GATEWAYS_MAX - 1).arg("WITHSCORES");
-        let listed: Vec<(String, u64)> = self.ask(server, &asked)?;
+        let listed: Vec<(String, u64)> = server.ask(&asked)?;
         let now = now(clock);
         let ago = |at| now.saturating_sub(Duration::from_millis(at));
         Ok(listed.into_iter().map(|(url, at)| (url, ago(at))).collect())
@@ -195,10 +196,8 @@ impl RedisTable {
         let mut is_shared = |url: &&String| {
             let mut asked = redis::cmd("HGET");
             asked.arg(&self.processes).arg(format!("!{url}"));
-            let found = self.ask::<Option<u64>>(server, &asked).ok().flatten();
-            found.is_some_and(|at| {
-                now.saturating_sub(Duration::from_millis(at)) < self.directory.claim_time
-            })
+            let found = server.ask::<Option<u64>>(&asked).ok().flatten();
+            found.is_some_and(|at| now.saturating_sub(Duration::from_millis(at)) < self.claim_time)
         };
         gateways.iter().map(|(url, _)| url).filter(&mut is_shared).cloned().collect()
     }
@@ -209,11 +208,11 @@ impl RedisTable {
         server: &mut Server,
         gateways: &[(String, Duration)],
     ) -> Vec<(String, Duration)> {
-        let own = self.directory.claim_time;
+        let own = self.claim_time;
         let mut other = |(url, ago): &(String, Duration)| {
             let mut asked = redis::cmd("HGET");
             asked.arg(&self.processes).arg(telling_of(url));
-            let told = self.ask::<Option<String>>(server, &asked).ok().flatten()?;
+            let told = server.ask::<Option<String>>(&asked).ok().flatten()?;
             let gateway = ClusterGateway::read(url.clone(), false, *ago, &told)?;
             let time = gateway.claim_time.filter(|time| *time != own && gateway.is_alive(own))?;
             Some((url.clone(), time))

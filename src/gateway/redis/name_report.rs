@@ -76,14 +76,14 @@ impl RedisTable {
     fn report_on(&self, name: &str) -> Result<NameReport, Failed> {
         let (mut server, _) = self.connect_telling()?;
         let asked = Instant::now();
-        let clock: Option<(u64, u64)> = self.ask(&mut server, &redis::cmd("TIME")).ok();
+        let clock: Option<(u64, u64)> = server.ask(&redis::cmd("TIME")).ok();
         let round_trip = asked.elapsed();
         let mut entries = redis::cmd("HGETALL");
         let found = entries.arg(self.name_key(name)).query::<Entries>(&mut server.connection);
         let (claims, replaced, invalid) = match found {
             Ok(entries) => read(&entries, now(clock)),
             Err(e) if e.code() == Some("WRONGTYPE") => (Vec::new(), 0, 1),
-            Err(e) => return Err(self.failed(&e, &server.at)),
+            Err(e) => return Err(server.failed(&e)),
         };
         let gateways = self.announced(&mut server, clock)?;
         Ok(NameReport { server: server.at, round_trip, claims, replaced, invalid, gateways })

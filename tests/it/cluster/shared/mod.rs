@@ -6,6 +6,7 @@ mod claims;
 mod crashes;
 mod emptied;
 mod failures;
+mod hostile;
 #[cfg(target_os = "linux")]
 mod partitions;
 mod servers;

@@ -48,7 +48,7 @@ fn a_user_and_a_password_are_shown_and_wrong_ones_are_told() {
         let status = eventually("it is told", || one.gateway.directory_status().unwrap().away);
         let why = status.0;
         assert!(
-            why.contains("NOAUTH") || why.contains("WRONGPASS") || why.contains("uthentication"),
+            why.contains("NOAUTH") || why.contains("WRONGPASS") || why.contains("unauthenticated"),
             "{why}"
         );
         assert!(!why.contains("wrong"), "{why}");
