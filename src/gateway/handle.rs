@@ -23,6 +23,8 @@ use crate::gateway::offers::granted_names;
 use crate::gateway::peers::Cluster;
 #[cfg(feature = "admin")]
 use crate::gateway::questions::Question;
+#[cfg(feature = "redis")]
+use crate::gateway::redis::RedisDirectory;
 use crate::gateway::routes::{Routes, Table};
 use crate::gateway::secrets;
 use crate::gateway::settings::InForce;
@@ -289,6 +291,21 @@ impl Gateway {
             return Err(Error::usage("this gateway was started without a secret for others"));
         }
         cluster.set_secrets(secrets)
+    }
+
+    /// Replaces the servers and the credentials of the [directory in Redis](RedisDirectory), with its
+    /// TLS, while the gateway runs. They are tried first: a name is claimed and released, and the
+    /// channel is subscribed to, which blocks for some three times
+    /// [`directory_timeout`](crate::Limits::directory_timeout) at most, for each server. New
+    /// connections use them from then on. Returns true if they differ from those in force.
+    ///
+    /// # Errors
+    /// They do not work: those in force stay, and the new ones are tried again as soon as those fail
+    /// (so it does not matter whether a password is changed here or at the server first). The prefix
+    /// or the claim time differs; the gateway was built without such a directory.
+    #[cfg(feature = "redis")]
+    pub fn set_directory(&self, directory: RedisDirectory) -> Result<bool, Error> {
+        self.cluster()?.set_directory(directory)
     }
 
     /// Tells the gateway that the directory has changed: its cached answers are dropped, for one

@@ -40,6 +40,7 @@
 // | `mismatches.rs` | why another gateway cannot be asked, in words |
 // | `setbacks.rs` | other gateways that were asked in vain lately |
 // | `look_ups.rs` | names that the directory of gateways is to be asked for, in turn |
+// | `peer_url.rs` | where another gateway is |
 // | `peers.rs` | what a gateway is told of others, and how it asks which of them has a device |
 // | `settings.rs` | the settings of a gateway |
 // | `device_head.rs` | the head of a request on the devices' port |
@@ -148,6 +149,7 @@ mod offers;
 mod peer_lines;
 mod peer_pulse;
 pub(crate) mod peer_table;
+mod peer_url;
 mod peering;
 pub(crate) mod peers;
 mod pins;

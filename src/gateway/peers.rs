@@ -2,7 +2,7 @@
 //! to them, and what all its loops have of that in common.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -15,13 +15,13 @@ use crate::gateway::changes::Changes;
 use crate::gateway::claims::{Claimant, Failed};
 use crate::gateway::ledger::{ClaimGuard, DirectoryStatus, Ledger, Rival, Told};
 use crate::gateway::look_ups::{LookUps, Pushed};
+use crate::gateway::peer_url::{Location, PeerUrl};
 #[cfg(feature = "redis")]
-use crate::gateway::redis::RedisDirectory;
+use crate::gateway::redis::{RedisDirectory, RedisTable};
 use crate::gateway::resolving::Resolving;
 use crate::gateway::secrets::{Kind, checked};
 use crate::gateway::setbacks::{Setback, Setbacks};
-use crate::limits::{Limits, PEER_ADDRESSES_MAX};
-use crate::proto::authority::{authority, bare as bare_host};
+use crate::limits::Limits;
 use crate::stream::Connector;
 
 /// Shortest and longest secret, in bytes.
@@ -156,72 +156,6 @@ impl Peers {
     }
 }
 
-/// Where the peers' listener of a gateway is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PeerUrl {
-    /// In one spelling.
-    pub(crate) text: Arc<str>,
-    host: String,
-    port: u16,
-    pub(crate) is_secure: bool,
-}
-
-impl PeerUrl {
-    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        let wrong = |why: &str| {
-            let shown: String = text.chars().filter(|c| c.is_ascii_graphic()).take(200).collect();
-            Error::usage(format!("gateway URL {shown}: {why}; write it like http://10.0.0.2:7000"))
-        };
-        let bare = text.strip_suffix('/').unwrap_or(text);
-        let (is_secure, bare) = match (bare.strip_prefix("http://"), bare.strip_prefix("https://"))
-        {
-            (Some(bare), _) => (false, bare),
-            (_, Some(bare)) => (true, bare),
-            _ => return Err(wrong("it begins with neither http:// nor https://")),
-        };
-        if is_secure && cfg!(not(feature = "tls")) {
-            return Err(wrong("this build has no TLS"));
-        }
-        let named = authority(bare.as_bytes()).map_err(|refusal| wrong(&refusal.reason))?;
-        let port = named.port.unwrap_or(if is_secure { 443 } else { 80 });
-        if port == 0 {
-            return Err(wrong("nobody listens at port 0"));
-        }
-        let host = named.host.to_ascii_lowercase();
-        let scheme = if is_secure { "https" } else { "http" };
-        let text = format!("{scheme}://{host}:{port}").into();
-        let host = bare_host(&host).to_owned();
-        Ok(PeerUrl { text, host, port, is_secure })
-    }
-
-    /// Without a trailing dot, without brackets.
-    pub(crate) fn host(&self) -> &str {
-        &self.host
-    }
-
-    fn needs_resolver(&self) -> bool {
-        self.host.parse::<IpAddr>().is_err()
-    }
-
-    /// May take as long as the system's resolver.
-    fn addresses(&self) -> Result<Vec<SocketAddr>, String> {
-        if let Ok(ip) = self.host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(ip, self.port)]);
-        }
-        let found = (self.host.as_str(), self.port).to_socket_addrs();
-        let found: Vec<SocketAddr> =
-            found.map_err(|e| e.to_string())?.take(PEER_ADDRESSES_MAX).collect();
-        if found.is_empty() { Err("it has no address".to_owned()) } else { Ok(found) }
-    }
-}
-
-/// A gateway that has a device.
-#[derive(Clone, Debug)]
-pub(crate) struct Location {
-    pub(crate) url: PeerUrl,
-    pub(crate) addresses: Vec<SocketAddr>,
-}
-
 /// `Ok(None)`: no other gateway has it.
 pub(crate) type Located = Result<Option<Location>, NotLocated>;
 
@@ -266,6 +200,9 @@ pub(crate) struct Cluster {
     resolvers: Workers,
     /// What it has claimed in a table that gateways share.
     ledger: Option<Arc<Ledger>>,
+    /// That table, where it is in Redis.
+    #[cfg(feature = "redis")]
+    redis: Option<Arc<RedisTable>>,
     secrets: RwLock<Arc<[Secret]>>,
     own: RwLock<Option<PeerUrl>>,
     setbacks: Mutex<Setbacks>,
@@ -324,6 +261,8 @@ impl Cluster {
             resolving: Mutex::default(),
             resolvers: Workers::new("ptth-resolver", threads, queue, limits.worker_idle_timeout),
             ledger: None,
+            #[cfg(feature = "redis")]
+            redis: None,
             secrets: RwLock::new(Secret::all(peers.secrets)),
             own: RwLock::new(peers.advertised),
             setbacks: Mutex::default(),
@@ -342,12 +281,20 @@ impl Cluster {
             }
             #[cfg(feature = "redis")]
             Source::Redis(directory) => {
-                let table = directory.into_table(limits, shares_names);
-                cluster.ledger = Some(Arc::new(Ledger::new(Arc::new(table))));
+                let table = Arc::new(directory.into_table(limits, shares_names));
+                cluster.ledger = Some(Arc::new(Ledger::new(table.clone())));
+                cluster.redis = Some(table);
             }
         }
         let _ = shares_names; // without a table nobody asks
         cluster
+    }
+
+    /// Other settings for the directory in Redis. Returns true if they differ.
+    #[cfg(feature = "redis")]
+    pub(super) fn set_directory(&self, directory: RedisDirectory) -> Result<bool, Error> {
+        let none = || Error::usage("this gateway was started without a directory in Redis");
+        self.redis.as_ref().ok_or_else(none)?.replace(directory)
     }
 
     fn secrets(&self) -> Arc<[Secret]> {
@@ -665,29 +612,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gateway_has_one_spelling_of_its_url() {
-        for (text, spelt) in [
-            ("http://10.0.0.2:7000", "http://10.0.0.2:7000"),
-            ("http://GW.example./", "http://gw.example:80"),
-            ("http://[::1]:7000", "http://[::1]:7000"),
-        ] {
-            assert_eq!(&*PeerUrl::parse(text).unwrap().text, spelt);
-        }
-        for text in [
-            "10.0.0.2:7000",
-            "ftp://a",
-            "http://a/b",
-            "http://a:b@c",
-            "http://",
-            "http://a b",
-            "http://a:0",
-        ] {
-            assert!(PeerUrl::parse(text).unwrap_err().is_usage(), "{text}");
-        }
-        assert_eq!(PeerUrl::parse("http://[::1]:7").unwrap().addresses().unwrap().len(), 1);
-    }
-
-    #[test]
     fn a_secret_that_is_known_is_taken_and_the_first_is_shown() {
         let peers = || Peers::found_by(|_| Ok(None));
         let secrets = ["0123456789abcdef", "fedcba9876543210"];
@@ -720,7 +644,7 @@ mod tests {
         let limits = Limits { helpers_max: 2, ..Limits::default() };
         let mut cluster = Cluster::new(peers, &limits, false);
         cluster.addresses = |url| {
-            if url.host == "hangs" {
+            if url.host() == "hangs" {
                 loop {
                     std::thread::park();
                 }

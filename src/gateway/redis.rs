@@ -5,6 +5,7 @@ mod connecting;
 mod examine;
 mod frame;
 mod name_report;
+mod replacing;
 mod wire;
 mod words;
 
@@ -73,7 +74,7 @@ const ANNOUNCE: &str = include_str!("redis/announce.lua");
 /// gateway.listen_peers("10.0.0.1:7000")?;
 /// # Ok::<(), reverse_http::Error>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 #[must_use = "it is given to Peers::shared_in"]
 pub struct RedisDirectory {
     servers: Servers,
@@ -94,7 +95,7 @@ impl fmt::Debug for RedisDirectory {
 }
 
 /// Where the server is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Servers {
     /// The first one that answers and takes writes.
     Listed(Vec<(String, u16)>),
@@ -284,6 +285,7 @@ impl RedisDirectory {
             channel: format!("{}:changes", self.prefix),
             claim_time: self.claim_time,
             settings: RwLock::new(Arc::new(self)),
+            waiting: Mutex::default(),
             idle: Mutex::default(),
             turn: AtomicUsize::new(0),
         }
@@ -324,6 +326,8 @@ struct OtherProcess {
 pub(crate) struct RedisTable {
     /// Where the server is, and with which credentials.
     settings: RwLock<Arc<RedisDirectory>>,
+    /// Others that were wanted instead, and could not be used.
+    waiting: Mutex<Option<RedisDirectory>>,
     claim_time: Duration,
     wait: Duration,
     remember: Duration,
@@ -352,6 +356,11 @@ impl RedisTable {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Returns true if the settings have not changed since it was connected.
+    fn is_in_force(&self, server: &Server) -> bool {
+        Arc::ptr_eq(&server.settings, &self.settings())
+    }
+
     fn take_idle(&self) -> Option<Server> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
@@ -373,7 +382,7 @@ impl RedisTable {
         match answer {
             Ok(answer) => {
                 let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                if idle.len() < IDLE_MAX {
+                if idle.len() < IDLE_MAX && self.is_in_force(&server) {
                     idle.push(server);
                 }
                 Ok(answer)
@@ -474,8 +483,9 @@ impl SharedTable for RedisTable {
         asked.key(&self.gateways).key(&self.processes).arg(by).arg(u8::from(names.is_some()));
         asked.arg(&self.process).arg(self.time(self.claim_time));
         asked.arg(u8::from(other.lives)).arg(names.unwrap_or_default());
-        let (at, is_new, known): (u64, u64, Vec<String>) =
-            self.with(|connection| asked.invoke(connection))?;
+        let announce = || self.with(|connection| asked.invoke(connection));
+        let told = announce().or_else(|e| if self.try_waiting() { announce() } else { Err(e) })?;
+        let (at, is_new, known): (u64, u64, Vec<String>) = told;
         // One that was killed a moment ago says it no more.
         *other = OtherProcess { lives: other.at > 0 && at > other.at, at };
         let gateway = |row: &[String]| {
@@ -514,7 +524,7 @@ impl SharedTable for RedisTable {
                 }
                 _ => {}
             }
-            goes_on = tell(told.as_deref().and_then(change));
+            goes_on = tell(told.as_deref().and_then(change)) && self.is_in_force(&server);
         }
         Ok(())
     }

@@ -71,7 +71,7 @@ pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             let (last_read, listeners) = &mut *state;
             last_read.read_again(&gateway, listeners, &args);
-            listeners.read_others_again(&gateway, &args);
+            listeners.read_others_again(&gateway, &args, last_read.others(&args.others));
             listeners.tell_configuration(&outcome());
             reopen.iter().for_each(|again| again.store(true, SeqCst));
             supervisor.ready(listeners.serving());

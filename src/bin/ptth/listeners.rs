@@ -13,7 +13,7 @@ use crate::files::Reading;
 use crate::gateway::check_addresses;
 use crate::gateway_arguments::GatewayArgs;
 use crate::output::say;
-use crate::peers::PeersInForce;
+use crate::peers::{PeersArgs, PeersInForce};
 use crate::reload::wrong;
 
 /// The operators' listener, which is taken out when the gateway stops.
@@ -112,9 +112,10 @@ impl Listeners {
     }
 
     /// Reads the operators' tokens again, and the files about other gateways.
-    pub(crate) fn read_others_again(&self, gateway: &Gateway, args: &GatewayArgs) {
+    /// `new`: the options about these as they are now.
+    pub(crate) fn read_others_again(&self, gateway: &Gateway, args: &GatewayArgs, new: &PeersArgs) {
         self.admin_args.read_again(&self.admin);
-        self.peers.iter().for_each(|peers| peers.read_again(gateway, &args.others));
+        self.peers.iter().for_each(|peers| peers.read_again(gateway, &args.others, new));
     }
 
     fn admin_url(&self) -> Option<String> {

@@ -45,13 +45,15 @@ pub(crate) struct PeersArgs {
     /// device); the file is read again on SIGHUP
     #[arg(long, value_name = "URL", value_parser = directory, env = "PTTH_DIRECTORY")]
     directory: Option<Directory>,
-    /// The user (ACL) that Redis is asked as (default: its default user)
+    /// The user (ACL) that Redis is asked as (default: its default user); what --config says of it,
+    /// and of the servers, is read again on SIGHUP
     #[arg(long, value_name = "NAME", env = "PTTH_DIRECTORY_USER")]
     directory_user: Option<String>,
-    /// A file with the password for Redis in its first line
+    /// A file with the password for Redis in its first line; read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_DIRECTORY_PASSWORD")]
     directory_password: Option<PathBuf>,
-    /// With rediss://: trust the CA certificates in this file (PEM), and not the system's
+    /// With rediss://: trust the CA certificates in this file (PEM), and not the system's; read again
+    /// on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_DIRECTORY_CA")]
     directory_ca: Option<PathBuf>,
     /// What keys and the channel in Redis begin with, for several clusters in one (default: ptth)
@@ -130,7 +132,8 @@ impl PeersArgs {
 
     /// Returns true if files are given that SIGHUP reads again.
     pub(crate) fn reads_files(&self) -> bool {
-        let files = [&self.peer_secret, &self.peers_cert];
+        let files =
+            [&self.peer_secret, &self.peers_cert, &self.directory_password, &self.directory_ca];
         self.table_file().is_some() || files.into_iter().any(Option::is_some)
     }
 
@@ -149,7 +152,9 @@ impl PeersArgs {
         let table = Arc::new(RwLock::new(read));
         let answers = table.clone();
         let mut peers = match &self.directory {
-            Some(Directory::Redis(redis)) => Peers::shared_in(self.redis(redis).map_err(usage)?),
+            Some(Directory::Redis(redis)) => {
+                Peers::shared_in(self.redis(redis, self, first).map_err(usage)?)
+            }
             _ => Peers::found_by(move |name| {
                 let table = answers.read().unwrap_or_else(PoisonError::into_inner);
                 Ok(table.get(name).or_else(|| table.get(OTHERS)).cloned())
@@ -191,7 +196,7 @@ impl PeersArgs {
             drop(valid.advertise(url).map_err(|e| usage(format!("--advertise: {e}")))?);
         }
         let redis = match &self.directory {
-            Some(Directory::Redis(redis)) => Some(self.redis(redis).map_err(usage)?),
+            Some(Directory::Redis(redis)) => Some(self.redis(redis, self, first).map_err(usage)?),
             _ => None,
         };
         Ok(Some(Named {
@@ -224,15 +229,20 @@ impl PeersArgs {
         }
     }
 
-    /// The table in Redis, with all that the options say of it.
-    fn redis(&self, at: &RedisDirectory) -> Result<RedisDirectory, String> {
-        let first = Reading::First;
+    /// The table in Redis, with all that the options say of it; which table it is, those of the start
+    /// say.
+    fn redis(
+        &self,
+        at: &RedisDirectory,
+        start: &PeersArgs,
+        reading: Reading,
+    ) -> Result<RedisDirectory, String> {
         let mut at = at.clone();
         if let Some(user) = &self.directory_user {
             at = at.user(user);
         }
         if let Some(file) = &self.directory_password {
-            let text = files::text(("--directory-password", file), PASSWORD_MAX, first)?;
+            let text = files::text(("--directory-password", file), PASSWORD_MAX, reading)?;
             certificates::warn_of_readers("--directory-password", file);
             let password = text.lines().next().map(str::trim).filter(|line| !line.is_empty());
             let none =
@@ -240,13 +250,13 @@ impl PeersArgs {
             at = at.password(password.ok_or_else(none)?);
         }
         if let Some(file) = &self.directory_ca {
-            let pem = certificates::read("--directory-ca", file, first)?;
+            let pem = certificates::read("--directory-ca", file, reading)?;
             at = at.ca(pem).map_err(|e| format!("--directory-ca {}: {e}", file.display()))?;
         }
-        if let Some(prefix) = &self.directory_prefix {
+        if let Some(prefix) = &start.directory_prefix {
             at = at.prefix(prefix).map_err(|e| format!("--directory-prefix {prefix}: {e}"))?;
         }
-        if let Some(time) = self.directory_claim_time {
+        if let Some(time) = start.directory_claim_time {
             at = at.claim_time(time).map_err(|e| format!("--directory-claim-time: {e}"))?;
         }
         Ok(at)
@@ -473,8 +483,9 @@ impl PeersInForce {
         self.listening.map(|(at, scheme)| format!("{scheme}://{at}"))
     }
 
-    /// Reads the files again; a mistake in one changes nothing of what that one says.
-    pub(crate) fn read_again(&self, gateway: &Gateway, args: &PeersArgs) {
+    /// Reads the files again; a mistake in one changes nothing of what that one says. `args` are those
+    /// of the start, `new` those of now, which count for the directory in Redis.
+    pub(crate) fn read_again(&self, gateway: &Gateway, args: &PeersArgs, new: &PeersArgs) {
         let again = Reading::Again;
         if let Some((at, _)) = self.listening {
             reload_tls(gateway, "other gateways", at, args.listener_tls(again));
@@ -501,5 +512,36 @@ impl PeersInForce {
             Ok(Some(count)) => log::info!("secrets of gateways were read again: {count}"),
             Err(e) => wrong!("{e}; the secrets stay as they were"),
         }
+        follow_redis(gateway, args, new);
+    }
+}
+
+/// Takes what the options and their files say now of the servers in Redis and how this gateway is known
+/// there.
+fn follow_redis(gateway: &Gateway, start: &PeersArgs, new: &PeersArgs) {
+    let at = match (&start.directory, &new.directory) {
+        (Some(Directory::Redis(_)), Some(Directory::Redis(at))) => at,
+        (Some(Directory::Redis(_)), _) | (_, Some(Directory::Redis(_))) => {
+            return log::warn!(
+                "--directory: another kind of directory counts from the next start on"
+            );
+        }
+        _ if start.table_file() != new.table_file() => {
+            return log::warn!("--directory: another file counts from the next start on");
+        }
+        _ => return,
+    };
+    let set = new.check_directory().map_err(|e| e.text).and_then(|()| {
+        let directory = new.redis(at, start, Reading::Again)?;
+        gateway.set_directory(directory).map_err(|e| e.to_string())
+    });
+    match set {
+        Ok(false) => log::debug!("the settings for the directory in Redis are as they were"),
+        Ok(true) => log::info!(
+            "the directory in Redis is used with other settings from now on (servers, user, password or CA)"
+        ),
+        Err(e) => wrong!(
+            "the new settings for the directory in Redis do not work: {e}; it is used with the old ones, and the new ones are tried again when those fail"
+        ),
     }
 }

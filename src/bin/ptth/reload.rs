@@ -15,6 +15,7 @@ use crate::gateway::{fixed_routes, limits_of, read_sign_in_keys};
 use crate::gateway_arguments::GatewayArgs;
 use crate::listeners::Listeners;
 use crate::pairs::told;
+use crate::peers::PeersArgs;
 use crate::{Cli, Command, environment, tokens};
 
 /// The tables of tokens.
@@ -56,12 +57,14 @@ pub(crate) struct LastRead {
     options: BTreeMap<String, String>,
     /// The limits in force.
     limits: Limits,
+    /// The options about other gateways that the file said last, where it has changed.
+    others: Option<PeersArgs>,
 }
 
 impl LastRead {
     pub(crate) fn new(tables: Tables, merged: &Merged, limits: Limits) -> Self {
         let routes = merged.file.as_ref().map(File::routes_by_key).unwrap_or_default();
-        LastRead { tables, routes, options: merged.said.clone(), limits }
+        LastRead { tables, routes, options: merged.said.clone(), limits, others: None }
     }
 
     /// Reads every file of the command line again.
@@ -98,6 +101,11 @@ impl LastRead {
             Ok(Some(count)) => log::info!("keys of sign-ins were read again: {count}"),
             Err(e) => wrong!("{e}; the keys stay as they were"),
         }
+    }
+
+    /// The options about other gateways, as they are now.
+    pub(crate) fn others<'a>(&'a self, start: &'a PeersArgs) -> &'a PeersArgs {
+        self.others.as_ref().unwrap_or(start)
     }
 
     fn read_config(
@@ -138,6 +146,7 @@ impl LastRead {
         }
         self.follow_limits(gateway, &new, &options);
         listeners.follow(gateway, args, &new, &routes);
+        self.others = Some(new.others);
         self.tell_others(path, &options);
         self.options = options;
     }
@@ -167,7 +176,7 @@ impl LastRead {
     /// What else has changed has to wait.
     fn tell_others(&self, path: &Path, options: &BTreeMap<String, String>) {
         let known = |name: &str| {
-            [&LIMITS[..], &ADDRESSES, &ROUTES].iter().any(|names| names.contains(&name))
+            [&LIMITS[..], &ADDRESSES, &ROUTES, &DIRECTORY].iter().any(|names| names.contains(&name))
         };
         let part = |all| of_these(all, |name| !known(name));
         let (before, now) = (part(&self.options), part(options));
@@ -212,6 +221,9 @@ const ROUTES: [&str; 7] =
 
 /// Options that say where is listened.
 const ADDRESSES: [&str; 3] = ["devices", "visitors", "admin"];
+
+/// Options about the directory in Redis whose new values count at once.
+const DIRECTORY: [&str; 4] = ["directory", "directory-user", "directory-password", "directory-ca"];
 
 /// Some of the options.
 fn of_these(

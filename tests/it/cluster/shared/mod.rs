@@ -9,6 +9,7 @@ mod failures;
 mod hostile;
 #[cfg(target_os = "linux")]
 mod partitions;
+mod reload;
 mod servers;
 mod stale;
 mod takeovers;
