@@ -16,15 +16,15 @@ use crate::admin::view::{Elsewhere, Silent, View};
 
 /// Longest wait for an event.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// How often it is looked whether waiting operators may still wait.
+/// The interval for checking whether the tokens of waiting operators are still valid.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Paths that tell nothing but whether the gateway works.
+/// Returns true for paths that report only whether the gateway works.
 pub(super) fn is_health(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz")
 }
 
-/// The parameters that a path of the interface takes; `None`: it is a page, or none of ours.
+/// The parameters of a path of the interface. `None` for pages and unknown paths.
 fn parameters(asked: &Asked<'_>) -> Option<&'static [&'static str]> {
     let path = asked.path.strip_prefix("/api/v1/")?;
     Some(match (path, asked.is_post) {
@@ -38,8 +38,8 @@ fn parameters(asked: &Asked<'_>) -> Option<&'static [&'static str]> {
     })
 }
 
-/// Whether a parameter's value is of its kind. One without a value is as one that is not there:
-/// forms send those.
+/// Returns true if a parameter's value is valid. A parameter without a value counts as absent,
+/// because forms send such parameters.
 fn is_of_its_kind(asked: &Asked<'_>, name: &str) -> bool {
     let value = asked.parameter(name);
     value.is_empty()
@@ -51,7 +51,7 @@ fn is_of_its_kind(asked: &Asked<'_>, name: &str) -> bool {
         }
 }
 
-/// A parameter that nobody knows, or can read, asked for something that the answer would not say.
+/// Refuses unknown or malformed parameters: the answer would not be what the client asked for.
 fn wrong_parameter(asked: &Asked<'_>) -> Option<Reply> {
     let known = parameters(asked)?;
     let keys = asked.query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
@@ -148,7 +148,7 @@ fn with_device(
     Ok(show(history, view.links(Some(&name))?, elsewhere))
 }
 
-/// What there is to say of a device that was not connected lately.
+/// The answer about a device that was not connected recently.
 fn unknown(view: &View, name: &str) -> Result<String, Silent> {
     let mut text = "no device of this name was here lately".to_owned();
     if let Some(elsewhere) = view.elsewhere(name) {
@@ -162,12 +162,12 @@ fn unknown(view: &View, name: &str) -> Result<String, Silent> {
     Ok(text)
 }
 
-/// A page with the only script and style that may run on it.
+/// A page, with a policy that allows only its own script and style.
 fn page(asked: &Asked<'_>, content: page::Content) -> Reply {
     let mut bytes = [0; 16];
     let nonce = match crate::engine::random::fill(&mut bytes) {
         Ok(()) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
-        Err(_) => String::new(), // without randomness no script runs, and the plain table is there
+        Err(_) => String::new(), // without randomness the script does not run, and the plain table remains
     };
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -179,8 +179,8 @@ fn page(asked: &Asked<'_>, content: page::Content) -> Reply {
     Reply::new(200, "text/html; charset=utf-8", html).field("Content-Security-Policy", policy)
 }
 
-/// Follows the events where the client accepts a stream; otherwise returns those that are there, or
-/// arrive within `wait`.
+/// Follows the events if the client accepts a stream; otherwise returns existing events, or those
+/// that arrive within `wait`.
 fn events(asked: &Asked<'_>, context: &Context) -> Reply {
     let feed = &context.view.feed;
     let last = std::str::from_utf8(asked.last_event).ok().and_then(|text| text.parse().ok());

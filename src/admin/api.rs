@@ -1,4 +1,4 @@
-//! The answers in JSON (docs/admin.md, docs/admin.schema.json): names that stay, times in seconds
+//! The answers in JSON (docs/admin.md, docs/admin.schema.json): stable names, times in seconds
 //! since 1970, durations in milliseconds.
 
 use std::cmp::Ordering;
@@ -16,11 +16,11 @@ use crate::observe::refusals::Refused;
 use crate::observe::row::{Change, Counts, Done, Minute};
 use crate::text::counted;
 
-/// Devices of one page, where nothing is said.
+/// The default number of devices of a page.
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1_000;
 
-/// What a list is asked for: which devices, in which order, which page.
+/// The parameters of a list: which devices, in which order, and which page.
 pub(super) struct Wanted {
     pub(super) text: String,
     pub(super) state: String,
@@ -63,7 +63,7 @@ impl Wanted {
             || offer.address.is_some_and(|address| address.to_string().contains(&self.text))
     }
 
-    /// The devices that it is about, in its order, and of those the ones of its page.
+    /// The number of matching devices, and those of the requested page, in order.
     pub(super) fn find<'s>(&self, snapshot: &'s Snapshot) -> (usize, Vec<&'s DeviceRow>) {
         let mut found: Vec<&DeviceRow> =
             snapshot.devices.iter().filter(|row| self.takes(snapshot, row)).collect();
@@ -116,7 +116,7 @@ pub(super) fn devices(asked: &Asked<'_>, snapshot: &Snapshot) -> Value {
     })
 }
 
-/// A device at one moment; so that it can be told beside its history, the moment may be now.
+/// A device at the time of the snapshot, which may be now for a device with its history.
 fn row_json(snapshot: &Snapshot, row: &DeviceRow) -> Value {
     device_json(row, snapshot.at, &|at| snapshot.unix(at))
 }
@@ -159,7 +159,7 @@ fn text(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-/// With three digits behind the point.
+/// Milliseconds with three decimal places.
 pub(super) fn millis(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
 }
@@ -239,7 +239,7 @@ fn change_json(change: &Change, unix: &dyn Fn(Instant) -> f64) -> Value {
     })
 }
 
-/// Offers that were refused, those of one name, address and status together.
+/// Refused offers of one name, address and status.
 fn refused_json(refused: &Refused, unix: &dyn Fn(Instant) -> f64) -> Value {
     json!({
         "name": text(&refused.name),
@@ -342,7 +342,7 @@ fn announced(snapshot: &Snapshot, known: &ClusterGateway) -> Value {
     })
 }
 
-/// Each limit as its own `Debug` shows it; there is no other list of them to forget one in.
+/// Each limit as `Debug` shows it, so that none can be forgotten.
 pub(super) fn limits(view: &View, process: &Process) -> Value {
     let shown = format!("{:?}", view.limits());
     let inner = shown.split_once("{ ").and_then(|(_, rest)| rest.strip_suffix(" }"));
@@ -411,7 +411,7 @@ pub(super) fn totals(snapshot: &Snapshot, view: &View) -> Value {
     })
 }
 
-/// Whole days until something is over; less than none: since then.
+/// Whole days until this time; negative after it.
 pub(super) fn days_left(end: SystemTime, now: SystemTime) -> i64 {
     const DAY: f64 = 86_400.0;
     match end.duration_since(now) {

@@ -18,19 +18,19 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// The value of a parameter, decoded; empty where it is missing or malformed.
+    /// The decoded value of a parameter; empty if it is missing or malformed.
     pub(super) fn parameter(&self, name: &str) -> String {
         let pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
         let value = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next();
         decoded(&value.unwrap_or_default().replace('+', "%20")).unwrap_or_default()
     }
 
-    /// The same as something else, where it is that.
+    /// The value as another type, if it can be parsed.
     pub(super) fn number<T: FromStr>(&self, name: &str) -> Option<T> {
         self.parameter(name).parse().ok()
     }
 
-    /// The same as a time: `90s`, `5m`, `1h`, or a number of seconds.
+    /// The value as a time: `90s`, `5m`, `1h`, or a number of seconds.
     pub(super) fn time(&self, name: &str) -> Option<Duration> {
         let text = self.parameter(name);
         let (number, factor) = match text.as_bytes().last()? {
@@ -49,7 +49,7 @@ impl Asked<'_> {
     }
 }
 
-/// A percent-encoded text; `None`: it is malformed.
+/// Decodes a percent-encoded text. `None` if it is malformed.
 pub(super) fn decoded(text: &str) -> Option<String> {
     String::from_utf8(percent_decoded(text.as_bytes())?).ok()
 }

@@ -10,10 +10,10 @@ use crate::admin::settings::SetLogLevel;
 use crate::admin::view::View;
 use crate::limits::Limits;
 
-/// How often a follower of events is told the totals.
+/// How often a follower of events gets the totals.
 pub(super) const PULSE: Duration = Duration::from_secs(2);
 
-/// What all connections share.
+/// The state that all connections of the admin listener share.
 pub(super) struct Context {
     pub(super) view: Arc<View>,
     pub(super) operators: Operators,

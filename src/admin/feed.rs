@@ -1,4 +1,4 @@
-//! The gateway's events with numbers, so that a reader can go on where it stopped.
+//! The gateway's events with numbers, so that a reader can continue where it stopped.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -29,7 +29,7 @@ struct Ring {
 }
 
 impl Feed {
-    /// Fills it on a thread of its own until the gateway stops or nobody has the feed any more.
+    /// Starts a feed, which a separate thread fills until the gateway stops or the feed is dropped.
     ///
     /// # Errors
     /// No thread could be started.
@@ -67,7 +67,7 @@ impl Feed {
         self.grown.notify_all();
     }
 
-    /// Nobody waits for events any more.
+    /// Ends all waits for events.
     pub(super) fn end(&self) {
         let _ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner); // a waiting thread has checked `over`, or checks it again
         self.over.store(true, SeqCst);
@@ -83,13 +83,12 @@ impl Feed {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner).last
     }
 
-    /// Events behind this number, with the number to go on behind; where there are none, those that
-    /// come within `wait`.
+    /// The events after this number; if there are none, those that arrive within `wait`.
     pub(super) fn after(&self, after: u64, wait: Duration) -> Found {
         let end = Instant::now() + wait;
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            // A number from before a restart of the gateway is not known here.
+            // A number from before a restart of the gateway is unknown here.
             let after = if after > ring.last { 0 } else { after };
             let left = end.saturating_duration_since(Instant::now());
             if after < ring.last || left.is_zero() || self.is_over() {

@@ -1,4 +1,4 @@
-//! How much is logged, as an operator sets it.
+//! The log level that an operator sets.
 
 use std::fmt;
 

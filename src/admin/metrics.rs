@@ -1,8 +1,8 @@
 //! `/metrics` in Prometheus' text format, version 0.0.4, as the crate prometheus-client writes it.
 //!
-//! The loop counts already, so there is no registry of counters beside its own: a [`Collector`]
-//! tells at each scrape what a snapshot says. Label sets are bounded: reasons come from closed
-//! lists, devices have a label only up to the number that the operator gave.
+//! The loop has counters already, so there is no second registry: a [`Collector`] encodes a
+//! snapshot at each scrape. Label sets are bounded: reasons come from closed lists, and the number
+//! of devices with labels is an option.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,7 +25,7 @@ use crate::observe::histogram::{BOUNDS_MS, Fixed};
 pub(super) const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
 /// # Errors
-/// The crate refuses a value; a string itself takes all that is written to it.
+/// The crate refuses a value. Writing to a string never fails.
 pub(super) fn text(snapshot: Arc<Snapshot>, view: &View) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Told {
@@ -39,12 +39,12 @@ pub(super) fn text(snapshot: Arc<Snapshot>, view: &View) -> Result<String, fmt::
     Ok(text)
 }
 
-/// A snapshot, as the collector that encodes it.
+/// The collector that encodes a snapshot.
 struct Told {
     snapshot: Arc<Snapshot>,
     connections_max: usize,
     memory_max: usize,
-    /// Devices that have series of their own.
+    /// The number of devices with separate series.
     listed: usize,
 }
 
@@ -73,7 +73,8 @@ impl Collector for Told {
     }
 }
 
-/// A page of metrics in the making. The names of counters have no `_total` here: the crate adds it.
+/// A page of metrics that is being written. The names of counters have no `_total` here: the crate
+/// adds it.
 struct Page<'e>(DescriptorEncoder<'e>);
 
 /// The labels of a sample, and its value.
@@ -129,7 +130,7 @@ impl Page<'_> {
 
     fn histogram(&mut self, name: &str, help: &str, histogram: &Fixed) -> fmt::Result {
         let bounds = BOUNDS_MS.iter().map(|ms| Duration::from_millis(*ms).as_secs_f64());
-        let bounds = bounds.chain(once(f64::MAX)); // the crate's word for infinity
+        let bounds = bounds.chain(once(f64::MAX)); // the crate's representation of infinity
         let buckets: Vec<(f64, u64)> = bounds.zip(histogram.counts).collect();
         let total = histogram.counts.iter().sum();
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
@@ -294,7 +295,7 @@ fn gateways(page: &mut Page<'_>, known: &[ClusterGateway]) -> fmt::Result {
     )
 }
 
-/// The view has a bound on how many gateways there are.
+/// The view bounds the number of gateways.
 fn peers(page: &mut Page<'_>, rows: &[PeerRow]) -> fmt::Result {
     fn each<V>(
         rows: &[PeerRow],

@@ -1,9 +1,10 @@
 //! Access to the admin listener, and its lines in the log.
 //!
 //! With tokens, the first request with each token from each address is logged, and so is every
-//! request with an invalid token. Without tokens every client that can connect is admitted, and a
-//! page of another site must not make a browser connect in an operator's name: its host is then a
-//! DNS name that leads to loopback (DNS rebinding), or it cannot set a field of ours (CSRF).
+//! request with an invalid token. Without tokens every client that can connect is admitted. Pages
+//! of other sites must not use an operator's browser: requests for a DNS name that resolves to
+//! loopback (DNS rebinding) are refused, and actions need a field that such pages cannot set
+//! (CSRF).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,12 +21,13 @@ use crate::proto::framed::FramedRequest;
 use crate::proto::peer;
 use crate::proto::rebinding;
 
-/// Pairs of a token and an address that are known to have come; of more, the oldest is told again.
+/// The most pairs of token and address that are remembered as logged; beyond that, the oldest is
+/// logged again.
 const SEEN_MAX: usize = 256;
 /// Lines about refusals, per second.
 const REFUSALS_PER_SECOND: u32 = 1;
 
-/// Where a connection comes from.
+/// The source of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remote {
     Address(IpAddr),
@@ -33,7 +35,7 @@ pub(super) enum Remote {
 }
 
 impl Remote {
-    /// The address that has a share of the connections: one beyond this machine.
+    /// The address for the bound per address, if it is beyond this machine.
     pub(super) fn beyond(self) -> Option<IpAddr> {
         match self {
             Remote::Address(address) if !address.is_loopback() => Some(address),
@@ -51,11 +53,11 @@ impl fmt::Display for Remote {
     }
 }
 
-/// The token of the operator; `None`: there are no tokens.
+/// The token of the operator. `None` if there are no tokens.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Operator(Option<Digest>);
 
-/// The tokens in force, and the pairs of token and address that were logged.
+/// The current tokens, and the pairs of token and address that were logged.
 pub(super) struct Operators {
     tokens: RwLock<Option<Tokens>>,
     seen: Mutex<VecDeque<(Digest, Remote)>>,
@@ -67,7 +69,7 @@ impl Operators {
         Operators { tokens: RwLock::new(tokens), seen: Mutex::default(), token_bytes_max }
     }
 
-    /// Puts other tokens in force, where there were some.
+    /// Replaces the tokens, if the listener has tokens.
     pub(super) fn replace(&self, new: Tokens) -> Result<(), Error> {
         let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
         if tokens.is_none() {
@@ -86,7 +88,7 @@ impl Operators {
         request: &FramedRequest<'_>,
         from: Remote,
     ) -> Result<Operator, Reply> {
-        // Another gateway sends its visitors' requests here: the directory names the wrong port.
+        // Another gateway sends visitors' requests here, because the directory has the wrong port.
         if request.fields.iter().any(|field| begins(field.name, peer::PREFIX)) {
             return Err(Reply::text(
                 421,
@@ -122,7 +124,7 @@ impl Operators {
                 self.tell_first(digest, tokens, from);
                 return Ok(digest);
             }
-            // A browser asks without one first.
+            // A browser sends its first request without one.
             None if request.fields.all("Authorization").next().is_none() => {
                 log_names!(Debug, "an operator at {from} showed no token");
             }
@@ -147,7 +149,7 @@ impl Operators {
         shown(request.fields.all("Authorization"), self.token_bytes_max)
     }
 
-    /// Logs a token once for each address it comes from.
+    /// Logs a token once for each address from which it comes.
     fn tell_first(&self, digest: Digest, tokens: &Tokens, from: Remote) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.contains(&(digest, from)) {
@@ -162,9 +164,9 @@ impl Operators {
         log_names!(Info, "an operator came from {from}, with the token {label}");
     }
 
-    /// Returns true if a request shows what [`admit`](Self::admit) would want, whatever it asks
-    /// for. A connection is not kept for an operator without a token: it would take the place of an
-    /// operator.
+    /// Returns true if a request has the credential that [`admit`](Self::admit) requires,
+    /// regardless of its path. A connection without a token is not kept, because it would occupy an
+    /// operator's place.
     pub(super) fn are_shown(&self, request: &FramedRequest<'_>) -> bool {
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
         let is_valid =
@@ -182,7 +184,7 @@ impl Operators {
         }
     }
 
-    /// What operators call the token of one; empty where there are no tokens.
+    /// The label of an operator's token; empty if there are no tokens.
     pub(super) fn label(&self, operator: Operator) -> String {
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
         let label = tokens.as_ref().zip(operator.0).and_then(|(all, digest)| all.label(&digest));

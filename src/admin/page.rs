@@ -1,6 +1,6 @@
-//! The status page: HTML that is whole without a script; with one it follows the events.
+//! The status page: HTML that is complete without a script, and follows the events with it.
 //!
-//! Search, order and pages are the server's, so that ten thousand devices cost a browser no more
+//! The server does search, order and pages, so that ten thousand devices cost a browser no more
 //! than one page of them. Every text is escaped, and the page's policy lets no other script run.
 
 use std::fmt::Write;
@@ -72,7 +72,7 @@ fn escaped(text: &str) -> String {
     html
 }
 
-/// A span of time as people say it: `3 s`, `12 m`, `5 h`, `8 d`.
+/// A span of time for people: `3 s`, `12 m`, `5 h`, `8 d`.
 fn span(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 0..120 => format!("{seconds} s"),
@@ -104,7 +104,7 @@ fn size(bytes: u64) -> String {
 }
 
 fn tile(html: &mut String, value: &str, name: &str) {
-    // A String takes all that is written to it, here and below.
+    // Writing to a String never fails, here and below.
     let _ = write!(html, "<div class=\"tile\"><b>{}</b><span>{name}</span></div>", escaped(value));
 }
 
@@ -114,7 +114,7 @@ fn cell(html: &mut String, name: &str, class: &str, content: &str) {
     let _ = write!(html, "<td class=\"{class}{empty}\" data-as=\"{name}\">{content}</td>");
 }
 
-/// The columns of the list: what they are called, how they are sorted, whether they are numbers.
+/// The columns of the list: name, sort key, and whether they are numbers.
 const COLUMNS: [(&str, &str, bool); 16] = [
     ("name", "name", false),
     ("state", "state", false),
@@ -258,7 +258,7 @@ fn tiles(html: &mut String, snapshot: &Snapshot, view: &View) {
     }
 }
 
-/// Offers that were refused, where there are any.
+/// Refused offers, if there are any.
 fn refused_section<'r>(
     html: &mut String,
     refused: impl Iterator<Item = &'r Refused>,
@@ -511,7 +511,7 @@ fn sparkline(html: &mut String, minutes: &[Minute], now: u32) {
     );
 }
 
-/// A table with these columns, `#` before those of numbers; or a line that there is nothing.
+/// A table with these columns (`#` before those with numbers), or a line for an empty table.
 fn table(html: &mut String, title: &str, columns: &[&str], rows: &[String]) {
     let _ = write!(html, "<h2>{title}</h2>");
     if rows.is_empty() {

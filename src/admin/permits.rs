@@ -1,4 +1,4 @@
-//! The admin listener's connections: how many there may be, and which one gives way to a new one.
+//! Bounds the admin listener's connections, and chooses the one that is closed for a new one.
 //!
 //! A connection costs a thread before it has sent anything, and a client that opens many idle
 //! connections must lock out neither operators nor health checks. So when the table is full, the
@@ -14,9 +14,9 @@ use crate::stream::Stream;
 
 /// Connections at once, each with a thread.
 pub(super) const CONNECTIONS_MAX: usize = 64;
-/// Those of them from one address beyond loopback: one stranger leaves room for the operators.
+/// The most connections from one address beyond loopback: a stranger leaves room for the operators.
 pub(super) const CONNECTIONS_PER_ADDRESS_MAX: usize = CONNECTIONS_MAX / 4;
-/// Connections that have given way, and whose threads have not ended yet.
+/// The most connections that were closed for others, and whose threads have not ended yet.
 const LEAVING_MAX: usize = CONNECTIONS_MAX;
 /// How long accepting waits for such a thread.
 const LEAVING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ const LEAVING_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Permits {
     table: Mutex<Table>,
-    /// A connection that gave way has ended.
+    /// A connection that was closed for another one has ended.
     ended: Condvar,
 }
 
@@ -39,16 +39,16 @@ struct Table {
 
 struct Connection {
     stream: Arc<Stream>,
-    /// The address that has a share, where the connection has one.
+    /// The address for the bound per address, if it counts.
     from: Option<IpAddr>,
-    /// `None`: it is being answered.
+    /// `None` while it is being answered.
     waits: Option<Waits>,
 }
 
-/// How a connection waits for a request; the least gives way first.
+/// The state of a connection that waits for a request; the smallest is closed first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Waits {
-    /// An operator has asked on it.
+    /// It has carried an operator's request.
     is_operators: bool,
     since: u64,
 }
@@ -76,7 +76,7 @@ impl Table {
         };
         if let Some(connection) = self.connections.remove(&number) {
             self.leaving += 1;
-            let _ = connection.stream.shutdown(Shutdown::Both); // it may have ended by itself
+            let _ = connection.stream.shutdown(Shutdown::Both); // it may have ended already
         }
         true
     }
@@ -87,8 +87,8 @@ impl Permits {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A permit for a connection, which waits for its first request. `from`: the address that has a
-    /// share, where there is one. `None`: all are busy.
+    /// A permit for a connection that waits for its first request. `from` is the address for the
+    /// bound per address, if it counts. `None` if all connections are busy.
     pub(super) fn take(
         self: &Arc<Self>,
         stream: &Arc<Stream>,
@@ -107,14 +107,15 @@ impl Permits {
     }
 }
 
-/// The permit of one connection; dropping it gives it back.
+/// The permit of one connection; dropping it returns it.
 pub(super) struct ConnectionPermit {
     permits: Arc<Permits>,
     number: u64,
 }
 
 impl ConnectionPermit {
-    /// The connection waits for its next request; `is_operators`: an operator has asked on it.
+    /// The connection waits for its next request. `is_operators` means that it has carried an
+    /// operator's request.
     pub(super) fn waits(&self, is_operators: bool) {
         let mut table = self.permits.table();
         let since = table.next();
@@ -123,7 +124,7 @@ impl ConnectionPermit {
         }
     }
 
-    /// A request is here; returns false if the connection has given way before.
+    /// A request has arrived. Returns false if the connection was closed for another one before.
     pub(super) fn answers(&self) -> bool {
         let mut table = self.permits.table();
         let found = table.connections.get_mut(&self.number);

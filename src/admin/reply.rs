@@ -10,7 +10,7 @@ use crate::http_date::{DateText, date_now};
 use crate::proto::head_writer;
 use crate::stream::Stream;
 
-/// How long writing an answer may take in all, however little is taken at a time.
+/// How long writing an answer may take in all, even with progress.
 const WRITE_TOTAL: Duration = Duration::from_secs(60);
 
 /// The response to a request.
@@ -66,18 +66,18 @@ impl Reply {
         self.is_last
     }
 
-    /// Its connection follows the events behind this one.
+    /// Its connection follows the events after this one.
     pub(super) fn following(mut self, event: u64) -> Reply {
         self.follows = Some(event);
         self
     }
 
-    /// Behind which event its connection follows the others.
+    /// The event after which its connection follows the events.
     pub(super) fn follows(&self) -> Option<u64> {
         self.follows
     }
 
-    /// Writes it. Nothing of it may be stored, framed or guessed at.
+    /// Writes it, with fields against caching, framing and content sniffing.
     pub(super) fn write(&self, mut stream: &Stream, to_head: bool, keep: bool) -> io::Result<()> {
         let date = date_now();
         let length = self.body.len().to_string();

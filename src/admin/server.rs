@@ -1,7 +1,7 @@
 //! The admin listener's connections: bounds, heads, admission.
 //!
-//! One thread accepts, each connection has a thread of its own, and both are few: an operator of a
-//! gateway is not many. Each wait has a deadline.
+//! One thread accepts, and each connection has its own thread; they are few, because a gateway has
+//! few operators. Each wait has a deadline.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -47,7 +47,7 @@ const REQUESTS_MAX: usize = 1_000;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How long a request may take to arrive, and the next one to begin.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long nothing may be taken of an answer.
+/// How long writing an answer may make no progress.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 enum Listener {
@@ -56,7 +56,7 @@ enum Listener {
 }
 
 impl Listener {
-    /// A connection, and where it comes from.
+    /// Accepts a connection, and returns its source.
     fn accept(&self) -> io::Result<(Stream, Remote)> {
         let (stream, from): (Stream, _) = match self {
             Listener::Tcp(listener) => {
@@ -75,7 +75,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Listener::Unix(_, path) = self {
-            let _ = remove_socket(path); // somebody else may have done it
+            let _ = remove_socket(path); // it may have been removed already
         }
     }
 }
@@ -134,14 +134,14 @@ impl Server {
         &self.url
     }
 
-    /// Accepts nothing more; connections end within a second.
+    /// Stops accepting; connections end within a second.
     pub(super) fn stop(&self) {
         self.stopped.store(true, SeqCst);
         self.context.view.feed.end();
         let woken = self.waker.wake().is_ok();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread.filter(|_| woken) {
-            drop(thread.join()); // its panic was logged where it happened
+            drop(thread.join()); // a panic was logged already
         }
     }
 
@@ -149,7 +149,7 @@ impl Server {
         self.context.view.set_configuration(told);
     }
 
-    /// Puts other tokens in force, where there were some.
+    /// Replaces the tokens, if the listener has tokens.
     pub(super) fn set_tokens(&self, new: Tokens) -> Result<(), Error> {
         self.context.operators.replace(new)
     }
@@ -179,7 +179,7 @@ fn bind_tcp(address: &str, has_tokens: bool) -> Result<(Listener, String), Error
     Ok((Listener::Tcp(listener), format!("http://{at}")))
 }
 
-/// Removes a socket, and nothing that is not one.
+/// Removes a socket, and no other file.
 fn remove_socket(path: &Path) -> io::Result<()> {
     if std::fs::symlink_metadata(path)?.file_type().is_socket() {
         return std::fs::remove_file(path);
@@ -187,8 +187,9 @@ fn remove_socket(path: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is not a socket"))
 }
 
-/// For its owner alone. A socket that nobody listens on is left over from an earlier run, and goes.
-/// Linux refuses a connection to any other file in the same way, and those stay.
+/// Binds a socket that only its owner can use. A socket without a listener is left over from an
+/// earlier run, and is removed. Linux refuses a connection to any other file in the same way, and
+/// these are kept.
 fn bind_unix(path: &Path) -> Result<Listener, Error> {
     let doing = |e| {
         let at = format!("listening for operators on unix:{}", path.display());
@@ -209,7 +210,7 @@ fn accept(listener: &Listener, mut poll: Poll, context: &Arc<Context>) {
         match listener.accept() {
             Ok((stream, from)) => serve_on_thread(stream, from, context),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                // The gateway may have ended without anybody dropping this listener.
+                // The gateway may have ended although this listener was not dropped.
                 if let Err(e) = poll.poll(&mut events, Some(Duration::from_secs(1))) {
                     if e.kind() != io::ErrorKind::Interrupted {
                         return log::error!("the admin listener ended: {e}");
@@ -227,13 +228,13 @@ fn accept(listener: &Listener, mut poll: Poll, context: &Arc<Context>) {
     }
 }
 
-/// One taken of so many; dropping it gives it back.
+/// One of a bounded number of permits; dropping it returns it.
 struct FollowerPermit<'c>(&'c AtomicUsize);
 
 impl<'c> FollowerPermit<'c> {
     fn take(taken: &'c AtomicUsize, most: usize) -> Option<FollowerPermit<'c>> {
         let permit = FollowerPermit(taken);
-        (taken.fetch_add(1, SeqCst) < most).then_some(permit) // one too many is given back at once
+        (taken.fetch_add(1, SeqCst) < most).then_some(permit) // if it is too many, it is returned at once
     }
 }
 
@@ -243,11 +244,11 @@ impl Drop for FollowerPermit<'_> {
     }
 }
 
-/// Starts the connection's thread, which it gets only with a permit.
+/// Starts the connection's thread, if there is a permit.
 fn serve_on_thread(stream: Stream, from: Remote, context: &Arc<Context>) {
     let stream = Arc::new(stream);
     let Some(permit) = context.connections.take(&stream, from.beyond()) else {
-        // Nothing was written before, so the socket takes it at once, or never.
+        // Nothing was written before, so the socket takes it at once or not at all.
         let told = stream.set_nonblocking(true).and_then(|()| {
             Reply::text(503, "the admin listener has as many connections as it takes")
                 .write(&stream, false, false)
@@ -298,14 +299,14 @@ fn serve(
 /// A request that was read, and its response.
 struct Answered {
     reply: Reply,
-    /// The operator, where that was looked at.
+    /// The operator, if the credential was checked.
     operator: Option<Operator>,
     taken: usize,
     to_head: bool,
     keep: bool,
 }
 
-/// `None`: the head is not whole yet.
+/// `None` if the head is incomplete.
 fn answer_head(bytes: &[u8], from: Remote, context: &Context) -> Option<Answered> {
     let wrong = |refusal, to_head| Answered {
         reply: Reply::of(&refusal),
@@ -324,7 +325,7 @@ fn answer_head(bytes: &[u8], from: Remote, context: &Context) -> Option<Answered
     Some(match FramedRequest::of(request) {
         Ok(request) => {
             let (reply, operator) = answer(&request, from, context);
-            // A client that may not ask would take the place of an operator.
+            // A client without access would occupy an operator's place.
             let keep = keep && !reply.refuses_host() && context.operators.are_shown(&request);
             Answered { reply, operator, taken, to_head, keep }
         }
@@ -332,7 +333,7 @@ fn answer_head(bytes: &[u8], from: Remote, context: &Context) -> Option<Answered
     })
 }
 
-/// Returns false when nothing more comes.
+/// Returns false if no more bytes will come.
 fn read_more(
     mut stream: &Stream,
     bytes: &mut Vec<u8>,
@@ -367,7 +368,7 @@ fn answer(
 ) -> (Reply, Option<Operator>) {
     let refused = |reply| (reply, None);
     if turn::is_of_device(request, &Dialect::table()) {
-        // Before its token is looked at, which is none of an operator's.
+        // Before its token is checked, which is a device's.
         let text =
             format!("this port is for operators; devices connect to the devices' port ({DEVICES})");
         let mark = format!("{}; error=http_request_denied; details=\"{text}\"", turn::MARK.1);
@@ -403,7 +404,7 @@ fn answer(
     }
 }
 
-/// Server-sent events until one side ends, or the token of the reader no longer counts.
+/// Sends server-sent events until one side ends, or the reader's token becomes invalid.
 fn follow(
     mut stream: &Stream,
     context: &Context,

@@ -1,4 +1,4 @@
-//! How an admin listener behaves.
+//! The settings of an admin listener.
 
 use std::fmt;
 use std::sync::Arc;

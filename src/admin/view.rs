@@ -1,5 +1,5 @@
-//! The gateway at one moment, as its event loop told it in pieces: asked at most twice a second,
-//! however many look.
+//! A snapshot of the gateway, which its event loops give in pieces: at most twice a second, however
+//! many operators look.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,27 +25,27 @@ const FRESH: Duration = Duration::from_millis(500);
 /// How long the operator waits for the loop, for all pieces together.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The loop has ended, or stands still.
+/// The loop has ended, or hangs.
 #[derive(Debug)]
 pub(super) struct Silent;
 
 /// URLs of gateways, or why they are not known.
 pub(super) type Elsewhere = Result<Vec<String>, String>;
 
-/// Everything at one moment.
+/// A snapshot of the gateway.
 pub(super) struct Snapshot {
     pub(super) at: Instant,
     pub(super) wall: SystemTime,
     pub(super) devices: Vec<DeviceRow>,
     pub(super) process: Process,
     pub(super) stats: GatewayStats,
-    /// `None`: it knows no other gateways.
+    /// `None` if it knows no other gateways.
     pub(super) cluster: Option<ClusterView>,
 }
 
 /// Other gateways, and the directory of all.
 pub(super) struct ClusterView {
-    /// How others reach this gateway, where that is known.
+    /// The URL of this gateway for others, if known.
     pub(super) own: Option<Arc<str>>,
     pub(super) directory: DirectoryRow,
     /// In the order of their URLs.
@@ -53,25 +53,25 @@ pub(super) struct ClusterView {
 }
 
 impl Snapshot {
-    /// Seconds since 1970 of a moment before this one, or shortly after it.
+    /// Seconds since 1970 for a time before this snapshot, or shortly after it.
     pub(super) fn unix(&self, at: Instant) -> f64 {
         let ago = self.at.saturating_duration_since(at).as_secs_f64();
         let now = self.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         ((now.as_secs_f64() - ago) * 1000.0).round() / 1000.0
     }
 
-    /// Seconds since 1970 of a moment so long before this one.
+    /// Seconds since 1970 for the time this long before this snapshot.
     pub(super) fn unix_ago(&self, ago: Duration) -> f64 {
         self.unix(self.at.checked_sub(ago).unwrap_or(self.at))
     }
 
-    /// How long nothing was heard of a device.
+    /// How long a device has been silent.
     pub(super) fn silence(&self, row: &DeviceRow) -> Duration {
         self.at.saturating_duration_since(row.last_seen)
     }
 }
 
-/// The way to a gateway.
+/// Access to a gateway.
 pub(super) struct View {
     loops: Loops<Command>,
     stats: Arc<Stats>,
@@ -83,23 +83,23 @@ pub(super) struct View {
     configuration: Mutex<Option<Configuration>>,
 }
 
-/// What its program says of its configuration.
+/// The program's report on its configuration.
 #[derive(Clone)]
 pub(super) struct Configuration {
     pub(super) read: SystemTime,
     pub(super) told: String,
 }
 
-/// A cached value: when it is stale, one of the threads that ask makes the next one.
+/// A cached value. When it is stale, one of the threads that need it makes the next one.
 struct Latest<T> {
     state: Mutex<State<T>>,
-    /// One was made, or could not be.
+    /// A value was made, or could not be.
     made: Condvar,
 }
 
 struct State<T> {
     made: Option<Arc<T>>,
-    /// Somebody makes the next one.
+    /// A thread is making the next value.
     making: bool,
 }
 
@@ -122,7 +122,7 @@ impl<T> Latest<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One that is fresh; a thread that waits for another's waits until its own time is over.
+    /// A fresh value. A thread that waits for another one's waits until its own deadline.
     ///
     /// # Errors
     /// There is none by then; `make` says so.
@@ -192,7 +192,7 @@ impl View {
         self.feed.is_over()
     }
 
-    /// What every loop answers, in no order.
+    /// The answers of all loops, in no order.
     fn ask<T>(&self, question: impl Fn(Sender<T>) -> Question) -> Result<Vec<T>, Silent> {
         self.ask_by(Instant::now() + ANSWER_TIMEOUT, question)
     }
@@ -260,8 +260,8 @@ impl View {
         Ok(found.reduce(|one, other| if other.row.home.is_some() { other } else { one }))
     }
 
-    /// At which gateways the directory has a device that is not connected here; `None`: there is no
-    /// directory, or no device can have this name.
+    /// At which gateways the directory has a device that is not connected here. `None` if there is
+    /// no directory, or no device can have this name.
     pub(super) fn elsewhere(&self, name: &str) -> Option<Elsewhere> {
         let cluster = self.cluster.as_ref()?;
         let is_name = if name.contains("://") { Name::origin(name) } else { Name::label(name) };
@@ -289,13 +289,13 @@ impl View {
         Ok(told.into_iter().sum())
     }
 
-    /// Whether the loop answers, and does not stop.
+    /// Returns true if the loop answers and is not stopping.
     pub(super) fn is_ready(&self) -> Result<bool, Silent> {
         Ok(!self.process()?.is_stopping)
     }
 }
 
-/// The same devices, as each loop shows them: what counts is said by the one that has it.
+/// Merges the rows of several loops: for each device, the row of the loop that has it counts.
 fn merged(loops: impl Iterator<Item = Vec<DeviceRow>>) -> Vec<DeviceRow> {
     let mut places: HashMap<Arc<str>, usize> = HashMap::new();
     let mut all: Vec<DeviceRow> = Vec::new();

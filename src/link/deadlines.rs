@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Fault};
 
-/// One deadline: its name in [`Limits`](crate::Limits) and its length, as the error repeats them. `None`: for
-/// ever.
+/// One deadline: its name in [`Limits`](crate::Limits) and its length, for the error. `None` for no
+/// limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeout {
     pub(super) name: &'static str,
@@ -27,13 +27,13 @@ pub(crate) struct Whole {
 }
 
 impl Whole {
-    /// So long from now. `None`: no such deadline, which a time of zero says.
+    /// A deadline after this time from now. `None` if the time is zero, which means no limit.
     pub(crate) fn new(name: &'static str, time: Duration, now: Instant) -> Option<Self> {
         let ends = now.checked_add(time)?;
         (!time.is_zero()).then_some(Whole { ends, time, name })
     }
 
-    /// What a program knows it by.
+    /// Its name for programs.
     pub(crate) fn name(&self) -> &'static str {
         self.name
     }
@@ -43,12 +43,12 @@ impl Whole {
         self.ends.saturating_duration_since(now)
     }
 
-    /// Returns true if it is over, as exactly as sockets keep time.
+    /// Returns true if it has passed, within the accuracy of socket timeouts.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         self.left(now) <= self.time / 8
     }
 
-    /// The error of the caller that was waiting then.
+    /// The error for the caller that was waiting.
     pub(crate) fn error(&self, peer: Fault, doing: &str) -> Error {
         Error::timeout(
             peer,

@@ -37,11 +37,11 @@ pub struct DeviceLink<S: TimedStream + 'static = Stream> {
     buffers: WriteBuffers,
     pending: Option<Pending>,
     seen_heartbeat: bool,
-    /// How many callers wait for this device, as the last head said.
+    /// How many callers wait for this device, according to the last head.
     waiting: Option<usize>,
-    /// This side ends the link and has not taken leave yet: half-close, and read on for a moment.
+    /// This side ends the link, and still has to half-close it and read for a moment.
     goaway: bool,
-    /// Its owner does the closing handshake in its place.
+    /// Its owner closes it gently instead.
     is_watched: bool,
 }
 
@@ -49,22 +49,22 @@ pub struct DeviceLink<S: TimedStream + 'static = Stream> {
 #[derive(Clone, Copy)]
 struct Pending {
     asked: Asked,
-    /// It offers to switch to another protocol, so that a 101 is an answer.
+    /// It offers an upgrade, so that a 101 is a valid answer.
     upgrade: bool,
 }
 
-/// What [`DeviceLink::linger`] saw.
+/// The result of [`DeviceLink::linger`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lingered {
-    /// Bytes of the next request are here.
+    /// Bytes of the next request have arrived.
     Ready,
-    /// Nothing came; the link is as good as before.
+    /// No bytes arrived; the link can still be used.
     Quiet,
     /// The link is over.
     Closed,
 }
 
-/// What [`DeviceLink::next_head`] read.
+/// The result of [`DeviceLink::next_head`].
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "it is looked at once, and mostly a request")]
 pub(crate) enum Next {
@@ -72,11 +72,11 @@ pub(crate) enum Next {
     Request(Request<Body>),
     /// A heartbeat; it was answered.
     Heartbeat,
-    /// Nothing more will come.
+    /// No further request will come.
     Closed,
 }
 
-/// What a request's head says, owned.
+/// The contents of a request's head, owned.
 struct Question {
     request: Request<()>,
     framing: Framing,
@@ -88,8 +88,7 @@ struct Question {
 }
 
 impl<S: TimedStream + 'static> DeviceLink<S> {
-    /// Returns true if the other side has ended the connection, as far as can be told without
-    /// waiting.
+    /// Returns true if the other side is known, without waiting, to have ended the connection.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.line.lock().fill_arrived(), Some(Ok(0) | Err(_)))
     }
@@ -100,7 +99,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         Self::within(stream, unread, Arc::new(limits.with_room()))
     }
 
-    /// The same within limits that leave room already for what a gateway adds.
+    /// The same with limits that already have room for the fields that a gateway adds.
     pub(crate) fn within(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
         let line = Line::new(Wire::new(stream, unread, limits, Side::Device));
         DeviceLink {
@@ -114,13 +113,13 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         }
     }
 
-    /// A refusal that ends it leaves it open: its owner closes it gently, where that [is
-    /// due](Self::is_leaving).
+    /// After a refusal that ends it, it stays open: its owner closes it gently if it [is
+    /// leaving](Self::is_leaving).
     pub(crate) fn watched(self) -> Self {
         DeviceLink { is_watched: true, ..self }
     }
 
-    /// Returns true if its last message is written, and it is to be closed gently.
+    /// Returns true if its last message was written, and it has to be closed gently.
     pub(crate) fn is_leaving(&self) -> bool {
         self.goaway
     }
@@ -147,8 +146,8 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         }
     }
 
-    /// As [`next_request`](Self::next_request), but returns after a heartbeat too, so that a worker
-    /// need not wait for what may come much later.
+    /// Like [`next_request`](Self::next_request), but also returns after a heartbeat, so that a
+    /// worker need not wait for a request that may come much later.
     pub(crate) fn next_head(&mut self) -> Result<Next, Error> {
         if self.pending.is_some() {
             return Err(Error::usage(
@@ -267,13 +266,13 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         }
     }
 
-    /// Returns true if the next request begins as a heartbeat does: then the loop reads it. Nothing
-    /// is decided about the message here.
+    /// Returns true if the next request begins like a heartbeat: then the loop reads it. This
+    /// decides nothing about the message.
     pub(crate) fn heartbeat_waits(&self) -> bool {
         self.line.lock().inbox.bytes().trim_ascii_start().starts_with(b"OPTIONS * ")
     }
 
-    /// How many callers wait for this device, as the head that was read last says.
+    /// How many callers wait for this device, according to the head that was read last.
     pub(crate) fn callers_waiting(&self) -> Option<usize> {
         self.waiting
     }
@@ -319,7 +318,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         Err(error)
     }
 
-    /// Starts the exchange: its body, and what the response will have to heed.
+    /// Starts the exchange: its body, and the facts that the response depends on.
     fn begin(&mut self, question: Question) -> Request<Body> {
         self.pending = Some(question.pending);
         let mut wire = self.line.lock();
@@ -401,7 +400,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
             self.line.end_exchange();
             return Err(error);
         }
-        // The response's body may be the request's own: it is let go before the rest of that is
+        // The response's body may be the request's own, so it is dropped before the rest of that is
         // drained.
         drop(body);
         self.line.end_exchange();
@@ -412,25 +411,24 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         Ok(())
     }
 
-    /// What to do about a request's body that is not read to its end, decided before the response's
-    /// head goes out (T4): whether the head has to say `Connection: close`, and whether the
-    /// response's body has to be read before the head is sent. `streams`: the response's body is
-    /// not in memory.
+    /// Decides before the response's head is written how an unread request body is handled (T4):
+    /// whether the head needs `Connection: close`, and whether the response's body has to be read
+    /// before the head is sent. `streams` means that the response's body is not in memory.
     fn plan_for_unread_body(&mut self, streams: bool) -> (bool, bool) {
         let mut wire = self.line.lock();
         if !wire.is_body_unread() {
             return (wire.is_spoilt(), false);
         }
         if self.line.is_held() && streams {
-            // Perhaps this very response reads it; then its first read has to bring about the 100,
-            // which must not come behind the head.
+            // The response itself may read it. Then its first read has to send the 100, which must
+            // not follow the head.
             return (wire.is_spoilt(), wire.expectation == Expectation::Waiting);
         }
         let mut left = wire.limits.drain_bytes_max;
         // Another holder of the body may be reading it.
         let drained = !self.line.is_held() && wire.drain_inbox(&mut left).unwrap_or(false);
-        // After `Expect: 100-continue` and a final response the gateway may send the body or not:
-        // there is no telling.
+        // After `Expect: 100-continue` and a final response, it is unknown whether the gateway
+        // sends the body.
         let drainable = wire.expectation == Expectation::None
             && wire.body_remaining().is_some_and(|n| n <= left as u64);
         if !drained && !drainable {
@@ -453,8 +451,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         self.goaway |= wire.is_spoilt();
     }
 
-    /// Answers with a status and a short reason, and ends the link. That it cannot be written
-    /// changes nothing.
+    /// Answers with a status and a short reason, and ends the link. A failed write changes nothing.
     fn refuse(&mut self, refusal: &Refusal) {
         self.buffers.out.clear();
         write_refusal(&mut self.buffers.out, refusal, &[]);
@@ -486,8 +483,8 @@ impl<S: TimedStream + 'static> std::fmt::Debug for DeviceLink<S> {
     }
 }
 
-/// A gateway would not read such a head to its end, and close the link. `fields`: of the program's;
-/// ours are few.
+/// A gateway would refuse a longer head and close the link. `fields` is the number of the program's
+/// fields; ours are few.
 fn fits_the_gateway(head: &[u8], fields: usize, limits: &Limits) -> Result<(), Refusal> {
     const OURS: usize = 3; // Date, framing, Connection
     match head.len() <= limits.head_bytes_max && fields + OURS <= limits.fields_max {
@@ -516,7 +513,7 @@ fn question(head: &FramedRequest<'_>) -> Result<Question, Refusal> {
         if head.fields.is_empty() { HeaderMap::new() } else { header_map(&head.fields, 400)? };
     request.headers_mut().remove(SAME_VISITOR); // between gateway and forwarder
     request.headers_mut().remove(WAITING); // between gateway and dialler
-    // Of an absolute form: code that reads `Host` alone must not see another host than code that
+    // With an absolute form, code that reads only `Host` must not see another host than code that
     // reads the URL.
     if let Some(host) = host.filter(|_| !head.target.starts_with('/')) {
         let host = HeaderValue::from_str(host)
@@ -540,7 +537,7 @@ fn question(head: &FramedRequest<'_>) -> Result<Question, Refusal> {
 
 fn method(text: &str) -> Result<Method, Refusal> {
     match Method::from_bytes(text.as_bytes()) {
-        // Its answer would have a framing of its own (RFC 9110 §9.3.6), and a device is no proxy.
+        // Its answer would have different framing (RFC 9110 §9.3.6), and a device is not a proxy.
         Ok(Method::CONNECT) => {
             Err(Refusal::new(501, "a device opens no tunnels: CONNECT is not for it"))
         }
@@ -554,7 +551,7 @@ fn uri(head: &RequestHead<'_>) -> Result<Uri, Refusal> {
     let is_form = target.starts_with('/')
         || (target == "*" && head.method == "OPTIONS")
         || target.contains("://");
-    // `Uri` would drop a fragment without a word; no client sends one (RFC 9112 §3.2).
+    // `Uri` would silently drop a fragment; no client sends one (RFC 9112 §3.2).
     if !is_form || target.contains('#') {
         return Err(Refusal::new(
             400,

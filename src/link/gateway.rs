@@ -60,57 +60,56 @@ pub struct GatewayLink<S: TimedStream + 'static = Stream> {
     peer: Option<Box<Peer>>,
 }
 
-/// The device of a link, as its gateway knows it.
+/// A gateway's description of a link's device.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
-    /// The name that it is registered under, the first of several.
+    /// The (first) name under which it is registered.
     pub(crate) name: Arc<str>,
     pub(crate) address: Option<IpAddr>,
     pub(crate) transport: Transport,
-    /// The label of the token that let it in.
+    /// The label of the token that admitted it.
     pub(crate) token: Option<Box<str>>,
 }
 
-/// Of a failed exchange: no byte of the response had arrived, so that another link may try, where
+/// For a failed exchange: no byte of the response had arrived, so that another link may be tried if
 /// the request allows that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NothingArrived(pub(crate) bool);
 
-/// How an exchange goes that its link belongs to.
+/// The settings of an exchange that owns its link.
 pub(crate) struct Owned<S> {
-    /// For the response's first byte; `None`: `first_byte_timeout`.
+    /// The deadline for the response's first byte. `None` for `first_byte_timeout`.
     pub(crate) first: Option<Instant>,
-    /// Callers that wait for the same device: it is told (protocol.md §1.6).
+    /// The number of callers that wait for the same device, which is told (protocol.md §1.6).
     pub(crate) waiting: usize,
-    /// For everything, the response's body included.
+    /// The deadline of the whole exchange, including the response's body.
     pub(crate) whole: Option<Whole>,
     /// The slot for the reason why this side cuts the connection; it is then the exchange's error.
     pub(crate) cut_error: CutError,
-    /// Gets the stream back.
+    /// Takes the stream back.
     pub(crate) done: Done<S>,
 }
 
-/// What came of an owned exchange whose response began.
+/// The result of an owned exchange whose response has begun.
 pub(crate) struct Asked<S> {
     pub(crate) response: Response<Body>,
-    /// The connection, where the response is the 101 that the request asked for.
+    /// The connection, if the response is the requested 101.
     pub(crate) switched: Option<Switched<S>>,
 }
 
-/// A connection that was switched to another protocol. Its exchange is over when `settlement` is
-/// told.
+/// A connection that was switched to another protocol. Its exchange ends with `settlement`.
 pub(crate) struct Switched<S> {
     pub(crate) stream: S,
-    /// Read behind the head.
+    /// Bytes that were read after the head.
     pub(crate) unread: Vec<u8>,
     pub(crate) settlement: Settlement<S>,
 }
 
-/// What a response's head says, owned.
+/// The contents of a response's head, owned.
 struct Answer {
     response: Response<()>,
     framing: Framing,
-    /// Why its connection ends, where the head says so.
+    /// Why its connection ends, if the head says so.
     last: Option<&'static str>,
 }
 
@@ -122,7 +121,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         Self::within(stream, unread, Arc::new(limits.with_room()))
     }
 
-    /// The same within limits that leave room already for what a device adds.
+    /// The same with limits that already have room for the fields that a device adds.
     pub(crate) fn within(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
         GatewayLink {
             line: Line::new(Wire::new(stream, unread, limits, Side::Gateway)),
@@ -131,7 +130,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         }
     }
 
-    /// The same, of this device.
+    /// The same, for this device.
     pub(crate) fn of_device(self, peer: Peer) -> Self {
         GatewayLink { peer: Some(Box::new(peer)), ..self }
     }
@@ -195,8 +194,8 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         let body = match begin(&mut wire, &answer) {
             None => Body::from_streamed(WireBody::new(&self.line, &wire, None).with_upload(upload)),
             Some(bytes) => {
-                // The answer is whole before the request was: the device is told that no more will
-                // come.
+                // The answer is complete before the request was sent: the device is told that no
+                // more bytes follow.
                 if upload.is_some() {
                     wire.abort(Framing::Chunked);
                 }
@@ -206,10 +205,10 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         Ok(answer.response.map(|()| body))
     }
 
-    /// As [`ask`](Self::ask), for a link that belongs to this one exchange. `done` is called
-    /// exactly once: with the stream and its unread bytes when the exchange ended at a message
-    /// boundary and the stream can be used again (before this returns, where the response is whole
-    /// by then), else with the error that ended it, if there was one. Dropping the response's body
+    /// Like [`ask`](Self::ask), for a link that belongs to this one exchange. `done` is called
+    /// exactly once: with the stream and its unread bytes if the exchange ended at a message
+    /// boundary and the stream can be reused (before this returns, if the response is complete by
+    /// then); else with the error that ended it, if there was one. Dropping the response's body
     /// never blocks.
     pub(crate) fn ask_owned(
         mut self,
@@ -221,7 +220,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         if has_bound_login(request.headers()) {
             self.line
                 .lock()
-                .spoil("a login that belongs to its connection goes over it (NTLM, Negotiate)"); // nobody else may have it after this
+                .spoil("a login that belongs to its connection goes over it (NTLM, Negotiate)"); // it must not be used for others after this
         }
         let (answer, upload) = match self.exchange(request, owned.first, owned.waiting) {
             Ok(exchanged) => exchanged,
@@ -286,7 +285,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         self.line.take_apart()
     }
 
-    /// Brings the wire to a message boundary, or says why it cannot be there.
+    /// Brings the wire to a message boundary, or returns why that is impossible.
     fn make_ready(&mut self) -> Result<(), Error> {
         self.line.end_exchange();
         let mut wire = self.line.lock();
@@ -333,8 +332,8 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
                 self.line.lock().abort(sending.framing);
                 return Err(error);
             }
-            // A device may answer (413, say) and close before it has taken the whole request: such
-            // an answer may be here.
+            // A device may answer (for example with 413) and close before it has read the whole
+            // request: such an answer may have arrived.
             Err(SendFault::Wire(error)) => {
                 let wire = self.line.lock();
                 let soon = instant_after(wire.now(), wire.limits.linger_timeout);
@@ -348,9 +347,9 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         Ok(exchanged)
     }
 
-    /// Tells the device in the request's head how many callers wait, where there is room for that.
+    /// Adds the number of waiting callers to the request's head, if there is room.
     fn tell_waiting(&mut self, waiting: usize, fields: usize) {
-        const FIELDS_OF_OURS: usize = 2; // Host, and what frames the message
+        const FIELDS_OF_OURS: usize = 2; // Host and framing
         let line = forward::waiting_line(waiting);
         let (head, limits) = (&mut self.buffers.out, &self.line.lock().limits);
         let fits = head.len() + line.len() <= limits.head_bytes_max
@@ -361,8 +360,8 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         }
     }
 
-    /// Writes the request. Where the device answers instead of taking it all: the response's head,
-    /// and the rest of the request.
+    /// Writes the request. If the device answers before it has read all of it, returns the
+    /// response's head and the rest of the request.
     fn send(
         &mut self,
         mut body: Body,
@@ -423,8 +422,8 @@ impl<S: TimedStream + 'static> std::fmt::Debug for GatewayLink<S> {
     }
 }
 
-/// Starts the response's body, and notes what its head says of the connection. The body, where it
-/// is whole already.
+/// Starts the response's body, and records whether its head ends the connection. Returns the body
+/// if it is complete already.
 fn begin<S: TimedStream + 'static>(wire: &mut Wire<S>, answer: &Answer) -> Option<Vec<u8>> {
     if let Some(reason) = answer.last {
         wire.spoil(reason);
@@ -432,7 +431,7 @@ fn begin<S: TimedStream + 'static>(wire: &mut Wire<S>, answer: &Answer) -> Optio
     wire.begin_body(answer.framing)
 }
 
-/// Reads one head. `None`: it was a 1xx, and `interim` counts it.
+/// Reads one head. `None` if it was a 1xx, which `interim` counts.
 fn read_one_answer<S: TimedStream + 'static>(
     wire: &mut Wire<S>,
     method: &Method,
@@ -463,7 +462,7 @@ fn read_one_answer<S: TimedStream + 'static>(
     })
 }
 
-/// The fault of a 101, if it has one.
+/// Why a 101 is invalid, if so.
 fn why_no_switch<S: TimedStream + 'static>(
     wire: &Wire<S>,
     response: &Response<()>,
@@ -476,8 +475,8 @@ fn why_no_switch<S: TimedStream + 'static>(
         .then_some("the device switched protocols without saying to which")
 }
 
-/// Returns true if a head is part of a login that belongs to its connection: nobody else may have
-/// that.
+/// Returns true if a head is part of a login that belongs to its connection, which others must not
+/// use.
 fn has_bound_login(fields: &HeaderMap) -> bool {
     fields.iter().any(|(name, value)| bound_login::is_bound_login(name.as_str(), value.as_bytes()))
 }
@@ -498,7 +497,7 @@ fn read_response(
     method: &Method,
     events: bool,
 ) -> Result<Option<(Answer, usize)>, Refusal> {
-    // A line end too many behind the last response (RFC 9112 §2.2 knows it of requests) is not the
+    // An extra line end after the last response (RFC 9112 §2.2 mentions it for requests) is not the
     // beginning of this one.
     let stray = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let read = if events { head::event_response } else { head::response };
@@ -534,8 +533,8 @@ fn answer(head: &ResponseHead<'_>, method: &Method) -> Result<Answer, Refusal> {
     Ok(Answer { response, framing, last })
 }
 
-/// What lies in the socket before anybody asked: an end, or bytes that must not become the answer
-/// to the next request (T16).
+/// Checks the socket before a request for an end, or for bytes that must not become its answer
+/// (T16).
 fn look_for_unasked<S: TimedStream + 'static>(wire: &mut Wire<S>) -> Result<(), Error> {
     if !wire.inbox.is_blank() {
         return refuse_unasked(wire);
@@ -572,7 +571,8 @@ fn refuse_unasked<S: TimedStream + 'static>(wire: &mut Wire<S>) -> Result<(), Er
     ))
 }
 
-/// A device would refuse such a head and close the link. `fields`: of the program's; ours are few.
+/// Refuses a head that a device would refuse, which would close the link. `fields` is the number of
+/// the program's fields; ours are few.
 fn refuse_long_head(head: &[u8], fields: usize, limits: &Limits) -> Result<(), Error> {
     const OURS: usize = 3; // Host, framing, Connection
     if head.len() <= limits.head_bytes_max && fields + OURS <= limits.fields_max {

@@ -1,9 +1,9 @@
-//! Bytes that were read and not used yet: nothing is read twice, nothing is lost on the way to
+//! Bytes that were read and not used yet. No byte is read twice, and none is lost before
 //! `into_parts()`.
 
 /// Bytes read from the stream and not used yet.
 pub(super) struct Inbox {
-    /// Initialised to its whole length; `start..end` is unread.
+    /// Initialised over its whole length; `start..end` is unread.
     buf: Vec<u8>,
     start: usize,
     end: usize,
@@ -27,7 +27,8 @@ impl Inbox {
         self.start == self.end
     }
 
-    /// Nothing, or a stray line end (RFC 9112 §2.2) or its beginning.
+    /// Returns true if it contains nothing, or a stray line end (RFC 9112 §2.2), or the beginning
+    /// of one.
     pub(super) fn is_blank(&self) -> bool {
         b"\r\n".starts_with(self.bytes())
     }
@@ -50,7 +51,7 @@ impl Inbox {
         unread
     }
 
-    /// Room behind the unread bytes: as much as the buffer has, at least half of `step`.
+    /// The free space after the unread bytes, at least half of `step`.
     pub(super) fn room(&mut self, step: usize) -> &mut [u8] {
         if self.buf.len() - self.end < step / 2 && self.start > 0 {
             self.buf.copy_within(self.start..self.end, 0);
@@ -64,8 +65,7 @@ impl Inbox {
     }
 
     pub(super) fn filled(&mut self, n: usize) {
-        // A transport that claims more than it was given room for must not make us read beyond the
-        // buffer.
+        // A transport may report more bytes than fit; that must not make us read beyond the buffer.
         self.end = (self.end + n).min(self.buf.len());
     }
 }

@@ -1,4 +1,5 @@
-//! What a link and its bodies share: the wire, and, beside its lock, whose exchange it is.
+//! The state that a link and its bodies share: the wire, and, outside its lock, the owner of the
+//! current exchange.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::link::wire::Wire;
 use crate::stream::TimedStream;
 
-/// What a link and its bodies share.
+/// The state that a link and its bodies share.
 pub(super) struct Line<S> {
     wire: Mutex<Wire<S>>,
-    /// Number of the exchange in progress; a body of an earlier one is cut off.
+    /// The number of the exchange in progress; a body of an earlier one is cut off.
     exchange: AtomicU64,
-    /// The exchange whose body somebody still holds, or 0.
+    /// The exchange whose body still exists, or 0.
     held: AtomicU64,
 }
 
@@ -37,14 +38,14 @@ impl<S> Line<S> {
         self.exchange.load(Ordering::Acquire)
     }
 
-    /// Ends the exchange for the holder of its body.
+    /// Ends the exchange for the owner of its body.
     pub(super) fn end_exchange(&self) {
         self.exchange.fetch_add(1, Ordering::AcqRel);
         self.held.store(0, Ordering::Release);
     }
 
-    /// Ends the exchange, and gives out the stream and the bytes that were read and not used: for
-    /// methods that take the link by value.
+    /// Ends the exchange, and returns the stream and the unused bytes, for methods that take the
+    /// link by value.
     pub(super) fn take_apart(&self) -> (S, Vec<u8>)
     where
         S: TimedStream + 'static,

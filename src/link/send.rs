@@ -1,4 +1,4 @@
-//! A message on its way out, for both sides.
+//! Writes messages, for both sides.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -11,36 +11,36 @@ use crate::message::trailers_to_send;
 use crate::proto::body::{Framing, last_chunk, open_chunk};
 use crate::stream::TimedStream;
 
-/// Bodies in memory up to this go out in one buffer with their head; copying them costs less than a
+/// Bodies in memory up to this length are copied behind their head; copying costs less than a
 /// second slice.
 pub(super) const COPY_MAX: usize = 16 * 1024;
-/// Most bytes of one write, so that the lock is not held for ever.
+/// The most bytes of one write, so that the lock is not held for ever.
 const WRITE_MAX: usize = 256 * 1024;
-/// Room before a piece for the line that opens its chunk.
+/// Room before a piece for its chunk line.
 const CHUNK_LINE_MAX: usize = 20;
-/// The buffer: that line, the piece, and the CRLF behind it.
+/// The size of the buffer: chunk line, piece, and CRLF.
 const BULK: usize = CHUNK_LINE_MAX + STEP + 2;
 
 /// Buffers that a link reuses from message to message.
 #[derive(Default)]
 pub(super) struct WriteBuffers {
-    /// The head, and a small body behind it.
+    /// The head, and perhaps a small body.
     pub(super) out: Vec<u8>,
-    /// The piece of a streamed body that goes out next; allocated when the first one does.
+    /// The next piece of a streamed body; allocated with the first one.
     bulk: Vec<u8>,
 }
 
-/// Why a message did not go out whole.
+/// Why a message was not written completely.
 pub(super) enum SendFault {
     /// The body could not be read.
     Body(Error),
-    /// The connection did not take it.
+    /// The connection failed.
     Wire(Error),
 }
 
 impl WriteBuffers {
-    /// Writes what stands in `out` (the head), and the body behind it as `framing` says.
-    /// `read_first`: the head waits for the body's first bytes.
+    /// Writes `out` (the head), and then the body with `framing`. With `read_first` the head waits
+    /// for the body's first bytes.
     pub(super) fn send<S: TimedStream + 'static>(
         &mut self,
         line: &Line<S>,
@@ -86,8 +86,8 @@ impl WriteBuffers {
         Ok(())
     }
 
-    /// Reads the next piece of a body and puts the coding around it; whether it is the last.
-    /// `promised`: what of a known length is still to come.
+    /// Reads the next piece of a body and adds the coding. Returns true if it is the last.
+    /// `promised` is the rest of a known length.
     pub(super) fn next_piece(
         &mut self,
         body: &mut Body,
@@ -97,7 +97,7 @@ impl WriteBuffers {
         self.bulk.resize(BULK, 0);
         let room = promised.map_or(STEP, |left| left.min(STEP as u64) as usize);
         let n = read(body, &mut self.bulk[CHUNK_LINE_MAX..CHUNK_LINE_MAX + room])?;
-        // A piece that is known to be the last goes out with the end behind it.
+        // If a piece is known to be the last, the end is written with it.
         let mut ended = n == 0 || body.length() == Some(0);
         if let Some(left) = promised {
             if n == 0 {
@@ -115,7 +115,7 @@ impl WriteBuffers {
         &self.bulk[range]
     }
 
-    /// Puts the coding around the `n` bytes in `bulk`; where in it the piece to be written stands.
+    /// Adds the coding around the `n` bytes in `bulk`, and returns the range to be written.
     fn frame(
         &mut self,
         body: &Body,
@@ -175,7 +175,7 @@ fn write<S: TimedStream + 'static>(
     second: &[u8],
 ) -> Result<(), SendFault> {
     let mut wire = line.lock();
-    // Once a final message has begun, a 100 would stand in the middle of it.
+    // After a final message has begun, a 100 would be in the middle of it.
     if wire.expectation == Expectation::Waiting {
         wire.expectation = Expectation::Disappointed;
     }

@@ -1,6 +1,6 @@
-//! What a link can do more when there is a socket under it: end both directions at once.
+//! An operation of links over sockets: ending both directions at once.
 //!
-//! Best effort: over any other transport a link does without.
+//! Best effort: over other transports it does nothing.
 
 use std::net::Shutdown;
 
@@ -8,9 +8,9 @@ use socket2::SockRef;
 
 use crate::stream::TimedStream;
 
-/// Ends both directions now, so that a peer in the middle of a message notices before the stream is
-/// dropped.
+/// Ends both directions now, so that the other end notices it in the middle of a message, before
+/// the stream is dropped.
 pub(super) fn cut<S: TimedStream>(stream: &S) {
-    // An error here means that the connection is gone already.
+    // An error means that the connection has ended already.
     let _ = stream.socket().map(|fd| SockRef::from(&fd).shutdown(Shutdown::Both));
 }

@@ -1,9 +1,9 @@
-//! A request's body on its way out, in steps that never wait long, so that a response which begins
-//! meanwhile can be read meanwhile.
+//! Writes a request's body in steps that never wait long, so that a response that begins meanwhile
+//! can be read.
 //!
-//! A device that echoes stops reading when its output is not read. A gateway that wrote the whole
-//! request before reading would wait for it, and it for the gateway, until a deadline. Over a
-//! transport without deadlines ([`Untimed`](crate::stream::Untimed)) that still is so.
+//! A device that echoes stops reading when its output is not read. If the gateway wrote the whole
+//! request before reading, the two would wait for each other until a deadline. Over a transport
+//! without deadlines ([`Untimed`](crate::stream::Untimed)) this still happens.
 
 use std::io;
 use std::ops::Range;
@@ -20,10 +20,10 @@ use crate::stream::TimedStream;
 /// written.
 pub(super) const EARLY: &str = "the response began before the request was sent whole";
 
-/// A device that takes nothing for so long may be answering already.
+/// A device that takes no byte for this long may be answering already.
 const STALL: Duration = Duration::from_millis(100);
-/// When it is: one step of writing or reading, before the other gets its turn. Doubles up to
-/// [`STALL`] while neither moves.
+/// In that case: the time of one step of writing or reading before the other. It doubles up to
+/// [`STALL`] while neither makes progress.
 const TURN: Duration = Duration::from_millis(2);
 
 pub(super) struct Upload {
@@ -31,26 +31,26 @@ pub(super) struct Upload {
     body: Body,
     framing: Framing,
     promised: Option<u64>,
-    /// Bytes of the head that are written.
+    /// The number of bytes of the head that were written.
     head: usize,
-    /// The head goes out before the body is read for the first time.
+    /// The head is written before the body is first read.
     head_alone: bool,
-    /// What of the buffers' piece is not written yet.
+    /// The part of the buffered piece that is not written yet.
     piece: Range<usize>,
     ended: bool,
-    /// How long the next step may wait, and what that falls back to when something moves.
+    /// How long the next step may wait, and the value after progress.
     pause: Duration,
     pause_min: Duration,
-    /// How long nothing has moved: the sum of the waits, so that it needs no clock.
+    /// The time without progress, as the sum of the waits, so that no clock is needed.
     silent: Duration,
 }
 
-/// What one step did.
+/// The result of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Moved,
     Nothing,
-    /// The peer closed its direction.
+    /// The other end closed its direction.
     End,
 }
 
@@ -79,20 +79,19 @@ impl Upload {
         self.buffers
     }
 
-    /// From here on the response is read in turns with the writing.
+    /// From here on, reading the response alternates with writing.
     pub(super) fn take_turns(&mut self) {
         self.pause = TURN;
         self.pause_min = TURN;
     }
 
-    /// Returns true if all is written, as far as that is known without asking the body's own
-    /// reader.
+    /// Returns true if everything is known to be written, without reading from the body.
     pub(super) fn is_done(&self) -> bool {
         self.ended && self.piece.is_empty() && self.head == self.buffers.out.len()
     }
 
-    /// Gets the next piece ready (this is where the body's own reader is waited for). Returns false
-    /// if all is written.
+    /// Prepares the next piece; this may wait for the body's reader. Returns false if everything is
+    /// written.
     pub(super) fn load(&mut self) -> Result<bool, SendFault> {
         let head_left = self.head < self.buffers.out.len();
         if !self.piece.is_empty() || (head_left && self.head_alone) {
@@ -105,7 +104,7 @@ impl Upload {
         Ok(head_left || !self.piece.is_empty())
     }
 
-    /// Writes some of the piece that is ready.
+    /// Writes a part of the prepared piece.
     pub(super) fn write<S: TimedStream + 'static>(
         &mut self,
         wire: &mut Wire<S>,
@@ -126,7 +125,7 @@ impl Upload {
         }
     }
 
-    /// Reads what has come, hardly waiting.
+    /// Reads bytes that have arrived, with a very short wait.
     pub(super) fn look<S: TimedStream + 'static>(
         &mut self,
         wire: &mut Wire<S>,

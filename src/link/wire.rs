@@ -2,8 +2,8 @@
 //! may not be reused.
 //!
 //! A [`Body`](crate::Body) and its link share one wire. The lock is held for one read or one write
-//! (or the reading of one head); what has to be asked without waiting (whose exchange it is,
-//! whether a body is still held) stands beside it.
+//! (or the reading of one head). State that has to be read without waiting (the owner of the
+//! exchange, whether its body still exists) is outside of it.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -45,7 +45,8 @@ impl Side {
         }
     }
 
-    /// How lines of what the peer sends end: answers are read more leniently than requests.
+    /// The line ends that are accepted from the other end: answers are read more leniently than
+    /// requests.
     fn line_ends(self) -> LineEnds {
         match self {
             Side::Gateway => LineEnds::CrlfOrLf,
@@ -53,7 +54,7 @@ impl Side {
         }
     }
 
-    /// What the peer sends.
+    /// The kind of message that the other end sends.
     pub(super) fn message(self) -> &'static str {
         match self {
             Side::Gateway => "response",
@@ -62,13 +63,13 @@ impl Side {
     }
 }
 
-/// What became of reading a head.
+/// Why a head could not be read.
 pub(super) enum HeadFault {
-    /// The bytes are not a right head; they are still in the inbox.
+    /// The bytes are not a valid head; they are still in the inbox.
     Refused(Refusal),
     /// The head did not arrive in time, although it had begun.
     Late(Error),
-    /// The connection failed, or nothing came in time.
+    /// The connection failed, or no byte arrived in time.
     Failed(Error),
 }
 
@@ -79,16 +80,16 @@ pub(super) struct Wire<S> {
     pub(super) limits: Arc<Limits>,
     pub(super) side: Side,
     reasons: Vec<&'static str>,
-    /// What the transport was last told; the outer (or only) `None`: nothing yet.
+    /// The limits that were last set at the transport, if any.
     read_limit: Option<Option<Duration>>,
     write_limit: Option<Duration>,
-    /// For all that is waited for.
+    /// The deadline of the whole exchange.
     pub(super) whole: Option<Whole>,
     incoming: Option<Incoming>,
-    /// The state of the peer's `Expect: 100-continue`.
+    /// The state of an `Expect: 100-continue` of the other end.
     pub(super) expectation: Expectation,
-    /// The peer may be sending what nobody will use: closing at once could cost it our last answer
-    /// (a reset).
+    /// The other end may be sending bytes that will not be read: closing at once would cause a
+    /// reset, which could destroy our last answer.
     pub(super) more_may_come: bool,
     /// A byte arrived since [`Wire::forget_arrivals`].
     pub(super) arrived: bool,
@@ -101,11 +102,11 @@ pub(super) struct Wire<S> {
 /// The state of an `Expect: 100-continue` (RFC 9110 §10.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expectation {
-    /// Nothing: it was not said, was met, or the body is whole.
+    /// There was none, it was answered, or the body is complete.
     None,
-    /// The peer waits for `100 Continue` before it sends its body.
+    /// The other end waits for `100 Continue` before it sends its body.
     Waiting,
-    /// The final response began without it: whether the peer will send its body, nobody can tell.
+    /// The final response began without it: whether the other end sends its body is unknown.
     Disappointed,
 }
 
@@ -117,7 +118,7 @@ struct Incoming {
     plain: bool,
 }
 
-/// Bytes a head is read in; the buffer grows to [`STEP`] for bodies.
+/// The size of a read for a head; the buffer grows to [`STEP`] for bodies.
 const HEAD_STEP: usize = 8 * 1024;
 /// Below this, reading straight into the caller's buffer would cost more system calls than it saves
 /// copying.
@@ -143,14 +144,14 @@ impl<S: TimedStream + 'static> Wire<S> {
         }
     }
 
-    /// Takes stream and unread bytes out. `None`: that was done before.
+    /// Takes the stream and unread bytes out. `None` if that was done before.
     pub(super) fn take(&mut self) -> Option<(S, Vec<u8>)> {
         Some((self.stream.take()?, self.inbox.take()))
     }
 
-    /// The same, where another exchange may follow; else the stream is dropped here, so that the
-    /// descriptor is gone before anybody is told. The reason of its end, where the message in progress
-    /// is whole and was the last one.
+    /// The same if another exchange may follow. Otherwise the stream is dropped here, so that the
+    /// descriptor is closed before its end is reported; returns the reason of the end if the
+    /// message in progress is complete and was the last one.
     pub(super) fn take_reusable(&mut self) -> Result<(S, Vec<u8>), Option<CloseReason>> {
         let (is_spoilt, is_whole) = (self.is_spoilt(), !self.is_body_unread());
         let stream = self.take().filter(|_| !is_spoilt && is_whole);
@@ -168,7 +169,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         }
     }
 
-    /// Takes a reason back that no longer holds.
+    /// Removes a reason that no longer holds.
     pub(super) fn forgive(&mut self, reason: &'static str) {
         self.reasons.retain(|known| *known != reason);
     }
@@ -191,7 +192,7 @@ impl<S: TimedStream + 'static> Wire<S> {
 
     // --- reading ---
 
-    /// One read into the inbox. `Ok(0)`: the peer closed.
+    /// Reads once into the inbox. `Ok(0)` means that the other end closed.
     pub(super) fn fill(&mut self, limit: Option<Duration>, step: usize) -> io::Result<usize> {
         self.limit_read(limit)?;
         let stream = self.stream.as_mut().ok_or_else(taken)?;
@@ -201,7 +202,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         Ok(n)
     }
 
-    /// What has arrived while nobody read, where the transport can tell without waiting.
+    /// Reads bytes that have arrived, if the transport can do so without waiting.
     pub(super) fn fill_arrived(&mut self) -> Option<io::Result<usize>> {
         let got = self.stream.as_mut()?.read_arrived(self.inbox.room(HEAD_STEP))?;
         if let Ok(n) = got {
@@ -210,9 +211,9 @@ impl<S: TimedStream + 'static> Wire<S> {
         Some(got)
     }
 
-    /// Reads until `parse` has found a whole head; `first` is how long its first byte may take, in
-    /// all: blank lines before it postpone nothing. From there the rest has `head_timeout`, at a
-    /// gateway no longer than `first`. `Ok(None)`: the peer closed before one began.
+    /// Reads until `parse` has found a complete head. `first` is the time for its first byte; blank
+    /// lines before it do not extend it. The rest has `head_timeout`, at a gateway at most `first`.
+    /// `Ok(None)` means that the other end closed before a head began.
     pub(super) fn read_head<T>(
         &mut self,
         first: Timeout,
@@ -269,7 +270,7 @@ impl<S: TimedStream + 'static> Wire<S> {
             if n == 0 {
                 return if begun { Err(HeadFault::Failed(self.ended_in_head())) } else { Ok(None) };
             }
-            // A head that drips in must not be parsed once per byte.
+            // A head that arrives slowly must not be parsed once per byte.
             let new = &self.inbox.bytes()[seen..];
             worth_parsing =
                 !begun || new.contains(&b'\n') || self.inbox.len() >= self.limits.head_bytes_max;
@@ -308,7 +309,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         Error::closed(self.side.peer(), text)
     }
 
-    /// An error of a read, with the deadline's name where it was one.
+    /// The error of a read, with the deadline's name if it timed out.
     pub(super) fn read_failed(&mut self, doing: &str, timeout: Timeout, error: io::Error) -> Error {
         if !is_timeout(&error) {
             self.spoil("reading from the connection failed");
@@ -329,7 +330,7 @@ impl<S: TimedStream + 'static> Wire<S> {
 
     // --- the body that comes in ---
 
-    /// Starts a body. Returns it whole where it is short, of known length and here already.
+    /// Starts a body. Returns it if it is short, has a known length, and has arrived completely.
     pub(super) fn begin_body(&mut self, framing: Framing) -> Option<Vec<u8>> {
         self.incoming = None;
         if framing == Framing::Empty {
@@ -338,7 +339,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         }
         if let Framing::Length(length) = framing {
             if length <= self.inbox.len() as u64 {
-                // Bounded by the inbox, which is in memory already.
+                // It is bounded by the inbox, which is in memory already.
                 let bytes = self.inbox.bytes()[..length as usize].to_vec();
                 self.inbox.consume(bytes.len());
                 self.body_ended();
@@ -358,7 +359,8 @@ impl<S: TimedStream + 'static> Wire<S> {
         self.incoming.as_ref().map_or(Some(0), |incoming| incoming.decoder.remaining())
     }
 
-    /// Reads bytes of the body into `buf` (not empty). `Ok(0)`: it is whole; `trailers` was filled.
+    /// Reads bytes of the body into `buf` (not empty). `Ok(0)` means that it is complete, and
+    /// `trailers` was filled.
     pub(super) fn read_body(
         &mut self,
         buf: &mut [u8],
@@ -366,7 +368,7 @@ impl<S: TimedStream + 'static> Wire<S> {
     ) -> Result<usize, Error> {
         if self.expectation == Expectation::Waiting {
             self.expectation = Expectation::None;
-            // A peer whose body is on its way already does not wait (RFC 9110 §10.1.1).
+            // If the body is already arriving, the other end does not wait (RFC 9110 §10.1.1).
             if self.inbox.is_empty() {
                 self.write_all(CONTINUE, &[]).map_err(|e| {
                     self.body_failed(|wire| wire.write_failed("writing 100 Continue", e))
@@ -399,7 +401,8 @@ impl<S: TimedStream + 'static> Wire<S> {
         }
     }
 
-    /// Straight from the stream into a large buffer, where no decoding is needed. `None`: not now.
+    /// Reads directly from the stream into a large buffer, if no decoding is needed. `None` if that
+    /// is not possible now.
     fn read_plain(&mut self, buf: &mut [u8], timeout: Timeout) -> Result<Option<usize>, Error> {
         let Some(incoming) =
             self.incoming.as_ref().filter(|incoming| incoming.plain && buf.len() >= PLAIN_MIN)
@@ -444,7 +447,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         let mut copied = 0;
         while copied < buf.len() && !self.inbox.is_empty() {
             let Some(incoming) = &mut self.incoming else { break };
-            // Never more than fits: a decoder gives data out of its input.
+            // It always fits: a decoder's output is part of its input.
             let bytes = self.inbox.bytes();
             let window = &bytes[..bytes.len().min(buf.len() - copied)];
             let consumed = match incoming.decoder.decode(window) {
@@ -499,7 +502,7 @@ impl<S: TimedStream + 'static> Wire<S> {
 
     fn body_failed(&mut self, error: impl FnOnce(&mut Self) -> Error) -> Error {
         let error = error(self);
-        // Nothing that may still come is this body's, nor anybody's.
+        // Further bytes belong neither to this body nor to another message.
         self.incoming = None;
         self.spoil("a body was not read to its end");
         error
@@ -508,7 +511,7 @@ impl<S: TimedStream + 'static> Wire<S> {
     fn body_ended(&mut self) {
         self.incoming = None;
         self.expectation = Expectation::None;
-        // A request may be behind a request; nothing may be behind a response (T16).
+        // A request may follow a request; nothing may follow a response (T16).
         if self.side == Side::Gateway && !self.inbox.is_blank() {
             self.spoil("bytes came after the response's end");
         }
@@ -522,7 +525,7 @@ impl<S: TimedStream + 'static> Wire<S> {
     }
 
     /// Drops the inbox's bytes of an abandoned body, at most `max`. Returns true if the body is
-    /// whole now.
+    /// complete now.
     pub(super) fn drain_inbox(&mut self, max: &mut usize) -> Result<bool, Error> {
         let mut scratch = [0; 2048];
         let mut none = Some(HeaderMap::new());
@@ -535,7 +538,7 @@ impl<S: TimedStream + 'static> Wire<S> {
     }
 
     /// Reads an abandoned body to its end, within `drain_bytes_max` and, in all,
-    /// `body_silence_timeout`. Where that does not do, the wire is spoilt.
+    /// `body_silence_timeout`. If that is not enough, the wire is spoilt.
     pub(super) fn drain(&mut self) -> Result<(), Error> {
         let timeout = Timeout::new("body_silence_timeout", self.limits.body_silence_timeout);
         let deadline = instant_after(self.now(), self.limits.body_silence_timeout);
@@ -569,7 +572,7 @@ impl<S: TimedStream + 'static> Wire<S> {
 
     // --- writing ---
 
-    /// Writes both slices, in as few calls as the transport allows, and flushes.
+    /// Writes both slices with as few calls as the transport allows, and flushes.
     pub(super) fn write_all(&mut self, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
         while !first.is_empty() || !second.is_empty() {
             let n = self.write_some(first, second, self.limits.body_silence_timeout)?;
@@ -604,7 +607,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         Ok(n)
     }
 
-    /// An error of a write, with the deadline's name where it was one.
+    /// The error of a write, with the deadline's name if it timed out.
     pub(super) fn write_failed(&mut self, doing: &str, error: io::Error) -> Error {
         self.spoil("writing to the connection failed");
         if is_timeout(&error) {
@@ -630,16 +633,16 @@ impl<S: TimedStream + 'static> Wire<S> {
         }
     }
 
-    /// The peer says that so many callers wait for this device.
+    /// The other end reported this number of waiting callers.
     pub(super) fn callers_wait(&mut self, callers: usize) {
         if let Some(stream) = &mut self.stream {
             stream.callers_wait(callers);
         }
     }
 
-    /// Half-closes and reads on for a bounded time, so that the last answer is not lost to a reset.
-    /// Over a transport that cannot half-close only where more may come, for the peer could be
-    /// waiting for an end that only the drop brings.
+    /// Half-closes and continues to read for a bounded time, so that a reset does not destroy the
+    /// last answer. Over a transport that cannot half-close, it reads only if more bytes may come,
+    /// because the other end could be waiting for an end that only the drop causes.
     pub(super) fn finish(&mut self) {
         let closed = self.stream.as_ref().is_some_and(TimedStream::half_close);
         if !closed && !self.more_may_come {
@@ -655,7 +658,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         }
     }
 
-    /// Ends the connection in the middle of a message, so that the peer cannot take it for the
+    /// Ends the connection in the middle of a message, so that the other end cannot take it for the
     /// message's end (T17).
     pub(super) fn abort(&mut self, framing: Framing) {
         self.spoil("a message was cut short");
@@ -666,12 +669,12 @@ impl<S: TimedStream + 'static> Wire<S> {
         }
     }
 
-    /// The time that deadlines go by.
+    /// The current time for deadlines.
     pub(super) fn now(&self) -> Instant {
         self.stream.as_ref().map_or_else(Instant::now, TimedStream::now)
     }
 
-    /// A wait, no longer than the whole exchange may take.
+    /// A wait, limited by the deadline of the whole exchange.
     fn within_whole(&self, wait: Option<Duration>) -> io::Result<Option<Duration>> {
         let Some(left) = self.whole.map(|whole| whole.left(self.now())) else { return Ok(wait) };
         if left.is_zero() {
@@ -680,13 +683,13 @@ impl<S: TimedStream + 'static> Wire<S> {
         Ok(Some(wait.map_or(left, |wait| wait.min(left))))
     }
 
-    /// Returns true if the whole exchange has had its time.
+    /// Returns true if the deadline of the whole exchange has passed.
     pub(super) fn is_overdue(&self) -> bool {
         self.whole.is_some_and(|whole| whole.left(self.now()).is_zero())
     }
 
-    /// Tells the transport how long a read may take, but only where that differs by more than a
-    /// tenth from what it knows.
+    /// Sets the transport's limit for reads, but only if it differs by more than a tenth from the
+    /// current one.
     fn limit_read(&mut self, wanted: Option<Duration>) -> io::Result<()> {
         let wanted = self.within_whole(wanted)?;
         let near = match (self.read_limit, wanted) {
@@ -698,7 +701,7 @@ impl<S: TimedStream + 'static> Wire<S> {
             return Ok(());
         }
         let stream = self.stream.as_mut().ok_or_else(taken)?;
-        // A socket takes no zero.
+        // A socket does not accept zero.
         stream.limit_read(wanted.map(|time| time.max(Duration::from_millis(1))))?;
         self.read_limit = Some(wanted);
         Ok(())
@@ -713,7 +716,7 @@ fn taken() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the stream was taken out of this link")
 }
 
-/// A signal is no error (T41).
+/// A signal is not an error (T41).
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {

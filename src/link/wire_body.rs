@@ -1,5 +1,5 @@
-//! The [`Body`](crate::Body) of a message that comes in: it reads from the wire, and gives the
-//! stream back at its end.
+//! The [`Body`](crate::Body) of an incoming message: it reads from the wire, and returns the stream
+//! at its end.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,14 +16,13 @@ use crate::link::wire::Wire;
 use crate::proto::body::Framing;
 use crate::stream::TimedStream;
 
-/// What gets the stream back when an exchange is over, or, where it was closed, learns which error
-/// closed it.
+/// Takes the stream back when an exchange is over, or the error with which it was closed.
 pub(crate) type Done<S> = Box<dyn FnOnce(Result<(S, Vec<u8>), Option<CloseReason>>) + Send>;
 
 /// The slot for the error of an exchange whose connection is cut from this side.
 pub(crate) type CutError = Arc<Mutex<Option<Error>>>;
 
-/// Calls a [`Done`] exactly once, whatever happens.
+/// Calls a [`Done`] exactly once in every case.
 pub(crate) struct Settlement<S> {
     done: Option<Done<S>>,
     cut_error: CutError,
@@ -54,24 +53,24 @@ impl<S> Drop for Settlement<S> {
     }
 }
 
-/// A message's body as it comes in: shares the wire with its link, or owns it together with a
+/// The body of an incoming message: shares the wire with its link, or owns it together with a
 /// [`Settlement`].
 pub(super) struct WireBody<S: TimedStream + 'static> {
-    /// `None` when the body is whole: then it keeps no connection open.
+    /// `None` when the body is complete, so that it keeps no connection open.
     line: Option<Arc<Line<S>>>,
     exchange: u64,
     fault: Fault,
-    /// A read failed: what comes after it is not this body's, and not an end.
+    /// A read failed: further bytes do not belong to this body, and there is no valid end.
     failed: bool,
     remaining: Option<u64>,
     trailers: Option<HeaderMap>,
     settlement: Option<Settlement<S>>,
-    /// The rest of the request, if the response began before it was written whole.
+    /// The rest of the request, if the response began before it was completely written.
     upload: Option<Box<Upload>>,
 }
 
 impl<S: TimedStream + 'static> WireBody<S> {
-    /// Of the exchange in progress.
+    /// The body of the exchange in progress.
     pub(super) fn new(
         line: &Arc<Line<S>>,
         wire: &Wire<S>,
@@ -89,7 +88,7 @@ impl<S: TimedStream + 'static> WireBody<S> {
         }
     }
 
-    /// With the rest of the request, which is written while this is read.
+    /// Adds the rest of the request, which is written while this is read.
     pub(super) fn with_upload(mut self, upload: Option<Box<Upload>>) -> Self {
         self.upload = upload;
         self
@@ -108,7 +107,7 @@ impl<S: TimedStream + 'static> WireBody<S> {
         Ok(n)
     }
 
-    /// A step while the request is still being written: writes and reads in turns.
+    /// A step while the request is still being written: alternates between writing and reading.
     fn step_both(
         &mut self,
         mut upload: Box<Upload>,
@@ -123,8 +122,8 @@ impl<S: TimedStream + 'static> WireBody<S> {
                 } else if upload.is_done() {
                     wire.forgive(EARLY);
                 } else {
-                    // The answer is whole before the request was: the device is told that no more
-                    // will come.
+                    // The answer is complete before the request was sent: the device is told that
+                    // no more bytes follow.
                     wire.abort(Framing::Chunked);
                 }
                 return Ok(copied);
@@ -140,7 +139,7 @@ impl<S: TimedStream + 'static> WireBody<S> {
             match looked {
                 Ok(Step::End) => return wire.eof_in_body().map(|()| 0),
                 Ok(Step::Moved | Step::Nothing) => {}
-                // The device takes no more, yet its answer may be whole.
+                // The device takes no more bytes, but its answer may be complete.
                 Err(SendFault::Wire(_)) => return wire.read_body(buf, &mut self.trailers),
                 Err(SendFault::Body(error)) => {
                     wire.abort(Framing::Chunked);
@@ -159,8 +158,8 @@ impl<S: TimedStream + 'static> WireBody<S> {
         ))
     }
 
-    /// Lets go of the line: gives an owned stream back (where it can be used again) or drops it,
-    /// and tells. `error`: what ended the exchange.
+    /// Releases the line: returns an owned stream if it can be reused, or drops it, and reports the
+    /// end. `error` is the reason for the end of the exchange.
     fn settle(&mut self, line: &Line<S>, error: Option<&Error>) {
         line.release(self.exchange);
         if let Some(settlement) = self.settlement.take() {
@@ -218,8 +217,8 @@ impl<S: TimedStream + 'static> Drop for WireBody<S> {
     fn drop(&mut self) {
         let Some(line) = self.line.take() else { return };
         if self.settlement.is_some() {
-            // Nobody else has this wire, so the lock is free, and only what has arrived already is
-            // drained: no waiting.
+            // This is the only owner of the wire, so the lock is free. Only bytes that have arrived
+            // are drained, so there is no wait.
             let mut wire = line.lock();
             let mut left = wire.limits.drain_bytes_max;
             if let Err(error) = wire.drain_inbox(&mut left) {

@@ -8,7 +8,8 @@ use crate::observe::records::{Detail, ExchangeRecord};
 
 /// The observations of one exchange.
 pub(super) struct Exchanged {
-    /// Its device's row and that row's generation; `None`: no such device was ever here.
+    /// Its device's row and that row's generation. `None` if no such device was ever connected
+    /// here.
     pub(super) device: Option<(usize, u64)>,
     pub(super) method: Cow<'static, str>,
     pub(super) path: Box<str>,
@@ -49,7 +50,7 @@ impl Exchanged {
     }
 }
 
-/// A visitor's mistake that was answered is no error.
+/// Returns true if it counts as an error. An answered mistake of a visitor does not.
 pub(super) fn is_error(status: u16, failure: Option<&'static str>) -> bool {
     status >= 500 || (failure.is_some() && !(400..500).contains(&status))
 }

@@ -1,10 +1,9 @@
 //! Histograms of durations with bounded memory: one per device for percentiles, three per process
 //! for `/metrics`.
 //!
-//! [`Recent`] is an HDR histogram with one significant digit, so a percentile is at most 7 % off
-//! (8 µs where that is more);
-//! every five minutes its counts are halved, so that it speaks of the last minutes. [`Fixed`] has
-//! the bounds that monitoring systems aggregate over many gateways.
+//! [`Recent`] is an HDR histogram with one significant digit, so a percentile is at most 7 % off (8
+//! µs where that is more); every five minutes its counts are halved, so that it covers the last
+//! minutes. [`Fixed`] has the bounds that monitoring systems aggregate over many gateways.
 
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ mod recent {
 
     /// The resolution at the lower end, in microseconds.
     const LOWEST: u64 = 16;
-    /// Two hours; what took longer counts as that.
+    /// Two hours; longer times count as that.
     const HIGHEST: u64 = 7_200_000_000;
     /// How often the counts are halved.
     pub(super) const HALVING: Duration = Duration::from_secs(300);
@@ -34,7 +33,7 @@ mod recent {
         halved: Instant,
     }
 
-    /// As small as it can be; it grows with what is added.
+    /// As small as possible; it grows with larger values.
     fn empty() -> Option<Histogram<u32>> {
         let mut counts = Histogram::new_with_bounds(LOWEST, 2 * LOWEST, 1).ok()?;
         counts.auto(true);
@@ -85,8 +84,8 @@ mod recent {
             }
         }
 
-        /// The time within which this share of the exchanges was over; `None` without any in the
-        /// last minutes.
+        /// The time within which this share of the exchanges was finished. `None` without exchanges
+        /// in the last minutes.
         pub(crate) fn percentile(&self, share: f64) -> Option<Duration> {
             let counts = self.counts.as_ref()?;
             let found = counts.value_at_quantile(share); // the upper end of its bucket
@@ -117,14 +116,14 @@ mod unasked {
     }
 }
 
-/// Upper bounds of [`Fixed`], in milliseconds; one bucket more is without a bound.
+/// Upper bounds of [`Fixed`], in milliseconds; a further bucket has no bound.
 pub(crate) const BOUNDS_MS: [u64; 13] =
     [1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 60_000];
 
 /// Durations since the start, in buckets with fixed bounds.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Fixed {
-    /// How many fell into each bucket alone.
+    /// The number of values in each bucket.
     pub(crate) counts: [u64; BOUNDS_MS.len() + 1],
     pub(crate) sum: Duration,
 }

@@ -1,15 +1,16 @@
-//! What a gateway knows of its devices and their exchanges, for its operator: counters, histograms,
-//! the last requests, the last ups and downs.
+//! Observations of a gateway's devices and exchanges, for its operator: counters, histograms, the
+//! last requests, the last ups and downs.
 //!
 //! Only the event loop's thread writes and reads here, so the lock is never waited for; other
-//! threads ask the loop. An exchange carries its own [`Observed`], which reports when it is dropped,
-//! so that no end is forgotten. Off unless a gateway was started with it: then every call is one
+//! threads ask the loop. An exchange owns an [`Observed`], which reports when it is dropped, so
+//! that no end is forgotten. Unless a gateway was started with it, it is off, and every call is one
 //! test of an `Option`.
 //!
-//! Memory of one device is bounded: 1.8 KiB of histogram, 60 minutes of 24 bytes, [`RECENT_MAX`](row::RECENT_MAX)
-//! requests of at most 220 bytes, [`CHANGES_MAX`](row::CHANGES_MAX) changes of at most 230 bytes and 600 bytes of its
-//! offer: less than 16 KiB, about 1 KiB for a device that nobody asks. All of it is counted, and has
-//! a bound ([`OBSERVED_PART`](crate::limits::OBSERVED_PART)).
+//! Memory of one device is bounded: 1.8 KiB of histogram, 60 minutes of 24 bytes,
+//! [`RECENT_MAX`](row::RECENT_MAX) requests of at most 220 bytes, [`CHANGES_MAX`](row::CHANGES_MAX)
+//! changes of at most 230 bytes and 600 bytes of its offer: less than 16 KiB, and about 1 KiB for
+//! an idle device. All of it is counted, and has a bound
+//! ([`OBSERVED_PART`](crate::limits::OBSERVED_PART)).
 //!
 //! # Order of files
 //! Each names only those above it.

@@ -55,7 +55,7 @@ impl Observed {
         detail.into_iter().for_each(|detail| detail.hop = gateway.cloned());
     }
 
-    /// The head of the device's response is here.
+    /// The head of the device's response has arrived.
     pub(crate) fn answered(&mut self, status: u16) {
         if let Some(Watched { exchange, .. }) = self.0.as_deref_mut() {
             exchange.status = status;
@@ -63,22 +63,22 @@ impl Observed {
         }
     }
 
-    /// So many bytes of a body or a tunnel went to the device.
+    /// This many bytes of a body or a tunnel were sent to the device.
     pub(crate) fn sent(&mut self, bytes: usize) {
         if let Some(Watched { exchange, .. }) = self.0.as_deref_mut() {
             exchange.to_device += bytes as u64;
         }
     }
 
-    /// So many bytes of a body or a tunnel came from the device.
+    /// This many bytes of a body or a tunnel came from the device.
     pub(crate) fn received(&mut self, bytes: usize) {
         if let Some(Watched { exchange, .. }) = self.0.as_deref_mut() {
             exchange.from_device += bytes as u64;
         }
     }
 
-    /// It has failed: why, and what its visitor is answered instead (0: nothing any more). The first
-    /// reason counts.
+    /// It has failed, for this reason; `status` is the answer to its visitor (0 for none). The
+    /// first reason counts.
     pub(crate) fn failed(&mut self, reason: &'static str, status: u16) {
         if let Some(Watched { exchange, .. }) = self.0.as_deref_mut() {
             exchange.failure.get_or_insert(reason);

@@ -26,7 +26,7 @@ pub(crate) struct Observer(Option<Shared>);
 #[derive(Clone)]
 struct Shared {
     table: Arc<Mutex<Table>>,
-    /// Apart from the table, so that it is read wherever memory is looked at.
+    /// Outside of the table, so that it can be read without the lock.
     bytes: Arc<AtomicUsize>,
     records: Taken,
 }
@@ -43,12 +43,12 @@ impl Observer {
         self.0.is_some()
     }
 
-    /// The table, where there is one.
+    /// The table, if there is one.
     pub(crate) fn table(&self) -> Option<MutexGuard<'_, Table>> {
         self.0.as_ref().map(|shared| shared.table.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Sets other bounds; entries beyond them go with the next change.
+    /// Sets other bounds; entries beyond them are dropped with the next change.
     pub(crate) fn set_bounds(&self, limits: &Limits) {
         if let Some(mut table) = self.table() {
             table.set_bounds(Bounds::of(limits));
@@ -60,7 +60,7 @@ impl Observer {
         self.0.as_ref().map_or(0, |shared| shared.bytes.load(Relaxed) + shared.records.bytes())
     }
 
-    /// Called now and then, so that names that are away are forgotten in time.
+    /// Called regularly, so that disconnected names are forgotten in time.
     pub(crate) fn tick(&self, now: Instant) {
         if let Some(mut table) = self.table() {
             table.forget(now);
@@ -106,7 +106,7 @@ impl Observer {
         Observed::on(table.clone(), exchange)
     }
 
-    /// A request that no device gets was answered. `failure`: why it was refused, where it was.
+    /// A request was answered without a device. `failure` is the reason if it was refused.
     pub(crate) fn answered(
         &self,
         seen: &Seen<'_>,
@@ -145,7 +145,7 @@ impl Observer {
         }
     }
 
-    /// Something happened to a name. `kind`: in the words of the events.
+    /// A change of a name. `kind` is that of the event.
     pub(crate) fn changed(
         &self,
         name: &str,
@@ -173,7 +173,7 @@ impl Observer {
         }
     }
 
-    /// What the latest offer under a name said, and whose it was.
+    /// The properties of the latest offer under a name, and its owner.
     pub(crate) fn offered(&self, name: &str, offer: OfferSeen, credential: &Option<Arc<str>>) {
         if let Some(mut table) = self.table() {
             table.offered(name, offer, credential);

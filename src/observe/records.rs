@@ -1,8 +1,8 @@
-//! Records of requests that are over, for an access log, on their way to their reader.
+//! Records of finished requests, for an access log.
 //!
-//! They wait in a queue that has a bound in number and in bytes, so that a reader that hangs costs
-//! lines and neither requests nor memory. Queued records and those of requests in progress count as
-//! memory of the gateway.
+//! They wait in a queue that is bounded in number and in bytes, so that a reader that hangs costs
+//! records, but neither requests nor memory. Queued records and those of requests in progress count
+//! as memory of the gateway.
 
 use std::mem::size_of;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use crate::observe::texts::beginning;
 use crate::proto::head::{Fields, RequestHead};
 use crate::subscription::{Charge, Charged};
 
-/// Longest target of a record, and longest other text, in bytes: many may wait to be written.
+/// The longest target of a record, and the longest other text, in bytes: many records may wait.
 const TARGET_BYTES_MAX: usize = 4_096;
 const TEXT_BYTES_MAX: usize = 1_024;
 
@@ -102,7 +102,7 @@ impl ExchangeRecord {
 
 /// The parts of a request's head that are recorded.
 pub(crate) struct Seen<'h> {
-    /// Empty: its first line could not be read, and what came of that is in `target`.
+    /// Empty if the request line is invalid; its bytes are then in `target`.
     pub(crate) method: &'h str,
     pub(crate) target: &'h str,
     pub(crate) minor: u8,
@@ -121,7 +121,7 @@ impl<'h> From<&'h RequestHead<'h>> for Seen<'h> {
 }
 
 impl<'h> Seen<'h> {
-    /// What a head begins with that is malformed or came in part.
+    /// The beginning of a malformed or incomplete head.
     pub(crate) fn first_line(bytes: &'h [u8]) -> Self {
         let line = bytes.trim_ascii_start();
         let end = line.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
@@ -205,7 +205,7 @@ impl Taken {
         self.waiting.load(Relaxed) + self.in_progress.load(Relaxed)
     }
 
-    /// How many were lost because nobody read them in time.
+    /// How many were lost because they were not read in time.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
     }
@@ -216,7 +216,7 @@ struct Reader {
     to: Sender<Charged<ExchangeRecord>>,
     /// Dropped with the last reader.
     readers: Weak<()>,
-    /// How many were lost since the last one that was not.
+    /// How many were lost since the last sent one.
     missed: u64,
 }
 
@@ -252,14 +252,14 @@ impl Records {
         self.are_read().then(|| Detail::of(device, seen, visit, &self.taken.in_progress))
     }
 
-    /// Queues a record; never waits for a reader.
+    /// Queues a record, without waiting for a reader.
     pub(crate) fn tell(&mut self, record: ExchangeRecord) {
         let Some(Reader { to, readers, missed }) = &mut self.reader else { return };
         if readers.strong_count() == 0 {
             return self.reader = None;
         }
         let (bytes, before) = (record.bytes(), self.taken.waiting.load(Relaxed));
-        // The first one has room whatever the bound is.
+        // A single record always has room.
         let has_room = before == 0 || before + bytes <= self.bytes_max;
         let sent = has_room && {
             let charge = Charge::new(bytes, &self.taken.waiting);
@@ -281,7 +281,7 @@ impl Records {
 pub(crate) struct Visit {
     pub(crate) from: Option<IpAddr>,
     pub(crate) request_id: Option<String>,
-    /// What operators call its token, where there is an access log.
+    /// The label of its token, if there is an access log.
     pub(crate) token: Option<Box<str>>,
     /// Another gateway sends its request.
     pub(crate) from_gateway: bool,

@@ -1,5 +1,4 @@
-//! Offers and polls that were refused: how many, and the last ones, in bounded memory whoever sends
-//! them.
+//! Refused offers and polls: their number, and the last ones, in bounded memory.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -8,11 +7,12 @@ use std::time::Instant;
 use crate::engine::permits::household;
 use crate::observe::texts::{REASON_BYTES_MAX, cut};
 
-/// Refusals that are remembered, those of one device, address and status as one.
+/// The most refusals that are remembered; those of one device, address and status count as one.
 const LATEST_MAX: usize = 32;
-/// Of one address (IPv6: one /64), so that a stranger who tries names does not push out the others.
+/// The most for one address (IPv6: one /64), so that a stranger who tries names does not push out
+/// others.
 const LATEST_OF_ADDRESS_MAX: usize = 8;
-/// Names of one offer that are remembered.
+/// The most names of one offer that are remembered.
 const NAMES_MAX: usize = 4;
 /// Longest name that is remembered, in bytes.
 const NAME_BYTES_MAX: usize = 128;
@@ -20,17 +20,17 @@ const NAME_BYTES_MAX: usize = 128;
 /// Offers that were refused with one status, of one name from one address.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {
-    /// Empty: what came named none, or could not be read.
+    /// Empty if the request had no name, or could not be parsed.
     pub(crate) name: Box<str>,
     pub(crate) address: Option<IpAddr>,
     pub(crate) status: u16,
-    /// Of the last one.
+    /// The reason of the last one.
     pub(crate) reason: Box<str>,
     pub(crate) count: u64,
     pub(crate) at: Instant,
 }
 
-/// What was refused so far.
+/// The refusals so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Refusals {
     pub(crate) count: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Refusals {
 }
 
 impl Refusals {
-    /// One offer more, under these names.
+    /// Adds a refused offer under these names.
     pub(super) fn note<'n>(
         &mut self,
         names: impl Iterator<Item = &'n str>,
@@ -62,8 +62,8 @@ impl Refusals {
         }
     }
 
-    /// Where there are as many as may be, the address that has most of them loses its oldest: whoever
-    /// has several addresses pushes out one that comes once no sooner than his own.
+    /// At the bound, the address with the most entries loses its oldest: a stranger with several
+    /// addresses pushes out his own entries before those of an address with one.
     fn make_room(&mut self, address: Option<IpAddr>) {
         let of_whom = |known: &Refused| known.address.map(household);
         let mut counts: HashMap<Option<IpAddr>, usize> = HashMap::new();

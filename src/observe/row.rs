@@ -1,4 +1,4 @@
-//! One device name: its counters, its last requests and changes, and how much memory they take.
+//! One device name: its counters, its last requests and changes, and their memory.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ pub(crate) const CHANGES_MAX: usize = 16;
 /// Minutes of one device's history.
 pub(crate) const MINUTES_MAX: usize = 60;
 
-/// What the latest offer of a device said of it.
+/// The properties of a device from its latest offer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OfferSeen {
     pub(crate) agent: Box<str>,
@@ -44,7 +44,7 @@ impl OfferSeen {
     }
 }
 
-/// A request that is over.
+/// A finished request.
 #[derive(Clone, Debug)]
 pub(crate) struct Done {
     pub(crate) at: Instant,
@@ -64,7 +64,7 @@ impl Done {
     }
 }
 
-/// Something that happened to a name.
+/// A change of a name.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub(crate) at: Instant,
@@ -88,7 +88,7 @@ pub(crate) struct Minute {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) requests: u64,
-    /// Requests that were answered with 500 or more, or failed and were not answered with 4xx.
+    /// Requests that were answered with 500 or above, or failed without a 4xx answer.
     pub(crate) errors: u64,
     /// Responses by their first digit, 1 to 5.
     pub(crate) statuses: [u64; 5],
@@ -105,7 +105,7 @@ impl Counts {
         self.count(exchange.status, exchange.failure);
     }
 
-    /// One request more, which was answered with this status (0: with none).
+    /// Counts a request that was answered with this status (0 for none).
     pub(super) fn count(&mut self, status: u16, failure: Option<&'static str>) {
         self.requests += 1;
         self.errors += u64::from(is_error(status, failure));
@@ -134,9 +134,9 @@ pub(crate) struct Totals {
 pub(crate) struct Row {
     pub(crate) name: Arc<str>,
     pub(super) generation: u64,
-    /// Its owner; `None`: not given.
+    /// Its owner, if there are credentials.
     pub(super) credential: Option<Arc<str>>,
-    /// Its place among the names that are away.
+    /// Its key among the disconnected names.
     pub(super) departed: Option<Stamp>,
     /// Bytes of the texts in `offer`, `changes` and `recent`.
     pub(super) texts: usize,
@@ -144,7 +144,7 @@ pub(crate) struct Row {
     pub(crate) in_progress: u64,
     pub(crate) times: Recent,
     pub(crate) transport: Option<Transport>,
-    /// When it was connected, or was not any more.
+    /// When it was connected or disconnected.
     pub(crate) since: Instant,
     pub(crate) last_seen: Instant,
     /// How often it was connected.
@@ -218,7 +218,7 @@ impl Row {
     }
 }
 
-/// Adds the newest. Beyond `most`, and wherever memory is tight, the oldest goes.
+/// Adds the newest. Beyond `most`, or if memory is tight, the oldest is dropped.
 pub(super) fn push<T>(list: &mut VecDeque<T>, newest: T, most: usize, is_tight: bool) -> Option<T> {
     let is_full = list.len() >= most || is_tight;
     let oldest = if is_full { list.pop_front() } else { None };
@@ -226,5 +226,5 @@ pub(super) fn push<T>(list: &mut VecDeque<T>, newest: T, most: usize, is_tight: 
     oldest
 }
 
-/// What a row takes in the tables beside itself, in bytes: the names, the places, those away.
+/// The memory of a row's entries in the other tables, in bytes.
 pub(super) const ENTRY_BYTES: usize = 160;

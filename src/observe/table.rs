@@ -1,4 +1,4 @@
-//! All device names: those that are connected, and of the others the last ones, in bounded memory.
+//! All connected device names, and the last disconnected ones, in bounded memory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::proto::turn::Transport;
 pub(crate) struct Bounds {
     pub(crate) names: usize,
     pub(crate) bytes: usize,
-    /// Those of records that wait to be read.
+    /// The bound for records that wait to be read.
     pub(crate) records: usize,
 }
 
 impl Bounds {
-    /// Those of a gateway with these limits.
+    /// The bounds for a gateway with these limits.
     pub(crate) fn of(limits: &Limits) -> Self {
         Bounds {
             names: limits.devices_max.saturating_add(limits.remembered_max),
@@ -33,10 +33,10 @@ impl Bounds {
     }
 }
 
-/// Names that are forgotten in one step.
+/// The most names that are forgotten in one step.
 pub(super) const FORGOTTEN_AT_ONCE: usize = 64;
 
-/// All names that are connected, and of the others those that were connected last.
+/// All connected names, and those that were disconnected last.
 pub(crate) struct Table {
     pub(super) names: HashMap<Arc<str>, usize>,
     pub(super) rows: Vec<Option<Box<Row>>>,
@@ -44,7 +44,7 @@ pub(crate) struct Table {
     /// Names that are not connected.
     departed: Departed,
     names_max: usize,
-    /// Bytes of all rows, and of those of names that are away.
+    /// Bytes of all rows, and of the rows of disconnected names.
     bytes: Arc<AtomicUsize>,
     pub(super) bytes_away: usize,
     bytes_max: usize,
@@ -93,14 +93,14 @@ impl Table {
         self.rows.get_mut(*self.names.get(name)?)?.as_deref_mut()
     }
 
-    /// A row whose percentiles are those of now.
+    /// A row with current percentiles.
     pub(crate) fn aged(&mut self, name: &str, now: Instant) -> Option<&Row> {
         let at = *self.names.get(name)?;
         self.update(at, |row, _| row.times.age(now));
         self.rows.get(at)?.as_deref()
     }
 
-    /// Up to `most` such rows from this place on, and where to go on.
+    /// Up to `most` such rows from this position, and the position for the next piece.
     pub(crate) fn rows(
         &mut self,
         from: usize,
@@ -116,7 +116,7 @@ impl Table {
         (self.rows[from..end].iter().filter_map(Option::as_deref), next)
     }
 
-    /// Changes a row, and counts its memory; `change` is told whether memory is tight.
+    /// Changes a row, and counts its memory; `change` gets whether memory is tight.
     fn update<T>(&mut self, at: usize, change: impl FnOnce(&mut Row, bool) -> T) -> Option<T> {
         let bytes = self.bytes.load(Relaxed);
         let is_tight = bytes >= self.bytes_max;
@@ -131,7 +131,7 @@ impl Table {
         Some(changed)
     }
 
-    /// The number of the minute that lasts now.
+    /// The number of the current minute.
     pub(crate) fn minute(&self, now: Instant) -> u32 {
         (now.saturating_duration_since(self.start).as_secs() / 60) as u32
     }
@@ -168,7 +168,7 @@ impl Table {
             }
             row.in_progress = row.in_progress.saturating_sub(1);
             row.counts.add(exchange);
-            // Of a program's own exchange no more is known than that it was brought to its end.
+            // For a program's own exchange, only its end is known.
             if exchange.first_byte.is_some() || exchange.failure.is_none() {
                 row.last_seen = now;
                 row.times.add(took, now);
@@ -257,8 +257,8 @@ impl Table {
         at
     }
 
-    /// Forgets names that have been away for too long, or for which there is no room. Connected ones
-    /// are bounded by the registry.
+    /// Forgets names that have been disconnected for too long, or for which there is no room.
+    /// Connected ones are bounded by the registry.
     pub(super) fn forget(&mut self, now: Instant) {
         for _ in 0..FORGOTTEN_AT_ONCE {
             let has_no_room = self.bytes_away > self.bytes_max / 2;

@@ -1,10 +1,10 @@
-//! Texts of peers, cut to a bounded length.
+//! Texts from clients, cut to a bounded length.
 
 use std::borrow::Cow;
 
 use crate::text::misleads;
 
-/// Longest path that is remembered, in bytes; the query never is, since it may hold secrets.
+/// Longest path that is remembered, in bytes; the query never is, because it may contain secrets.
 pub(super) const PATH_BYTES_MAX: usize = 96;
 
 /// Longest reason of a change that is remembered, in bytes.
@@ -13,7 +13,7 @@ pub(super) const REASON_BYTES_MAX: usize = 160;
 /// Longest text out of an offer that is remembered, in bytes.
 pub(crate) const OFFER_TEXT_MAX: usize = 128;
 
-/// So many bytes of a text, or a few less.
+/// The beginning of a text, of at most this many bytes.
 pub(super) fn beginning(text: &str, most: usize) -> &str {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
@@ -22,7 +22,7 @@ pub(super) fn beginning(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
-/// The beginning of a text, with nothing that [misleads].
+/// The beginning of a text, without characters that [mislead](misleads).
 pub(crate) fn cut(text: &str, most: usize) -> Box<str> {
     let text = beginning(text, most);
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
@@ -31,7 +31,7 @@ pub(crate) fn cut(text: &str, most: usize) -> Box<str> {
     text.chars().map(|c| if misleads(c) { '?' } else { c }).collect()
 }
 
-/// A method; those in use need no memory of their own.
+/// A method; common ones need no allocation.
 pub(super) fn method(text: &str) -> Cow<'static, str> {
     const USUAL: [&str; 8] = ["GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS", ""];
     match USUAL.iter().find(|usual| **usual == text) {

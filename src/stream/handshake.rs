@@ -2,11 +2,11 @@
 
 #![cfg_attr(not(feature = "tls"), allow(dead_code, reason = "there are no handshakes"))]
 
-/// What a step of a handshake came to.
+/// The result of a step of a TLS handshake.
 pub(crate) enum Shaken {
-    /// Nothing before the next event.
+    /// It waits for the next event.
     Waiting,
-    /// There is something to compute, with [`TlsSession::compute`](crate::stream::TlsSession::compute).
+    /// A step has to be computed, with [`TlsSession::compute`](crate::stream::TlsSession::compute).
     Compute,
     Done,
     Failed(HandshakeError),
@@ -15,11 +15,11 @@ pub(crate) enum Shaken {
 /// Why a handshake failed.
 pub(crate) struct HandshakeError {
     pub(crate) text: String,
-    /// What came is a request in plain HTTP.
+    /// The client sent a request in plain HTTP.
     pub(crate) plain: bool,
-    /// Nothing came at all: a port scan, a balancer that looks whether the port is open.
+    /// The client sent no byte: a port scan, or a load balancer's check.
     pub(crate) silent: bool,
-    /// This side does not accept the certificate that it was shown.
+    /// This side does not accept the other side's certificate.
     pub(crate) untrusted: bool,
 }
 

@@ -1,6 +1,6 @@
 //! A connected socket, with a TLS session over it (feature `tls`) or without.
 //!
-//! Never speaks HTTP, never waits for anything but its own socket.
+//! It does not speak HTTP, and waits only for its own socket.
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
@@ -47,7 +47,7 @@ const EINPROGRESS: i32 = 36;
 pub struct Stream {
     socket: Socket,
     session: Option<Arc<TlsSession>>,
-    /// The other end, where a balancer before this one has named it.
+    /// The address of the other end, if a load balancer has named it.
     named: Option<Box<SocketAddr>>,
 }
 
@@ -85,7 +85,7 @@ impl From<UnixStream> for Stream {
     }
 }
 
-/// A session's end is told with the last stream over it (close_notify).
+/// The last stream over a session sends its end (close_notify).
 impl Drop for Stream {
     fn drop(&mut self) {
         if let Some(session) = &self.session {
@@ -95,10 +95,10 @@ impl Drop for Stream {
 }
 
 impl Stream {
-    /// Begins a TCP connection without waiting for it. Not blocking; tuned.
+    /// Begins a TCP connection without waiting for it. It is non-blocking and tuned.
     ///
     /// # Errors
-    /// No descriptor is left, or the address can be seen at once to be unreachable.
+    /// No descriptor is left, or the address is known at once to be unreachable.
     pub(crate) fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
         #[cfg(test)]
         if let Some(socket) = crate::sim::net::connect(address) {
@@ -127,7 +127,7 @@ impl Stream {
     /// Connects to a Unix socket. Not blocking.
     ///
     /// # Errors
-    /// Nobody listens there, or its backlog is full.
+    /// There is no listener, or its backlog is full.
     pub(crate) fn connect_unix(path: &Path) -> io::Result<Stream> {
         let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
@@ -148,7 +148,7 @@ impl Stream {
         Ok((Stream::from(one), Stream::from(other)))
     }
 
-    /// The same on a test's clock, by which deadlines go where they are read through
+    /// The same on a test's clock, which is used for deadlines if they are read through
     /// [`Shared`](crate::stream::Shared).
     ///
     /// # Errors
@@ -161,18 +161,18 @@ impl Stream {
         }))
     }
 
-    /// The clock of its deadlines, where it is a test's.
+    /// The clock of its deadlines, if it is a test's.
     pub(super) fn clock(&self) -> Option<&Clock> {
         if let Socket::Within(within) = &self.socket { Some(&within.end.clock) } else { None }
     }
 
-    /// Begins TLS on a connected socket that blocks, as a device does with the gateway at this host.
-    /// From here on bytes go through the session; one thread may read while another writes. The
-    /// socket's time-out for reads is that of the whole handshake, too.
+    /// Begins TLS on a connected socket that blocks, as a device does with the gateway at this
+    /// host. From here on bytes go through the session; one thread may read while another writes.
+    /// The socket's timeout for reads is also that of the whole handshake.
     ///
     /// # Errors
     /// The other side's certificate is not trusted, it does not speak TLS, or it takes longer than
-    /// the socket's time-outs allow; a system without root certificates.
+    /// the socket's timeouts allow; the system has no root certificates.
     #[cfg(feature = "tls")]
     pub fn secured(
         mut self,
@@ -202,7 +202,7 @@ impl Stream {
                     return Err(Error::closed(Fault::Gateway, text));
                 }
             }
-            // What comes byte by byte has no more time.
+            // Bytes that arrive one by one do not extend the time.
             let Some(until) = until else { continue };
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -223,7 +223,7 @@ impl Stream {
         }
     }
 
-    /// After an event on a connecting socket: whether it is connected now.
+    /// Returns true if a connecting socket is connected now; call it after an event.
     ///
     /// # Errors
     /// The connect failed.
@@ -243,8 +243,8 @@ impl Stream {
         }
     }
 
-    /// Sets what every leg has: `TCP_NODELAY`, keepalive 30 s / 10 s / 3, `TCP_USER_TIMEOUT` 60 s
-    /// (Linux). Nothing on a Unix socket.
+    /// Sets the options of every connection: `TCP_NODELAY`, keepalive 30 s / 10 s / 3,
+    /// `TCP_USER_TIMEOUT` 60 s (Linux). Nothing on a Unix socket.
     ///
     /// # Errors
     /// The operating system refused.
@@ -263,13 +263,13 @@ impl Stream {
         self.socket.set_nonblocking(nonblocking)
     }
 
-    /// Ends one or both directions; a thread that is blocked on the socket wakes up. Over TLS the
-    /// end of the writing direction alone is told to the peer (close_notify); to end both at once
-    /// is to break off.
+    /// Ends one or both directions; a thread that is blocked on the socket wakes up. Over TLS,
+    /// ending only the writing direction sends close_notify; ending both at once breaks the
+    /// connection off.
     ///
     /// # Errors
-    /// The socket was not connected any more; `WouldBlock`: it has no room for what tells the end,
-    /// try again when it has.
+    /// The socket is no longer connected. `WouldBlock`: it has no room for close_notify; try again
+    /// when it has.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match (&self.session, how) {
             (Some(session), Shutdown::Write) => session.end(&self.socket)?,
@@ -277,7 +277,7 @@ impl Stream {
             _ => {}
         }
         match self.socket.shutdown(how) {
-            // The peer has been told the end, and may have closed the connection by now.
+            // The other end has received the end, and may have closed the connection.
             Err(e)
                 if self.session.is_some()
                     && how == Shutdown::Write
@@ -289,11 +289,11 @@ impl Stream {
         }
     }
 
-    /// Ends both directions, under threads that use them. The peer is told the end where that needs
-    /// no waiting (over TLS a thread may be in the middle of a record).
+    /// Ends both directions while threads may be using them. The end is sent if that needs no
+    /// waiting (over TLS a thread may be in the middle of a record).
     ///
     /// # Errors
-    /// The socket was not connected any more.
+    /// The socket is no longer connected.
     pub(crate) fn finish(&self) -> io::Result<()> {
         if let Some(session) = &self.session {
             session.end_at_once(&self.socket);
@@ -301,16 +301,16 @@ impl Stream {
         self.shutdown(Shutdown::Both)
     }
 
-    /// Ends both directions under a thread that uses them; with the last handle the connection is
-    /// reset. Behind such a shutdown the operating system announces no more room, so a peer that
-    /// waits for room to send would not hear of a FIN.
+    /// Ends both directions while a thread may be using them; the connection is reset with the last
+    /// handle. After such a shutdown the operating system announces no more room, so the other end
+    /// would not notice a FIN while it waits for room to send.
     pub(crate) fn cut(&self) -> io::Result<()> {
         self.will_reset();
         self.shutdown(Shutdown::Both)
     }
 
-    /// Closes the connection with a reset (TCP): what the other side has not read yet is lost, and
-    /// it can tell.
+    /// Closes the connection with a reset (TCP): bytes that the other side has not read are lost,
+    /// and it notices that.
     ///
     /// # Errors
     /// The operating system refused.
@@ -331,7 +331,7 @@ impl Stream {
         Ok(Stream { socket, session, named: self.named.clone() })
     }
 
-    /// One step of a handshake, as far as it needs no arithmetic.
+    /// One step of a handshake, without computation.
     pub(crate) fn shake(&self, session: &TlsSession) -> Shaken {
         session.shake(&self.socket)
     }
@@ -341,38 +341,39 @@ impl Stream {
         self.session = Some(session);
     }
 
-    /// Bytes that the socket took and brought, where they are not those that were written and read.
+    /// The bytes that the socket has written and read, if they differ from the stream's.
     pub(crate) fn moved(&self) -> Option<(u64, u64)> {
         self.session.as_deref().map(TlsSession::moved)
     }
 
-    /// Memory that its TLS session takes.
+    /// The memory of its TLS session.
     pub(crate) fn held(&self) -> usize {
         self.session.as_deref().map_or(0, TlsSession::held)
     }
 
-    /// Returns true if bytes went into its TLS session that a write has not told to be taken.
+    /// Returns true if its TLS session has bytes that no write has reported as written.
     pub(crate) fn owes(&self) -> bool {
         self.session.as_deref().is_some_and(TlsSession::owes)
     }
 
-    /// Returns true if a read tells an end or a failure although the socket brings nothing more.
+    /// Returns true if a read will report an end or a failure although the socket has no more
+    /// bytes.
     pub(crate) fn holds_end(&self) -> bool {
         self.session.as_deref().is_some_and(TlsSession::holds_end)
     }
 
-    /// Returns true if the last read stopped although more has arrived: the next one goes on
-    /// without an event.
+    /// Returns true if the last read stopped before the end of the input: the next one needs no
+    /// event.
     pub(crate) fn is_paused(&self) -> bool {
         self.session.as_deref().is_some_and(TlsSession::is_paused)
     }
 
-    /// Returns true if TLS is spoken over it.
+    /// Returns true if it uses TLS.
     pub(crate) fn is_secure(&self) -> bool {
         self.session.is_some()
     }
 
-    /// The certificate that a gateway's peer showed in TLS; `None`: it showed none.
+    /// The client's certificate at a gateway's TLS listener, if there is one.
     pub(crate) fn certificate(&self) -> Option<Arc<Shown>> {
         self.session.as_deref()?.shown()
     }
@@ -385,11 +386,11 @@ impl Stream {
         self.socket.take_error()
     }
 
-    /// Reads what has arrived on the socket itself, and leaves it there. Without waiting, where the
-    /// socket does not block.
+    /// Copies bytes that have arrived on the socket, and leaves them there. It does not wait if the
+    /// socket is non-blocking.
     ///
     /// # Errors
-    /// Nothing has arrived (`WouldBlock`); the connection failed; it is no TCP connection.
+    /// No byte has arrived (`WouldBlock`); the connection failed; it is not a TCP connection.
     pub(crate) fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
         match &self.socket {
             Socket::Tcp(s) => s.peek(buf),
@@ -397,7 +398,7 @@ impl Stream {
         }
     }
 
-    /// A balancer has named the other end.
+    /// Sets the address of the other end that a load balancer has named.
     pub(crate) fn set_peer(&mut self, peer: SocketAddr) {
         self.named = Some(Box::new(peer));
     }

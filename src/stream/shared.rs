@@ -1,4 +1,5 @@
-//! A stream with two owners: the thread that uses it and, weakly, the loop that may have to end it.
+//! A stream with two owners: the thread that uses it, and (weakly) the loop that may have to end
+//! it.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -10,15 +11,16 @@ use crate::clock::{Clock, SLICE};
 use crate::stream::plain_or_tls::Stream;
 use crate::stream::timed::TimedStream;
 
-/// Which of the limits is which.
+/// The indices of the limits.
 const READ: usize = 0;
 const WRITE: usize = 1;
 
-/// A stream that two own: the thread that uses it and, weakly, the loop that may have to end it.
+/// A stream with two owners: the thread that uses it, and (weakly) the loop that may have to end
+/// it.
 #[derive(Debug)]
 pub(crate) struct Shared {
     stream: Arc<Stream>,
-    /// Where its clock is a test's: the longest time that a read and a write may block.
+    /// With a test's clock: the longest time that a read and a write may block.
     limits: [Option<Duration>; 2],
 }
 
@@ -32,11 +34,11 @@ impl Shared {
     pub(crate) fn downgrade(&self) -> Weak<Stream> {
         Arc::downgrade(&self.stream)
     }
-    /// Returns true if somebody uses it through a weak handle.
+    /// Returns true if it is being used through a weak handle.
     pub(crate) fn is_in_use(&self) -> bool {
         Arc::strong_count(&self.stream) > 1
     }
-    /// How long the socket may block for a read or write that may take `time`.
+    /// How long the socket may block at once for a read or write that may take `time`.
     fn slice(&mut self, of: usize, time: Option<Duration>) -> Option<Duration> {
         if self.stream.clock().is_none() {
             return time;
@@ -44,7 +46,7 @@ impl Shared {
         self.limits[of] = time;
         Some(SLICE)
     }
-    /// The stream itself; `None` while somebody looks at it through a weak handle.
+    /// The stream itself. `None` while it is being used through a weak handle.
     pub(crate) fn into_inner(self) -> Option<Stream> {
         Arc::into_inner(self.stream)
     }

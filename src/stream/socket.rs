@@ -21,8 +21,8 @@ pub(super) enum Socket {
     Sim(crate::sim::net::Socket),
 }
 
-/// One end of a connection within this process, on a test's clock. Where there is no such clock, none
-/// can exist.
+/// One end of a connection within this process, on a test's clock. Without such a clock, there are
+/// none.
 #[derive(Debug)]
 pub(super) struct Within {
     pub(super) end: Arc<End>,
@@ -33,7 +33,8 @@ pub(super) struct Within {
 pub(crate) struct End {
     socket: UnixStream,
     pub(super) clock: Clock,
-    /// Set where what is written here is lost. Then both sockets are held open: their ends are lost, too.
+    /// If set, bytes that are written here are lost. Both sockets are then kept open, so that their
+    /// ends are lost, too.
     lost: Arc<OnceLock<[UnixStream; 2]>>,
 }
 
@@ -59,14 +60,14 @@ impl Within {
 
 #[cfg(feature = "test-clock")]
 impl End {
-    /// Ends the connection under whoever uses it. `ends`: both of its ends.
+    /// Ends the connection while it may be in use. `ends` are its two ends.
     pub(crate) fn break_off(ends: [&Self; 2]) {
         if let Err(e) = ends[0].socket.shutdown(Shutdown::Both) {
             log::debug!("a connection within this process was over already: {e}");
         }
     }
 
-    /// Loses whatever is written from here on, and the end of either side.
+    /// Loses all further bytes, and the ends of both sides.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -77,7 +78,7 @@ impl End {
     }
 }
 
-/// What is done with a socket of either kind, and what with a simulated one.
+/// Dispatches to a socket of either kind, or a simulated one.
 macro_rules! either {
     ($socket:expr, $s:ident => $real:expr, simulated: $simulated:expr) => {
         match $socket {
@@ -110,7 +111,7 @@ impl Socket {
     pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         let how = match (self, how) {
             (Socket::Within(s), Shutdown::Write) if s.is_stalled() => return Ok(()),
-            (Socket::Within(s), _) if s.is_stalled() => Shutdown::Read, // for its own threads
+            (Socket::Within(s), _) if s.is_stalled() => Shutdown::Read, // only for its own threads
             _ => how,
         };
         either!(self, s => s.shutdown(how), simulated: s.shutdown(how))
@@ -176,10 +177,10 @@ impl Read for &Socket {
     }
 }
 
-/// A write to a connection that the peer has closed is an error, and no SIGPIPE: a program that is not
-/// Rust's own (capi/) has not told the operating system to ignore that signal.
+/// A write to a connection that the other end has closed is an error, and causes no SIGPIPE: a
+/// program that does not begin in Rust (capi/) may not ignore that signal.
 const NO_SIGNAL: libc::c_int = {
-    let flags = 0; // where there is no such flag the standard library has set SO_NOSIGPIPE
+    let flags = 0; // without such a flag, the standard library has set SO_NOSIGPIPE
     #[cfg(any(
         target_os = "linux",
         target_os = "android",
@@ -194,7 +195,7 @@ const NO_SIGNAL: libc::c_int = {
 impl Write for &Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
-            Socket::Tcp(s) => (&*s).write(buf), // it asks for no signal, as below
+            Socket::Tcp(s) => (&*s).write(buf), // it causes no signal, as below
             Socket::Unix(s) => SockRef::from(s).send_with_flags(buf, NO_SIGNAL),
             Socket::Within(s) if s.is_stalled() => Ok(buf.len()),
             Socket::Within(s) => SockRef::from(&s.end.socket).send_with_flags(buf, NO_SIGNAL),
