@@ -1,5 +1,5 @@
-//! A connection that was switched to another protocol, for a program: a device's handler, or a
-//! caller at the gateway. Plain and blocking.
+//! A connection that was switched to another protocol, as a blocking stream for a program: a
+//! device's handler, or a caller at the gateway.
 
 mod stopping;
 
@@ -34,13 +34,13 @@ pub(crate) use stopping::Upgrades;
 #[must_use = "the connection ends when it is dropped"]
 pub struct Upgraded {
     stream: Shared,
-    /// Read behind the head, before the switch.
+    /// Bytes that were read after the head, before the switch.
     unread: io::Cursor<Vec<u8>>,
     stopping: Stopping,
     /// The slot for the reason why this side cuts the connection.
     cut_error: CutError,
     is_cut: bool,
-    /// Tells the loop when the connection is over, by its drop.
+    /// Tells the loop, when dropped, that the connection has ended.
     _hold: Box<dyn Any + Send + Sync>,
 }
 
@@ -101,7 +101,7 @@ impl Upgraded {
         behind.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The same response, from which a program can take this.
+    /// Puts this into the response, from which a program can take it.
     pub(crate) fn put_into(self, response: &mut Response<Body>) {
         response.extensions_mut().insert(Behind(Arc::new(Mutex::new(Some(self)))));
     }
@@ -193,7 +193,7 @@ impl Drop for Upgraded {
             stream.will_reset();
         }
         if self.stream.is_in_use() {
-            let _ = stream.finish(); // it may be gone already
+            let _ = stream.finish(); // it may be closed already
         }
         self.stopping.set(Phase::Over);
     }
@@ -224,7 +224,7 @@ impl Write for Upgraded {
     }
 }
 
-/// What [`Upgraded::writer`] gives out.
+/// The result of [`Upgraded::writer`].
 #[derive(Debug)]
 struct Writer(Weak<Stream>);
 
@@ -246,6 +246,6 @@ impl Write for Writer {
     }
 }
 
-/// In a response's extensions: the connection behind its 101. They want it to be `Clone`.
+/// The connection after a 101, in the response's extensions, which require `Clone`.
 #[derive(Clone)]
 struct Behind(Arc<Mutex<Option<Upgraded>>>);

@@ -1,4 +1,4 @@
-//! What a blocking link needs of a byte stream: reads, writes, and a deadline for each.
+//! The trait of byte streams for blocking links: reads and writes, each with a deadline.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -93,7 +93,7 @@ pub trait TimedStream: Read + Write + Send {
     }
 }
 
-/// An empty socket has brought nothing.
+/// An empty socket counts as no result.
 pub(super) fn arrived(got: io::Result<usize>) -> Option<io::Result<usize>> {
     match got {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -143,8 +143,8 @@ impl<T: Read + Write + Send> TimedStream for Untimed<T> {
     }
 }
 
-/// Implements [`TimedStream`] for sockets that have the time-outs of the standard library's; what
-/// stands in the braces replaces provided methods.
+/// Implements [`TimedStream`] for sockets with the timeouts of the standard library; the methods in
+/// braces replace provided ones.
 macro_rules! timed_transport {
     ($type:ty { $($provided:tt)* }) => {
         impl TimedStream for $type {

@@ -1,13 +1,13 @@
-//! A TLS session over a socket (feature `tls`): cipher text in and out, in the event loop's way or
-//! a worker's.
+//! A TLS session over a socket (feature `tls`), non-blocking for the event loop or blocking for a
+//! worker.
 //!
-//! Two locks keep the bytes of each direction in order, a third the session itself; that one is
-//! held for arithmetic alone, never while a socket is waited for. So one thread may read while
-//! another writes, and shutting the socket down needs no lock.
+//! Two locks keep the bytes of each direction in order, and a third one protects the session
+//! itself. The third is held only for computation, never while waiting for a socket. So one thread
+//! may read while another writes, and shutting the socket down needs no lock.
 //!
-//! What a write says was taken the socket has taken, too: where it stops half-way the same bytes
-//! have to be written again, and are not encrypted twice. So what waits to be sent waits where it
-//! does without TLS, and is counted there.
+//! Bytes that a write reports as written were taken by the socket, too. If it stops half-way, the
+//! same bytes have to be written again, and are not encrypted twice. So pending bytes wait at the
+//! same place as without TLS, and are counted there.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice, Read, Write};
@@ -23,19 +23,19 @@ use crate::stream::handshake::{HandshakeError, Shaken};
 use crate::stream::socket::Socket;
 use crate::tls::{self, Connector, GatewayTls, Shown, Side};
 
-/// Bytes of cipher text that one read of the socket may bring: a record and a little.
+/// The size of one read of cipher text from the socket: a record and a little.
 const CIPHER: usize = 17 * 1024;
-/// Bytes that are encrypted before the socket is asked to take them.
+/// The number of bytes that are encrypted before they are written to the socket.
 const CHUNK: usize = 32 * 1024;
-/// A record's head, and the longest record (RFC 8446 §5.2, and TLS 1.2's).
+/// The length of a record's head, and the longest record (RFC 8446 §5.2, and TLS 1.2's).
 const RECORD_HEAD: usize = 5;
 const RECORD_MAX: usize = RECORD_HEAD + 16 * 1024 + 2048;
-/// Records that one read passes to the session when it must not block. A record costs about the
-/// same whatever is in it, and one byte is enough: their number is the work, not their length. So
-/// many full ones are more than any buffer takes.
+/// The most records of one non-blocking read. A record costs about the same for any length, even
+/// for one byte, so the number of records is the work, not their length. This many full records are
+/// more than any buffer holds.
 const RECORDS: usize = 128;
 
-/// Memory that an idle session takes, measured
+/// The measured memory of an idle session
 /// (`shares::idle_tls_sessions_take_what_is_counted_for_them`).
 const SESSION: usize = 10 * 1024;
 
@@ -48,31 +48,31 @@ pub(crate) struct TlsSession {
     /// Streams that share this session.
     handles: AtomicUsize,
     nonblocking: AtomicBool,
-    /// Longest time a blocking read may take, in milliseconds; 0: for ever.
+    /// The longest time of a blocking read, in milliseconds; 0 for no limit.
     read_limit: AtomicU64,
-    /// The peer is not to be told that this is the end.
+    /// No close_notify is sent.
     forsaken: AtomicBool,
-    /// The session's end or failure is known, and was not told yet.
+    /// The session's end or failure is known, and was not reported yet.
     held: AtomicBool,
-    /// The last read stopped at `RECORDS`; more has arrived.
+    /// The last read stopped at `RECORDS`, before the end of the input.
     paused: AtomicBool,
-    /// Bytes that the socket took and brought.
+    /// The numbers of bytes that the socket has written and read.
     written: AtomicU64,
     read: AtomicU64,
     /// At the gateway's side: its settings, and the number of its listener.
     gateway: Option<(GatewayTls, usize)>,
-    /// The certificate that the peer showed.
+    /// The other side's certificate.
     shown: Mutex<Option<Arc<Shown>>>,
 }
 
-/// Why a session is of no use any more, as it is told again and again.
+/// Why a session has failed, for every later call.
 type Failure = (io::ErrorKind, String);
 
 struct Session {
     tls: Connection,
-    /// The side that explains its failures.
+    /// The side, for explaining failures.
     side: Side,
-    /// Cipher text that was read and that the session has not taken yet, from `used` on.
+    /// Cipher text that was read; the session has not taken the part from `used` on.
     fed: Vec<u8>,
     used: usize,
     /// The session's position in its input.
@@ -80,19 +80,19 @@ struct Session {
     failed: Option<Failure>,
 }
 
-/// A place in a sequence of records.
+/// A position in a sequence of records.
 #[derive(Clone, Copy, Default)]
 struct Records {
     /// The part of a record's head that was read.
     head: [u8; RECORD_HEAD],
     seen: usize,
-    /// Bytes of the record's body that are still to come.
+    /// The missing bytes of the record's body.
     left: usize,
 }
 
 impl Records {
-    /// Walks over cipher text, as far as no more than `most` records begin in it: how many bytes,
-    /// and how many records began.
+    /// Walks over cipher text in which at most `most` records begin. Returns the number of bytes,
+    /// and of records that began.
     fn walk(&mut self, bytes: &[u8], most: usize) -> (usize, usize) {
         let (mut at, mut begun) = (0, 0);
         while at < bytes.len() {
@@ -120,31 +120,31 @@ impl Records {
     }
 }
 
-/// What a session gave.
+/// The result of taking plain text from a session.
 struct Taken {
-    /// So many bytes of plain text.
+    /// The number of bytes of plain text.
     filled: usize,
-    /// There is no more: the end, or the failure.
+    /// The end or the failure, if there is no more plain text.
     end: Option<Result<(), Failure>>,
-    /// It was given as many records as it may be.
+    /// The most records were processed.
     paused: bool,
 }
 
 #[derive(Default)]
 struct Outgoing {
-    /// Cipher text from `sent` on has to go out.
+    /// Cipher text; the part from `sent` on has to be written.
     text: Vec<u8>,
     sent: usize,
-    /// Bytes that were encrypted, and are not told to be taken yet.
+    /// Bytes that were encrypted, and not reported as written yet.
     debt: Option<Debt>,
 }
 
 /// Plain text that was encrypted before the socket had room. The next write has to repeat the same
-/// bytes: others would be lost, and the peer would get bytes that were never meant for it.
+/// bytes: other bytes would be lost, and the other side would get the old ones.
 #[derive(Clone, Copy)]
 struct Debt {
     length: usize,
-    /// So many of them are compared: without blocking, enough to tell one message from another.
+    /// The number of compared bytes: for non-blocking use, enough to distinguish messages.
     compared: usize,
     mark: Option<u64>,
 }
@@ -173,8 +173,8 @@ impl TlsSession {
         Ok(TlsSession::new(connection.into(), connector.side(), None))
     }
 
-    /// The gateway's side, at the listener with this number. `is_gateway`: other gateways come in
-    /// there.
+    /// The gateway's side, at the listener with this number. With `is_gateway` the listener is for
+    /// other gateways.
     pub(crate) fn to_peer(
         tls: &GatewayTls,
         listener: usize,
@@ -222,13 +222,13 @@ impl TlsSession {
 
     // --- the handshake ---
 
-    /// Returns true if this side has to speak first.
+    /// Returns true if this side has to send first.
     pub(crate) fn speaks_first(&self) -> bool {
         matches!(self.session().tls, Connection::Client(_))
     }
 
-    /// Moves what can be moved without arithmetic; where the socket blocks, reads once. Not to be
-    /// called while [`compute`](Self::compute) runs.
+    /// Moves bytes, without computation; on a blocking socket, reads once. Must not be called while
+    /// [`compute`](Self::compute) runs.
     pub(super) fn shake(&self, socket: &Socket) -> Shaken {
         if self.session.is_poisoned() {
             return Shaken::Failed(HandshakeError::new("its arithmetic panicked"));
@@ -283,13 +283,13 @@ impl TlsSession {
         }
     }
 
-    /// The arithmetic of a handshake's step. [`shake`](Self::shake) sends its result.
+    /// The computation of a handshake's step. [`shake`](Self::shake) sends its result.
     pub(crate) fn compute(&self) {
         let mut session = self.session();
-        // Whole records alone: where the next one begins has to be known, to see when it is whole.
+        // Only complete records, because the beginning of the next one has to be known.
         let mut whole = session.whole_records();
-        // What comes behind the handshake waits to be read: a session holds only so much plain text
-        // that nobody takes.
+        // Records after the handshake are left for reads: a session holds only a limited amount of
+        // unread plain text.
         while whole > 0 && session.failed.is_none() && session.tls.is_handshaking() {
             match session.feed(whole) {
                 (0, _) => break,
@@ -314,8 +314,8 @@ impl TlsSession {
     // --- the stream's life ---
 
     /// # Errors
-    /// Bytes were encrypted that the socket has not taken, and the stream's next owner would write
-    /// others.
+    /// Fails if encrypted bytes are not written yet, because the stream's next owner would write
+    /// other bytes.
     pub(super) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         if !nonblocking && self.writing.try_lock().is_ok_and(|out| out.debt.is_some()) {
             return Err(io::Error::other("bytes wait to be written on it"));
@@ -335,27 +335,27 @@ impl TlsSession {
         (self.written.load(Relaxed), self.read.load(Relaxed))
     }
 
-    /// Memory that it takes: what every session does, cipher text of either direction, and a record
-    /// that the session has a part of.
+    /// Its memory: the base of every session, cipher text of both directions, and an incomplete
+    /// record.
     pub(crate) fn held(&self) -> usize {
-        // A session that is at work is counted after that.
+        // A busy session is counted later.
         let fed = self.session.try_lock().map_or(0, |session| {
             session.fed.capacity() + if session.records.left > 0 { RECORD_MAX } else { 0 }
         });
         SESSION + fed + self.writing.try_lock().map_or(0, |out| out.text.capacity())
     }
 
-    /// Returns true if bytes were encrypted that count as not written: they cannot be taken back.
+    /// Returns true if bytes were encrypted that count as not written: they cannot be removed.
     pub(super) fn owes(&self) -> bool {
         self.writing().debt.is_some()
     }
 
-    /// Returns true if the next read tells an end or a failure, whatever the socket has.
+    /// Returns true if the next read reports an end or a failure, regardless of the socket.
     pub(super) fn holds_end(&self) -> bool {
         self.held.load(Acquire)
     }
 
-    /// Returns true if the last read stopped although there was more.
+    /// Returns true if the last read stopped before the end of the input.
     pub(super) fn is_paused(&self) -> bool {
         self.paused.load(Acquire)
     }
@@ -365,29 +365,29 @@ impl TlsSession {
         self.clone()
     }
 
-    /// The peer shall see that the message is not whole.
+    /// Lets the other side see that the message is incomplete.
     pub(super) fn forsake(&self) {
         self.forsaken.store(true, Release);
     }
 
-    /// One of the streams is dropped; with the last one the peer is told the end, as far as that
-    /// can be done without waiting.
+    /// One of the streams is dropped; the last one sends close_notify, if that is possible without
+    /// waiting.
     pub(super) fn leave(&self, socket: &Socket) {
         if self.handles.fetch_sub(1, AcqRel) != 1 || self.forsaken.load(Acquire) {
             return;
         }
         if socket.set_nonblocking(true).is_ok() {
-            let _ = self.end(socket); // the socket may be gone already
+            let _ = self.end(socket); // the socket may be closed already
         }
     }
 
-    /// Tells the peer that nothing more will come. `WouldBlock`: the socket has not taken it yet.
+    /// Sends close_notify. `WouldBlock` if the socket has not taken it yet.
     pub(super) fn end(&self, socket: &Socket) -> io::Result<()> {
         self.tell_end(&mut self.writing(), socket)
     }
 
-    /// The same before both directions are ended under threads that use them; not told where that
-    /// would have to wait for one of them, or for the socket.
+    /// The same before both directions are ended while threads may use them. Nothing is sent if
+    /// that would have to wait for one of them, or for the socket.
     pub(super) fn end_at_once(&self, socket: &Socket) {
         if self.forsaken.load(Acquire) {
             return;
@@ -402,7 +402,7 @@ impl TlsSession {
         {
             let mut session = self.session();
             if session.failed.is_none() {
-                session.tls.send_close_notify(); // again and again it does nothing
+                session.tls.send_close_notify(); // a second call does nothing
             }
             session.collect(out);
         }
@@ -464,21 +464,21 @@ impl TlsSession {
         read.map(|()| filled)
     }
 
-    /// One read of the socket; whether it is empty now.
+    /// Reads once from the socket. Returns true if it is empty now.
     fn read_socket(&self, mut socket: &Socket) -> io::Result<bool> {
         let mut cipher = [0; CIPHER];
         let n = socket.read(&mut cipher)?;
         self.read.fetch_add(n as u64, Relaxed);
         let mut session = self.session();
         match n {
-            0 => _ = session.tls.read_tls(&mut io::empty())?, // then it knows of the end
+            0 => _ = session.tls.read_tls(&mut io::empty())?, // this reports the end
             n => session.fed.extend_from_slice(&cipher[..n]),
         }
         Ok(n < CIPHER && n > 0)
     }
 
-    /// Sends what reading has brought about (an alert, new keys), unless somebody is writing: then
-    /// it goes with that.
+    /// Sends messages that reading has caused (an alert, new keys), unless a write is in progress,
+    /// which will send them.
     fn answer(&self, socket: &Socket) {
         if !self.session().tls.wants_write() {
             return;
@@ -490,7 +490,7 @@ impl TlsSession {
         };
         self.session().collect(&mut out);
         if out.debt.is_none() {
-            let _ = self.push(&mut out, socket); // what does not go now goes with the next write; a failure shows there
+            let _ = self.push(&mut out, socket); // the rest is sent with the next write, which also reports a failure
         }
     }
 
@@ -506,7 +506,7 @@ impl TlsSession {
                 let text = "other bytes than those whose writing had timed out; after that, a TLS stream takes the same ones again";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
-            taken = debt.length; // and on: a writer with a short count waits for the socket, which may have room
+            taken = debt.length; // continue: a writer with a short count would wait for the socket, which may have room
         }
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         while taken < total {
@@ -524,7 +524,7 @@ impl TlsSession {
         Ok(taken)
     }
 
-    /// Encrypts up to a chunk of what stands behind the first `skip` bytes.
+    /// Encrypts up to a chunk of the bytes after the first `skip` ones.
     fn encrypt(
         &self,
         out: &mut Outgoing,
@@ -554,7 +554,7 @@ impl TlsSession {
         Ok(taken)
     }
 
-    /// Writes what cipher text waits.
+    /// Writes pending cipher text.
     fn push(&self, out: &mut Outgoing, mut socket: &Socket) -> io::Result<()> {
         while out.sent < out.text.len() {
             match socket.write(&out.text[out.sent..]) {
@@ -573,8 +573,8 @@ impl TlsSession {
 }
 
 impl Session {
-    /// Gives the session up to `most` bytes of the cipher text that was read: how many it took, and
-    /// how many records began in them. 0: there are none, or it takes none now.
+    /// Passes up to `most` bytes of cipher text to the session. Returns how many it took, and how
+    /// many records began in them; 0 if there are none, or it takes none now.
     fn feed(&mut self, most: usize) -> (usize, usize) {
         let mut rest = &self.fed[self.used..][..most];
         if rest.is_empty() {
@@ -607,8 +607,8 @@ impl Session {
         (taken, begun)
     }
 
-    /// Plain text, as much as there is in the next `records` records; and, when there is no more,
-    /// the end (`Ok`) or failure of the session.
+    /// Takes the plain text of the next `records` records; if there is no more, also the end (`Ok`)
+    /// or failure of the session.
     fn take(&mut self, buf: &mut [u8], records: &mut usize) -> Taken {
         let mut filled = 0;
         let end = loop {
@@ -641,22 +641,21 @@ impl Session {
         Taken { filled, end, paused: false }
     }
 
-    /// Takes what the session wants to send.
+    /// Takes the session's output.
     fn collect(&mut self, out: &mut Outgoing) {
         while self.tls.wants_write() {
             if !matches!(self.tls.write_tls(&mut out.text), Ok(n) if n > 0) {
-                break; // a vector takes everything
+                break; // writing to a vector never fails
             }
         }
     }
 
-    /// Returns true if a whole record was read, or what can be none.
+    /// Returns true if a complete record was read, or invalid bytes.
     fn has_record(&self) -> bool {
         self.whole_records() > 0
     }
 
-    /// The length of all whole records that were read; what can be none is left to the session to
-    /// refuse.
+    /// The length of all complete records that were read. The session will refuse invalid bytes.
     fn whole_records(&self) -> usize {
         let fed = &self.fed[self.used..];
         let mut whole = 0;
@@ -673,7 +672,7 @@ impl Session {
         whole
     }
 
-    /// Something else than TLS, seen by a session's first bytes.
+    /// Recognises another protocol than TLS by a session's first bytes.
     fn foreign(&self) -> Option<HandshakeError> {
         const HANDSHAKE: u8 = 22;
         const ALERT: u8 = 21;
@@ -715,7 +714,7 @@ fn behind<'s>(slices: &'s [IoSlice<'_>], mut skip: usize) -> impl Iterator<Item 
     })
 }
 
-/// What tells bytes from others. `None`: there are not so many.
+/// A value that distinguishes these bytes from others. `None` if there are fewer bytes.
 fn marked_behind(slices: &[IoSlice<'_>], skip: usize, length: usize) -> Option<u64> {
     let (mut hasher, mut left) = (DefaultHasher::new(), length);
     for part in behind(slices, skip) {
@@ -757,7 +756,7 @@ impl ReadTimeout {
 
     fn restore(&self, socket: &Socket) {
         if self.lessened {
-            let _ = socket.set_read_timeout(self.limit); // where it fails the socket is gone
+            let _ = socket.set_read_timeout(self.limit); // if it fails, the socket is closed
         }
     }
 }

@@ -14,14 +14,15 @@ use crate::error::{Error, Fault};
 use crate::gateway::{Gateway, GatewayBuilder};
 use crate::response::IntoResponse;
 
-/// A gateway and a device in this process (feature `test-clock`), without a network, on a clock that stands still until
-/// [`advance`](Pair::advance) moves it: so a test sees heartbeats, back-offs and time-outs without
-/// waiting for them, and none that it did not ask for, however slow the machine is.
+/// A gateway and a device in this process (feature `test-clock`), without a network, on a clock
+/// that stands still until [`advance`](Pair::advance) moves it. So a test sees heartbeats,
+/// back-offs and timeouts without waiting for them, and only those that it has caused, however slow
+/// the machine is.
 ///
-/// The device is the one that was given, with its links, polls, limits and events; its URL's path
-/// names it, and its host may be any. It is connected when this returns, if it can be. The gateway
-/// needs no address to listen on; what it or the device does beside (visitors, a local server) is on
-/// real sockets.
+/// The device is the given one, with its links, polls, limits and events; its URL's path is its
+/// name, and its URL may have any host. It is connected when this returns, if it can be. The
+/// gateway needs no address to listen on; other connections (visitors, a local server) use real
+/// sockets.
 ///
 /// ```
 /// use std::time::Duration;
@@ -56,21 +57,21 @@ pub fn pair<R: IntoResponse>(
     Ok(Pair { gateway, device, way })
 }
 
-/// What [`pair`] makes. When it is dropped both end, unless other handles on them are held.
+/// The result of [`pair`]. When it is dropped, both end, unless there are other handles on them.
 ///
-/// The clock is that of both sides: heartbeats, back-offs, polls, and every time-out of
+/// Both sides use the clock: heartbeats, back-offs, polls, and every timeout of
 /// [`Limits`](crate::Limits), of [`DeviceRef::timeout`](crate::DeviceRef::timeout) and of
-/// [`wait_connected`](crate::DeviceRef::wait_connected). So a call that runs into such a time-out
-/// does so when another thread moves the clock ([`advance_while`](Pair::advance_while)), and hangs if
-/// none does.
+/// [`wait_connected`](crate::DeviceRef::wait_connected). So a call that runs into such a timeout
+/// returns when another thread moves the clock ([`advance_while`](Pair::advance_while)), and hangs
+/// if none does.
 ///
-/// By the operating system's clock go: what the program waits for itself (`recv_timeout` of events, a
-/// `sleep` in a handler), the expiry dates of tokens and certificates, an
-/// [`Upgraded`](crate::Upgraded)'s time-outs, and the times in events, counters and logs. Pauses
-/// between a device's attempts are drawn at random; a test advances by the longest
+/// The operating system's clock applies to waits of the program itself (`recv_timeout` of events, a
+/// `sleep` in a handler), the expiry of tokens and certificates, an [`Upgraded`](crate::Upgraded)'s
+/// timeouts, and the times in events, counters and logs. Pauses between a device's attempts are
+/// random; a test advances by the longest
 /// ([`DeviceBuilder::backoff`](crate::device::DeviceBuilder::backoff)).
 pub struct Pair {
-    /// The gateway. [`DeviceRef::send`](crate::DeviceRef::send) asks the device.
+    /// The gateway. [`DeviceRef::send`](crate::DeviceRef::send) sends requests to the device.
     pub gateway: Gateway,
     /// The device.
     pub device: DeviceHandle,
@@ -79,9 +80,10 @@ pub struct Pair {
 
 impl Pair {
     /// Moves the clock, from one deadline to the next. Before each, and before this returns, both
-    /// sides have done all that there was to do, and threads of handlers and of
-    /// [`send`](crate::DeviceRef::send) wait again. A handler's own code, or a body's reader, is not
-    /// waited for: a test that needs it to be somewhere has it say so (by a channel, say) first.
+    /// sides have finished all pending work, and threads of handlers and of
+    /// [`send`](crate::DeviceRef::send) wait again. It does not wait for a handler's own code, or
+    /// for a body's reader: a test that depends on their progress needs a signal from them, for
+    /// example over a channel.
     ///
     /// ```
     /// use std::sync::mpsc::channel;
@@ -115,8 +117,8 @@ impl Pair {
         self.way.clock.advance(time);
     }
 
-    /// Calls what may have to wait for the clock, on another thread, and moves the clock by `step`
-    /// again and again until it returns.
+    /// Runs a call that may wait for the clock on another thread, and moves the clock by `step`
+    /// repeatedly until it returns.
     ///
     /// ```
     /// use std::time::Duration;
@@ -136,7 +138,7 @@ impl Pair {
     /// ```
     ///
     /// # Panics
-    /// Where the call does.
+    /// If the call panics.
     pub fn advance_while<T: Send>(&self, step: Duration, call: impl FnOnce() -> T + Send) -> T {
         let (waits, first_wait) = channel();
         std::thread::scope(|scope| {
@@ -144,7 +146,7 @@ impl Pair {
                 clock::announce(waits);
                 call()
             });
-            // A call that waits for something else is not waited for.
+            // A call that waits for something else does not delay this.
             let _ = first_wait.recv_timeout(Duration::from_secs(1));
             while !calling.is_finished() {
                 self.advance(step);
@@ -160,8 +162,8 @@ impl Pair {
         self.way.clock.elapsed()
     }
 
-    /// Whether the device can make a connection to its gateway: while it cannot, each attempt fails
-    /// at once, and is repeated after a pause. Connections that there are stay.
+    /// Sets whether the device can connect to its gateway. While it cannot, each attempt fails at
+    /// once, and is repeated after a pause. Existing connections stay open.
     ///
     /// ```
     /// use std::time::Duration;
@@ -189,15 +191,14 @@ impl Pair {
         self.way.set_open(is_reachable);
     }
 
-    /// Ends every connection between the two, by which both sides learn of it. Returns when they
-    /// have.
+    /// Ends every connection between the two, so that both sides notice it. Returns when they have.
     pub fn disconnect(&self) {
         self.way.break_off();
         self.way.clock.rest();
     }
 
-    /// Loses what either side writes from now on to the connections that there are, and their ends;
-    /// nobody is told, as behind a router that has forgotten them. New connections are as ever.
+    /// From now on, loses all bytes on existing connections, and their ends, without telling either
+    /// side, like a router that has forgotten them. New connections work normally.
     ///
     /// ```
     /// use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Which of several certificates a client is shown: the one that has the name that it asks for
-//! (SNI) and is valid now, else one that has the name, else the first.
+//! Selects one of several certificates for a client: one with the requested name (SNI) that is
+//! valid now, else one with the name, else the first.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,20 +11,20 @@ use rustls::sign::CertifiedKey;
 
 use super::identity::Identity;
 
-/// Certificates by their names. Of several with one name the earlier one is shown, unless its kind
-/// of key is one that the client does not take (an ECDSA certificate beside one for RSA), or it is
-/// not valid now and another one is.
+/// Certificates by their names. Of several with one name the earlier one is presented, unless the
+/// client does not support its kind of key (with an ECDSA and an RSA certificate), or it is not
+/// valid now and another one is.
 pub(super) struct ByName {
     first: Identity,
     exact: HashMap<String, Vec<Identity>>,
-    /// `*.example`, by what stands behind the first dot.
+    /// `*.example`, by the part after the first dot.
     wildcard: HashMap<String, Vec<Identity>>,
 }
 
 impl ByName {
     pub(super) fn of(first: &Identity, others: &[Identity]) -> Self {
         let (mut exact, mut wildcard) = (HashMap::new(), HashMap::new());
-        // One certificate alone is for everybody, whatever its names.
+        // A single certificate is for all clients, whatever its names.
         let named = std::iter::once(first).chain(others).filter(|_| !others.is_empty());
         for identity in named {
             for name in identity.names() {
@@ -39,8 +39,8 @@ impl ByName {
         ByName { first: first.clone(), exact, wildcard }
     }
 
-    /// The certificates for a name: those that have it written out before those with a star in
-    /// place of its first label.
+    /// The certificates for a name: first those that contain it, then those with a star for its
+    /// first label.
     fn named(&self, name: &str) -> impl Iterator<Item = &Identity> {
         let name = name.to_ascii_lowercase();
         let domain = name.split_once('.').map(|(_, domain)| domain);

@@ -1,4 +1,4 @@
-//! What a certificate says (names, dates), and the certificates of a file.
+//! The names and dates of certificates, and the certificates of a file.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(super) fn contains(text: &[u8], what: &[u8]) -> bool {
     text.windows(what.len()).any(|window| window == what)
 }
 
-/// What a file of CA certificates says: roots, and the certificates themselves.
+/// The contents of a file of CA certificates: roots, and the certificates themselves.
 #[derive(Clone, Debug)]
 pub(super) struct Trusted {
     pub(super) roots: Arc<RootCertStore>,
@@ -44,15 +44,15 @@ impl Trusted {
         Ok(Trusted { roots: Arc::new(roots), given: given.into() })
     }
 
-    /// Returns true if a certificate was refused only since it is a CA's own, and is one of those
-    /// in the file: `openssl req -x509` makes such ones, and putting exactly it into the file means
-    /// trusting it. Its dates were checked before.
+    /// Returns true if a certificate was refused only because it is a CA's own, and is one of those
+    /// in the file: `openssl req -x509` makes such certificates, and putting one into the file
+    /// means trusting it. Its dates were checked before.
     pub(super) fn has_itself(&self, leaf: &CertificateDer<'_>, refused: &rustls::Error) -> bool {
         is_ca_as_leaf(refused) && self.given.iter().any(|given| given == leaf)
     }
 }
 
-/// What webpki refused it for, where rustls has no word of its own.
+/// The error of webpki, if rustls has no own error for it.
 pub(super) fn refused_by_webpki(error: &CertificateError) -> Option<&webpki::Error> {
     let CertificateError::Other(other) = error else { return None };
     other.0.downcast_ref()
@@ -63,7 +63,7 @@ pub(super) fn is_ca_as_leaf(error: &rustls::Error) -> bool {
     matches!(refused_by_webpki(why), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
-/// Beyond every certificate's date, which has a year of four digits.
+/// A time after every certificate's date, whose year has four digits.
 pub(super) const FAR: Duration = Duration::from_secs(1 << 38);
 
 /// A certificate's last second.
@@ -79,14 +79,14 @@ pub(super) enum WrongDate {
     NotYet(UnixTime),
 }
 
-/// Returns true if these bytes are no certificate at all. Other demands on a chain are checked by
-/// the peer.
+/// Returns true if these bytes are not a certificate. The other side checks further requirements on
+/// a chain.
 pub(super) fn is_no_certificate(bytes: &CertificateDer<'_>) -> bool {
     use webpki::Error::{BadDer, TrailingData};
     matches!(webpki::anchor_from_trusted_cert(bytes), Err(BadDer | TrailingData(_)))
 }
 
-/// How a certificate's dates exclude this time: webpki checks nothing before the dates.
+/// How a certificate's dates exclude this time. webpki checks the dates first.
 pub(super) fn wrong_date(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<WrongDate> {
     let parsed = webpki::EndEntityCert::try_from(certificate).ok()?;
     match parsed.verify_for_usage(&[], &[], &[], now, webpki::KeyUsage::client_auth(), None, None) {
@@ -108,8 +108,8 @@ pub(super) fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
     names
 }
 
-/// A star before one label (`*.lan`), in lower case, each once: no name to webpki, which tells it
-/// only where it misses another one.
+/// Names with a star before a single label (`*.lan`), in lower case, each once. webpki does not
+/// accept such names, and reports them only if it misses another one.
 pub(super) fn short_wildcards(certificate: &CertificateDer<'_>) -> Vec<String> {
     let missed = ServerName::IpAddress(Ipv4Addr::BROADCAST.into());
     let mismatch = webpki::EndEntityCert::try_from(certificate)
@@ -128,20 +128,20 @@ pub(super) fn short_wildcards(certificate: &CertificateDer<'_>) -> Vec<String> {
     short
 }
 
-/// A date as people write it. Years end with 9999.
+/// A date for people. The last year is 9999.
 pub(super) fn date(time: UnixTime) -> String {
     let last = 253_402_300_799; // 9999-12-31T23:59:59Z
     httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs().min(last)))
 }
 
-/// `DnsName("gw.example")` as webpki writes names, without its wrapping.
+/// Removes the wrapping of webpki's names: `DnsName("gw.example")`.
 pub(super) fn bare(name: &str) -> &str {
     name.split_once('(')
         .and_then(|(_, rest)| rest.strip_suffix(')'))
         .map_or(name, |inner| inner.trim_matches('"'))
 }
 
-/// A URL's host, as a certificate may name it.
+/// A URL's host, in the form of a certificate's name.
 pub(crate) fn host(name: &str) -> Result<ServerName<'static>, Error> {
     ServerName::try_from(name.to_owned()).map_err(|_| {
         Error::malformed(

@@ -105,7 +105,8 @@ impl DeviceTls {
     /// The pin is malformed.
     pub fn pin(mut self, pin: impl AsRef<str>) -> Result<Self, Error> {
         let pin = pin.as_ref();
-        // Of 64 digests one begins with a slash, too: a text that is longer by one has curl's.
+        // One of 64 digests also begins with a slash: if the text is longer by one, the first slash
+        // is curl's.
         let bare = |rest| {
             str::strip_prefix(rest, '/').filter(|bare| bare.len() == PIN_LENGTH).unwrap_or(rest)
         };
@@ -177,7 +178,7 @@ impl DeviceTls {
         Some(explained(inner, Side::OtherGateway))
     }
 
-    /// Reads the system's roots where they are wanted.
+    /// Reads the system's roots if they are needed.
     ///
     /// # Errors
     /// The system has no roots.
@@ -305,8 +306,8 @@ impl LocalTls {
     }
 
     /// # Errors
-    /// The system has no roots, and no CA or key is given; nothing is to be checked, and something
-    /// is.
+    /// The system has no roots, and no CA or key is given; `insecure` is combined with a CA or a
+    /// key.
     pub(crate) fn connector(self) -> Result<Connector, Error> {
         let LocalTls { known, name, insecure } = self;
         if insecure && (known.trusted.is_some() || !known.pins.is_empty()) {
@@ -333,11 +334,11 @@ fn system_roots() -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-/// What a device's dials share.
+/// The TLS settings that a device's dials share.
 #[derive(Debug)]
 pub(crate) struct Connector {
     pub(crate) config: Arc<ClientConfig>,
-    /// Where certificates' dates matter.
+    /// The clock, if certificates' dates are checked.
     clock: Option<Clock>,
     whom: Whom,
 }
@@ -346,31 +347,31 @@ pub(crate) struct Connector {
 #[derive(Clone, Debug)]
 struct Whom {
     side: Side,
-    /// The name it asks for instead of the URL's host.
+    /// The name to request instead of the URL's host.
     name: Option<ServerName<'static>>,
 }
 
 impl Connector {
-    /// The side that explains its failed handshakes.
+    /// The side, for explaining failed handshakes.
     pub(crate) fn side(&self) -> Side {
         self.whom.side
     }
 
-    /// The same for a gateway that asks others.
+    /// The same for a gateway that connects to others.
     pub(crate) fn of_gateway(mut self) -> Self {
         self.whom.side = Side::OtherGateway;
         self
     }
 
-    /// The name that a server at this host is asked for, and has to prove.
+    /// The name that is requested from a server at this host, and that it has to prove.
     ///
     /// # Errors
-    /// No certificate could be for it.
+    /// No certificate can be valid for it.
     pub(crate) fn server_name(&self, host: &str) -> Result<ServerName<'static>, Error> {
         self.whom.name.clone().map_or_else(|| self::host(host), Ok)
     }
 
-    /// Returns true if certificates can be checked now: not as long as the clock shows a time
+    /// Returns true if certificates can be checked now. Returns false while the clock shows a time
     /// before this code was written.
     pub(crate) fn has_time(&self) -> bool {
         self.clock.as_ref().is_none_or(|clock| {
@@ -399,11 +400,11 @@ impl TimeProvider for Clock {
     }
 }
 
-/// The chain, the key, or both; the handshake's own signature always.
+/// Verifies the chain, the key, or both, and always the handshake's signature.
 #[derive(Debug)]
 struct Verifier {
     chain: Option<Arc<WebPkiServerVerifier>>,
-    /// What --ca has; `None`: the system's roots.
+    /// The given CAs. `None` for the system's roots.
     trusted: Option<Trusted>,
     pins: Vec<[u8; 32]>,
     algorithms: WebPkiSupportedAlgorithms,

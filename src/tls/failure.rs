@@ -1,4 +1,4 @@
-//! A failed handshake in words: the rule that was broken, and the remedy.
+//! Explains failed handshakes: the rule that was broken, and the remedy.
 
 use rustls::CertificateError;
 
@@ -11,20 +11,20 @@ use crate::setting::{
 /// The side that explains a failed handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// A device, of its gateway.
+    /// A device that connects to its gateway.
     Device,
-    /// A device, of its local server.
+    /// A device that connects to its local server.
     Local,
-    /// A gateway, of its devices and visitors.
+    /// A gateway with its devices and visitors.
     Gateway,
-    /// A gateway, of another one that it asks.
+    /// A gateway that connects to another one.
     OtherGateway,
-    /// A gateway, of others that ask it.
+    /// A gateway to which others connect.
     GatewayOfGateways,
 }
 
 impl Side {
-    /// The certificate it checks, the setting of its trust, and other remedies.
+    /// The certificate that it checks, the setting of its trust, and other remedies.
     fn words(self) -> (&'static str, &'static str, String) {
         match self {
             Side::Device => (
@@ -55,7 +55,7 @@ impl Side {
         }
     }
 
-    /// The setting of the certificate that this side, or the one that asks it, shows.
+    /// The setting of the certificate that this side, or its client, presents.
     fn identity(self) -> &'static str {
         match self {
             Side::OtherGateway | Side::GatewayOfGateways => PEERS_IDENTITY,
@@ -68,8 +68,8 @@ impl Side {
     }
 }
 
-/// Returns true if an alert says that the other side does not accept the certificate that it was
-/// shown, or was shown none.
+/// Returns true if an alert means that the other side does not accept this side's certificate, or
+/// has received none.
 pub(crate) fn is_of_certificate(alert: rustls::AlertDescription) -> bool {
     use rustls::AlertDescription::*;
     matches!(
@@ -80,12 +80,12 @@ pub(crate) fn is_of_certificate(alert: rustls::AlertDescription) -> bool {
             | CertificateRevoked
             | CertificateUnknown
             | UnknownCA
-            | DecryptError // its CA has the name of another one, and another key
+            | DecryptError // its CA has the name of another one, but another key
             | UnsupportedCertificate
     )
 }
 
-/// What went wrong in a handshake, with what to do about it where that is known.
+/// Explains a failed handshake, with a remedy if one is known.
 pub(crate) fn explained(error: &rustls::Error, side: Side) -> String {
     use rustls::AlertDescription as Alert;
     let remedy = match error {

@@ -19,7 +19,7 @@ use super::identity::Identity;
 use super::setup::{ALPN, unusable};
 use crate::error::Error;
 
-/// What clients that were told to speak HTTP/1.0 ask for; it is served, too.
+/// Offered by clients that are configured for HTTP/1.0, which is served, too.
 const ALPN_OLD: &[u8] = b"http/1.0";
 
 /// Whether clients have to present a certificate.
@@ -53,13 +53,14 @@ pub enum ClientCertificates {
 /// ```
 #[derive(Clone)]
 pub struct GatewayTls {
-    /// The first is for clients that ask for no name that another one has. None: somebody else's
+    /// The first one is for clients that request no name of another one. Empty with a program's own
     /// configuration.
     identities: Vec<Identity>,
-    /// The verifier of client certificates. `None`: nobody, or somebody else's configuration.
+    /// The verifier of client certificates. `None` without one, or with a program's own
+    /// configuration.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     config: Arc<ServerConfig>,
-    /// When the first of the certificates and their chains is over, where that is known.
+    /// When the first of the certificates and their chains expires, if known.
     expires: Option<SystemTime>,
 }
 
@@ -154,8 +155,8 @@ impl GatewayTls {
         GatewayTls::with(self.identities, Some(Arc::new(verifier)))
     }
 
-    /// Returns true if nobody gets through the handshake without a certificate. Of somebody else's
-    /// configuration that is not known.
+    /// Returns true if the handshake requires a client certificate. For a program's own
+    /// configuration, that is unknown.
     pub(crate) fn needs_client(&self) -> bool {
         self.verifier.as_ref().is_some_and(|verifier| verifier.client_auth_mandatory())
     }
@@ -196,15 +197,14 @@ impl GatewayTls {
         &self.config
     }
 
-    /// When the first of the certificates that are shown here, or of their chains, is over; `None`:
-    /// that is not known.
+    /// When the first of the presented certificates, or of their chains, expires, if known.
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(crate) fn expires(&self) -> Option<SystemTime> {
         self.expires
     }
 
-    /// Returns true if a certificate that was shown before would be let in now. Arithmetic: not for
-    /// the event loop.
+    /// Returns true if a certificate that was accepted before would be accepted now. This takes
+    /// computation, so the event loop must not call it.
     pub(crate) fn accepts(&self, shown: &Shown) -> bool {
         let (Some(verifier), Some((leaf, between))) = (&self.verifier, shown.chain.split_first())
         else {
@@ -213,8 +213,8 @@ impl GatewayTls {
         verifier.verify_client_cert(leaf, between, UnixTime::now()).is_ok()
     }
 
-    /// When a chain that is valid now is no longer valid: its leaf, or, where this side knows its
-    /// CA, what stands between the two.
+    /// When a chain that is valid now expires: its leaf, or, if this side knows its CA, a
+    /// certificate between the two.
     fn valid_until(&self, chain: &[CertificateDer<'_>]) -> Option<UnixTime> {
         let (leaf, between) = chain.split_first()?;
         let until = not_after(leaf)?;
@@ -231,7 +231,7 @@ impl GatewayTls {
     }
 }
 
-/// Checks what devices show.
+/// Verifies client certificates.
 #[derive(Debug)]
 struct DeviceVerifier {
     chain: Arc<dyn ClientCertVerifier>,
@@ -286,22 +286,22 @@ impl ClientCertVerifier for DeviceVerifier {
     }
 }
 
-/// A certificate that let a device in: a credential, valid until it expires or its CA is replaced.
-/// Two are the same by their bytes and listener.
+/// A certificate with which a client was admitted: a credential that is valid until it expires or
+/// its CA is replaced. Two are equal if their bytes and listeners are.
 pub(crate) struct Shown {
     /// The DNS names that it is for.
     names: Arc<[String]>,
-    /// It, and those between it and its root, as they were shown.
+    /// The certificate and its intermediate ones, as presented.
     chain: Vec<CertificateDer<'static>>,
     key: ShownKey,
     expires: SystemTime,
 }
 
-/// The listener that a certificate was shown at, and its SHA-256.
+/// The listener at which a certificate was presented, and its SHA-256.
 pub(crate) type ShownKey = (usize, [u8; 32]);
 
 impl Shown {
-    /// What a handshake at this listener has accepted; `None`: no certificate was shown.
+    /// The certificate that a handshake at this listener has accepted, if there was one.
     pub(crate) fn of(
         chain: Option<&[CertificateDer<'_>]>,
         tls: &GatewayTls,
@@ -311,8 +311,8 @@ impl Shown {
         let leaf = chain.first()?;
         let mut digest = [0; 32];
         digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, leaf).as_ref());
-        // The last second still counts. A malformed date does not count: then it is the CA's word
-        // alone that ends.
+        // The last second still counts. With a malformed date, the certificate is valid as long as
+        // its CA is.
         let until = tls
             .valid_until(chain)
             .map(|until| Duration::from_secs(until.as_secs().saturating_add(1)));

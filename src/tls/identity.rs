@@ -1,4 +1,4 @@
-//! A certificate with its private key, as one side shows it.
+//! A certificate with its private key, which one side presents.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -70,7 +70,7 @@ impl Identity {
             ParsedCertificate::try_from(leaf)
                 .map_err(|e| Error::usage(format!("the certificate cannot be read: {e}")))?;
         }
-        // No peer accepts such a chain.
+        // No other side accepts such a chain.
         if let Some(n) = certified.cert.iter().skip(1).position(is_no_certificate) {
             return Err(Error::usage(format!("certificate {} of the chain cannot be read", n + 2)));
         }
@@ -119,7 +119,7 @@ impl Identity {
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(until.as_secs()))
     }
 
-    /// The same of it and those between it and its root: the first that is over ends them all.
+    /// The same for it and its intermediate certificates: the first that expires counts.
     pub(super) fn expires(&self) -> Option<SystemTime> {
         let ends = self.0.cert.iter().filter_map(not_after).map(|end| end.as_secs());
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(ends.min()?))

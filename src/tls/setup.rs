@@ -1,4 +1,4 @@
-//! What both sides set up alike.
+//! Settings that both sides share.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! How a program that holds an upgraded stream learns that it is about to be cut.
+//! Tells a program with an upgraded stream that it is about to be cut.
 
 use std::fmt;
 use std::sync::Arc;
@@ -82,10 +82,10 @@ pub(crate) struct Upgrades(Mutex<Held>);
 
 #[derive(Debug, Default)]
 struct Held {
-    /// Those that were dropped are swept out as it grows.
+    /// Dropped ones are removed when it grows.
     streams: Vec<Weak<(Mutex<Phase>, Condvar)>>,
     swept: usize,
-    /// It stops for good: what comes later is told at once.
+    /// Set if it stops for good: later streams are told at once.
     for_good: bool,
 }
 
@@ -102,7 +102,7 @@ impl Upgrades {
         stopping
     }
 
-    /// Tells all that are held; and those that come later, if the device or gateway stops `for_good`.
+    /// Tells all existing streams, and also later ones if the device or gateway stops `for_good`.
     pub(crate) fn stop(&self, for_good: bool) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.for_good |= for_good;
