@@ -1,5 +1,5 @@
 //! One connection of `ptth check`, `ptth call` or `ptth status`: plain or secured. The look-up of
-//! the name, each read and each write have the rest of one time-out.
+//! the name, each read and each write have the rest of one timeout.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -79,7 +79,7 @@ impl Write for Timed {
     }
 }
 
-/// A time-out of a socket is one of two kinds, by the system.
+/// A timeout of a socket is one of two kinds, by the system.
 fn late(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
