@@ -1,7 +1,7 @@
-//! `--access-log`: a line for each request, written by a thread of its own.
+//! `--access-log`: a line for each request, written by a separate thread.
 //!
-//! A slow disk costs lines and no request; the log says how many were lost. The file is opened anew
-//! on SIGHUP, as logrotate wants it.
+//! A slow disk costs lines and delays no request; the log reports how many lines were lost. The
+//! file is reopened on SIGHUP, as logrotate requires.
 
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
@@ -21,12 +21,12 @@ use serde_json::json;
 
 use crate::{Failure, failed, files, output, usage};
 
-/// Requests that wait to be written, within the bytes that a gateway allows them. Beyond: they are
-/// lost, and their number is told.
+/// The most records that wait to be written, within the gateway's bound in bytes. Further ones are
+/// lost, and their number is reported.
 const RECORDS_MAX: usize = 8_192;
 /// Bytes that are written at once.
 const BATCH: usize = 64 * 1024;
-/// How often it is said that requests are not in the log.
+/// How often lost records are reported.
 const NOTICE_PERIOD: Duration = Duration::from_secs(10);
 /// How long the end of the process waits for lines that are not written yet.
 const FINISH: Duration = Duration::from_secs(1);
@@ -60,7 +60,8 @@ impl AccessLogArgs {
         self.access_log.as_ref().is_some_and(|path| path.as_os_str() != "-")
     }
 
-    /// Opens the file. It may hang for a while, so nobody has to wait for a signal then.
+    /// Opens the file. This may hang for a while, so it must not be called while signals have to be
+    /// handled.
     ///
     /// # Errors
     /// The file cannot be opened, or not in time.
@@ -85,7 +86,7 @@ impl AccessLogArgs {
         }
     }
 
-    /// Whether the file could be written, without making it.
+    /// Checks whether the file can be written, without creating it.
     ///
     /// # Errors
     /// Those of [`open`](Self::open).
@@ -106,14 +107,14 @@ impl AccessLogArgs {
     }
 }
 
-/// A log that nothing is written to yet.
+/// An opened log, before its first line.
 pub(crate) struct Opened {
     to: Target,
     format: Format,
 }
 
 impl Opened {
-    /// Writes from here on.
+    /// Starts to write.
     pub(crate) fn start(self, gateway: &Gateway) -> Result<AccessLog, Failure> {
         let records = gateway.records(RECORDS_MAX)?;
         let again = Arc::new(AtomicBool::new(false));
@@ -134,13 +135,13 @@ pub(crate) struct AccessLog {
 }
 
 impl AccessLog {
-    /// The flag that makes the next line open the file anew.
+    /// The flag that makes the next line reopen the file.
     pub(crate) fn reopen_flag(&self) -> Arc<AtomicBool> {
         self.again.clone()
     }
 
-    /// Logs the number of lost lines, now and then. To be called now and then, on a thread that
-    /// does not write.
+    /// Logs the number of lost lines from time to time. Has to be called regularly, on a thread
+    /// that does not write.
     pub(crate) fn tell_lost(&mut self, gateway: &Gateway) {
         let lost = gateway.stats().records_lost;
         if let Some(number) = self.lost.due(lost, Instant::now()) {
@@ -148,7 +149,7 @@ impl AccessLog {
         }
     }
 
-    /// Waits until everything is written, as long as that is worth while; the gateway has stopped.
+    /// Waits for a bounded time until everything is written. The gateway has stopped.
     pub(crate) fn finish(self, gateway: &Gateway) {
         let end = Instant::now() + FINISH;
         while !self.thread.is_finished() && Instant::now() < end {
@@ -167,7 +168,7 @@ fn tell_lost(number: u64) {
     );
 }
 
-/// Requests that are not in the log, as far as that was told.
+/// The lost requests that were reported.
 #[derive(Default)]
 struct Lost {
     number: u64,
@@ -192,7 +193,8 @@ fn told(path: &Path, error: impl Display) -> String {
     format!("--access-log {}: {error}", path.display())
 }
 
-/// A FIFO without a reader would be waited for, and a network's file system may hang.
+/// Opens the file in non-blocking mode: a FIFO without a reader would block, and a network file
+/// system may hang.
 fn open(path: &Path, create: bool) -> Result<File, String> {
     let path = path.to_owned();
     files::on_a_thread(files::AGAIN, move || {
@@ -203,7 +205,7 @@ fn open(path: &Path, create: bool) -> Result<File, String> {
 
 enum Target {
     Output,
-    /// `failing`: that it cannot be written was said.
+    /// With `failing` it was already reported that the file cannot be written.
     File {
         file: File,
         path: PathBuf,
@@ -286,14 +288,14 @@ fn write_line(lines: &mut Vec<u8>, record: &ExchangeRecord, format: Format) {
     }
 }
 
-/// `HOST - TOKEN [DATE] "REQUEST" STATUS BYTES`, with the token's label where others have a user.
+/// `HOST - TOKEN [DATE] "REQUEST" STATUS BYTES`, with the token's label instead of a user.
 fn common(lines: &mut Vec<u8>, record: &ExchangeRecord) -> io::Result<()> {
     let visitor = record.visitor.map_or_else(|| "-".to_owned(), |address| address.to_string());
     let token = record.token.as_deref().map_or_else(|| "-".to_owned(), word);
     let [day, month, year, time] = date(record.at);
     let request = match (&*record.method, &*record.target) {
         ("", "") => "-".to_owned(),
-        ("", line) => line.to_owned(), // what came of a first line that could not be read
+        ("", line) => line.to_owned(), // the bytes of an invalid request line
         (method, target) => format!("{method} {target} HTTP/1.{}", record.minor),
     };
     let bytes = match record.from_device {
@@ -311,7 +313,7 @@ fn common(lines: &mut Vec<u8>, record: &ExchangeRecord) -> io::Result<()> {
     )
 }
 
-/// A label as one word: what separates fields, or a terminal obeys, is escaped as in strings.
+/// A label as one word: separators and control characters are escaped as in strings.
 fn word(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -324,8 +326,8 @@ fn word(text: &str) -> String {
     safe
 }
 
-/// As Apache and nginx write it: nothing that ends the string or the line, nothing that a terminal
-/// obeys.
+/// Escapes text as Apache and nginx do: nothing ends the string or the line, or controls a
+/// terminal.
 fn quoted(text: &str) -> String {
     let mut safe = String::with_capacity(text.len() + 2);
     safe.push('"');
@@ -345,7 +347,7 @@ fn quoted(text: &str) -> String {
     safe
 }
 
-/// JSON with nothing beyond ASCII, of which a terminal might obey some.
+/// JSON in ASCII, because other characters might control a terminal.
 fn in_ascii(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     for c in json.chars() {

@@ -1,5 +1,5 @@
-//! The addresses of a gateway's options: how they are written, and which of them cannot work, found
-//! before anything is bound.
+//! The addresses in a gateway's options: parses them, and finds those that cannot work before
+//! anything is bound.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -8,10 +8,10 @@ use std::path::Path;
 
 use crate::{Failure, usage};
 
-/// Where a gateway is to listen, by the option that says so.
+/// The addresses at which a gateway should listen, each with its option.
 pub(crate) type Listening<'a> = [(&'a str, &'a str)];
 
-/// What `--devices` and its like take: HOST:PORT. Whether the host has an address is asked later.
+/// Parses the value of `--devices` and similar options: HOST:PORT. The host is looked up later.
 pub(crate) fn address(text: &str) -> Result<String, String> {
     const LIKE: &str = "write an address like 127.0.0.1:9999";
     if let Some((scheme, rest)) = text.split_once("://") {
@@ -44,7 +44,7 @@ pub(crate) fn address(text: &str) -> Result<String, String> {
     }
 }
 
-/// What `--admin` takes, too: `unix:PATH`.
+/// The same for `--admin`, which also accepts `unix:PATH`.
 pub(crate) fn address_or_socket(text: &str) -> Result<String, String> {
     match text.strip_prefix("unix:") {
         Some("") => Err("the path is missing; write it like unix:/run/ptth.sock".to_owned()),
@@ -53,8 +53,8 @@ pub(crate) fn address_or_socket(text: &str) -> Result<String, String> {
     }
 }
 
-/// The listener of this gateway at which a URL ends, where that is sure: by the same host and port,
-/// or by an address that this machine has.
+/// The listener of this gateway to which a URL leads, if that is certain: because of the same host
+/// and port, or an address of this machine.
 ///
 /// # Errors
 /// An address of a listener is invalid.
@@ -66,7 +66,7 @@ pub(crate) fn at_listener<'a>(
     let Some(named) = uri.authority() else { return Ok(None) };
     let port = named.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
     if port == 0 {
-        return Ok(None); // whichever is free
+        return Ok(None); // any free port
     }
     let host = bare(named.host());
     let found: Vec<IpAddr> = match host.parse() {
@@ -119,11 +119,11 @@ pub(crate) fn refuse_same(listening: &Listening<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses addresses that this machine does not have, and sockets that could not be made. Nothing
-/// is bound that anybody could connect to.
+/// Refuses addresses that this machine does not have, and sockets that could not be created. It
+/// binds nothing to which clients could connect.
 ///
 /// # Errors
-/// The fault of the first invalid one.
+/// The error of the first invalid one.
 pub(crate) fn refuse_absent(listening: &Listening<'_>) -> Result<(), Failure> {
     for (option, address) in listening {
         let wrong = |what: &str| usage(format!("{option} {address}: {what}"));
@@ -131,7 +131,7 @@ pub(crate) fn refuse_absent(listening: &Listening<'_>) -> Result<(), Failure> {
             could_be_made(Path::new(path)).map_err(|what| wrong(&what))?;
             continue;
         }
-        // A gateway takes the first one.
+        // A gateway uses the first one.
         let Some(first) = addresses((option, address))?.first().copied() else {
             return Err(wrong("it names no address"));
         };
@@ -139,13 +139,13 @@ pub(crate) fn refuse_absent(listening: &Listening<'_>) -> Result<(), Failure> {
             Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => {
                 return Err(wrong("this machine has no such address"));
             }
-            _ => {} // whatever else is wrong concerns datagrams
+            _ => {} // other errors concern only datagrams
         }
     }
     Ok(())
 }
 
-/// What would keep a Unix socket from being made.
+/// Checks whether a Unix socket could be created.
 fn could_be_made(path: &Path) -> Result<(), String> {
     std::os::unix::net::SocketAddr::from_pathname(path).map_err(|e| e.to_string())?;
     let folder = match path.parent() {
@@ -179,7 +179,7 @@ pub(crate) fn with_port(host: &str, port: u16) -> String {
     }
 }
 
-/// The addresses of a host and port that an option says.
+/// The addresses of an option's host and port.
 ///
 /// # Errors
 /// The host has none.
@@ -190,12 +190,12 @@ pub(crate) fn addresses((option, address): (&str, &str)) -> Result<Vec<SocketAdd
     Ok(found.collect())
 }
 
-/// Returns true if an option says an address on loopback.
+/// Returns true if an option has an address on loopback.
 pub(crate) fn is_loopback(said: (&str, &str)) -> Result<bool, Failure> {
     Ok(addresses(said)?.iter().all(|a| a.ip().to_canonical().is_loopback()))
 }
 
-/// Returns true if an option says an address that stands for all addresses of this machine.
+/// Returns true if an option has an address that stands for all addresses of this machine.
 pub(crate) fn is_unspecified(said: (&str, &str)) -> Result<bool, Failure> {
     Ok(addresses(said)?.iter().any(|a| a.ip().to_canonical().is_unspecified()))
 }
@@ -210,8 +210,8 @@ fn are_same(a: (&str, &str), b: (&str, &str)) -> Result<bool, Failure> {
     Ok(addresses(a)?.iter().any(|a| b.iter().any(|b| clash(*a, *b, binds_both()))))
 }
 
-/// Returns true if a listener at one keeps a second one from the other. `both`: a listener at
-/// `[::]` takes IPv4, too.
+/// Returns true if two listeners at these addresses would conflict. `both` means that a listener at
+/// `[::]` also accepts IPv4.
 fn clash(a: SocketAddr, b: SocketAddr, both: bool) -> bool {
     let covers = |wide: IpAddr, other: IpAddr| {
         wide.is_unspecified() && (wide.is_ipv4() == other.is_ipv4() || (both && wide.is_ipv6()))
@@ -222,7 +222,7 @@ fn clash(a: SocketAddr, b: SocketAddr, both: bool) -> bool {
         && (one == other || covers(one, other) || covers(other, one))
 }
 
-/// What Linux does unless it is told otherwise.
+/// The default of Linux for listeners at `[::]`.
 fn binds_both() -> bool {
     std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only").is_ok_and(|only| only.trim() == "0")
 }

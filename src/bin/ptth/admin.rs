@@ -37,7 +37,7 @@ impl AdminArgs {
         self.admin_tokens.is_some()
     }
 
-    /// Reports faults before anything is bound.
+    /// Reports errors before anything is bound.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         let Some(address) = &self.admin else {
             return match (&self.admin_tokens, self.metrics_per_device) {
@@ -58,7 +58,7 @@ impl AdminArgs {
         )))
     }
 
-    /// Listens, where that is wanted.
+    /// Listens, if the option is given.
     pub(crate) fn listen(&self, gateway: &Gateway) -> Result<Option<AdminListener>, Failure> {
         let Some(address) = &self.admin else { return Ok(None) };
         let mut admin =

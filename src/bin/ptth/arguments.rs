@@ -1,5 +1,5 @@
-//! The options of `ptth device`: their names, defaults, variables and help texts; and how their values,
-//! and those of `ptth gateway`, are written.
+//! The options of `ptth device`: their names, defaults, variables and help texts; and parsers for
+//! their values and those of `ptth gateway`.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -282,7 +282,7 @@ pub(crate) fn some_number(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a whole number from 1 on".to_owned())
 }
 
-/// So many that there are some for devices and some for visitors.
+/// A number that is large enough for devices and visitors.
 pub(crate) fn connections(text: &str) -> Result<usize, String> {
     some_number(text)
         .and_then(|n| if n < 4 { Err("it takes at least 4".to_owned()) } else { Ok(n) })
@@ -311,8 +311,8 @@ fn for_path<'t>(text: &'t str, example: &str) -> Result<(Option<String>, &'t str
     }
 }
 
-/// Returns true if this may be a path whose slash was forgotten: no URL, host with a port or socket
-/// begins so before a `=`.
+/// Returns true if this is probably a path without its slash: no URL, host with a port, or socket
+/// begins like this before a `=`.
 fn is_segment(text: &str) -> bool {
     !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
@@ -380,7 +380,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).ok_or_else(|| "that is more than 64 bits count".to_owned())
 }
 
-/// A size that a gateway can work with.
+/// A size that is large enough for a gateway.
 pub(crate) fn memory(text: &str) -> Result<u64, String> {
     size(text).and_then(|bytes| match bytes {
         0..1_048_576 => Err("it takes at least 1Mi (1048576 bytes)".to_owned()),

@@ -1,5 +1,5 @@
-//! `ptth device --status`: how the device is connected, in JSON, as a file that is replaced whole or
-//! at a listener of its own, for health checks and LEDs.
+//! `ptth device --status`: reports in JSON how the device is connected, in a file that is replaced
+//! atomically or at a separate listener, for health checks and LEDs.
 
 mod listener;
 
@@ -27,7 +27,7 @@ pub(crate) struct Board {
 #[derive(Default)]
 struct State {
     name: String,
-    /// By URL: how, and since when.
+    /// By URL: the transport, and since when.
     connected: BTreeMap<String, (String, SystemTime)>,
     last_error: Option<(String, String, SystemTime)>,
     stopped: bool,
@@ -82,7 +82,7 @@ impl State {
 }
 
 impl Board {
-    /// Refuses what is neither a path nor an address on loopback.
+    /// Refuses a value that is neither a path nor an address on loopback.
     ///
     /// # Errors
     /// It is neither.
@@ -148,13 +148,13 @@ impl Board {
         }
     }
 
-    /// Whether the device is connected, and all of it in JSON.
+    /// Whether the device is connected, and the state in JSON.
     fn text(&self) -> (bool, String) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         (!state.connected.is_empty(), format!("{:#}\n", state.json()))
     }
 
-    /// A reader sees the old text or the new one, whole.
+    /// Replaces the file: a reader sees either the whole old text or the whole new one.
     fn write(&self) -> io::Result<()> {
         let Some(path) = &self.file else { return Ok(()) };
         let mut beside = path.as_os_str().to_owned();
@@ -162,7 +162,7 @@ impl Board {
         let beside = Path::new(&beside);
         std::fs::write(beside, self.text().1)?;
         std::fs::rename(beside, path.as_path()).inspect_err(|_| {
-            drop(std::fs::remove_file(beside)); // the first mistake is the one that is told
+            drop(std::fs::remove_file(beside)); // the first error is the one that is reported
         })
     }
 }
@@ -173,7 +173,7 @@ fn is_address(to: &str) -> bool {
     !to.contains('/') && port.is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
-/// A host or a port that was meant as an address, more likely than a file of that name.
+/// Returns true if this is more likely an incomplete address than a file name.
 fn lacks_port(to: &str) -> bool {
     let is_host = to == "localhost" || bare(to).parse::<IpAddr>().is_ok();
     let is_port = !to.is_empty() && to.bytes().all(|byte| byte.is_ascii_digit());

@@ -55,7 +55,8 @@ pub(crate) struct CallArgs {
     timeout: Duration,
 }
 
-/// Asks, and shows the answer's body. Exit codes: 0 for a status below 400, else 1; 2 wrong usage.
+/// Sends the request, and prints the answer's body. Exit codes: 0 for a status below 400, else 1; 2
+/// for wrong usage.
 pub(crate) fn run(args: CallArgs) -> Result<(), Failure> {
     let to = Visitors::of(&args.visitors, &args.tls, "--visitors ", "http://127.0.0.1:8080")?;
     let request = request(&args, &to)?;
@@ -75,7 +76,7 @@ pub(crate) fn run(args: CallArgs) -> Result<(), Failure> {
     }
 }
 
-/// A head with nothing that a terminal obeys but the ends of its lines.
+/// A head without control characters, except line ends.
 fn for_terminal(head: &[u8]) -> String {
     let text = String::from_utf8_lossy(head);
     text.lines().map(|line| spelled_out(line) + "\r\n").collect()

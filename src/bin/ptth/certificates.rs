@@ -1,5 +1,5 @@
-//! Certificates, keys and pins of the command line: files to what the library takes, each mistake
-//! told with its option and file.
+//! Certificates, keys and pins of the command line: reads the files for the library, and reports
+//! each error with its option and file.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ enum Shown {
 }
 
 impl GatewayFiles {
-    /// Returns true if only devices with a certificate get in.
+    /// Returns true if only devices with a certificate are admitted.
     pub(crate) fn know_devices(&self) -> bool {
         self.devices_client_ca.is_some() && self.devices_client_cert == Shown::Required
     }
@@ -70,7 +70,7 @@ impl GatewayFiles {
         named || self.devices_certs.is_some() || self.visitors_certs.is_some()
     }
 
-    /// What the files say now, for devices.
+    /// The current TLS settings for devices, from the files.
     pub(crate) fn devices(&self, reading: Reading) -> Result<Option<GatewayTls>, String> {
         let pairs = Pairs {
             certificate: ("--devices-cert", &self.devices_cert),
@@ -108,22 +108,21 @@ impl GatewayFiles {
     }
 }
 
-/// A device's files of TLS, which are read again: on SIGHUP, and soon after one of them has
-/// changed.
+/// A device's TLS files, which are read again on SIGHUP, and soon after one of them has changed.
 pub(crate) struct InForce {
     files: DeviceFiles,
     local: LocalFiles,
     device: DeviceHandle,
-    /// What the files were when they were last read.
+    /// The stamps of the files when they were last read.
     stamps: Mutex<Vec<Option<Stamp>>>,
 }
 
-/// How often it is looked whether a file has changed. Certificates are renewed days before the old
-/// one expires.
+/// The interval for checking whether a file has changed. Certificates are renewed days before they
+/// expire.
 const LOOK: Duration = Duration::from_secs(2);
 
 impl InForce {
-    /// `stamps`: of before the files were read.
+    /// `stamps` are those from before the files were read.
     pub(crate) fn new(
         (files, local): (DeviceFiles, LocalFiles),
         stamps: Vec<Option<Stamp>>,
@@ -132,8 +131,8 @@ impl InForce {
         InForce { files, local, device, stamps: Mutex::new(stamps) }
     }
 
-    /// From the next dial, and the next connection to the local server, on they count; what cannot
-    /// be read leaves all as it was.
+    /// Reads the files again, with effect from the next dial and the next connection to the local
+    /// server. If one cannot be read, nothing changes.
     pub(crate) fn read_again(&self) {
         let mut stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
         if stamps.is_empty() {
@@ -149,7 +148,7 @@ impl InForce {
         *stamps = before; // files that were written meanwhile are read again soon
     }
 
-    /// Both are read before either counts.
+    /// Both are read before either takes effect.
     fn read_all(&self) -> Result<(), String> {
         let gateway = match self.files.stamps().is_empty() {
             true => None,
@@ -173,8 +172,8 @@ impl InForce {
         stamps(&self.files, &self.local)
     }
 
-    /// Looks from time to time whether a file has changed, on a thread of its own: a file system
-    /// may hang.
+    /// Checks from time to time whether a file has changed, on a separate thread, because a file
+    /// system may hang.
     ///
     /// # Errors
     /// There is no thread.
@@ -197,7 +196,7 @@ impl InForce {
     }
 }
 
-/// What the files are now.
+/// The current stamps of the files.
 pub(crate) fn stamps(files: &DeviceFiles, local: &LocalFiles) -> Vec<Option<Stamp>> {
     files.stamps().into_iter().chain(local.stamp()).collect()
 }
@@ -236,7 +235,7 @@ pub(crate) struct DeviceFiles {
 }
 
 impl DeviceFiles {
-    /// What a session that stands has shown.
+    /// The facts that an established session has proved.
     pub(crate) fn shown(&self) -> &'static str {
         match (self.pin.is_empty(), &self.ca) {
             (true, _) => "the chain, the dates and the host are right",
@@ -247,7 +246,7 @@ impl DeviceFiles {
         }
     }
 
-    /// What the options and their files say. `None`: nothing.
+    /// The TLS settings from the options and their files, if any are given.
     pub(crate) fn tls(&self, reading: Reading) -> Result<Option<DeviceTls>, String> {
         let mut tls = DeviceTls::new();
         if let Some(ca) = &self.ca {
@@ -277,7 +276,7 @@ impl DeviceFiles {
         Ok(given.then_some(tls))
     }
 
-    /// The date before which it is never now, where nothing else is given.
+    /// Returns true if only the earliest time is given.
     pub(crate) fn has_clock_floor_alone(&self) -> bool {
         let others =
             self.ca.is_some() || !self.pin.is_empty() || self.cert.is_some() || self.key.is_some();
@@ -288,8 +287,7 @@ impl DeviceFiles {
         self.clock_floor
     }
 
-    /// What tells whether one of the files has changed. A file that is not there now counts as a
-    /// state of its own.
+    /// The stamps that show whether a file has changed. A missing file is also a state.
     fn stamps(&self) -> Vec<Option<Stamp>> {
         [&self.ca, &self.cert, &self.key]
             .into_iter()
@@ -331,12 +329,12 @@ impl LocalFiles {
         }
     }
 
-    /// Returns true if a name is given that its certificate has to be for.
+    /// Returns true if a name for its certificate is given.
     pub(crate) fn has_server_name(&self) -> bool {
         self.to_server_name.is_some()
     }
 
-    /// Returns true if nothing of the local server is checked.
+    /// Returns true if the local server is not verified.
     pub(crate) fn are_insecure(&self) -> bool {
         self.to_insecure
     }
@@ -373,13 +371,13 @@ impl LocalFiles {
         Ok((self.given().is_some() || floor.is_some()).then_some(tls))
     }
 
-    /// What tells whether the file has changed. `None`: there is none.
+    /// The stamp that shows whether the file has changed, if there is a file.
     fn stamp(&self) -> Option<Option<Stamp>> {
         self.to_ca.as_ref().map(|file| Stamp::of(file).ok())
     }
 }
 
-/// More than a chain or a bundle of CAs has, in bytes.
+/// The longest file, in bytes: more than a chain or a bundle of CAs has.
 const FILE_MAX: u64 = 8 << 20;
 
 pub(crate) fn read(option: &str, file: &Path, reading: Reading) -> Result<Vec<u8>, String> {

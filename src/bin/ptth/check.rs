@@ -1,8 +1,8 @@
-//! `ptth check`: goes the way of a device to its gateway step by step, and says in words where it
-//! ends and what to do.
+//! `ptth check`: does the steps of a device that connects to its gateway, and explains which step
+//! fails and what to do.
 //!
-//! The offer is for a name of its own, because a second session of a living device would take its
-//! name over. The gateway's verdict on the real name shows only with `--take-over`.
+//! The offer is for a separate name, because a second session of a connected device would take its
+//! name over. The gateway's verdict on the real name is checked only with `--take-over`.
 
 mod chain;
 
@@ -61,12 +61,12 @@ pub(crate) fn good(step: &str, what: impl Display) -> Result<(), Failure> {
     print_line(format_args!("ok     {step:<9}  {what}"))
 }
 
-/// Something that a device gets over.
+/// A problem that a device tolerates.
 pub(crate) fn warn(step: &str, what: impl Display) -> Result<(), Failure> {
     print_line(format_args!("note   {step:<9}  {what}"))
 }
 
-/// The step at which the way ends.
+/// The step that fails.
 pub(crate) fn wrong(step: &str, what: impl Display) -> Result<(), Failure> {
     print_line(format_args!("wrong  {step:<9}  {what}"))
 }
@@ -99,7 +99,7 @@ struct Target {
     authority: String,
     target: String,
     tls: Option<DeviceTls>,
-    /// What a TLS session that stands has shown.
+    /// The facts that an established TLS session has proved.
     shown: &'static str,
     token: Option<String>,
 }
@@ -125,7 +125,7 @@ impl Target {
             builder = builder.bearer_token(token);
         }
         builder.build()?;
-        // The builder has read the URL, so it has all of these.
+        // The builder has parsed the URL, so it has all of these parts.
         let wrong = || usage(format!("{}: write a URL like http://gw.example:9999/lamp", args.url));
         let uri = uri.ok_or_else(wrong)?;
         let authority = uri.authority().ok_or_else(wrong)?;
@@ -148,12 +148,13 @@ struct Check {
 enum Offered {
     Turned(Box<Wire>),
     Polls,
-    /// The gateway knows the credential, and this name is not one of its names.
+    /// The gateway knows the credential, which is not bound to this name.
     OtherName,
 }
 
 impl Check {
-    /// DNS and TCP, of the proxy where there is one: the addresses that accept connections.
+    /// Checks DNS and TCP (of the proxy, if there is one), and returns the addresses that accept
+    /// connections.
     fn reach(&self) -> Result<Vec<SocketAddr>, Failure> {
         let (host, port) = match &self.way {
             Some(way) => {
@@ -192,7 +193,7 @@ impl Check {
         Ok(open)
     }
 
-    /// A connection to the gateway, through the proxy where there is one.
+    /// Connects to the gateway, through the proxy if there is one.
     fn connect(&self, addresses: &[SocketAddr]) -> Result<Wire, Failure> {
         let address = addresses.first().ok_or_else(|| bad("TCP", "no address"))?;
         let stream = TcpStream::connect_timeout(address, self.timeout)
@@ -233,7 +234,7 @@ impl Check {
         wire.secure(config, &self.gateway.host).map_err(|e| bad("TLS", e))
     }
 
-    /// The certificates that come, whether or not they are right; then whether they are.
+    /// Prints the gateway's certificates, valid or not; the verification follows.
     fn show_chain(&self, addresses: &[SocketAddr]) -> Result<(), Failure> {
         let wire = self.connect(addresses)?;
         match chain::shown(wire, &self.gateway.host) {
@@ -245,7 +246,7 @@ impl Check {
         Ok(())
     }
 
-    /// The offer of a name that nobody has.
+    /// Offers an unused name.
     fn offer_own_name(&self, addresses: &[SocketAddr]) -> Result<&'static str, Failure> {
         let mut random = [0; 4];
         getrandom::fill(&mut random).map_err(failed)?;
@@ -262,8 +263,8 @@ impl Check {
         }
     }
 
-    /// A gateway that refuses the name says so to a poll, too. A GET is a poll nowhere: whether it
-    /// gets the same answer shows whether `Upgrade` arrives.
+    /// A gateway that refuses the name also refuses it for a poll. A GET is never a poll, so the
+    /// same answer to a GET shows that `Upgrade` arrives.
     fn offer_by_get(&self, addresses: &[SocketAddr], name: &str) -> Result<&'static str, Failure> {
         let mut dialect = Dialect::classic();
         dialect.method = Some("GET".into());
@@ -287,7 +288,7 @@ impl Check {
         }
     }
 
-    /// The offer of the device's own name.
+    /// Offers the device's own name.
     fn offer_name(&self, addresses: &[SocketAddr]) -> Result<(), Failure> {
         match self.offer(addresses, &self.gateway.target)? {
             Offered::Turned(_) => good("name", "101: the gateway lets the device have its name")?,
@@ -403,7 +404,7 @@ impl Check {
         }
     }
 
-    /// Waits until the gateway asks for a sign of life over the new link.
+    /// Waits for the gateway's heartbeat on the new link.
     fn await_heartbeat(&self, mut wire: Wire) -> Result<(), Failure> {
         if self.heartbeat.is_zero() {
             return Ok(());
@@ -436,7 +437,7 @@ impl Check {
     }
 }
 
-/// Returns true if a gateway's port for TLS has answered a request without.
+/// Returns true if a gateway's TLS port has answered a request without TLS.
 pub(crate) fn is_for_tls(status: u16, text: &str) -> bool {
     status == 400 && text.contains("this port speaks TLS")
 }

@@ -1,5 +1,5 @@
-//! The file of `--config`: TOML with every option ([`options`]) and a table of routes, each mistake
-//! told with its line and column, and with what would be right.
+//! The file of `--config`: TOML with every option ([`options`]) and a table of routes. Each error
+//! is reported with its line and column, and with a correct form.
 
 #[path = "config/options.rs"] // also where another program takes this file by its path
 mod options;
@@ -20,10 +20,10 @@ pub(crate) use self::options::Merged;
 use crate::environment::distance;
 use crate::files::{self, Reading};
 
-/// Longest file that is read, in bytes: more than 65,000 routes. A longer file is a mistake.
+/// The longest file, in bytes: more than 65,000 routes. A longer file is a mistake.
 const FILE_MAX: u64 = 16 << 20;
 
-/// A file's text, and the name that its mistakes are told with.
+/// A file's text, and its name for error messages.
 #[derive(Clone)]
 pub(crate) struct File {
     name: String,
@@ -38,7 +38,7 @@ impl File {
         let bytes = files::read(path, FILE_MAX, reading).map_err(|e| format!("{name}: {e}"))?;
         let text = String::from_utf8(bytes)
             .map_err(|_| format!("{name}: there are bytes that are not UTF-8"))?;
-        // A disk that was full when the file was written, not the wish for all defaults.
+        // The disk was probably full when the file was written; this does not mean all defaults.
         if matches!(reading, Reading::Again) && text.trim().is_empty() {
             return Err(format!("{name}: the file is empty"));
         }
@@ -49,10 +49,11 @@ impl File {
         File { name, text }
     }
 
-    /// Adds the routes of the file to those that are there. `knows_visitors`: visitors need a token.
+    /// Adds the routes of the file to existing ones. `knows_visitors` means that visitors need a
+    /// token.
     ///
     /// # Errors
-    /// One line: the file, the place in it, the fault, the remedy.
+    /// One line: the file, the place in it, the error, the remedy.
     pub(crate) fn routes(
         &self,
         mut routes: Routes,
@@ -80,7 +81,7 @@ impl File {
         Ok(routes)
     }
 
-    /// What each route says, by host and path: to tell what a reading has changed.
+    /// The text of each route, by host and path, to find changes after a reload.
     pub(crate) fn routes_by_key(&self) -> BTreeMap<String, String> {
         let mut all = BTreeMap::new();
         let read = self.each_route(|at, table| {
@@ -143,7 +144,7 @@ impl File {
     }
 
     fn mistake(&self, at: Range<usize>, what: impl Display) -> String {
-        // A key of the file may have what a terminal obeys.
+        // A key of the file may contain control characters.
         let what: String =
             what.to_string().chars().map(|c| if misleads(c) { '?' } else { c }).collect();
         format!("{}: {what}", self.place(&at))
@@ -222,7 +223,7 @@ const ROUTE_KEYS: [&str; 25] = [
     "burst",
 ];
 
-/// The entries as they stand in the file, so that its first mistake is the one that is told.
+/// The entries in the order of the file, so that its first error is the one that is reported.
 fn in_order<'t, 'i>(
     table: &'t DeTable<'i>,
 ) -> Vec<(&'t Spanned<std::borrow::Cow<'i, str>>, &'t Spanned<DeValue<'i>>)> {
@@ -231,7 +232,7 @@ fn in_order<'t, 'i>(
     entries
 }
 
-/// Names that are listed beside the nearest one.
+/// The most names that are listed beside the nearest one.
 const LISTED_MAX: usize = 32;
 
 /// The text about an unknown name in a table: the nearest known one, else all.
@@ -254,7 +255,7 @@ fn unknown(table: &str, given: &str, names: &[String]) -> String {
     }
 }
 
-/// What a reading changed in a table: `2 added (a, b), 1 removed (c)`; nothing: `nothing changed`.
+/// The changes in a table: `2 added (a, b), 1 removed (c)`, or `nothing changed`.
 pub(crate) fn changes(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> String {
     let added = now.keys().filter(|key| !before.contains_key(*key));
     let removed = before.keys().filter(|key| !now.contains_key(*key));
@@ -268,7 +269,7 @@ pub(crate) fn changes(before: &BTreeMap<String, String>, now: &BTreeMap<String, 
     if parts.is_empty() { "nothing changed".to_owned() } else { parts.join(", ") }
 }
 
-/// Names that a line of the log lists.
+/// The most names in a log line.
 const NAMES_MAX: usize = 5;
 
 fn told(what: &str, names: Vec<&String>) -> Option<String> {

@@ -1,8 +1,8 @@
 //! `ptth connect`: bytes to a TCP target of a device and back (protocol.md §4), between standard
 //! input and output (as `ProxyCommand` of ssh), or for each connection to a port of this machine.
 //!
-//! Blocking code, two threads for each connection. Each direction ends by itself. What breaks looks
-//! broken at the other end: a reset, and no end of TLS.
+//! Blocking code with two threads for each connection. Each direction ends separately. A failure is
+//! visible at the other end: a reset, without close_notify.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -31,7 +31,7 @@ use crate::visitors::Visitors;
 use crate::wire::{self, TEXT_MAX};
 use crate::{Failure, failed, usage};
 
-/// Connections that -L serves at once; more wait to be accepted.
+/// The most connections of -L at once; further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
 /// Bytes of one read.
 const PIECE: usize = 64 * 1024;
@@ -96,7 +96,7 @@ pub(crate) fn run(args: ConnectArgs) -> Result<(), Failure> {
     }
 }
 
-/// A device's target, and the way to it.
+/// A device's target, and how to reach it.
 struct Target {
     to: Visitors,
     way: Option<Way>,
@@ -105,7 +105,7 @@ struct Target {
 }
 
 impl Target {
-    /// A connection to the target, and the bytes that have arrived already.
+    /// Opens a connection to the target. Also returns the bytes that have arrived already.
     fn open(&self) -> Result<(Arc<Stream>, Vec<u8>), Failure> {
         let until = Instant::now() + self.timeout;
         let left = || until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
@@ -134,7 +134,7 @@ impl Target {
         Ok((Arc::new(stream), bytes.split_off(length)))
     }
 
-    /// The length of the 101, once it is here; any other answer is reported.
+    /// The length of the 101 when it has arrived; any other answer is reported.
     fn switched(
         &self,
         bytes: &mut Vec<u8>,
@@ -159,7 +159,7 @@ impl Target {
                 continue;
             }
             let text = length + wire::text_length(&head).min(TEXT_MAX);
-            // What drips in is told as far as it came in time.
+            // A slow text is reported as far as it has arrived in time.
             while bytes.len() < text && fill(stream, bytes, until).is_ok_and(|n| n > 0) {}
             let text = bytes.get(length..text.min(bytes.len())).unwrap_or_default();
             return Err(refusal(status, &String::from_utf8_lossy(text)));
@@ -167,7 +167,7 @@ impl Target {
     }
 }
 
-/// Reads more, as long as there is time; a head is bounded by its reader.
+/// Reads more bytes until the deadline; the caller bounds the head.
 fn fill(stream: &mut Stream, bytes: &mut Vec<u8>, until: Instant) -> Result<usize, Failure> {
     let late = || failed("the target was not connected in time (--timeout)");
     let left = until.saturating_duration_since(Instant::now());
@@ -188,7 +188,7 @@ fn fill(stream: &mut Stream, bytes: &mut Vec<u8>, until: Instant) -> Result<usiz
     }
 }
 
-/// Why the target is not connected, in the words of the side that refused.
+/// Why the target is not connected, in the words of the other side.
 fn refusal(status: u16, text: &str) -> Failure {
     let remedy = match status {
         401 => "; a visitor's token is given by --token-file, or PTTH_VISITOR_TOKEN",
@@ -219,7 +219,7 @@ fn pour(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
     }
 }
 
-/// The end of one direction. A peer that is gone needs not be told.
+/// Ends one direction. An error means that the other end has left.
 fn end(stream: &Stream) -> io::Result<()> {
     match stream.shutdown(Shutdown::Write) {
         Err(e) if e.kind() != io::ErrorKind::NotConnected => Err(e),
@@ -236,7 +236,7 @@ fn serve_stdio(target: &Target) -> Result<(), Failure> {
         let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         pour(stdin, &*up).and_then(|()| end(&up)).inspect_err(|_| {
             up.reset_when_dropped();
-            let _ = up.shutdown(Shutdown::Both); // it wakes the other direction
+            let _ = up.shutdown(Shutdown::Both); // this wakes the other direction
         })
     });
     let upwards = upwards.map_err(failed)?;
@@ -244,7 +244,7 @@ fn serve_stdio(target: &Target) -> Result<(), Failure> {
         let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         stdout.write_all(&first)?;
         pour(&*gateway, &stdout)?;
-        // Its reader sees the end when no descriptor of it is left.
+        // Its reader sees the end when its last descriptor is closed.
         rustix::stdio::dup2_stdout(File::options().write(true).open("/dev/null")?)?;
         Ok::<(), io::Error>(())
     };
@@ -275,7 +275,7 @@ fn serve(at: &str, target: Target) -> Result<(), Failure> {
             Ok(near) => near,
             Err(e) => {
                 log::warn!("accepting a connection: {e}");
-                std::thread::sleep(Duration::from_millis(100)); // no descriptor is free, say
+                std::thread::sleep(Duration::from_millis(100)); // for example, no descriptor is free
                 continue;
             }
         };
@@ -295,7 +295,7 @@ fn serve(at: &str, target: Target) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One of the connections that may be at once.
+/// The permit of one of the connections.
 struct Permit(Receiver<()>);
 
 impl Drop for Permit {
@@ -328,14 +328,14 @@ fn carry(near: TcpStream, target: &Target) -> Result<(), Failure> {
 struct Pair {
     near: Stream,
     gateway: Arc<Stream>,
-    /// One direction broke: that the other one has come to an end says nothing.
+    /// One direction failed, so an end of the other one has no meaning.
     broken: AtomicBool,
-    /// Directions that have ended, or broke.
+    /// The number of directions that have ended or failed.
     ended: AtomicUsize,
 }
 
 impl Pair {
-    /// One direction, to its end.
+    /// Passes on one direction to its end.
     fn pass(&self, from: &Stream, to: &Stream, first: &[u8]) -> io::Result<()> {
         let mut writer = to;
         let passed = writer.write_all(first).and_then(|()| pour(from, writer));
@@ -356,7 +356,7 @@ impl Pair {
         let both = [&self.near, &*self.gateway];
         for stream in both {
             stream.reset_when_dropped();
-            let _ = stream.shutdown(Shutdown::Read); // it tells the peer nothing
+            let _ = stream.shutdown(Shutdown::Read); // the other end does not notice this
         }
         let until = Instant::now() + NOTICE;
         while self.ended.load(SeqCst) < 2 && Instant::now() < until {

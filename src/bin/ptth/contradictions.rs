@@ -1,5 +1,5 @@
-//! Options that do nothing beside another one. They break nothing, and a file of options may be meant
-//! for several processes: so they are told of, and not refused.
+//! Options that have no effect together with another one. They do no harm, and a configuration file
+//! may be meant for several processes; so they are reported and not refused.
 
 #[cfg(feature = "cli")]
 use reverse_http::TurnMode;
@@ -9,7 +9,7 @@ use crate::config::Merged;
 #[cfg(feature = "cli")]
 use crate::gateway_arguments::GatewayArgs;
 
-/// Tells of a gateway's.
+/// Reports those of a gateway.
 #[cfg(feature = "cli")]
 pub(crate) fn of_gateway(args: &GatewayArgs, merged: &Merged) {
     if args.heartbeat.is_zero() {
@@ -21,7 +21,7 @@ pub(crate) fn of_gateway(args: &GatewayArgs, merged: &Merged) {
     }
 }
 
-/// Tells of a device's.
+/// Reports those of a device.
 pub(crate) fn of_device(args: &DeviceArgs, merged: &Merged) {
     if matches!(args.fallback, Polling::Never) {
         let of_polls = ["polls", "comet", "turn-retry", "doubt-after"];
@@ -29,7 +29,7 @@ pub(crate) fn of_device(args: &DeviceArgs, merged: &Merged) {
     }
 }
 
-/// A line of the log for each of these options that is given.
+/// Logs a line for each of these options that is given.
 fn tell(merged: &Merged, options: &[&str], beside: &str) {
     for option in options.iter().filter(|option| merged.is_given(option)) {
         log::warn!("--{option} does nothing beside {beside}");

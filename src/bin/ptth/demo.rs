@@ -11,7 +11,7 @@ use crate::device::answer_with_text;
 use crate::output::print_line;
 use crate::{Failure, failed};
 
-/// The seed's transcript, live: prints the bytes that pass between the device and the gateway.
+/// The transcript of the original page, live: prints the bytes between the device and the gateway.
 pub(crate) fn run() -> Result<(), Failure> {
     print_line(
         "A device that nobody can dial connects to its gateway and offers to turn the connection around.\n",
@@ -52,7 +52,8 @@ fn indented(text: &str) -> String {
     text.lines().map(|line| format!("    {line}\n")).collect()
 }
 
-/// A wire to listen in on: what comes to its address goes on to `to`, and both directions are told.
+/// A relay that shows bytes: connections to its address are passed on to `to`, and both directions
+/// are reported.
 fn tap(
     to: std::net::SocketAddr,
     said: mpsc::Sender<(&'static str, Vec<u8>)>,

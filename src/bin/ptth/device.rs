@@ -1,4 +1,5 @@
-//! `ptth device`: the options become a device, which answers what its gateway asks until a signal.
+//! `ptth device`: makes a device from the options, which answers its gateway's requests until a
+//! signal.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -25,7 +26,7 @@ use crate::signals::{SIGNALS, ends_of, exit_on_second};
 use crate::supervise::Supervisor;
 use crate::{Failure, certificates, failed, files, proxy, usage};
 
-/// Answers until a signal, or until there is nothing left to try.
+/// Runs until a signal, or until there is no gateway left to try.
 pub(crate) fn run(args: DeviceArgs, merged: &Merged) -> Result<(), Failure> {
     check_combinations(&args)?;
     contradictions::of_device(&args, merged);
@@ -37,8 +38,8 @@ pub(crate) fn run(args: DeviceArgs, merged: &Merged) -> Result<(), Failure> {
     let signals = Signals::new(SIGNALS).map_err(failed)?;
     let events = device.events();
     let handle = serve(device, servers, args.service)?;
-    // Ready at once: a gateway that is away is no fault of this process, and units that are ordered
-    // behind it need not wait.
+    // It is ready at once: an unreachable gateway is not an error of this process, and units that
+    // depend on it need not wait.
     let supervisor = Supervisor::of_environment();
     supervisor.ready(format_args!("connecting to {}", args.url));
     let watched = handle.clone();
@@ -62,7 +63,7 @@ pub(crate) fn run(args: DeviceArgs, merged: &Merged) -> Result<(), Failure> {
     let (running, drain) = (handle.clone(), args.drain_timeout);
     std::thread::spawn(move || handle_signals(signals, &running, &again, &supervisor, drain));
     let ended = handle.wait();
-    drop(reporter.join()); // its last lines are out
+    drop(reporter.join()); // its last lines are written
     board.iter().for_each(Board::stopped);
     Ok(ended?)
 }
@@ -142,7 +143,7 @@ fn builder(args: &DeviceArgs) -> Result<DeviceBuilder, Failure> {
     local_servers::set(builder, args)
 }
 
-/// How the gateways and the local server are known.
+/// Sets how gateways and local servers are verified.
 fn secured(
     mut builder: DeviceBuilder,
     args: &DeviceArgs,
@@ -172,7 +173,7 @@ fn secured(
     Ok(builder)
 }
 
-/// `--check`: whether the local servers and directories could answer.
+/// `--check`: validates the local servers and directories.
 fn check_service(
     device: &Device,
     servers: Vec<LocalServer>,
@@ -202,7 +203,7 @@ fn serve(
     })
 }
 
-/// Tells the reader of standard output and the supervisor how the device is connected.
+/// Reports to standard output and to the supervisor how the device is connected.
 fn report(
     events: impl IntoIterator<Item = DeviceEvent> + Send + 'static,
     supervisor: Supervisor,
@@ -252,7 +253,7 @@ fn handle_signals(
     }
 }
 
-/// What a device with TCP targets alone answers to every other request.
+/// The answer of a device that has only TCP targets to every other request.
 fn nothing_but_tcp() -> http::Response<Body> {
     let text = "this device has TCP targets alone (ptth connect)\n";
     let mut response = http::Response::new(Body::from(text.as_bytes().to_vec()));
@@ -335,7 +336,7 @@ pub(crate) fn token(
     }
 }
 
-/// Whether this is what a gateway's file says of a token: its SHA-256, and names.
+/// Returns true if this is a line of a gateway's token file: a SHA-256, and names.
 fn is_line_of_gateway(line: &str) -> bool {
     const DIGITS: usize = 64;
     let mut words = line.split_whitespace();

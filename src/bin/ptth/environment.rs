@@ -1,5 +1,5 @@
-//! The environment's part in the arguments: a value that is wrong there is told with the variable's
-//! name, and a name that is nobody's with the nearest one.
+//! Arguments from the environment: an invalid value is reported with its variable, and an unknown
+//! variable with the nearest name.
 
 use std::error::Error as _;
 
@@ -10,16 +10,15 @@ use crate::config::Merged;
 use crate::files::Reading;
 use crate::{Failure, usage};
 
-/// Read beside the arguments.
+/// Variables that are read in addition to the arguments.
 const OTHERS: [&str; 3] = ["PTTH_ADMIN_TOKEN", "PTTH_TOKEN", "PTTH_VISITOR_TOKEN"];
 
-/// The arguments, what the environment says where they are silent, and what the file of --config
-/// says where both are. Help and mistakes in the
-/// arguments themselves end the process here.
+/// The arguments, completed by the environment, and then by the file of --config. Help and errors
+/// in the arguments themselves end the process here.
 ///
 /// # Errors
-/// A value in the environment that cannot be: one line that begins with the variable. A mistake in
-/// the file: one line with its place.
+/// An invalid value in the environment: one line that begins with the variable. An error in the
+/// file: one line with its place.
 pub(crate) fn parse<C: CommandFactory + FromArgMatches>() -> Result<(C, Merged), Failure> {
     let command = with_hyphens(C::command());
     warn_of_unknown(&command);
@@ -35,7 +34,7 @@ pub(crate) fn parse<C: CommandFactory + FromArgMatches>() -> Result<(C, Merged),
     Ok((parsed, merged))
 }
 
-/// The same once more, while the command runs: with what the file says now.
+/// Parses again while the command runs, with the current contents of the file.
 ///
 /// # Errors
 /// One line: the fault.
@@ -68,10 +67,10 @@ fn with_hyphens(command: Command) -> Command {
     })
 }
 
-/// How help texts name values that are numbers.
+/// The names of numeric values in help texts.
 const NUMBERS: [&str; 5] = ["DURATION", "N", "BYTES", "MIN..MAX", "N|MIN..MAX"];
 
-/// The variable whose value is the mistake.
+/// The variable with the invalid value.
 fn variable_of(command: &Command, error: &clap::Error) -> Option<String> {
     if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
         return None;
@@ -95,7 +94,7 @@ fn variable_of(command: &Command, error: &clap::Error) -> Option<String> {
     Some(variable.to_str()?.to_owned())
 }
 
-/// A mistake in the environment. Containers set variables to nothing that they do not set.
+/// An error in the environment. Containers often set unused variables to an empty value.
 fn of_variable(variable: &str, error: &clap::Error) -> String {
     let reason = reason_of(error);
     match reason.strip_prefix("\"\": ") {
@@ -117,7 +116,7 @@ pub(crate) fn reason_of(error: &clap::Error) -> String {
     format!("{value:?}: {right}")
 }
 
-/// A line of the log for each variable that looks like one of ours and is unknown.
+/// Logs a line for each unknown variable that looks like one of ours.
 fn warn_of_unknown(command: &Command) {
     let commands = std::iter::once(command).chain(command.get_subcommands());
     let arguments = commands
@@ -145,8 +144,8 @@ fn warn_of_unknown(command: &Command) {
     }
 }
 
-/// Kubernetes tells every container of a service called `ptth` or `ptth-…` in variables of this
-/// form.
+/// Kubernetes sets variables of this form in every container for a service called `ptth` or
+/// `ptth-…`.
 fn is_of_kubernetes(name: &str) -> bool {
     let is_port = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let behind = |mark: &str| name.split_once(mark).map(|(_, rest)| rest);
@@ -156,8 +155,7 @@ fn is_of_kubernetes(name: &str) -> bool {
         || behind("_PORT_").is_some_and(|rest| is_port(rest.split('_').next().unwrap_or_default()))
 }
 
-/// How many letters have to be put in, taken out or exchanged to make one of the other
-/// (Levenshtein).
+/// The edit distance (Levenshtein).
 pub(crate) fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {

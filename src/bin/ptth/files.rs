@@ -1,11 +1,11 @@
-//! Reads the files of the command line: bounded in size and in time, never on the thread that waits
-//! for signals.
+//! Reads the files of the command line, bounded in size and in time, and never on the thread that
+//! waits for signals.
 //!
 //! A file may hang (a FIFO, a network file system), never end (a device), vanish, or be written
-//! while it is read. Each reading runs on a thread of its own, which is left behind where it hangs.
-//! At the start a file is a regular one, or a descriptor that the process was started with
-//! (`/dev/stdin`, `<(command)`), or `/dev/null`: a FIFO of another name would be waited for. A file
-//! that is read again while the process serves has to be a regular one that has come to rest.
+//! while it is read. Each read runs on a separate thread, which is abandoned if it hangs. At the
+//! start, a file is a regular one, or an inherited descriptor (`/dev/stdin`, `<(command)`), or
+//! `/dev/null`: opening another FIFO would block. A file that is reloaded while the process serves
+//! has to be a regular one that was not written to for a moment.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -18,8 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// When a file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// At the start: it may be a pipe of the shell's, `<(command)`, and its writer may take a
-    /// while.
+    /// At the start: it may be a pipe of the shell (`<(command)`), whose writer may take a while.
     First,
     /// While the process serves.
     Again,
@@ -27,17 +26,17 @@ pub(crate) enum Reading {
 
 const FIRST: Duration = Duration::from_secs(60);
 pub(crate) const AGAIN: Duration = Duration::from_secs(5);
-/// A file that was written to less than this ago may not be whole yet.
+/// A file that was written to within this time may be incomplete.
 const REST: Duration = Duration::from_millis(200);
-/// Readings at once. Those that hang count; beyond, nothing is read.
+/// The most reads at once, including those that hang.
 const READINGS_MAX: usize = 16;
 
-/// What `--token-file -` reads at most, in bytes.
+/// The most that `--token-file -` reads, in bytes.
 const LINE_MAX: usize = 64 * 1024;
 
 static READINGS: AtomicUsize = AtomicUsize::new(0);
 
-/// One of the readings in progress.
+/// Counts a read in progress.
 struct Counted;
 
 impl Drop for Counted {
@@ -46,12 +45,12 @@ impl Drop for Counted {
     }
 }
 
-/// How long a reading may take.
+/// How long a read may take.
 pub(crate) fn within(reading: Reading) -> Duration {
     if reading == Reading::First { FIRST } else { AGAIN }
 }
 
-/// The bytes of a file, `most` at most, without the mark that some editors put before UTF-8.
+/// The bytes of a file, at most `most`, without a byte order mark.
 ///
 /// # Errors
 /// The fault, without the file's name.
@@ -75,7 +74,7 @@ pub(crate) fn text(
         .map_err(|_| format!("{option} {}: there are bytes that are no UTF-8", file.display()))
 }
 
-/// Never waits for the writer of a FIFO.
+/// Opens a file, without waiting for the writer of a FIFO.
 fn opened(file: &Path) -> Result<(File, Metadata), String> {
     let without_waiting = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     let opened = OpenOptions::new()
@@ -101,15 +100,14 @@ fn opened_first(file: &Path) -> Result<File, String> {
     }
 }
 
-/// A descriptor that the process was started with, as shells name those of `<(command)`.
+/// Returns true for an inherited descriptor, as shells name those of `<(command)`.
 fn is_descriptor(file: &Path) -> bool {
     file == Path::new("/dev/stdin")
         || file.starts_with("/dev/fd")
         || file.starts_with("/proc/self/fd")
 }
 
-/// Text as editors and shells of Windows write it: a byte order mark before UTF-8 says nothing, one
-/// of UTF-16 says that nothing else could be read.
+/// Removes the byte order mark that Windows programs write before UTF-8, and refuses UTF-16.
 fn without_mark(mut bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     match bytes.as_slice() {
         [0xEF, 0xBB, 0xBF, ..] => {
@@ -123,7 +121,7 @@ fn without_mark(mut bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     }
 }
 
-/// The first line of standard input that is not blank; its writer need not close it.
+/// The first non-blank line of standard input, which need not be closed.
 ///
 /// # Errors
 /// The fault.
@@ -147,7 +145,7 @@ pub(crate) fn line_of_stdin() -> Result<String, String> {
     })
 }
 
-/// Does what may hang on a thread of its own, which is left behind where it does.
+/// Runs a job that may hang on a separate thread, which is abandoned if it does.
 ///
 /// # Errors
 /// The job's own; it took too long; too many hang.
@@ -165,7 +163,7 @@ pub(crate) fn on_a_thread<T: Send + 'static>(
     let (tell, told) = sync_channel(1);
     let job = move || {
         let _counted = counted;
-        let _ = tell.send(job()); // nobody waits any more where it took too long
+        let _ = tell.send(job()); // after the timeout the receiver is gone
     };
     std::thread::Builder::new()
         .name("ptth-read".to_owned())
@@ -183,7 +181,8 @@ fn bounded(from: impl Read, most: u64) -> Result<Vec<u8>, String> {
     }
 }
 
-/// What tells one state of a file from another. A link is followed, so a link that is moved counts.
+/// A value that distinguishes states of a file. A symbolic link is followed, so moving it counts as
+/// a change.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     file: (u64, u64),
@@ -209,9 +208,9 @@ impl From<&Metadata> for Stamp {
     }
 }
 
-/// Reads a regular file that nobody writes to at this moment.
+/// Reads a regular file that was not written to recently.
 fn at_rest(file: &Path, most: u64) -> Result<Vec<u8>, String> {
-    let end = Instant::now() + AGAIN - AGAIN / 5; // the caller hears of it within its time
+    let end = Instant::now() + AGAIN - AGAIN / 5; // the caller gets the error within its time
     loop {
         let (opened, data) = opened(file)?;
         if !data.is_file() {
@@ -229,7 +228,7 @@ fn at_rest(file: &Path, most: u64) -> Result<Vec<u8>, String> {
     }
 }
 
-/// A time in the future says nothing: the clocks of file servers differ.
+/// A time in the future is ignored, because the clocks of file servers differ.
 fn is_recent(data: &Metadata) -> bool {
     let age =
         data.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
@@ -254,8 +253,7 @@ pub(crate) fn together<T>(
     }
 }
 
-/// A thread that does one thing, again, whenever it is asked to. However often it is asked
-/// meanwhile, once more is enough.
+/// A thread that repeats a job on request. Several requests during a run cause one more run.
 pub(crate) struct Again(SyncSender<()>);
 
 impl Again {
@@ -269,7 +267,7 @@ impl Again {
         Ok(Again(ask))
     }
 
-    /// Never waits.
+    /// Requests a run, without waiting.
     pub(crate) fn ask(&self) {
         match self.0.try_send(()) {
             Ok(()) | Err(TrySendError::Full(())) => {}
@@ -347,7 +345,7 @@ mod tests {
         let before = Stamp::of(&file).unwrap();
         assert_eq!(read(&file, 5, Reading::Again).unwrap(), b"whole");
         assert!(read(&file, 4, Reading::Again).unwrap_err().contains("longer than"));
-        // Written now: it is read, later.
+        // It was just written, so it is read later.
         std::fs::write(&file, "other").unwrap();
         assert!(Stamp::of(&file).unwrap() != before);
         assert_eq!(read(&file, 5, Reading::Again).unwrap(), b"other");

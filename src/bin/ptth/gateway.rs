@@ -1,5 +1,5 @@
-//! `ptth gateway`: the options become a gateway, which serves until a signal and reads its files
-//! again when one says so.
+//! `ptth gateway`: makes a gateway from the options, which serves until a signal, and reloads its
+//! files on SIGHUP.
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
@@ -32,7 +32,7 @@ use crate::signals::{SIGNALS, ends_of};
 use crate::supervise::Supervisor;
 use crate::{Failure, failed, usage};
 
-/// Serves until a signal, or checks the options where only that is asked for.
+/// Serves until a signal, or only checks the options.
 pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
     let prepared = Prepared::of(&args, merged)?;
     if args.check {
@@ -43,7 +43,7 @@ pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
         return print_line("the options, and the files that they name, are valid");
     }
     let access_log = args.access_log.open()?;
-    // Until here a signal ends the process, whatever the files do.
+    // Until here a signal ends the process, even if a file hangs.
     let told = watch(Signals::new(SIGNALS).map_err(failed)?);
     let gateway = Arc::new(prepared.builder.start()?);
     let mut access_log = access_log.map(|log| log.start(&gateway)).transpose()?;
@@ -78,7 +78,7 @@ pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
         })
     };
     let signal = until_stopped(&gateway, &told, &again.map_err(failed)?, access_log.as_mut())?;
-    // Somebody at a keyboard waits for no load balancer.
+    // With Ctrl-C there is no load balancer to wait for.
     let notice = if signal == SIGINT { Duration::ZERO } else { notice };
     drain(&gateway, told, &supervisor, notice, time);
     drop(admin.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -86,14 +86,14 @@ pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Everything that the options and their files say, read and validated, before anything is bound.
+/// The contents of options and files, read and validated before anything is bound.
 struct Prepared {
     builder: GatewayBuilder,
-    /// The routes of the file, and behind them those of `--route`.
+    /// The routes of the file, followed by those of `--route`.
     table: Routes,
     last_read: LastRead,
     visitors_tls: Option<GatewayTls>,
-    /// Of the devices' and the visitors' URLs.
+    /// The schemes of the devices' and the visitors' URLs.
     schemes: (&'static str, &'static str),
     /// Other gateways.
     cluster: Option<Cluster>,
@@ -151,8 +151,8 @@ impl Prepared {
 }
 
 /// Refuses addresses where anybody could register, two listeners at one address (of devices,
-/// visitors, operators, other gateways), and another one's address told to other gateways. `new`: the listeners' addresses; `args`: the other options
-/// in force.
+/// visitors, operators, other gateways), and a wrong URL for other gateways. `new` has the
+/// listeners' addresses, and `args` the other options in force.
 pub(crate) fn check_addresses(args: &GatewayArgs, new: &GatewayArgs) -> Result<(), Failure> {
     let devices = &new.devices;
     if args.tokens.is_none()
@@ -170,7 +170,8 @@ pub(crate) fn check_addresses(args: &GatewayArgs, new: &GatewayArgs) -> Result<(
     args.others.check_advertised(&listening)
 }
 
-/// Every address of a gateway, by its option. Other gateways come in where they did at the start.
+/// Every address of a gateway, by its option. The listener for other gateways stays at its first
+/// address.
 fn listening<'a>(args: &'a GatewayArgs, new: &'a GatewayArgs) -> Vec<(&'static str, &'a str)> {
     let admin = new.admin.address().map(|admin| ("--admin", admin));
     let peers = args.others.address().map(|peers| ("--peers", peers));
@@ -178,7 +179,7 @@ fn listening<'a>(args: &'a GatewayArgs, new: &'a GatewayArgs) -> Vec<(&'static s
     sides.into_iter().chain(admin).chain(peers).collect()
 }
 
-/// Which offers are taken, and when they are answered.
+/// Sets which offers are accepted, and when they are answered.
 fn with_offers(builder: GatewayBuilder, args: &GatewayArgs) -> Result<GatewayBuilder, Failure> {
     let mut builder = builder.fallback(args.fallback.into()).shared_names(args.shared_names);
     for (name, mode) in &args.turn {
@@ -216,7 +217,7 @@ fn read_tables(args: &GatewayArgs) -> Result<Tables, Failure> {
     })
 }
 
-/// The keys of sign-ins that a file has.
+/// The keys of sign-ins in a file.
 pub(crate) fn read_sign_in_keys(
     args: &GatewayArgs,
     reading: Reading,
@@ -238,7 +239,7 @@ pub(crate) fn read_sign_in_keys(
     Ok(Some(keys))
 }
 
-/// Admission, and trusted proxies.
+/// Sets admission and trusted proxies.
 fn with_access(
     mut builder: GatewayBuilder,
     args: &GatewayArgs,
@@ -261,8 +262,8 @@ fn with_access(
         .visitors_proxy_protocol(&args.visitors_proxy_protocol))
 }
 
-/// Stops the gateway; returns when all is over. A signal within the notice ends that, a later one
-/// the process.
+/// Stops the gateway, and returns when that is complete. A signal within the notice ends the
+/// notice, a later one ends the process.
 fn drain(
     gateway: &Arc<Gateway>,
     told: mpsc::Receiver<i32>,
@@ -285,7 +286,7 @@ fn drain(
                 log_state(&hurried);
             } else if signal != SIGHUP {
                 log::info!("stopping without further notice");
-                drop(told); // from here on a signal ends the process
+                drop(told); // from now on a signal ends the process
                 return hurried.drain(time);
             }
         }
@@ -293,14 +294,14 @@ fn drain(
     gateway.drain_with_notice(notice, time);
 }
 
-/// What the options say of bounds and times.
+/// The limits from the options.
 pub(crate) fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
     let mut limits = Limits::default();
     limits.connections_max = affordable(args.connections)?;
     limits.memory_bytes_max = usize::try_from(args.memory).unwrap_or(usize::MAX);
     limits.messages_bytes_max = limits.messages_bytes_max.min(limits.memory_bytes_max / 2);
-    limits.message_bytes_max = limits.message_bytes_max.min(limits.messages_bytes_max / 4); // one in JSON takes some times its length
-    // Zero: derived from the total, which may have been lowered.
+    limits.message_bytes_max = limits.message_bytes_max.min(limits.messages_bytes_max / 4); // a message in JSON takes several times its length
+    // Zero means: derived from the total, which may have been lowered.
     limits.connections_per_address_max = args.connections_per_address.unwrap_or_default();
     limits.unauthenticated_max = args.unauthenticated.unwrap_or_default();
     (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) =
@@ -320,12 +321,12 @@ pub(crate) fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
     Ok(limits)
 }
 
-/// Descriptors that are no connections: listeners, the loop's own, standard streams, files that are
-/// read again. A quarter, within these bounds.
+/// Descriptors for other purposes than connections (listeners, the loop, standard streams, files):
+/// a quarter, within these bounds.
 const DESCRIPTORS_RESERVED: std::ops::RangeInclusive<u64> = 16..=64;
 
-/// So many connections, or as many as there are descriptors for, which is said once: those in hand
-/// are served then, and only accepting waits.
+/// This number of connections, or as many as the descriptors allow, which is logged once. So
+/// existing connections are served, and only accepting waits.
 fn affordable(wanted: usize) -> Result<usize, Failure> {
     let descriptors = rlimit::Resource::NOFILE.get_soft().map_err(failed)?;
     let reserved =
@@ -337,7 +338,7 @@ fn affordable(wanted: usize) -> Result<usize, Failure> {
         )));
     }
     if most < wanted {
-        // The default was not asked for, and thousands of descriptors are enough.
+        // The default was not requested explicitly, and thousands of descriptors are enough.
         let level = if wanted == Limits::default().connections_max && most >= 4_096 {
             log::Level::Debug
         } else {
@@ -351,7 +352,7 @@ fn affordable(wanted: usize) -> Result<usize, Failure> {
     Ok(wanted.min(most))
 }
 
-/// What `--route` says, and the options that go with it.
+/// The routes of `--route`, with the options for it.
 pub(crate) fn fixed_routes(args: &GatewayArgs) -> Result<Routes, Failure> {
     let routes = args.route.iter().try_fold(Routes::default(), |routes, route| {
         match route.split_once('=') {
@@ -382,7 +383,7 @@ pub(crate) fn fixed_routes(args: &GatewayArgs) -> Result<Routes, Failure> {
     })
 }
 
-/// What --rate and its like say.
+/// The rates of --rate and similar options.
 fn with_rates(mut routes: Routes, args: &GatewayArgs) -> Result<Routes, Failure> {
     let EdgeArgs { rate, rate_per_token, burst, .. } = &args.edge;
     if rate_per_token.is_some() && args.visitor_tokens.is_none() {
@@ -401,7 +402,8 @@ fn with_rates(mut routes: Routes, args: &GatewayArgs) -> Result<Routes, Failure>
     Ok(routes.burst(u32::try_from(*burst).unwrap_or(u32::MAX))?)
 }
 
-/// Tells of signals, as long as somebody listens; SIGTERM or SIGINT then ends the process at once.
+/// Reports signals as long as there is a receiver; after that SIGTERM or SIGINT ends the process at
+/// once.
 fn watch(mut signals: Signals) -> mpsc::Receiver<i32> {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
@@ -414,8 +416,7 @@ fn watch(mut signals: Signals) -> mpsc::Receiver<i32> {
     told
 }
 
-/// Returns on SIGTERM or SIGINT: which it was. No file is read here, so nothing keeps a signal
-/// waiting.
+/// Returns SIGTERM or SIGINT when it arrives. No file is read here, so no signal has to wait.
 fn until_stopped(
     gateway: &Gateway,
     told: &mpsc::Receiver<i32>,
@@ -436,7 +437,7 @@ fn until_stopped(
     }
 }
 
-/// SIGUSR1: one line about what goes on.
+/// SIGUSR1: logs one line about the state.
 fn log_state(gateway: &Gateway) {
     let stats = gateway.stats();
     log::info!(

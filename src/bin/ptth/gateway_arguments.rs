@@ -18,7 +18,7 @@ use crate::config::duration;
 use crate::levels::LogFormat;
 use crate::peers::PeersArgs;
 
-/// What a gateway takes of its peers, or not.
+/// Options about the requests that a gateway accepts.
 #[derive(Args)]
 pub(crate) struct LeniencyArgs {
     /// Let --devices listen beyond loopback although every peer can register any name
@@ -35,7 +35,7 @@ pub(crate) struct LeniencyArgs {
     pub(crate) keep_underscore: bool,
 }
 
-/// What holds for requests that find their device by --route.
+/// Options for requests that are routed by --route.
 #[derive(Args)]
 pub(crate) struct EdgeArgs {
     /// With --route path: put /NAME in front of paths in devices' responses (Location,

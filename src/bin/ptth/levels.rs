@@ -12,16 +12,16 @@ use log::{LevelFilter, Log, Metadata, Record};
 use reverse_http::admin::LogLevel;
 use serde_json::json;
 
-/// What the environment says until an operator says something else.
+/// The level from the environment, until an operator sets another one.
 struct Levels {
     of_environment: InForms,
     /// The same without a filter.
     all: InForms,
-    /// A level and one; 0: the environment's.
+    /// A level plus one; 0 for the environment's.
     chosen: AtomicUsize,
 }
 
-/// Lines of the library that the command has itself: on standard output, or at its end.
+/// Lines of the library that the command prints itself, on standard output or at its end.
 const NOTICES: &str = "reverse_http::device::notices";
 
 static LEVELS: OnceLock<Levels> = OnceLock::new();
@@ -62,7 +62,7 @@ fn write_json(to: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
 }
 
 impl Levels {
-    /// The logger that takes such a record.
+    /// The logger for such a record.
     fn logger(&self, metadata: &Metadata<'_>) -> Option<&Logger> {
         if metadata.target() == NOTICES {
             return None;
@@ -86,7 +86,7 @@ impl Log for Levels {
     fn flush(&self) {}
 }
 
-/// Starts the log, whose level `RUST_LOG` says (default `info`); `output` is where it goes.
+/// Starts the log to `output`, with the level of `RUST_LOG` (default `info`).
 pub(crate) fn start(output: impl Write + Send + Clone + 'static) {
     let to = |output| Target::Pipe(Box::new(output));
     // For lines before the options are read.
@@ -112,7 +112,7 @@ pub(crate) fn start(output: impl Write + Send + Clone + 'static) {
     }
 }
 
-/// From here on lines have this form.
+/// Sets the form of further lines.
 pub(crate) fn set_format(format: LogFormat) {
     JSON.store(format == LogFormat::Json, Relaxed);
 }
@@ -121,7 +121,7 @@ pub(crate) fn are_json() -> bool {
     JSON.load(Relaxed)
 }
 
-/// From here on this level counts, and no longer what the environment says.
+/// Sets the level, which replaces that of the environment.
 #[cfg(feature = "cli")]
 pub(crate) fn set(level: LogLevel) {
     let level = level.as_str().parse().unwrap_or(LevelFilter::Info); // both know the same names

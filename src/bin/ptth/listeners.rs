@@ -1,5 +1,5 @@
-//! Where `ptth gateway` listens, and how SIGHUP moves that: a new address is bound before the old
-//! one is closed, so one that cannot be bound leaves everything as it was. Connections stay.
+//! The addresses at which `ptth gateway` listens, and their changes on SIGHUP: a new address is
+//! bound before the old one is closed, so a failed bind changes nothing. Connections stay open.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ pub(crate) type SharedAdmin = Arc<Mutex<Option<AdminListener>>>;
 
 /// One address.
 struct Address {
-    /// As its option says it.
+    /// The text of its option.
     said: String,
     at: SocketAddr,
     scheme: &'static str,
@@ -37,14 +37,14 @@ impl Address {
 pub(crate) struct Listeners {
     devices: Address,
     visitors: Address,
-    /// Former addresses of visitors: connections that stayed use the same routes.
+    /// Former addresses of visitors: their connections use the same routes.
     former: Vec<SocketAddr>,
     admin: SharedAdmin,
     admin_args: AdminArgs,
     peers: Option<PeersInForce>,
 }
 
-/// What became of listeners.
+/// The changes of listeners.
 #[derive(Default)]
 struct Changes {
     added: Vec<String>,
@@ -53,7 +53,7 @@ struct Changes {
 }
 
 impl Listeners {
-    /// Those of the start. `visitors` is already bound.
+    /// The listeners of the start. `visitors` is already bound.
     ///
     /// # Errors
     /// The operators' address cannot be bound.
@@ -83,7 +83,7 @@ impl Listeners {
         self.admin_url().into_iter().for_each(|url| say(format_args!("admin {url}")));
     }
 
-    /// For a supervisor.
+    /// The status line for a supervisor.
     pub(crate) fn serving(&self) -> String {
         format!("devices {}, visitors {}", self.devices.url(), self.visitors.url())
     }
@@ -100,12 +100,12 @@ impl Listeners {
         self.visitors.at
     }
 
-    /// Everywhere that visitors came in, which has routes.
+    /// All addresses for visitors, including former ones.
     pub(crate) fn with_routes(&self) -> impl Iterator<Item = SocketAddr> {
         self.former.iter().copied().chain([self.visitors.at])
     }
 
-    /// Tells operators what became of the configuration.
+    /// Reports the outcome of a reload to operators.
     pub(crate) fn tell_configuration(&self, told: &str) {
         let admin = self.admin.lock().unwrap_or_else(PoisonError::into_inner);
         admin.iter().for_each(|admin| admin.configuration_read(told));
@@ -123,8 +123,8 @@ impl Listeners {
         admin.as_ref().map(|admin| admin.url().to_owned())
     }
 
-    /// Goes where the options say now. `args` are those of the start: what they say of tokens and
-    /// certificates is in force.
+    /// Listens at the addresses of the current options. `args` are those of the start, whose tokens
+    /// and certificates are in force.
     pub(crate) fn follow(
         &mut self,
         gateway: &Gateway,
@@ -157,7 +157,7 @@ impl Listeners {
         let left =
             changes.follow(gateway, ("visitors", &new.visitors), &mut self.visitors, visitors);
         self.former.extend(left);
-        self.former.retain(|at| *at != self.visitors.at); // it may be back where it was
+        self.former.retain(|at| *at != self.visitors.at); // it may be back at an earlier address
         self.follow_admin(gateway, args, new, &mut changes);
         changes.tell();
     }
@@ -200,7 +200,7 @@ impl Listeners {
 }
 
 impl Changes {
-    /// Goes to another address, where it is one; the one that was left.
+    /// Moves to another address, if it has changed. Returns the old one.
     fn follow(
         &mut self,
         gateway: &Gateway,

@@ -7,7 +7,7 @@ use reverse_http::proto::edits::FieldEdits;
 use crate::arguments::{DeviceArgs, ForPath};
 use crate::{Failure, usage};
 
-/// Refuses options that go with a local server, or with one at https, where there is none.
+/// Refuses options for local servers, or for those at https, if there is none.
 pub(crate) fn check(args: &DeviceArgs) -> Result<(), Failure> {
     let of_servers = [
         ("--host-header", !args.host_header.is_empty()),
@@ -69,7 +69,7 @@ pub(crate) fn of(args: &DeviceArgs) -> Result<Vec<LocalServer>, Failure> {
     args.service.to.iter().map(server).collect()
 }
 
-/// Sets what holds for all servers.
+/// Sets the options for all servers.
 pub(crate) fn set(builder: DeviceBuilder, args: &DeviceArgs) -> Result<DeviceBuilder, Failure> {
     let builder = builder
         .map_origin(args.map_origin)
@@ -87,7 +87,7 @@ pub(crate) fn set(builder: DeviceBuilder, args: &DeviceArgs) -> Result<DeviceBui
     })
 }
 
-/// The fields that are set and removed, by their options.
+/// The edits to fields, by their options.
 fn edits(
     set: (&str, &[(String, String)]),
     removed: (&str, &[String]),
@@ -109,13 +109,13 @@ pub(crate) fn said_of_all<T>(said: &[ForPath<T>]) -> Option<&T> {
     said.iter().find(|said| said.path.is_none()).map(|said| &said.value)
 }
 
-/// The value of an option for the server of this path alone.
+/// The value of an option for the server of this path.
 fn said_of<'a, T>(said: &'a [ForPath<T>], path: &str) -> Option<&'a T> {
     let is_it = |said: &&ForPath<T>| said.path.as_deref().is_some_and(|of| same(of, path));
     said.iter().find(is_it).map(|said| &said.value)
 }
 
-/// Refuses an option that says two things of one server, or something of one that is not there.
+/// Refuses an option that is given twice for one server, or for a server that does not exist.
 fn once<T>(option: &str, args: &DeviceArgs, said: &[ForPath<T>]) -> Result<(), Failure> {
     for (at, one) in said.iter().enumerate() {
         let path = one.path.as_deref();
@@ -140,7 +140,7 @@ fn is_known(option: &str, args: &DeviceArgs, path: &str) -> Result<(), Failure> 
     }
 }
 
-/// `/cam` and `/cam/` are one path.
+/// Compares paths: `/cam` and `/cam/` are equal.
 fn same(a: &str, b: &str) -> bool {
     a.strip_suffix('/').unwrap_or(a) == b.strip_suffix('/').unwrap_or(b)
 }

@@ -1,9 +1,9 @@
-//! The command `ptth`: a gateway, a device, and a demonstration, on the public API of the library
-//! alone.
+//! The command `ptth`: a gateway, a device, and tools. It uses only the public API of the library.
 //!
-//! Ready lines go to standard output, one each, flushed; logs go to standard error, level by
-//! `RUST_LOG` (default `info`). Exit codes: 0 stopped, 1 failed (a device: after `--max-retries`),
-//! 2 wrong usage, 3 refused by the gateway, or by all of them (401, 403, 404, 410).
+//! Ready lines are written to standard output, flushed one by one. Logs are written to standard
+//! error, with the level of `RUST_LOG` (default `info`). Exit codes: 0 stopped, 1 failed (a device:
+//! after `--max-retries`), 2 wrong usage, 3 refused by the gateway, or by all of them (401, 403,
+//! 404, 410).
 
 #![cfg_attr(
     not(feature = "cli"),
@@ -107,7 +107,7 @@ enum Command {
     Tool(Tool),
 }
 
-/// Why the command ends: what to say, if anything, and the exit code.
+/// Why the command ends: a message, if any, and the exit code.
 struct Failure {
     text: String,
     code: u8,
@@ -124,7 +124,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// The command line, as help texts, completions and the file of --config know it.
+/// The command line, for help texts, completions and the file of --config.
 fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }

@@ -1,8 +1,9 @@
 //! Standard output and standard error.
 //!
-//! What serves ([`say`]) never waits for its reader: a thread of its own writes, and a full disk, a
-//! closed pipe, a terminal that was paused or a log collector that hangs costs lines, and no
-//! request. What a command was asked for ([`print()`]) is written whole, or the command fails.
+//! Lines of a serving process ([`say`]) never wait for their reader: a separate thread writes them,
+//! so a full disk, a closed pipe, a paused terminal or a log collector that hangs costs lines, and
+//! delays no request. The output of other commands ([`print()`]) is written completely, or the
+//! command fails.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use crate::{Failure, failed};
 
-/// Lines that wait to be written, of each output. Beyond: they are lost, and their number is told
-/// when writing goes on.
+/// The most lines that wait to be written, for each output. Further ones are lost, and their number
+/// is reported when writing continues.
 const LINES_MAX: usize = 1024;
 /// How long the end of the process waits for lines that are not written yet.
 const FINISH: Duration = Duration::from_secs(1);
@@ -22,7 +23,7 @@ const FINISH: Duration = Duration::from_secs(1);
 static STDOUT: OnceLock<Output> = OnceLock::new();
 static STDERR: OnceLock<Output> = OnceLock::new();
 
-/// One of the two; clones write to the same.
+/// One of the two outputs. Clones write to the same one.
 #[derive(Clone)]
 pub(crate) struct Output {
     lines: SyncSender<Vec<u8>>,
@@ -31,7 +32,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// `tell` says that so many lines were lost.
+    /// `tell` makes the report of lost lines.
     fn start(
         name: &'static str,
         to: impl Write + Send + 'static,
@@ -59,7 +60,7 @@ impl Output {
     }
 }
 
-/// What cannot be written is gone: there is nowhere to say so.
+/// Lines that cannot be written are lost: there is no place to report it.
 fn write_lines(
     mut to: impl Write,
     queue: &Receiver<Vec<u8>>,
@@ -96,7 +97,7 @@ impl Write for Output {
 /// # Errors
 /// No thread could be started.
 pub(crate) fn start() -> io::Result<Output> {
-    // Standard output may be an access log, where a notice has no place.
+    // Standard output may be an access log, in which a notice must not appear.
     let out = Output::start("ptth-stdout", io::stdout(), |_, what| {
         log::warn!("standard output: {what}");
     })?;
@@ -122,11 +123,10 @@ pub(crate) fn say_lines(lines: &[u8]) {
     }
 }
 
-/// What the command was asked for, written before this returns: nothing else goes on that a slow
-/// reader could keep waiting.
+/// Writes the output of a command before this returns; a slow reader delays nothing else.
 ///
 /// # Errors
-/// It could not be written. Nothing is to be said of it where nobody reads any more.
+/// It could not be written. If the reader has left, there is no message.
 pub(crate) fn print(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|e| match e.kind() {
@@ -150,7 +150,7 @@ pub(crate) fn complain(line: impl Display) {
     }
 }
 
-/// Waits until everything is written, as long as that is worth while.
+/// Waits for a bounded time until everything is written.
 pub(crate) fn finish() {
     let end = Instant::now() + FINISH;
     let waits = || {

@@ -1,5 +1,5 @@
-//! Certificates to show, each with its key: those that options name one by one, and those of a
-//! folder. They are read together, and count together or not at all.
+//! Certificates with their keys: those of single options, and those of a folder. They are read
+//! together, and take effect together or not at all.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use reverse_http::tls::Identity;
 use crate::certificates::{read, warn_of_readers};
 use crate::files::{self, Reading};
 
-/// Certificates of a folder. Beyond, it is not the folder that was meant.
+/// The most certificates of a folder. With more, it is probably the wrong folder.
 const PAIRS_MAX: usize = 1_000;
 
 /// One side's options, `certificate` and `key` in pairs, in the order in which they were given.
@@ -27,8 +27,8 @@ struct Pair {
 }
 
 impl Pairs<'_> {
-    /// What the files say now, those of the folder behind those that are named. Empty: no option is
-    /// given.
+    /// The current certificates: first those of options, then those of the folder. Empty without
+    /// such options.
     ///
     /// # Errors
     /// A file cannot be read; a key is not its certificate's; the only certificate is read again
@@ -39,7 +39,7 @@ impl Pairs<'_> {
             warn_of_readers(pair.key.0, &pair.key.1);
             match identity.check_dates(SystemTime::now()) {
                 Ok(()) => {}
-                // The others are renewed all the same. A machine without a clock may still start.
+                // The others are renewed nevertheless. A machine without a clock may still start.
                 Err(e) if reading == Reading::First || read.len() > 1 => {
                     log::warn!("{}: {e}", told_of(&pair.certificate))
                 }
@@ -49,7 +49,7 @@ impl Pairs<'_> {
         in_order(read, self.certificate.1.is_empty())
     }
 
-    /// The default one, without a second word on what [`identities`](Self::identities) has told of.
+    /// The default one, without repeating the reports of [`identities`](Self::identities).
     ///
     /// # Errors
     /// A file cannot be read; a key is not its certificate's.
@@ -58,7 +58,7 @@ impl Pairs<'_> {
     }
 
     fn read(&self, reading: Reading) -> Result<Vec<(Identity, Pair)>, String> {
-        // A renewal writes one file after the other: between the two writes they are no pair.
+        // A renewal writes one file after the other; in between they do not match.
         files::together(reading, || {
             let all = self.named()?.into_iter().chain(self.of_folder(reading)?);
             all.map(|pair| Ok((pair.identity(reading)?, pair))).collect::<Result<Vec<_>, String>>()
@@ -107,8 +107,8 @@ impl Pair {
     }
 }
 
-/// The default first. A folder's is the first that is valid now; one without a DNS name can be
-/// nothing else, so it stays.
+/// Puts the default first. For a folder, it is the first one that is valid now; one without a DNS
+/// name can only be the default, so it stays first.
 ///
 /// # Errors
 /// Another one has no DNS name.
@@ -135,7 +135,7 @@ fn told_of((option, file): &(&'static str, PathBuf)) -> String {
 
 /// The pairs of a folder, by their names: `NAME.crt` with `NAME.key` as lego and Kubernetes write
 /// them, `NAME/fullchain.pem` with `NAME/privkey.pem` as certbot does. Certificates of CAs
-/// (`ca.crt`, `NAME.issuer.crt`) have no key there; hidden and other files say nothing.
+/// (`ca.crt`, `NAME.issuer.crt`) have no key there; hidden and other files are ignored.
 fn list(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>, String> {
     let mut pairs: BTreeMap<String, [Option<PathBuf>; 2]> = BTreeMap::new();
     let mut entries = 0;
@@ -178,10 +178,10 @@ fn list(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>, String> {
     whole.collect()
 }
 
-/// Names that a line of the log lists.
+/// The most names in a log line.
 const TOLD_MAX: usize = 5;
 
-/// What a listener shows, for the log: `a.example until Sun, 06 Nov 2094 08:49:37 GMT`.
+/// The certificates of a listener, for the log: `a.example until Sun, 06 Nov 2094 08:49:37 GMT`.
 pub(crate) fn told(identities: &[Identity]) -> String {
     let told = identities.iter().take(TOLD_MAX).map(|identity| {
         let names = identity.names();

@@ -1,10 +1,10 @@
-//! The proxy on the way out, as the command line and the environment name it: `--proxy`, else what
-//! curl would read.
+//! The proxy from the command line or the environment: `--proxy`, or else the variables that curl
+//! uses.
 //!
 //! curl's rules: the variable of the URL's scheme, then `all_proxy`; lower case before upper case,
-//! but `HTTP_PROXY` is never read (a CGI program has it from its client's `Proxy` field); an empty
+//! but `HTTP_PROXY` is never read (a CGI program gets it from its client's `Proxy` field); an empty
 //! variable counts as unset, a URL without a scheme is `http://`, userinfo is percent-encoded.
-//! `no_proxy` goes with the environment's proxy, not with `--proxy`.
+//! `no_proxy` applies to the environment's proxy, not to `--proxy`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,8 +18,8 @@ use crate::{Failure, usage};
 /// User and password.
 type Credentials = Option<(String, String)>;
 
-/// Sets the proxy of a device that dials `gateways`, of which the first decides about the variable;
-/// `given` is what `--proxy` or PTTH_PROXY says.
+/// Sets the proxy of a device that dials `gateways`, of which the first decides about the variable.
+/// `given` is the value of `--proxy` or PTTH_PROXY.
 pub(crate) fn set(
     builder: DeviceBuilder,
     given: Option<&str>,
@@ -39,7 +39,7 @@ fn is_typed() -> bool {
         .any(|argument| argument == "--proxy" || argument.to_string_lossy().starts_with("--proxy="))
 }
 
-/// What options and environment say of a proxy.
+/// A proxy from an option or from the environment.
 #[derive(Debug)]
 struct Proxy {
     /// The option or variable that names it.
@@ -52,7 +52,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    /// `None`: there is none for any of these gateways.
+    /// `None` if there is none for any of these gateways.
     ///
     /// # Errors
     /// It is not a proxy that is spoken to.
@@ -67,8 +67,7 @@ impl Proxy {
         }
         let first = gateways.first().copied().unwrap_or_default();
         let found = match given {
-            // A URL as the library takes it. It refuses userinfo: others can read a process's
-            // arguments.
+            // The library refuses userinfo, because others can read a process's arguments.
             Some(url) if typed => {
                 let (url, no_proxy) = (url.to_owned(), String::new());
                 return Ok(Some(Proxy { source: "--proxy", url, credentials: None, no_proxy }));
@@ -82,8 +81,8 @@ impl Proxy {
             return Ok(None);
         }
         match split(&url) {
-            // The environment is often made for other programs: a proxy of an unknown scheme is no
-            // reason not to start.
+            // The environment is often made for other programs, so an unsupported scheme there does
+            // not prevent the start.
             Err(why) if source.eq_ignore_ascii_case("all_proxy") && why == OTHER_KIND => {
                 log::warn!("{source}: {why}; dialling without a proxy (say so with --proxy none)");
                 Ok(None)
@@ -140,7 +139,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The variable that counts for this URL, and its value.
+/// The variable for this URL, and its value.
 fn of_environment(
     gateway: &str,
     variable: impl Fn(&str) -> Option<String>,
@@ -158,11 +157,12 @@ fn exceptions(variable: impl Fn(&str) -> Option<String>) -> String {
     variable("no_proxy").or_else(|| variable("NO_PROXY")).unwrap_or_default()
 }
 
-/// SOCKS, for one.
+/// For example SOCKS.
 const OTHER_KIND: &str =
     "this kind of proxy is not spoken to, only CONNECT; name one by http://HOST:PORT";
 
-/// A proxy's URL without userinfo and path, and what the userinfo says. Errors show nothing of it.
+/// A proxy's URL without userinfo and path, and the credentials in the userinfo. Errors do not show
+/// them.
 fn split(value: &str) -> Result<(String, Credentials), &'static str> {
     let rest = match value.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
@@ -233,7 +233,7 @@ mod tests {
         }
     }
 
-    /// What both `ptth device` and `ptth check` make of it.
+    /// The result for both `ptth device` and `ptth check`.
     fn found(
         given: Option<&str>,
         typed: bool,

@@ -1,5 +1,5 @@
-//! The files that SIGHUP reads again at a gateway, and the lines of the log about changes. A
-//! mistake in one file changes nothing of what that one says.
+//! The files that a gateway reloads on SIGHUP, and the log lines about changes. If a file has an
+//! error, its previous contents stay in force.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,10 +24,10 @@ pub(crate) struct Tables {
     pub(crate) visitors: Option<Tokens>,
 }
 
-/// Mistakes that were told since the last [`outcome`].
+/// The number of errors that were reported since the last [`outcome`].
 static MISTAKES: AtomicUsize = AtomicUsize::new(0);
 
-/// A line of the log about something that could not be read or done again, which is counted.
+/// Logs and counts an error of a reload.
 macro_rules! wrong {
     ($($told:tt)*) => {{
         log::error!($($told)*);
@@ -40,7 +40,7 @@ pub(crate) fn count_mistake() {
     MISTAKES.fetch_add(1, SeqCst);
 }
 
-/// The outcome of a reading, for operators.
+/// The outcome of a reload, for operators.
 pub(crate) fn outcome() -> String {
     match MISTAKES.swap(0, SeqCst) {
         0 => "read again, and in force".to_owned(),
@@ -53,7 +53,7 @@ pub(crate) fn outcome() -> String {
 pub(crate) struct LastRead {
     tables: Tables,
     routes: BTreeMap<String, String>,
-    /// The file's options that count: neither the command line nor the environment has them.
+    /// The file's effective options: those that neither the command line nor the environment has.
     options: BTreeMap<String, String>,
     /// The limits in force.
     limits: Limits,
@@ -67,7 +67,7 @@ impl LastRead {
         LastRead { tables, routes, options: merged.said.clone(), limits, others: None }
     }
 
-    /// Reads every file of the command line again.
+    /// Reloads every file of the command line.
     pub(crate) fn read_again(
         &mut self,
         gateway: &Gateway,
@@ -173,7 +173,7 @@ impl LastRead {
         }
     }
 
-    /// What else has changed has to wait.
+    /// Reports changed options that take effect only at the next start.
     fn tell_others(&self, path: &Path, options: &BTreeMap<String, String>) {
         let known = |name: &str| {
             [&LIMITS[..], &ADDRESSES, &ROUTES, &DIRECTORY].iter().any(|names| names.contains(&name))
@@ -190,7 +190,7 @@ impl LastRead {
     }
 }
 
-/// Options whose new values count at once: those that [`limits_of`] reads.
+/// Options whose new values take effect at once: those that [`limits_of`] reads.
 const LIMITS: [&str; 20] = [
     "connections",
     "connections-per-address",
@@ -214,12 +214,12 @@ const LIMITS: [&str; 20] = [
     "waiting",
 ];
 
-/// Options whose new values count at once with the routes of the file: those that
+/// Options whose new values take effect at once with the routes of the file: those that
 /// [`fixed_routes`] reads.
 const ROUTES: [&str; 7] =
     ["route", "rewrite-paths", "sign-in", "rate", "rate-per-token", "burst", "health-path"];
 
-/// Options that say where is listened.
+/// Options with the addresses of listeners.
 const ADDRESSES: [&str; 3] = ["devices", "visitors", "admin"];
 
 /// Options about the directory in Redis whose new values count at once.
@@ -266,8 +266,8 @@ fn were_read(count: usize, noun: &str) -> String {
     }
 }
 
-/// Reads the file of an option again; a mistake in it changes nothing. `before` is the table that
-/// was in force, where the caller keeps it.
+/// Reloads the file of an option; an error in it changes nothing. `before` is the previous table,
+/// if the caller keeps it.
 pub(crate) fn reload_tokens(
     option: &str,
     file: &Option<PathBuf>,

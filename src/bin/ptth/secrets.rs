@@ -1,4 +1,5 @@
-//! Files with a secret in each line: the first is used, the others still count. None is ever told.
+//! Files with a secret in each line: the first is used, and the others are still accepted. Secrets
+//! are never logged.
 
 use std::path::Path;
 
@@ -10,10 +11,10 @@ use crate::files::{self, Reading};
 /// Longest file that is read, in bytes.
 const FILE_MAX: u64 = 64 << 10;
 
-/// The lines, without blank ones and comments. `check`: whether a line is such a secret.
+/// The lines, without blank ones and comments. `check` validates a line.
 ///
 /// # Errors
-/// The option, the file, the line and the fault.
+/// The option, the file, the line and the error.
 pub(crate) fn read(
     (option, file): (&str, &Path),
     reading: Reading,

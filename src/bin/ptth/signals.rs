@@ -4,7 +4,7 @@ use reverse_http::CloseCounts;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-/// What this process hears of.
+/// The signals that this process handles.
 pub(crate) const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1];
 
 /// A second SIGTERM or SIGINT ends the process at once.

@@ -18,9 +18,9 @@ use crate::{Failure, failed, usage};
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Longest line of a refusal that is shown, in characters.
 const LINE_CHARS_MAX: usize = 400;
-/// How often `--watch` looks.
+/// The interval of `--watch`.
 const PERIOD: Duration = Duration::from_secs(2);
-/// Refused offers that are shown above the table of devices, and for how long.
+/// The most refused offers above the table of devices, and their maximum age.
 const REFUSED: usize = 5;
 const REFUSED_LATELY: Duration = Duration::from_secs(600);
 
@@ -88,7 +88,7 @@ impl AdminAt {
         Ok((Wire::dial(&found, until)?, host.to_owned()))
     }
 
-    /// Status and body of one GET, all of it within --admin-timeout.
+    /// Status and body of one GET, within --admin-timeout in all.
     fn ask(&self, path: &str, token: Option<&str>) -> Result<(u16, String), Failure> {
         let until = Instant::now() + self.admin_timeout;
         let doing =
@@ -136,7 +136,7 @@ impl AdminAt {
         self.read(self.ask(path, token)?, token)
     }
 
-    /// The same of a path that only some gateways have.
+    /// The same for a path that only some gateways have.
     fn json_if_there(&self, path: &str, token: Option<&str>) -> Result<Option<Value>, Failure> {
         match self.ask(path, token)? {
             (404, _) => Ok(None),
@@ -173,7 +173,7 @@ fn told(status: u16, body: &str) -> String {
     format!("{status} {}", shown(&line.chars().take(LINE_CHARS_MAX).collect::<String>()))
 }
 
-/// With nothing that a terminal obeys: whatever answers there may not be a gateway.
+/// Removes control characters: the answering program may not be a gateway.
 fn shown(text: &str) -> String {
     text.chars().map(|c| if misleads(c) { '?' } else { c }).collect()
 }
@@ -185,7 +185,7 @@ pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
         let began = Instant::now();
         let shown = match show(args, token.as_deref()) {
             Ok(shown) => shown,
-            // A gateway that was there may be starting again.
+            // A gateway that answered before may be restarting.
             Err(failure) if args.watch && has_shown && failure.code == 1 => {
                 log::warn!("{}", failure.text);
                 std::thread::sleep(PERIOD.saturating_sub(began.elapsed()));
@@ -229,7 +229,7 @@ fn show(args: &StatusArgs, token: Option<&str>) -> Result<String, Failure> {
     Ok(format!("{}{cluster}{refused}\n{}", summary(&totals, &list), table(&rows_of(&list))))
 }
 
-/// The latest refused offers, a line for each; nothing where none were refused of late.
+/// The latest refused offers, a line for each.
 fn refused(offers: &Value) -> String {
     let is_late = |refused: &&Value| age(&refused["at"]).is_some_and(|age| age < REFUSED_LATELY);
     let latest: Vec<&Value> =
@@ -279,7 +279,7 @@ fn others(cluster: &Value) -> String {
     let _ = match away.is_null() {
         true => write!(text, "answers"),
         false => write!(text, "away for {}: {}", ago(&away["since"]), plain(&away["reason"])),
-    }; // a String takes all, here and below
+    }; // writing to a String never fails, here and below
     let names = &directory["names"];
     if !names.is_null() {
         let of = |key| plain(&names[key]);
@@ -352,7 +352,7 @@ fn summary(totals: &Value, list: &Value) -> String {
     )
 }
 
-/// A text, or a number, as it stands; `-` for null.
+/// A text or a number unchanged; `-` for null.
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
@@ -361,7 +361,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// Milliseconds as people say them.
+/// Milliseconds in words.
 fn time(value: &Value) -> String {
     match value.as_f64() {
         None => "-".to_owned(),
@@ -372,7 +372,7 @@ fn time(value: &Value) -> String {
     }
 }
 
-/// How long ago a moment in seconds since 1970 was, in words.
+/// The age of a time in seconds since 1970, in words.
 fn ago(value: &Value) -> String {
     let ms = age(value).map(|age| age.as_secs_f64() * 1_000.0);
     ms.map_or_else(|| "-".to_owned(), |ms| time(&Value::from(ms)))
@@ -447,7 +447,7 @@ fn one(device: &Value) -> String {
         plain(&device["state"]),
         ago(&device["since"]),
         plain(&device["times_up"])
-    ); // a String takes all
+    ); // writing to a String never fails
     if let Some(failures) = device["failures"].as_object().filter(|failures| !failures.is_empty()) {
         let told = failures.iter().map(|(reason, count)| format!("{} {count}", shown(reason)));
         let _ = write!(text, "; failures: {}", told.collect::<Vec<_>>().join(", "));

@@ -1,8 +1,8 @@
 //! Notifications for a supervisor (sd_notify(3), without its library): ready, reloading, stopping,
-//! a line of status, and a sign of life.
+//! a status line, and the watchdog.
 //!
-//! One datagram each to the Unix socket that `NOTIFY_SOCKET` names. Nobody is told where it is not
-//! set. A message that cannot be sent is told in the log and is no reason to stop.
+//! Each is one datagram to the Unix socket in `NOTIFY_SOCKET`. If that is not set, nothing is sent.
+//! If a message cannot be sent, this is logged, and the process continues.
 
 use std::fmt::Display;
 use std::io;
@@ -13,17 +13,17 @@ use std::time::{Duration, Instant};
 /// How long a notification may wait for the supervisor. Then it is lost.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The way to the supervisor of this process, if anybody does. Clones share it.
+/// Sends notifications to the supervisor of this process, if there is one. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Supervisor {
     transport: Option<Arc<(UnixDatagram, SocketAddr)>>,
-    /// It was told that this process stops. Held while something else is told, so that this does
-    /// not come behind.
+    /// Set when the stop was reported. It is locked while another message is sent, so that none
+    /// follows the stop.
     stops: Arc<Mutex<bool>>,
 }
 
 impl Supervisor {
-    /// As the environment says.
+    /// The supervisor from the environment.
     pub(crate) fn of_environment() -> Self {
         let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
             return Supervisor::to(None);
@@ -49,7 +49,7 @@ impl Supervisor {
         Supervisor { transport: transport.map(Arc::new), stops: Arc::default() }
     }
 
-    /// It serves, or tries to.
+    /// Reports that the process serves, or tries to.
     pub(crate) fn ready(&self, status: impl Display) {
         self.tell_unless_stopping(&format!(
             "READY=1\nMAINPID={}\nSTATUS={status}",
@@ -66,8 +66,7 @@ impl Supervisor {
         self.tell_unless_stopping("READY=1");
     }
 
-    /// It reads its configuration again; [`ready`](Self::ready) or [`reloaded`](Self::reloaded)
-    /// follows.
+    /// Reports a reload; [`ready`](Self::ready) or [`reloaded`](Self::reloaded) follows.
     pub(crate) fn reloading(&self) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         self.tell_unless_stopping(&format!(
@@ -76,16 +75,16 @@ impl Supervisor {
         ));
     }
 
-    /// From here on nothing else is told but signs of life: a reading that is still in progress
-    /// must not make it ready again.
+    /// Reports the stop. From now on only watchdog messages are sent: a reload in progress must not
+    /// report that the process is ready.
     pub(crate) fn stopping(&self, status: impl Display) {
         let mut stops = self.stops.lock().unwrap_or_else(PoisonError::into_inner);
         *stops = true;
         self.tell(&format!("STOPPING=1\nSTATUS={status}"));
     }
 
-    /// Gives a sign of life at half of `WATCHDOG_USEC`, each after `ping` came back within that
-    /// time.
+    /// Sends watchdog messages at half of `WATCHDOG_USEC`, each after `ping` has succeeded within
+    /// that time.
     pub(crate) fn watch(&self, ping: impl Fn(Duration) -> bool + Send + 'static) {
         if let Some(interval) = watchdog_interval().filter(|_| self.transport.is_some()) {
             self.watch_every(interval, ping);
@@ -101,7 +100,8 @@ impl Supervisor {
                     if ping(interval) {
                         supervisor.tell("WATCHDOG=1");
                     }
-                    // What the turn took is part of the interval: two of them are all the time there is.
+                    // The duration of the turn is part of the interval, because two intervals are
+                    // the whole time.
                     std::thread::sleep(interval.saturating_sub(began.elapsed()));
                 }
             });
@@ -130,7 +130,7 @@ impl Supervisor {
     }
 }
 
-/// A path, or with `@` in front a name of Linux's abstract namespace.
+/// A path, or with a leading `@` a name in Linux's abstract namespace.
 fn address(name: &[u8]) -> io::Result<SocketAddr> {
     use std::os::unix::ffi::OsStrExt;
     match name {
@@ -146,8 +146,8 @@ fn address(name: &[u8]) -> io::Result<SocketAddr> {
     }
 }
 
-/// Half of the time after which a supervisor takes this process for hung; `None`: it does not look,
-/// or looks at another.
+/// Half of the time after which a supervisor considers this process hung. `None` if it does not
+/// watch this process.
 fn watchdog_interval() -> Option<Duration> {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>());
     match number("WATCHDOG_PID") {

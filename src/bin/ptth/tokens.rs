@@ -14,11 +14,11 @@ const FILE_MAX: u64 = 16 << 20;
 /// The table in a file.
 ///
 /// # Errors
-/// One line: the file, the line in it, the fault.
+/// One line: the file, the line in it, the error.
 pub(crate) fn read(file: &Path, reading: Reading) -> Result<Tokens, String> {
     let bytes = files::read(file, FILE_MAX, reading)
         .map_err(|what| format!("{}: {what}", file.display()))?;
-    // An accident of a script that writes files, most likely. A table without tokens has a comment.
+    // Most likely an error of a script. A table without tokens has to contain a comment.
     if bytes.is_empty() {
         return Err(format!(
             "{}: the file is empty; a file that lets nobody in says so with a comment (# nobody)",
@@ -35,8 +35,8 @@ pub(crate) fn read(file: &Path, reading: Reading) -> Result<Tokens, String> {
     Tokens::parse(&text).map_err(|e| format!("{}, {e}", file.display()))
 }
 
-/// Prints a new token, and the line of the gateway's file that lets it have these names. The token
-/// is nowhere else.
+/// Prints a new token, and the line for the gateway's file that binds it to these names. The token
+/// is stored nowhere else.
 pub(crate) fn print_new(
     names: &str,
     expires: Option<&str>,

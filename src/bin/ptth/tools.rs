@@ -1,4 +1,4 @@
-//! The commands beside gateway and device: what operators do once, or look at.
+//! The commands for operators, apart from gateway and device.
 
 use clap::Subcommand;
 

@@ -1,5 +1,5 @@
-//! The way to a gateway's visitors, for `ptth call` and `ptth connect`: its URL, and a connection to
-//! it, through a proxy where there is one.
+//! A gateway's visitors' port, for `ptth call` and `ptth connect`: its URL, and connections to it,
+//! through a proxy if there is one.
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
@@ -14,7 +14,7 @@ use crate::proxy::Way;
 use crate::wire::{Wire, looked_up};
 use crate::{Failure, failed, usage};
 
-/// Where visitors come in.
+/// The URL for visitors.
 pub(crate) struct Visitors {
     pub(crate) host: String,
     pub(crate) port: u16,
@@ -22,12 +22,12 @@ pub(crate) struct Visitors {
     pub(crate) authority: String,
     /// Without a slash at its end.
     pub(crate) path: String,
-    /// `None`: plain.
+    /// `None` without TLS.
     pub(crate) tls: Option<DeviceTls>,
 }
 
 impl Visitors {
-    /// Reads a URL; `named` is how its mistakes are told, `like` what would be right.
+    /// Reads a URL; error messages contain `named` and the correct form `like`.
     pub(crate) fn of(
         url: &str,
         files: &DeviceFiles,
@@ -58,14 +58,14 @@ impl Visitors {
         })
     }
 
-    /// A connection to the gateway, with TLS where the URL says so.
+    /// Connects to the gateway, with TLS if the URL requires it.
     pub(crate) fn connect(&self, until: Instant) -> Result<Wire, Failure> {
         let wire = dial(&self.host, self.port, until)?;
         let Some(tls) = &self.tls else { return Ok(wire) };
         wire.secure(tls.clone().into_rustls()?, &self.host).map_err(failed)
     }
 
-    /// A connection to the gateway, through a proxy where there is one, before any TLS.
+    /// Connects to the gateway, through a proxy if there is one, without TLS.
     pub(crate) fn reach(&self, way: Option<&Way>, until: Instant) -> Result<TcpStream, Failure> {
         let Some(way) = way else {
             return dial(&self.host, self.port, until)?.into_socket().map_err(failed);
@@ -102,7 +102,7 @@ fn dial(host: &str, port: u16, until: Instant) -> Result<Wire, Failure> {
     })
 }
 
-/// A URL as it may be shown: a password in it is nobody's business.
+/// A URL for messages, without a password.
 fn without_user_info(url: &str) -> String {
     match url.rsplit_once('@') {
         Some((before, host)) => {

@@ -1,5 +1,5 @@
 //! One connection of `ptth check`, `ptth call` or `ptth status`: plain or secured. The look-up of
-//! the name, each read and each write have the rest of one timeout.
+//! the name, all reads and all writes share one timeout.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -22,7 +22,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::{Failure, failed, files};
 
-/// What an address has to accept a connection, however many there are and however late it is.
+/// The minimum time for each address to accept a connection.
 const SHARE_MIN: Duration = Duration::from_millis(1);
 
 /// Longest text of an answer that is shown, in bytes.
@@ -37,7 +37,7 @@ enum Socket {
 pub(crate) struct Timed {
     socket: Socket,
     until: Instant,
-    /// The first bytes that came, by which something else than TLS is known.
+    /// The first bytes that arrived, to recognise a protocol other than TLS.
     first: Vec<u8>,
 }
 
@@ -79,7 +79,7 @@ impl Write for Timed {
     }
 }
 
-/// A timeout of a socket is one of two kinds, by the system.
+/// A socket's timeout has one of two error kinds, depending on the system.
 fn late(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
@@ -87,10 +87,10 @@ fn late(error: io::Error) -> io::Error {
     }
 }
 
-/// How an answer of HTTP begins.
+/// The beginning of an HTTP answer.
 const FIRST: &[u8] = b"HTTP/1.";
 
-/// What a failure of TLS means, for whoever asks; `None`: it is none of TLS.
+/// Explains a TLS failure. `None` if it is not a TLS failure.
 pub(crate) type Explain = fn(&io::Error) -> Option<String>;
 
 enum Stream {
@@ -100,7 +100,7 @@ enum Stream {
 
 pub(crate) struct Wire {
     stream: Stream,
-    /// Read and not used yet.
+    /// Bytes that were read and not used yet.
     unread: Vec<u8>,
     explain: Explain,
 }
@@ -110,9 +110,9 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) reason: String,
     pub(crate) verdict: Verdict,
-    /// A gateway of this project answered, and not somebody on the way.
+    /// It comes from a gateway of this project, and not from an intermediary.
     pub(crate) marked: bool,
-    /// A short text, as it came but for control characters.
+    /// A short text, without control characters.
     pub(crate) text: String,
 }
 
@@ -124,10 +124,10 @@ pub(crate) enum Part<'b> {
     Body(&'b [u8]),
 }
 
-/// The addresses of a name. The system's resolver has no deadline of its own.
+/// The addresses of a name. The system's resolver itself has no deadline.
 ///
 /// # Errors
-/// Nothing came, or not in time.
+/// There was no answer, or not in time.
 pub(crate) fn looked_up<A>(asked: A, until: Instant) -> Result<Vec<SocketAddr>, String>
 where
     A: ToSocketAddrs<Iter: Iterator<Item = SocketAddr>> + Send + 'static,
@@ -135,7 +135,7 @@ where
     let (tell, told) = sync_channel(1);
     let look = move || {
         let found = asked.to_socket_addrs().map(Vec::from_iter);
-        let _ = tell.send(found); // nobody waits where it took too long
+        let _ = tell.send(found); // after the timeout the receiver is gone
     };
     std::thread::Builder::new()
         .name("ptth-resolve".to_owned())
@@ -152,7 +152,7 @@ where
 const TOKEN: &str = "PTTH/1.0";
 
 impl Wire {
-    /// A connection that has to be done by then.
+    /// A connection with this deadline.
     pub(crate) fn new(socket: TcpStream, until: Instant) -> Self {
         Wire::over(Socket::Tcp(socket), until)
     }
@@ -162,10 +162,10 @@ impl Wire {
         Wire { stream, unread: Vec::new(), explain: DeviceTls::explained }
     }
 
-    /// To the first address that accepts; each has its share of the time.
+    /// Connects to the first address that accepts; each has a share of the time.
     ///
     /// # Errors
-    /// None does.
+    /// No address accepts.
     pub(crate) fn dial(addresses: &[SocketAddr], until: Instant) -> io::Result<Self> {
         let mut last = io::ErrorKind::TimedOut.into();
         for (n, address) in addresses.iter().enumerate() {
@@ -179,7 +179,7 @@ impl Wire {
         Err(last)
     }
 
-    /// To a Unix socket, whose listener may be too busy to accept.
+    /// Connects to a Unix socket, whose listener may be too busy to accept.
     ///
     /// # Errors
     /// There is none, or it does not accept in time.
@@ -191,7 +191,7 @@ impl Wire {
         Ok(Wire::over(Socket::Unix(socket), until))
     }
 
-    /// Its time begins anew.
+    /// Sets a new deadline.
     pub(crate) fn extend(&mut self, within: Duration) {
         let until = Instant::now() + within;
         match &mut self.stream {
@@ -200,7 +200,7 @@ impl Wire {
         }
     }
 
-    /// Whose failures of TLS are told: a device's, or else these.
+    /// Sets the explanations of TLS failures; the default are a device's.
     pub(crate) fn explained(mut self, explain: Explain) -> Self {
         self.explain = explain;
         self
@@ -230,7 +230,7 @@ impl Wire {
     /// The socket under it, before any TLS.
     ///
     /// # Errors
-    /// More was read of it than was used.
+    /// There are unused bytes that were read from it.
     pub(crate) fn into_socket(self) -> Result<TcpStream, String> {
         match self.stream {
             Stream::Plain(Timed { socket: Socket::Tcp(socket), .. }) if self.unread.is_empty() => {
@@ -240,7 +240,7 @@ impl Wire {
         }
     }
 
-    /// The certificates that the other side has shown, the leaf first.
+    /// The certificates of the other side, the leaf first.
     pub(crate) fn certificates(&self) -> Vec<Vec<u8>> {
         let Stream::Tls(tls) = &self.stream else { return Vec::new() };
         let shown = tls.conn.peer_certificates().unwrap_or_default();
@@ -266,7 +266,7 @@ impl Wire {
         sent.map_err(|e| format!("the connection broke while the request was written ({e})"))
     }
 
-    /// These bytes in front were used.
+    /// Removes this many bytes from the front.
     fn take(&mut self, n: usize) {
         self.unread.drain(..n.min(self.unread.len()));
     }
@@ -285,11 +285,11 @@ impl Wire {
         Ok(n > 0)
     }
 
-    /// The final answer to a request with this method, part by part; its status. Its body has
-    /// `most` bytes at most.
+    /// Reads the final answer to a request with this method, part by part, and returns its status.
+    /// Its body may have at most `most` bytes.
     ///
     /// # Errors
-    /// It is malformed, too long, cut off or late; whatever `take` says.
+    /// It is malformed, too long, cut off or late; errors of `take`.
     pub(crate) fn answer(
         &mut self,
         method: &str,
@@ -384,7 +384,8 @@ impl Wire {
         }
     }
 
-    /// Waits for a heartbeat and answers it. `false`: none came, and the connection is open.
+    /// Waits for a heartbeat and answers it. Returns false if none arrived and the connection is
+    /// open.
     pub(crate) fn heartbeat(&mut self) -> Result<bool, String> {
         loop {
             match head::request(&self.unread, &Limits::default(), LineEnds::Crlf) {
@@ -416,7 +417,7 @@ impl Reply {
     }
 }
 
-/// How much of a plain text is read: a page of HTML explains nothing on a terminal.
+/// The length of a plain text to read: HTML is not useful on a terminal.
 pub(crate) fn text_length(head: &ResponseHead<'_>) -> usize {
     let plain = head.fields.get("content-type").is_some_and(|kind| kind.starts_with(b"text/plain"));
     let length = head.fields.get("content-length").and_then(|n| std::str::from_utf8(n).ok());
@@ -438,7 +439,7 @@ fn read_failed(error: &io::Error, explain: Explain) -> Failure {
     }
 }
 
-/// What the library makes of a mistake of TLS, which comes wrapped.
+/// The library's explanation of a TLS failure, which is wrapped.
 fn handshake_failure(error: &io::Error, explain: Explain) -> String {
     match explain(error) {
         Some(told) => told,

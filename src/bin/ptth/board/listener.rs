@@ -1,8 +1,8 @@
 //! The listener of `ptth device --status ADDR`: one short answer for each connection.
 //!
-//! A silent client locks nobody out: each connection has a thread and one deadline for everything,
-//! and of more than a few the oldest is closed. A web page that is made to ask here (DNS rebinding)
-//! names a host that is not this machine's, and gets 421.
+//! A silent client cannot lock others out: each connection has a thread and one deadline, and when
+//! there are more than a few, the oldest is closed. A web page that connects here by DNS rebinding
+//! sends a host that is not this machine's, and gets 421.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -15,14 +15,14 @@ use reverse_http::proto::head::{self, LineEnds, RequestHead};
 use reverse_http::proto::head_writer;
 use reverse_http::proto::rebinding;
 
-/// How long the caller may take, in all.
+/// The deadline of a connection.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest request head, in bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 16;
 
-/// The content type of all answers but the state.
+/// The content type of all answers except the state.
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The answer: whether the device is connected, and the state in JSON.
@@ -31,7 +31,7 @@ pub(super) type Told = (bool, String);
 /// The connections in progress, the oldest in front.
 type Connections = Arc<Mutex<VecDeque<Arc<TcpStream>>>>;
 
-/// Answers on a thread of its own, as long as the process runs.
+/// Answers on a separate thread, as long as the process runs.
 ///
 /// # Errors
 /// There is no thread for it.
@@ -60,7 +60,7 @@ where
         let mut all = connections.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= CONNECTIONS_MAX {
             if let Some(oldest) = all.pop_front() {
-                let _ = oldest.shutdown(Shutdown::Both); // it may have ended by itself
+                let _ = oldest.shutdown(Shutdown::Both); // it may have ended already
             }
         }
         all.push_back(stream.clone());
@@ -68,7 +68,7 @@ where
     let (connections, tell) = (connections.clone(), tell.clone());
     let peer = stream.clone();
     let job = move || {
-        let _ = answer(&peer, &*tell); // the client has gone
+        let _ = answer(&peer, &*tell); // the client has left
         let mut all = connections.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|other| !Arc::ptr_eq(other, &peer));
     };
@@ -122,7 +122,8 @@ fn answer(mut stream: &TcpStream, tell: &impl Fn() -> Told) -> io::Result<()> {
     )
 }
 
-/// Health checks of HTTP/1.0 may name no host; a browser names one.
+/// Returns true if the request's host is this machine. Health checks in HTTP/1.0 may have none; a
+/// browser sends one.
 fn is_for_us(request: &RequestHead<'_>) -> bool {
     request.fields.all("Host").all(rebinding::is_local)
 }

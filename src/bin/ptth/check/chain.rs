@@ -1,4 +1,4 @@
-//! The certificates that a gateway shows, in words: whether they are right is not decided here.
+//! Describes the certificates that a gateway presents, without verifying them.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(super) fn shown(wire: Wire, host: &str) -> Result<Vec<String>, String> {
     Ok(certificates.iter().enumerate().map(|(number, der)| described(number, der)).collect())
 }
 
-/// Takes every certificate: nothing is sent over this connection.
+/// Accepts every certificate: nothing is sent over this connection.
 #[derive(Debug)]
 struct Looks(WebPkiSupportedAlgorithms);
 
@@ -81,7 +81,7 @@ fn described(number: usize, der: &[u8]) -> String {
     format!("{number}: {}{names}; {by}; valid from {} to {}", read.subject, read.from, read.to)
 }
 
-/// What a line shows of a certificate (RFC 5280 §4.1).
+/// The parts of a certificate for its line (RFC 5280 §4.1).
 struct Certificate {
     subject: String,
     issuer: String,
@@ -117,7 +117,7 @@ impl Certificate {
     }
 }
 
-/// Tag, content and what follows of the first element.
+/// The tag and content of the first element, and the bytes after it.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;

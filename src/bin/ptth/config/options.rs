@@ -1,6 +1,6 @@
 //! The tables `[gateway]` and `[device]` of a file of `--config`: every option of the command line,
-//! by its name, validated by the command line's own rules, and put before the arguments that were
-//! typed. What the command line or the environment says wins.
+//! by its name. They are validated by the command line's own rules, and put before the typed
+//! arguments. The command line and the environment take precedence.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -20,7 +20,7 @@ use crate::{Failure, usage};
 /// The tables, and the subcommands whose options they have.
 pub(super) const TABLES: [&str; 2] = ["gateway", "device"];
 
-/// Options that say how the file itself is used.
+/// Options about the use of the file itself.
 const NOT_IN_FILES: [&str; 4] = ["config", "check", "help", "version"];
 
 /// The arguments, with those of the file before the typed ones.
@@ -28,11 +28,11 @@ pub(crate) struct Merged {
     pub(crate) arguments: Vec<OsString>,
     /// The file of `--config`.
     pub(crate) file: Option<File>,
-    /// Where in the file each option stands that was taken from it.
+    /// The place in the file of each option that was taken from it.
     places: HashMap<String, String>,
-    /// What each of those says, by its name.
+    /// The value of each of these options, by its name.
     pub(crate) said: BTreeMap<String, String>,
-    /// What was given, here or there, and does not stand for its default alone.
+    /// The options that were given anywhere and are not just defaults.
     given: BTreeSet<String>,
 }
 
@@ -53,7 +53,7 @@ impl Merged {
             said: BTreeMap::new(),
             given: BTreeSet::new(),
         };
-        // Mistakes in the arguments themselves are reported when they are parsed in earnest.
+        // Errors in the arguments themselves are reported by the final parse.
         let Ok(matches) = without_demands(command).try_get_matches_from(&typed) else {
             return Ok(plain(typed));
         };
@@ -67,7 +67,7 @@ impl Merged {
         let (mut own, mut places, mut said) = (Vec::new(), HashMap::new(), BTreeMap::new());
         for setting in settings.iter().filter(|setting| setting.table == table) {
             if table != name && !has(subcommand, &setting.id) {
-                continue; // of the gateway's, what concerns others
+                continue; // options of the gateway that do not apply here
             }
             if !is_given(subcommand, given, &setting.id) {
                 own.extend(setting.arguments.iter().map(OsString::from));
@@ -75,13 +75,13 @@ impl Merged {
                 said.insert(setting.id.clone(), setting.arguments.join(" "));
             }
         }
-        // Behind `ptth gateway`, before all else.
+        // After `ptth gateway`, before all other arguments.
         let (head, rest) = typed.split_at(2.min(typed.len()));
         let arguments = head.iter().cloned().chain(own).chain(rest.iter().cloned()).collect();
         Ok(Merged { arguments, file: Some(file), places, said, given: BTreeSet::new() })
     }
 
-    /// Notes which options are given, when all are read.
+    /// Records which options are given, after all are read.
     pub(crate) fn note_given(&mut self, all: &ArgMatches) {
         let Some((_, given)) = all.subcommand() else { return };
         let is_said = |id: &&str| {
@@ -96,7 +96,7 @@ impl Merged {
         self.given.contains(option)
     }
 
-    /// A mistake that names an option of the file, with the place of that.
+    /// Adds the place to an error that names an option of the file.
     pub(crate) fn located(&self, failure: Failure) -> Failure {
         let named = |(option, place): (&String, &String)| {
             let at = failure.text.find(option.as_str())?;
@@ -137,9 +137,9 @@ struct Setting {
     at: Range<usize>,
 }
 
-/// The command with nothing that has to be there: the file may have it.
+/// The command without required options, because the file may contain them.
 fn without_demands(command: &Command) -> Command {
-    // A build with `device` alone has one of them.
+    // A build with only `device` has one of them.
     let tables = TABLES.iter().filter(|name| command.find_subcommand(name).is_some());
     tables.fold(command.clone(), |command, name| {
         command.mut_subcommand(name, |subcommand| {
@@ -181,7 +181,7 @@ fn settings_of(file: &File, command: &Command) -> Result<Vec<Setting>, String> {
     let whole = file.table()?;
     for (key, value) in in_order(whole.get_ref()) {
         let Some(table) = TABLES.into_iter().find(|table| key.get_ref() == table) else {
-            continue; // the routes, or a mistake that is reported when they are read
+            continue; // the routes, or an error that is reported when they are read
         };
         let Some(entries) = value.get_ref().as_table() else {
             return Err(file.mistake(key.span(), format_args!("write [{table}], a table")));
@@ -231,12 +231,12 @@ fn read_table(
     Ok(())
 }
 
-/// The option without its dashes; of an argument without an option, its own name.
+/// The option without its dashes; for a positional argument, its name.
 fn name_of(argument: &Arg) -> String {
     argument.get_long().map_or_else(|| argument.get_id().to_string(), str::to_owned)
 }
 
-/// The arguments that say what the value says.
+/// The arguments for this value.
 fn arguments_of(argument: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, String> {
     if matches!(argument.get_action(), ArgAction::SetTrue) {
         return match value.as_bool() {
@@ -257,7 +257,7 @@ fn arguments_of(argument: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, Stri
     };
     let arguments: Vec<String> = written.into_iter().map(typed).collect();
     for typed in &arguments {
-        // Alone: whether the options go together is seen when all are there.
+        // It is checked alone: conflicts are found when all options are known.
         let alone = argument.clone().required(false).env(Resettable::Reset);
         let command = Command::new("ptth").no_binary_name(true).arg(alone);
         command.try_get_matches_from([typed]).map_err(|error| reason_of(&error))?;
