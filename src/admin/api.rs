@@ -294,6 +294,7 @@ pub(super) fn cluster(snapshot: &Snapshot, cluster: &ClusterView) -> Value {
         json!({
             "url": &*row.url,
             "connections": { "open": row.open, "idle": row.idle },
+            "state": row.state(),
             "requests": row.sent,
             "answered": row.answered,
             "failures": row.failures,
@@ -301,6 +302,8 @@ pub(super) fn cluster(snapshot: &Snapshot, cluster: &ClusterView) -> Value {
             "last_failure": row.last_failure.as_ref().map(|(ago, why)| {
                 json!({ "at": snapshot.unix_ago(*ago), "reason": &**why })
             }),
+            "served": row.served,
+            "last_served": row.last_served.map(|ago| snapshot.unix_ago(ago)),
         })
     };
     json!({

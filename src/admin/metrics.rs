@@ -307,6 +307,18 @@ fn peers(page: &mut Page<'_>, rows: &[PeerRow]) -> fmt::Result {
         let states = [("idle", row.idle), ("busy", row.open.saturating_sub(row.idle))];
         states.map(|(state, count)| ([("peer", &*row.url), ("state", state)], count))
     });
+    let asked = rows.iter().filter(|row| row.state() != "unused");
+    let reached = asked.map(|row| (&*row.url, usize::from(row.state() == "answers")));
+    page.gauges(
+        "ptth_peer_up",
+        "Whether the gateway answered when it was last asked.",
+        by("peer", reached),
+    )?;
+    page.counters(
+        "ptth_peer_served",
+        "Requests of the gateway that were begun here.",
+        each(rows, |row| row.served),
+    )?;
     page.gauges("ptth_peer_connections", "Connections to other gateways.", connections)?;
     page.counters(
         "ptth_peer_requests",

@@ -299,17 +299,28 @@ fn cluster_section(html: &mut String, snapshot: &Snapshot, cluster: &ClusterView
             });
             row_of(&[
                 ("gateway", "", escaped(&row.url)),
+                ("state", "", reachability(row.state())),
                 ("open", "n", row.open.to_string()),
                 ("idle", "n", row.idle.to_string()),
                 ("requests", "n", row.sent.to_string()),
                 ("failures", "n", row.failures.to_string()),
+                ("served", "n", row.served.to_string()),
                 ("last answer", "n", row.last_answer.map(span).unwrap_or_default()),
                 ("last failure", "wide", failure.unwrap_or_default()),
             ])
         })
         .collect();
-    let columns =
-        ["gateway", "#open", "#idle", "#requests", "#failures", "#last answer", "last failure"];
+    let columns = [
+        "gateway",
+        "state",
+        "#open",
+        "#idle",
+        "#requests",
+        "#failures",
+        "#served",
+        "#last answer",
+        "last failure",
+    ];
     table(html, "Other gateways", &columns, &rows);
     if let Some(claims) = &cluster.directory.claims {
         gateways_section(html, &claims.gateways);
@@ -317,6 +328,16 @@ fn cluster_section(html: &mut String, snapshot: &Snapshot, cluster: &ClusterView
     let _ = write!(html, "<p class=\"soft\">{}</p>", directory_line(cluster));
     let (sent, served) = (snapshot.stats.hops, snapshot.stats.hops_served);
     let _ = write!(html, "<p class=\"soft\">hops: {sent} sent, {served} served</p>");
+}
+
+/// Whether another gateway can be reached.
+fn reachability(state: &str) -> String {
+    let class = match state {
+        "answers" => "up",
+        "fails" | "hangs" => "down",
+        _ => "soft",
+    };
+    format!("<span class=\"{class}\">{state}</span>")
 }
 
 /// What the gateways say of themselves in the directory.

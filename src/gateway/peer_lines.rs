@@ -15,7 +15,9 @@ impl GatewayRole {
             return lines;
         };
         let waits = self.waits(key);
+        let own = peers.cluster.own();
         let told = PeerRequest {
+            gateway: own.as_ref().map(|url| &*url.text),
             device: &asking.name,
             visitor: asking.visitor,
             waits: PeerWaits {

@@ -101,6 +101,12 @@ struct PeerCounts {
     last_failure: Option<(Instant, Box<str>)>,
 }
 
+/// The requests of another gateway that this one has served.
+struct Served {
+    requests: u64,
+    last: Instant,
+}
+
 /// A gateway as an operator sees it: of one loop, or of all.
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
@@ -117,9 +123,42 @@ pub(crate) struct PeerRow {
     /// How long ago.
     pub(crate) last_answer: Option<Duration>,
     pub(crate) last_failure: Option<(Duration, Box<str>)>,
+    /// It accepted a request, and has given no sign of life since.
+    pub(crate) hangs: bool,
+    /// Its requests that were served here, as far as it says who it is.
+    pub(crate) served: u64,
+    /// How long ago.
+    pub(crate) last_served: Option<Duration>,
 }
 
 impl PeerRow {
+    fn of(url: Arc<str>) -> Self {
+        PeerRow {
+            url,
+            open: 0,
+            idle: 0,
+            sent: 0,
+            answered: 0,
+            failures: 0,
+            last_answer: None,
+            last_failure: None,
+            hangs: false,
+            served: 0,
+            last_served: None,
+        }
+    }
+
+    /// Whether it can be reached, in a word, by what came last.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
+    pub(crate) fn state(&self) -> &'static str {
+        match (&self.last_failure, self.last_answer) {
+            _ if self.hangs => "hangs",
+            (Some((failed, _)), answered) if answered.is_none_or(|ago| *failed <= ago) => "fails",
+            (_, Some(_)) => "answers",
+            (_, None) => "unused",
+        }
+    }
+
     /// The same gateway, as another loop sees it.
     #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
     pub(crate) fn add(&mut self, other: PeerRow) {
@@ -131,6 +170,9 @@ impl PeerRow {
         self.last_answer = [self.last_answer, other.last_answer].into_iter().flatten().min();
         let failures = [self.last_failure.take(), other.last_failure];
         self.last_failure = failures.into_iter().flatten().min_by_key(|(ago, _)| *ago);
+        self.hangs |= other.hangs;
+        self.served += other.served;
+        self.last_served = [self.last_served, other.last_served].into_iter().flatten().min();
     }
 }
 
@@ -141,6 +183,8 @@ pub(crate) struct PeerTable {
     asked: HashMap<Box<str>, LookUp>,
     in_line: InLine,
     peers: Vec<Peer>,
+    /// By the URL of the gateway that asked.
+    served: HashMap<Arc<str>, Served>,
 }
 
 /// A name, as far as was heard of it.
@@ -190,6 +234,7 @@ impl PeerTable {
             asked: HashMap::new(),
             in_line: InLine::default(),
             peers: Vec::new(),
+            served: HashMap::new(),
         }
     }
 
@@ -453,8 +498,7 @@ impl PeerTable {
     /// The gateways that are known, for an operator.
     pub(super) fn rows(&self, now: Instant) -> Vec<PeerRow> {
         let ago = |at: Instant| now.saturating_duration_since(at);
-        let row = |Peer { url, idle, open, counts, .. }: &Peer| PeerRow {
-            url: url.text.clone(),
+        let row = |Peer { url, idle, open, counts, pulse, .. }: &Peer| PeerRow {
             open: open.unseen(),
             idle: idle.len(),
             sent: counts.sent,
@@ -462,8 +506,31 @@ impl PeerTable {
             failures: counts.failures,
             last_answer: counts.last_answer.map(ago),
             last_failure: counts.last_failure.as_ref().map(|(at, why)| (ago(*at), why.clone())),
+            hangs: pulse.hangs,
+            ..PeerRow::of(url.text.clone())
         };
-        self.peers.iter().map(row).collect()
+        let served = |(url, served): (&Arc<str>, &Served)| PeerRow {
+            served: served.requests,
+            last_served: Some(ago(served.last)),
+            ..PeerRow::of(url.clone())
+        };
+        // Those of one gateway are added up, as are those of several loops.
+        self.peers.iter().map(row).chain(self.served.iter().map(served)).collect()
+    }
+
+    /// A request of another gateway is served, which says that this is its URL. Whoever has the secret
+    /// may say anything, so their number has a bound.
+    pub(super) fn count_served(&mut self, gateway: &str, now: Instant) {
+        if let Some(served) = self.served.get_mut(gateway) {
+            served.requests += 1;
+            served.last = now;
+        } else if let Ok(url) = PeerUrl::parse(gateway)
+            && self.served.len() < PEERS_MAX
+        {
+            let served = self.served.entry(url.text).or_insert(Served { requests: 0, last: now });
+            served.requests += 1;
+            served.last = now;
+        }
     }
 
     /// Every idle connection.
@@ -524,6 +591,46 @@ mod tests {
         assert!(!table.probed(0, false, at(50)) && table.hangs(0));
         assert_eq!(table.check(0, Some(at(40)), at(55), Duration::ZERO), Check::Nothing);
         assert!(!table.hangs(0) && table.watch(0));
+    }
+
+    #[test]
+    fn what_came_last_says_whether_a_gateway_can_be_reached() {
+        let peers = Peers::found_by(|_| Ok(None));
+        let mut table = PeerTable::new(Arc::new(Cluster::new(peers, &Limits::default(), false)));
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let url = PeerUrl::parse("http://a:1").unwrap();
+        table.learn("lamp", Some(Location { url, addresses: Vec::new() }), start);
+        let state = |table: &PeerTable| table.rows(at(9))[0].state();
+        assert_eq!(state(&table), "unused");
+        table.count_failure(0, at(1), "refused");
+        assert_eq!(state(&table), "fails");
+        table.count_answered(0, at(2));
+        assert_eq!(state(&table), "answers");
+        table.count_failure(0, at(3), "refused");
+        assert_eq!(state(&table), "fails");
+        assert!(!table.probed(0, false, at(4)));
+        table.count_answered(0, at(5));
+        assert_eq!(state(&table), "hangs", "until it gives a sign of life");
+        assert!(table.probed(0, true, at(6)));
+        assert_eq!(state(&table), "answers");
+    }
+
+    #[test]
+    fn gateways_that_ask_are_counted_by_their_urls_and_made_up_ones_take_no_room() {
+        let peers = Peers::found_by(|_| Ok(None));
+        let mut table = PeerTable::new(Arc::new(Cluster::new(peers, &Limits::default(), false)));
+        let now = Instant::now();
+        for url in ["http://a:1", "http://A:1/", "http://a:1", "nonsense", "http://a/path"] {
+            table.count_served(url, now);
+        }
+        let rows = table.rows(now);
+        assert_eq!((rows.len(), rows[0].served, &*rows[0].url), (1, 3, "http://a:1"));
+        (0..PEERS_MAX * 2).for_each(|n| table.count_served(&format!("http://x{n}:1"), now));
+        assert_eq!(table.rows(now).len(), PEERS_MAX);
+        table.count_served("http://a:1", now);
+        let mut rows = table.rows(now).into_iter();
+        assert_eq!(rows.find(|row| &*row.url == "http://a:1").unwrap().served, 4);
     }
 
     #[test]

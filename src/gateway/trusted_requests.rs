@@ -153,7 +153,7 @@ impl GatewayRole {
     }
 
     fn forward_for_peer(
-        &self,
+        &mut self,
         id: Id,
         request: &FramedRequest<'_>,
         head: Vec<u8>,
@@ -184,6 +184,9 @@ impl GatewayRole {
             exchange.last_of_caller();
         }
         self.stats.hops_served.fetch_add(1, Relaxed);
+        if let Some((peers, gateway)) = self.peers.as_mut().zip(told.gateway) {
+            peers.count_served(gateway, now);
+        }
         let (name, token, visitor) = (told.device.to_owned(), None, told.visitor);
         Asked::Forward(Forwarding { exchange: Box::new(exchange), name, token, visitor })
     }

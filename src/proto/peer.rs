@@ -6,6 +6,7 @@
 //! PTTH-Peer-Secret: ...                    the shared secret
 //! PTTH-Peer-Device: lamp                   the device
 //! PTTH-Peer-Visitor: 203.0.113.7           the visitor
+//! PTTH-Peer-Gateway: http://10.0.0.1:7000  how the gateway that asks is reached itself; for operators alone
 //! PTTH-Peer-Waits: link=5000, first-byte=60000, body-silence=60000      milliseconds
 //! ```
 //! The response is the device's, with `PTTH-Peer-Served: 1`, by which the other side knows that it
@@ -45,13 +46,14 @@ pub(crate) const CONNECTED: &str = "connected";
 const SECRET: &str = "PTTH-Peer-Secret";
 const DEVICE: &str = "PTTH-Peer-Device";
 const VISITOR: &str = "PTTH-Peer-Visitor";
+const GATEWAY: &str = "PTTH-Peer-Gateway";
 const WAITS: &str = "PTTH-Peer-Waits";
 
 /// Longest value of [`PeerWaits`] that is taken.
 const WAIT_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 /// The longest that all these lines can be, in bytes.
-pub(crate) const LINES_MAX: usize = 1024;
+pub(crate) const LINES_MAX: usize = 1280;
 
 /// The waits that a route grants its request, where they are told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +70,8 @@ pub(crate) struct PeerRequest<'a> {
     pub(crate) device: &'a str,
     /// `None`: a program asks.
     pub(crate) visitor: Option<IpAddr>,
+    /// The URL of the gateway that asks; `None`: it does not say.
+    pub(crate) gateway: Option<&'a str>,
     pub(crate) waits: PeerWaits,
 }
 
@@ -83,6 +87,9 @@ impl PeerRequest<'_> {
         write_field(out, DEVICE, self.device.as_bytes())?;
         if let Some(visitor) = self.visitor {
             write_field(out, VISITOR, visitor.to_string().as_bytes())?;
+        }
+        if let Some(gateway) = self.gateway {
+            write_field(out, GATEWAY, gateway.as_bytes())?;
         }
         let PeerWaits { link, first_byte, body_silence } = self.waits;
         let waits = [("link", link), ("first-byte", first_byte), ("body-silence", body_silence)];
@@ -121,6 +128,7 @@ pub(crate) fn read<'a>(fields: &Fields<'a>) -> Result<PeerRequest<'a>, Refusal> 
         None => None,
         Some(text) => Some(text.parse().map_err(|_| wrong("PTTH-Peer-Visitor is no IP address"))?),
     };
+    let gateway = one(fields, GATEWAY)?;
     let mut waits = PeerWaits::default();
     for member in one(fields, WAITS)?.into_iter().flat_map(|waits| members(waits.as_bytes())) {
         let Some(equals) = member.iter().position(|byte| *byte == b'=') else { continue };
@@ -134,7 +142,7 @@ pub(crate) fn read<'a>(fields: &Fields<'a>) -> Result<PeerRequest<'a>, Refusal> 
         let time = time.ok_or_else(|| wrong("PTTH-Peer-Waits has a wait that is no number"))?;
         *place = Some(time.min(WAIT_MAX));
     }
-    Ok(PeerRequest { device, visitor, waits })
+    Ok(PeerRequest { device, visitor, gateway, waits })
 }
 
 fn check(device: &str) -> Result<(), Refusal> {
@@ -242,7 +250,8 @@ mod tests {
             ),
             ("lamp", None, PeerWaits { body_silence: Some(second), ..PeerWaits::default() }),
         ] {
-            let told = PeerRequest { device, visitor, waits };
+            let gateway = visitor.map(|_| "http://10.0.0.1:7000");
+            let told = PeerRequest { device, visitor, gateway, waits };
             let mut lines = Vec::new();
             told.write(&mut lines, Some("hush")).unwrap();
             with(&lines, |fields| {
@@ -276,6 +285,7 @@ mod tests {
             "PTTH-Peer-Device: ../a\r\n",
             "PTTH-Peer-Device: a\r\nPTTH-Peer-Visitor: me\r\n",
             "PTTH-Peer-Device: a\r\nPTTH-Peer-Waits: link=+5\r\n",
+            "PTTH-Peer-Device: a\r\nPTTH-Peer-Gateway: a\r\nPTTH-Peer-Gateway: b\r\n",
         ] {
             assert_eq!(with(lines.as_bytes(), |fields| read(fields).unwrap_err().status), 400);
         }

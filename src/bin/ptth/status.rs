@@ -18,6 +18,8 @@ use crate::{Failure, failed, usage};
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Longest line of a refusal that is shown, in characters.
 const LINE_CHARS_MAX: usize = 400;
+/// The most other gateways that are listed.
+const OTHERS_MAX: usize = 32;
 /// The interval of `--watch`.
 const PERIOD: Duration = Duration::from_secs(2);
 /// The most refused offers above the table of devices, and their maximum age.
@@ -289,8 +291,12 @@ fn others(cluster: &Value) -> String {
             let _ = write!(text, "; {} not yet claimed again", of("restoring"));
         }
     }
-    for known in cluster["gateways"].as_array().into_iter().flatten() {
+    let known = cluster["gateways"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for known in known.iter().take(OTHERS_MAX) {
         let _ = write!(text, "\n  {}", announced(known));
+    }
+    if known.len() > OTHERS_MAX {
+        let _ = write!(text, "\n  and {} more", known.len() - OTHERS_MAX);
     }
     let peers = cluster["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
     let hops = &cluster["hops"];
@@ -301,15 +307,33 @@ fn others(cluster: &Value) -> String {
         plain(&hops["sent"]),
         plain(&hops["served"])
     );
-    for peer in peers {
-        let failure = &peer["last_failure"];
-        let failed = failure["at"].as_f64();
-        if failed.is_some() && failed >= peer["last_answer"].as_f64() {
-            let (url, ago) = (plain(&peer["url"]), ago(&failure["at"]));
-            let _ = write!(text, "; {url} failed {ago} ago: {}", plain(&failure["reason"]));
-        }
+    for peer in peers.iter().take(OTHERS_MAX) {
+        let _ = write!(text, "\n  {}", other(peer));
+    }
+    if peers.len() > OTHERS_MAX {
+        let _ = write!(text, "\n  and {} more", peers.len() - OTHERS_MAX);
     }
     text
+}
+
+/// A gateway that was asked, or has asked.
+fn other(peer: &Value) -> String {
+    let of = |key: &str| plain(&peer[key]);
+    let (url, state, failure) = (of("url"), of("state"), &peer["last_failure"]);
+    let reached = match state.as_str() {
+        "fails" | "hangs" => {
+            let hangs = if state == "hangs" { " hangs, and" } else { "" };
+            format!(
+                "{url}{hangs} failed {} ago: {}",
+                ago(&failure["at"]),
+                plain(&failure["reason"])
+            )
+        }
+        "unused" => format!("{url}: not asked"),
+        _ => format!("{url}: {state}"),
+    };
+    let (sent, failures, served) = (of("requests"), of("failures"), of("served"));
+    format!("{reached}; {sent} sent, {served} served, {failures} failed")
 }
 
 /// What a gateway says of itself in the directory.

@@ -135,7 +135,17 @@ fn a_hop_is_seen_at_both_ends() {
     assert_eq!(peer["connections"], serde_json::json!({ "open": 1, "idle": 1 }));
     assert!(peer["last_answer"].is_number() && peer["last_failure"].is_null(), "{told}");
     let told = second.cluster("it served", |told| told["hops"]["served"] == 1);
-    assert_eq!((&told["hops"]["sent"], told["peers"].as_array().unwrap().len()), (&0.into(), 0));
+    assert_eq!(peer["state"], "answers", "{told}");
+    // The gateway that asked has said who it is.
+    let asker = &told["peers"][0];
+    assert_eq!((&told["hops"]["sent"], told["peers"].as_array().unwrap().len()), (&0.into(), 1));
+    assert_eq!(
+        (&asker["url"], &asker["served"]),
+        (&first.url.as_str().into(), &1.into()),
+        "{told}"
+    );
+    assert_eq!((&asker["state"], &asker["requests"]), (&"unused".into(), &0.into()), "{told}");
+    assert!(asker["last_served"].is_number() && peer["last_served"].is_null(), "{told}");
     // Each request is logged at both, with the way that it took.
     let (here, there) = (first.logged(), second.logged());
     assert_eq!(
@@ -152,6 +162,8 @@ fn a_hop_is_seen_at_both_ends() {
         "ptth_directory_up 1".to_owned(),
         format!("ptth_peer_requests_total{labels}}} 1"),
         format!("ptth_peer_answers_total{labels}}} 1"),
+        format!("ptth_peer_up{labels}}} 1"),
+        format!("ptth_peer_served_total{labels}}} 0"),
         format!("ptth_peer_failures_total{labels}}} 0"),
         format!("ptth_peer_connections{labels},state=\"idle\"}} 1"),
     ] {
@@ -162,6 +174,21 @@ fn a_hop_is_seen_at_both_ends() {
     let out = first.status();
     assert!(out.contains("directory (file): answers"), "{out}");
     assert!(out.contains("other gateways: 1; hops: 1 sent, 0 served\n"), "{out}");
+    assert!(
+        out.contains(&format!("  {}: answers; 1 sent, 0 served, 0 failed", second.url)),
+        "{out}"
+    );
+    let out = second.status();
+    assert!(
+        out.contains(&format!("  {}: not asked; 0 sent, 1 served, 0 failed", first.url)),
+        "{out}"
+    );
+    let served = format!("ptth_peer_served_total{{peer=\"{}\"}} 1", first.url);
+    let metrics = second.get("/metrics").text();
+    assert!(
+        metrics.lines().any(|line| line == served) && !metrics.contains("ptth_peer_up{"),
+        "{metrics}"
+    );
 }
 
 #[test]
@@ -186,6 +213,7 @@ fn a_gateway_that_fails_is_told_with_the_reason() {
         assert!(reason.contains(part), "{reason}");
         assert_eq!((&peer["requests"], &peer["answered"]), (&requests.into(), &0.into()), "{peer}");
         assert!(peer["failures"].as_u64() >= Some(1) && peer["last_answer"].is_null(), "{peer}");
+        assert_eq!(peer["state"], "fails", "{peer}");
     }
     let out = first.status();
     assert!(out.contains(&format!("{away} failed ")) && out.contains("refused"), "{out}");
