@@ -2,6 +2,8 @@
 //! name stands here alone; a test compares both with what there is.
 
 pub(crate) const BEARER_TOKEN: &str = "DeviceBuilder::bearer_token, or --token-file and PTTH_TOKEN";
+pub(crate) const PROXY_CREDENTIALS: &str = "DeviceBuilder::proxy_credentials, or instead of --proxy the environment, like http_proxy=http://USER:PASSWORD@HOST:PORT";
+pub(crate) const REQUEST_FIELDS: &str = "DeviceBuilder::request_fields, or --set-field";
 pub(crate) const REDIRECT_HOST: &str = "DeviceBuilder::redirect_host, or --redirect-hosts";
 pub(crate) const ORIGIN: &str = "DeviceBuilder::origin, or --origin";
 pub(crate) const DIALECT: &str = "DeviceBuilder::dialect, or --dialect";

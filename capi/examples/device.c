@@ -66,7 +66,7 @@ int main(int argc, char **argv) {
 
     ptth_log(PTTH_LOG_INFO, log_line, stderr);
     ptth_options *options = ptth_options_new(argv[1]);
-    if (ptth_serve(options, handler, NULL, &device) != PTTH_OK)
+    if (ptth_serve(options, handler, NULL, NULL, &device) != PTTH_OK)
         return fprintf(stderr, "device: %s\n", ptth_last_error()), 1;
     ptth_options_free(options);
     sigwait(&signals, &which);

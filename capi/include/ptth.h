@@ -141,16 +141,21 @@ typedef struct ptth_request ptth_request;
 
 /**
  * Takes one line without its end. It runs on whatever thread has something to say, several at once,
- * and must not call the library.
+ * and must neither call the library nor wait: the device waits with it.
  */
 typedef void (*ptth_log_callback)(ptth_level level, const char *line, void *user);
 
 /**
  * Answers one request by ptth_respond and its like. It runs on a thread of the library, several at
- * once (ptth_options_handlers). The request is valid until it returns, and is sent its response
- * then: a 500 if it gave none.
+ * once (ptth_options_handlers), whose stack has 2 MiB. The request is valid until it returns, and is
+ * sent its response then: a 500 if it gave none.
  */
 typedef void (*ptth_handler)(ptth_request *request, void *user);
+
+/**
+ * Is told once that the library does not use `user` any more.
+ */
+typedef void (*ptth_release_callback)(void *user);
 
 /**
  * What a device does now, over all its gateways.
@@ -187,11 +192,6 @@ typedef struct {
  * end, -1 for a failure (the response is aborted then). It may wait.
  */
 typedef ptrdiff_t (*ptth_read_callback)(void *user, void *buffer, size_t size);
-
-/**
- * Is told once that the library does not use `user` any more.
- */
-typedef void (*ptth_release_callback)(void *user);
 
 #ifdef __cplusplus
 extern "C" {
@@ -263,6 +263,26 @@ ptth_status ptth_options_field(ptth_options *options, const char *name, const ch
 ptth_status ptth_options_proxy(ptth_options *options, const char *url);
 
 /**
+ * User and password for the proxy (Basic), which do not belong into its URL.
+ */
+ptth_status ptth_options_proxy_credentials(ptth_options *options,
+                                           const char *user,
+                                           const char *password);
+
+/**
+ * A host that a gateway may redirect the device to, beside the hosts of its own gateways:
+ * "gw2.example", "*.gw.example", an address or a network, with ":PORT" that port alone. May be
+ * called several times.
+ */
+ptth_status ptth_options_redirect_host(ptth_options *options, const char *host);
+
+/**
+ * Whether a gateway's URL may have more than a name: then path and query go into the offer as they
+ * are, for gateways of others (not the default).
+ */
+ptth_status ptth_options_whole_target(ptth_options *options, bool whole);
+
+/**
  * `Host` of requests that are forwarded to a local server (ptth_forward), instead of the visitor's.
  */
 ptth_status ptth_options_host_header(ptth_options *options, const char *host);
@@ -289,6 +309,12 @@ ptth_status ptth_options_fallback(ptth_options *options, int fallback);
 ptth_status ptth_options_backoff(ptth_options *options, uint32_t least_ms, uint32_t most_ms);
 
 /**
+ * Ends the device after so many failed attempts in a row while it is not connected
+ * (ptth_device_wait says so); by default it never gives up.
+ */
+ptth_status ptth_options_max_retries(ptth_options *options, uint32_t attempts);
+
+/**
  * At most so many callbacks answer requests at once (64 by default); more requests wait.
  */
 ptth_status ptth_options_handlers(ptth_options *options, size_t most);
@@ -312,16 +338,25 @@ ptth_status ptth_options_ca(ptth_options *options, const char *pem);
 ptth_status ptth_options_pin(ptth_options *options, const char *pin);
 
 /**
+ * For a device that starts without a clock: it is no earlier than this, in seconds since 1970.
+ * Without it a device whose clock shows a time before 2026 waits until the clock is set.
+ */
+ptth_status ptth_options_clock_floor(ptth_options *options, uint64_t seconds);
+
+/**
  * The certificate chain and the private key (PEM) that the device shows to the gateway.
  */
 ptth_status ptth_options_identity(ptth_options *options, const char *certificates, const char *key);
 
 /**
  * Starts a device whose requests a callback answers, and stores it in `*device` (NULL if this
- * fails). `user` is passed to the callback as it is. The options stay the caller's.
+ * fails). `user` is passed to the callback as it is. `release` (may be NULL) is called once, when the
+ * device has ended and the last callback has returned, which may be after ptth_device_free; and also
+ * if this function fails. The options stay the caller's.
  */
 ptth_status ptth_serve(const ptth_options *options,
                        ptth_handler handler,
+                       ptth_release_callback release,
                        void *user,
                        ptth_device **device);
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use reverse_http::proto::turn::Transport;
 use reverse_http::{Device, DeviceHandle, Exchange};
 
+use crate::callback::{User, ptth_release_callback};
 use crate::options::ptth_options;
 use crate::outcome::{Failure, guarded, ptth_status, status};
 use crate::request::ptth_request;
@@ -34,8 +35,8 @@ impl Receiver {
 }
 
 /// Answers one request by ptth_respond and its like. It runs on a thread of the library, several at
-/// once (ptth_options_handlers). The request is valid until it returns, and is sent its response
-/// then: a 500 if it gave none.
+/// once (ptth_options_handlers), whose stack has 2 MiB. The request is valid until it returns, and is
+/// sent its response then: a 500 if it gave none.
 #[allow(non_camel_case_types)]
 pub type ptth_handler = Option<unsafe extern "C" fn(request: *mut ptth_request, user: *mut c_void)>;
 
@@ -73,7 +74,7 @@ pub struct ptth_state {
 
 struct Handler {
     call: unsafe extern "C" fn(*mut ptth_request, *mut c_void),
-    user: *mut c_void,
+    user: User,
 }
 
 // SAFETY: the caller of ptth_serve promises that its handler may run on any thread with that pointer.
@@ -88,7 +89,7 @@ impl Handler {
     ) -> http::Response<reverse_http::Body> {
         let mut request = ptth_request::of_handler(request);
         // SAFETY: the promise of ptth_serve's caller; the request lives until the call returns.
-        unsafe { (self.call)(&mut request, self.user) };
+        unsafe { (self.call)(&mut request, self.user.pointer) };
         request.into_response()
     }
 }
@@ -124,14 +125,18 @@ unsafe fn object<'d>(device: *const ptth_device) -> Result<&'d ptth_device, Fail
 }
 
 /// Starts a device whose requests a callback answers, and stores it in `*device` (NULL if this
-/// fails). `user` is passed to the callback as it is. The options stay the caller's.
+/// fails). `user` is passed to the callback as it is. `release` (may be NULL) is called once, when the
+/// device has ended and the last callback has returned, which may be after ptth_device_free; and also
+/// if this function fails. The options stay the caller's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_serve(
     options: *const ptth_options,
     handler: ptth_handler,
+    release: ptth_release_callback,
     user: *mut c_void,
     device: *mut *mut ptth_device,
 ) -> ptth_status {
+    let user = User::new(user, release);
     // SAFETY: the caller's promise (ptth.h).
     unsafe {
         start(options, device, |device| {

@@ -3,6 +3,7 @@
 //! Each function converts its arguments, calls the Rust library, and converts what comes back;
 //! decisions are the library's. `outcome.rs` keeps panics and errors on this side.
 
+mod callback;
 mod device;
 mod logging;
 mod options;
@@ -10,7 +11,9 @@ mod outcome;
 mod request;
 mod strings;
 mod tls;
+mod words;
 
+pub use callback::*;
 pub use device::*;
 pub use logging::*;
 pub use options::*;

@@ -1,9 +1,10 @@
 //! The library's log lines, on their way to a callback.
 
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::io::Write;
+use std::io::{self, Write};
 
 use crate::outcome::{Failure, ptth_status, status};
+use crate::words::in_c;
 
 /// How much is logged: a level and those above it.
 #[repr(C)]
@@ -23,7 +24,7 @@ pub enum ptth_level {
 use ptth_level::*;
 
 /// Takes one line without its end. It runs on whatever thread has something to say, several at once,
-/// and must not call the library.
+/// and must neither call the library nor wait: the device waits with it.
 #[allow(non_camel_case_types)]
 pub type ptth_log_callback =
     Option<unsafe extern "C" fn(level: ptth_level, line: *const c_char, user: *mut c_void)>;
@@ -50,7 +51,7 @@ impl log::Log for Logger {
             log::Level::Info => PTTH_LOG_INFO,
             log::Level::Debug | log::Level::Trace => PTTH_LOG_DEBUG,
         };
-        let line = record.args().to_string().replace('\0', "\\0");
+        let line = in_c(record.args().to_string()).replace('\0', "\\0");
         if let Ok(line) = CString::new(line) {
             // SAFETY: the promise of ptth_log's caller; the line lives during the call.
             unsafe { (self.callback)(level, line.as_ptr(), self.user) };
@@ -69,11 +70,47 @@ impl log::Log for ToStderr {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        let line = format!("{} {}\n", record.level(), record.args());
-        let _ = std::io::stderr().write_all(line.as_bytes()); // there is no other place to say so
+        let line = in_c(format!("{} {}\n", record.level(), record.args()));
+        // There is no other place to say that it failed.
+        let _ = without_sigpipe(|| io::stderr().write_all(line.as_bytes()));
     }
 
     fn flush(&self) {}
+}
+
+/// Nobody may read standard error any more, and a program in C is ended by SIGPIPE then, unless it
+/// ignores that: Rust's own programs do, and their library counts on it.
+fn without_sigpipe(write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let is_pending = |signals: &mut libc::sigset_t| {
+        // SAFETY: a set of this function's own, which sigpending fills.
+        unsafe { libc::sigpending(signals) == 0 && libc::sigismember(signals, libc::SIGPIPE) == 1 }
+    };
+    let mut pipe = no_signals();
+    let (mut before, mut pending) = (pipe, pipe);
+    // SAFETY: sets of this function's own; the mask is this thread's, and is put back below.
+    unsafe {
+        libc::sigaddset(&mut pipe, libc::SIGPIPE);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &pipe, &mut before);
+    }
+    let had_one = is_pending(&mut pending);
+    let written = write();
+    let is_broken = written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
+    if is_broken && !had_one && is_pending(&mut pending) {
+        // SAFETY: it is blocked and pending, so this takes it and returns at once.
+        unsafe { libc::sigwait(&pipe, &mut 0) };
+    }
+    // SAFETY: the mask that this thread had.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()) };
+    written
+}
+
+fn no_signals() -> libc::sigset_t {
+    let mut none = std::mem::MaybeUninit::uninit();
+    // SAFETY: sigemptyset fills the set.
+    unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        none.assume_init()
+    }
 }
 
 fn filter(level: c_int) -> Result<log::LevelFilter, Failure> {

@@ -1,7 +1,7 @@
 //! What a device is set up with.
 
 use std::ffi::{c_char, c_int};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use reverse_http::proto::turn::Fallback;
 use reverse_http::{Device, DeviceBuilder, Limits, OnRefusal};
@@ -167,6 +167,55 @@ pub unsafe extern "C" fn ptth_options_proxy(
     unsafe { set(options, (url, "the proxy's URL"), |builder, url| builder.proxy(url)) }
 }
 
+/// User and password for the proxy (Basic), which do not belong into its URL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_proxy_credentials(
+    options: *mut ptth_options,
+    user: *const c_char,
+    password: *const c_char,
+) -> ptth_status {
+    let user = guarded(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        Ok(unsafe { text(user, "the proxy's user")? }.to_owned())
+    });
+    match user {
+        Err(status) => status,
+        // SAFETY: the caller's promise (ptth.h).
+        Ok(user) => unsafe {
+            set(options, (password, "the proxy's password"), move |builder, password| {
+                builder.proxy_credentials(&user, password)
+            })
+        },
+    }
+}
+
+/// A host that a gateway may redirect the device to, beside the hosts of its own gateways:
+/// "gw2.example", "*.gw.example", an address or a network, with ":PORT" that port alone. May be
+/// called several times.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_redirect_host(
+    options: *mut ptth_options,
+    host: *const c_char,
+) -> ptth_status {
+    // SAFETY: the caller's promise (ptth.h).
+    unsafe { set(options, (host, "the host"), |builder, host| builder.redirect_host(host)) }
+}
+
+/// Whether a gateway's URL may have more than a name: then path and query go into the offer as they
+/// are, for gateways of others (not the default).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_whole_target(
+    options: *mut ptth_options,
+    whole: bool,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        let options = unsafe { object(options)? };
+        options.settings.push(Box::new(move |builder| builder.whole_target(whole)));
+        Ok(())
+    })
+}
+
 /// `Host` of requests that are forwarded to a local server (ptth_forward), instead of the visitor's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_host_header(
@@ -244,6 +293,21 @@ pub unsafe extern "C" fn ptth_options_backoff(
     })
 }
 
+/// Ends the device after so many failed attempts in a row while it is not connected
+/// (ptth_device_wait says so); by default it never gives up.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_max_retries(
+    options: *mut ptth_options,
+    attempts: u32,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        let options = unsafe { object(options)? };
+        options.settings.push(Box::new(move |builder| builder.max_retries(attempts)));
+        Ok(())
+    })
+}
+
 /// At most so many callbacks answer requests at once (64 by default); more requests wait.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_handlers(
@@ -310,6 +374,21 @@ pub unsafe extern "C" fn ptth_options_pin(
     status(|| unsafe {
         let pin = text(pin, "the pin")?;
         set_tls(options, |tls| tls.pin(pin))
+    })
+}
+
+/// For a device that starts without a clock: it is no earlier than this, in seconds since 1970.
+/// Without it a device whose clock shows a time before 2026 waits until the clock is set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_clock_floor(
+    options: *mut ptth_options,
+    seconds: u64,
+) -> ptth_status {
+    // SAFETY: the caller's promise (ptth.h).
+    status(|| unsafe {
+        let floor = UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        let floor = floor.ok_or_else(|| Failure::usage(format!("{seconds} s is no time")))?;
+        set_tls(options, |tls| tls.clock_floor(floor))
     })
 }
 

@@ -6,6 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use reverse_http::{Error, ErrorKind};
 
+use crate::words::in_c;
+
 /// What became of a call. `ptth_last_error()` says more.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +65,7 @@ impl From<Error> for Failure {
             ErrorKind::Io => PTTH_SYSTEM,
             _ => PTTH_FAILED,
         };
-        Failure { status, text: error.to_string() }
+        Failure { status, text: in_c(error.to_string()) }
     }
 }
 

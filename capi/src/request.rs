@@ -8,8 +8,10 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode};
 use reverse_http::{Body, Exchange};
 
+use crate::callback::{User, ptth_release_callback};
 use crate::outcome::{Failure, guarded, ptth_status, status};
 use crate::strings::{bytes, text, text_or_none};
+use crate::words::in_c;
 
 /// One request, and what will be its response; an opaque object.
 #[allow(non_camel_case_types)]
@@ -206,6 +208,9 @@ pub unsafe extern "C" fn ptth_request_length(request: *mut ptth_request) -> i64 
     length.unwrap_or(-1)
 }
 
+/// Bytes of a body that are read at once.
+const STEP: usize = 64 * 1024;
+
 /// Reads what comes next of the body, at most `size` bytes: how many, 0 at its end, -1 if it was cut
 /// (the program then has not the whole body). Waits for the first of them.
 #[unsafe(no_mangle)]
@@ -220,6 +225,9 @@ pub unsafe extern "C" fn ptth_request_read(
         if buffer.is_null() || size > isize::MAX as usize {
             return Err(Failure::usage("the buffer is NULL, or longer than memory"));
         }
+        // The program comes again for the rest: making all of a long buffer valid each time would
+        // take longer than reading.
+        let size = size.min(STEP);
         // SAFETY: `size` bytes of the caller's (ptth.h). They are made valid first: a reader may look
         // at them.
         let buffer = unsafe {
@@ -228,7 +236,7 @@ pub unsafe extern "C" fn ptth_request_read(
         };
         let read = request.body.body().read(buffer);
         let read = read.map_err(|e| {
-            Failure::new(ptth_status::PTTH_CLOSED, format!("reading a request's body: {e}"))
+            Failure::new(ptth_status::PTTH_CLOSED, in_c(format!("reading a request's body: {e}")))
         })?;
         Ok(isize::try_from(read).unwrap_or(isize::MAX))
     });
@@ -306,7 +314,14 @@ pub unsafe extern "C" fn ptth_respond(
         // SAFETY: the caller's promise (ptth.h).
         unsafe {
             respond(request, code, content_type, || {
-                Ok(Body::from(bytes(body.cast(), length, "the body")?.to_vec()))
+                let bytes = bytes(body.cast(), length, "the body")?;
+                let mut copy = Vec::new();
+                copy.try_reserve_exact(length).map_err(|_| {
+                    let text = format!("there is no memory for a copy of the body's {length} bytes; give it piece by piece (ptth_respond_stream)");
+                    Failure::new(ptth_status::PTTH_FULL, text)
+                })?;
+                copy.extend_from_slice(bytes);
+                Ok(Body::from(copy))
             })
         }
     })
@@ -340,14 +355,9 @@ pub unsafe extern "C" fn ptth_respond_file(
 pub type ptth_read_callback =
     Option<unsafe extern "C" fn(user: *mut c_void, buffer: *mut c_void, size: usize) -> isize>;
 
-/// Is told once that the library does not use `user` any more.
-#[allow(non_camel_case_types)]
-pub type ptth_release_callback = Option<unsafe extern "C" fn(user: *mut c_void)>;
-
 struct Source {
     read: unsafe extern "C" fn(*mut c_void, *mut c_void, usize) -> isize,
-    release: ptth_release_callback,
-    user: *mut c_void,
+    user: User,
 }
 
 // SAFETY: the caller of ptth_respond_stream promises that another thread may use it, one at a time.
@@ -356,7 +366,8 @@ unsafe impl Send for Source {}
 impl Read for Source {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // SAFETY: the promise of ptth_respond_stream's caller; the buffer is as long as is said.
-        let read = unsafe { (self.read)(self.user, buffer.as_mut_ptr().cast(), buffer.len()) };
+        let read =
+            unsafe { (self.read)(self.user.pointer, buffer.as_mut_ptr().cast(), buffer.len()) };
         match usize::try_from(read) {
             Ok(read) if read <= buffer.len() => Ok(read),
             Ok(read) => Err(io::Error::other(format!(
@@ -364,15 +375,6 @@ impl Read for Source {
                 buffer.len()
             ))),
             Err(_) => Err(io::Error::other("the program's callback failed")),
-        }
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        if let Some(release) = self.release {
-            // SAFETY: the promise of ptth_respond_stream's caller; it is not used afterwards.
-            unsafe { release(self.user) };
         }
     }
 }
@@ -395,7 +397,7 @@ pub unsafe extern "C" fn ptth_respond_stream(
         unsafe extern "C" fn nothing(_: *mut c_void, _: *mut c_void, _: usize) -> isize {
             0
         }
-        let source = Source { read: read.unwrap_or(nothing), release, user };
+        let source = Source { read: read.unwrap_or(nothing), user: User::new(user, release) };
         if read.is_none() {
             return Err(Failure::usage("the callback is NULL"));
         }

@@ -5,6 +5,8 @@ use crate::outcome::Failure;
 
 #[cfg(feature = "tls")]
 mod settings {
+    use std::time::SystemTime;
+
     use reverse_http::tls::{DeviceTls, Identity};
 
     use super::Failure;
@@ -24,11 +26,17 @@ mod settings {
         pub(crate) fn identity(self, certificates: &str, key: &str) -> Result<Self, Failure> {
             Ok(Tls(self.0.identity(Identity::from_pem(certificates, key)?)))
         }
+
+        pub(crate) fn clock_floor(self, floor: SystemTime) -> Result<Self, Failure> {
+            Ok(Tls(self.0.clock_floor(floor)))
+        }
     }
 }
 
 #[cfg(not(feature = "tls"))]
 mod settings {
+    use std::time::SystemTime;
+
     use super::Failure;
 
     #[derive(Clone, Default)]
@@ -44,6 +52,10 @@ mod settings {
         }
 
         pub(crate) fn identity(self, _: &str, _: &str) -> Result<Self, Failure> {
+            Err(absent())
+        }
+
+        pub(crate) fn clock_floor(self, _: SystemTime) -> Result<Self, Failure> {
             Err(absent())
         }
     }

@@ -222,6 +222,8 @@ fn the_example_leaks_nothing() {
 /// The requests that tests/calls.c expects, in its order.
 fn plays_the_calls(mut command: Command) {
     let (gateway, url) = gateway();
+    // As without it: a length that no memory has is no reason to end the program.
+    command.env("ASAN_OPTIONS", "allocator_may_return_null=1");
     let running = Running::start(command.arg(&url));
     let lamp = gateway.device("lamp");
     lamp.wait_connected(WAIT).unwrap();
@@ -232,6 +234,8 @@ fn plays_the_calls(mut command: Command) {
     let two: Vec<_> = response.headers().get_all("x-two").iter().collect();
     assert_eq!(two, ["2", "3"]);
     assert_eq!(response.into_body().read_to_text(10).unwrap(), "made");
+    let large = Request::post("/large").body(Body::from("hello"));
+    assert_eq!(lamp.send(large.unwrap()).unwrap().status(), 500); // it was given no response
     let request = |target: &str| Request::get(target).body(Body::empty()).unwrap();
     let response = lamp.send(request("/file")).unwrap();
     let program = std::fs::metadata(command.get_program()).map_or(0, |program| program.len());
@@ -264,6 +268,64 @@ fn each_function_can_be_called_rightly_and_wrongly() {
     let sanitized = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
     if let Some(program) = compile("gcc", "tests/calls.c", "calls-sanitized", &sanitized) {
         plays_the_calls(Command::new(program));
+    }
+}
+
+/// docs/c.md: a handler that still runs when its device ends, or when the library is unloaded, comes
+/// to its end, and what it uses is released behind that (T73).
+#[test]
+fn a_handler_outlives_its_device_and_a_library_that_is_unloaded() {
+    let sanitized = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+    for (name, more) in [("endings", &[][..]), ("endings-sanitized", &sanitized[..])] {
+        let Some(program) = compile("gcc", "tests/endings.c", name, more) else { continue };
+        let (gateway, url) = gateway();
+        let mut command = Command::new(program);
+        let mut running = Running::start(command.arg(installed().join("lib/libptth.so")).arg(&url));
+        let lamp = gateway.device("lamp");
+        while running.0.try_wait().unwrap().is_none() {
+            // Its connection is cut, or there was no device just now.
+            assert!(lamp.send(Request::get("/").body(Body::empty()).unwrap()).is_err());
+        }
+        let out = running.end();
+        let told = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{:?}: {told}", out.status);
+        assert_eq!(
+            String::from_utf8_lossy(&out.stdout),
+            "each handler came to its end\n",
+            "{told}"
+        );
+    }
+}
+
+/// A log that nobody reads any more ends no program (T73): SIGPIPE would.
+#[test]
+fn a_log_that_nobody_reads_raises_no_signal() {
+    let Some(program) = compile("gcc", "tests/unread.c", "unread", &[]) else { return };
+    let mut running = Running::start(&mut Command::new(program));
+    drop(running.0.stderr.take());
+    let out = running.end();
+    assert!(out.status.success(), "{:?}", out.status);
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "9\n", "PTTH_FAILED: out of attempts");
+}
+
+/// The header is C99, C11 and C++, without a warning.
+#[test]
+fn the_header_is_c_and_cpp() {
+    let header = root().join("include/ptth.h");
+    for (compiler, language) in [
+        ("gcc", ["-std=c99", "c"]),
+        ("clang", ["-std=c11", "c"]),
+        ("g++", ["-std=c++11", "c++"]),
+        ("clang++", ["-std=c++20", "c++"]),
+    ] {
+        if !has(&[compiler]) {
+            continue;
+        }
+        let mut command = Command::new(compiler);
+        command.args([language[0], "-x", language[1], "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
+        let said = command.arg("-fsyntax-only").arg(&header).output().unwrap();
+        let told = String::from_utf8_lossy(&said.stderr);
+        assert!(said.status.success(), "{compiler}: {told}");
     }
 }
 

@@ -1,5 +1,7 @@
 /* Each function once, in the ways that it may be called wrong, too: ./calls URL; tests/c.rs plays the gateway. */
 #include <ptth.h>
+#include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +15,10 @@
 static int released;
 
 static void release(void *user) { (void)user; released++; }
+
+static atomic_int ended; /* devices, those included that did not start */
+
+static void over(void *user) { (void)user; ended++; }
 
 static ptrdiff_t fails(void *user, void *buffer, size_t size) {
     (void)user; (void)buffer; (void)size;
@@ -36,16 +42,56 @@ static void log_line(ptth_level level, const char *line, void *user) { (void)lev
 
 static int lines;
 
+/* The last error has this, and neither a method of Rust's nor an option of the command. */
+static int says(const char *part) {
+    const char *text = ptth_last_error();
+    return strstr(text, part) && !strstr(text, "::") && !strstr(text, "--") && !strstr(text, "limits:");
+}
+
+/* What the library says of a setting is said with the name that it has in C. */
+static void wrong_words(const char *url) {
+    const char *urls[][2] = {
+        {"http://gw.example/a/b", "ptth_options_whole_target"},
+        {"http://me:hunter2@gw.example/lamp", "ptth_options_token"},
+    };
+    ptth_device *device;
+    for (int n = 0; n < 2; n++) {
+        ptth_options *options = ptth_options_new(urls[n][0]);
+        CHECK(ptth_serve(options, silent, over, NULL, &device) == PTTH_USAGE && says(urls[n][1]));
+        ptth_options_free(options);
+    }
+    for (int n = 0; n < 10; n++) {
+        ptth_options *options = ptth_options_new(url);
+        const char *word = NULL;
+        switch (n) {
+        case 0: ptth_options_links(options, 0, 0); word = "ptth_options_links"; break;
+        case 1: ptth_options_polls(options, 1, SIZE_MAX); word = "ptth_options_polls"; break;
+        case 2: ptth_options_handlers(options, 0); word = "ptth_options_handlers"; break;
+        case 3: ptth_options_backoff(options, 2, 1); word = "ptth_options_backoff"; break;
+        case 4: ptth_options_backoff(options, 0, 0); word = "ptth_options_backoff"; break;
+        case 5: ptth_options_token(options, "a\n"); word = "ptth_options_token"; break;
+        case 6: ptth_options_max_retries(options, 0); word = "ptth_options_max_retries"; break;
+        case 7: ptth_options_proxy(options, "http://me:hunter2@proxy"); word = "ptth_options_proxy_credentials"; break;
+        case 8: ptth_options_redirect_host(options, "http://x/"); word = "http://x/"; break;
+        case 9: ptth_options_proxy_credentials(options, "me", "hunter2"); word = "proxy"; break;
+        }
+        CHECK(ptth_serve(options, silent, over, NULL, &device) == PTTH_USAGE && device == NULL && says(word));
+        CHECK(!strstr(ptth_last_error(), "hunter2"));
+        ptth_options_free(options);
+    }
+}
+
 static void wrong_options(const char *url) {
     ptth_device *device = (ptth_device *)&lines;
     CHECK(ptth_options_new(NULL) == NULL && strstr(ptth_last_error(), "NULL"));
     CHECK(ptth_options_new("http://\xff/") == NULL && strstr(ptth_last_error(), "UTF-8"));
     ptth_options *options = ptth_options_new("ftp://gw.example/lamp");
     CHECK(options);
-    CHECK(ptth_serve(options, silent, NULL, &device) == PTTH_USAGE && device == NULL);
-    CHECK(strstr(ptth_last_error(), "http://"));
+    CHECK(ptth_serve(options, silent, over, NULL, &device) == PTTH_USAGE && device == NULL);
+    CHECK(says("http://"));
     ptth_options_free(options);
     ptth_options_free(NULL);
+    wrong_words(url);
 
     options = ptth_options_new(url);
     CHECK(ptth_options_token(NULL, "t") == PTTH_USAGE && ptth_options_token(options, NULL) == PTTH_USAGE);
@@ -53,11 +99,11 @@ static void wrong_options(const char *url) {
     CHECK(ptth_options_ca(options, "no certificate") == PTTH_USAGE);
     CHECK(ptth_options_pin(options, "sha256//no") == PTTH_USAGE);
     CHECK(ptth_options_identity(options, "none", "none") == PTTH_USAGE);
-    CHECK(ptth_serve(options, NULL, NULL, &device) == PTTH_USAGE && ptth_serve(options, silent, NULL, NULL) == PTTH_USAGE);
-    CHECK(ptth_serve(NULL, silent, NULL, &device) == PTTH_USAGE);
+    CHECK(ptth_serve(options, NULL, over, NULL, &device) == PTTH_USAGE && ptth_serve(options, silent, over, NULL, NULL) == PTTH_USAGE);
+    CHECK(ptth_serve(NULL, silent, over, NULL, &device) == PTTH_USAGE);
     CHECK(ptth_forward(options, "gopher://localhost", &device) == PTTH_USAGE);
     CHECK(ptth_options_links(options, 4, 2) == PTTH_OK); /* checked with all the rest */
-    CHECK(ptth_serve(options, silent, NULL, &device) == PTTH_USAGE);
+    CHECK(ptth_serve(options, silent, over, NULL, &device) == PTTH_USAGE);
     ptth_options_free(options);
 }
 
@@ -103,6 +149,7 @@ int main(int argc, char **argv) {
     ptth_state state;
     const char *name, *value;
     char body[16] = "";
+    static char large[1 << 20];
     CHECK(argc == 2 && strlen(ptth_version()) >= 5 && !*ptth_last_error());
     CHECK(ptth_log(9, log_line, &lines) == PTTH_USAGE && ptth_log(PTTH_LOG_INFO, NULL, NULL) == PTTH_USAGE);
     CHECK(ptth_log_to_stderr(9) == PTTH_USAGE);
@@ -110,6 +157,7 @@ int main(int argc, char **argv) {
     CHECK(ptth_log_to_stderr(PTTH_LOG_INFO) == PTTH_USAGE);
     CHECK(ptth_log(PTTH_LOG_INFO, log_line, &lines) == PTTH_USAGE);
     wrong_options(argv[1]);
+    CHECK(ended == 17); /* each is told so once */
     wrong_objects();
     nobody();
 
@@ -143,6 +191,14 @@ int main(int argc, char **argv) {
     CHECK(ptth_respond_stream(request, 200, NULL, 0, fails, release, NULL) == PTTH_USAGE && released == 2);
     CHECK(ptth_request_done(request) == PTTH_OK);
 
+    /* A large buffer is not touched where nothing was read: this would be slow each time. */
+    request = next(device, "/large");
+    memset(large, 1, sizeof large);
+    CHECK(ptth_request_read(request, large, sizeof large) == 5 && !memcmp(large, "hello", 5) && large[sizeof large - 1] == 1);
+    CHECK(ptth_respond(request, 200, NULL, large, SIZE_MAX / 4) == PTTH_FULL && says("ptth_respond_stream"));
+    CHECK(ptth_respond(request, 200, NULL, large, SIZE_MAX) == PTTH_USAGE);
+    CHECK(ptth_request_done(request) == PTTH_OK);
+
     request = next(device, "/file");
     CHECK(ptth_respond_file(request, 200, "text/plain", argv[0]) == PTTH_OK && ptth_request_done(request) == PTTH_OK);
     request = next(device, "/fails");
@@ -165,9 +221,11 @@ int main(int argc, char **argv) {
     CHECK(ptth_device_state(device, &state) == PTTH_OK && state.transport == PTTH_OFFLINE && state.links == 0);
     ptth_device_free(device);
 
-    CHECK(ptth_serve(options, silent, NULL, &device) == PTTH_OK);
+    CHECK(ptth_serve(options, silent, over, NULL, &device) == PTTH_OK);
     CHECK(ptth_receive(device, 0, &request) == PTTH_USAGE);
+    CHECK(ended == 17);
     ptth_device_free(device);
+    CHECK(ended == 18);
     CHECK(ptth_forward(options, "http://127.0.0.1:9", &device) == PTTH_OK);
     ptth_options_free(options);
     ptth_device_free(device);

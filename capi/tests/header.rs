@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-const FILES: [&str; 5] = ["outcome", "logging", "options", "device", "request"];
+const FILES: [&str; 6] = ["outcome", "callback", "logging", "options", "device", "request"];
 
 #[test]
 fn the_header_is_written_from_the_sources() {

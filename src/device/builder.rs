@@ -602,7 +602,7 @@ fn path_name(url: &Url, whole_target: bool) -> Result<Name, Error> {
     let path = url.target.split('?').next().unwrap_or("/");
     if !whole_target && (path.len() < url.target.len() || path.matches('/').count() > 1) {
         return Err(Error::usage(format!(
-            "gateway URL {}: its path is the device's name alone, as in http://gw.example/lamp; a gateway that wants more is given it with whole_target",
+            "gateway URL {}: its path is the device's name alone, as in http://gw.example/lamp; for a gateway that wants more there is DeviceBuilder::whole_target",
             url.text
         )));
     }

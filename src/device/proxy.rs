@@ -23,6 +23,7 @@ use crate::proto::head::Fields;
 use crate::proto::head::LineEnds;
 use crate::proto::head::ResponseHead;
 use crate::proto::verdict;
+use crate::setting::PROXY_CREDENTIALS;
 
 /// The default port of a proxy, as in curl.
 const PROXY_PORT: u16 = 1080;
@@ -117,9 +118,7 @@ impl Proxy {
                 "it wants credentials in a way that is not spoken here (only Basic is); put a proxy between that speaks it, like cntlm or px"
             }
             407 if self.authorization.is_some() => "it does not take these credentials",
-            407 => {
-                "it wants credentials; give them (DeviceBuilder::proxy_credentials, or the proxy's URL in the environment, like http_proxy=http://USER:PASSWORD@HOST:PORT)"
-            }
+            407 => &format!("it wants credentials; give them ({PROXY_CREDENTIALS})"),
             403 | 405 => {
                 "it does not let this device go there; allow CONNECT to that host and port, or use another proxy"
             }

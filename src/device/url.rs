@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::error::Error;
 use crate::proto::authority::{bare, without_empty_port};
-use crate::setting::BEARER_TOKEN;
+use crate::setting::{BEARER_TOKEN, PROXY_CREDENTIALS, REQUEST_FIELDS};
 
 /// How far away an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,9 +82,13 @@ impl Url {
         };
         let authority = uri.authority().ok_or_else(|| bad("it names no host"))?;
         if authority.as_str().contains('@') {
-            return Err(bad(&format!(
-                "secrets do not belong into a URL; give a token apart ({BEARER_TOKEN})"
-            )));
+            let remedy = match whose {
+                "gateway" => format!("; give a token apart ({BEARER_TOKEN})"),
+                "proxy" => format!("; give them apart ({PROXY_CREDENTIALS})"),
+                "local server" => format!("; set a field that shows them ({REQUEST_FIELDS})"),
+                _ => String::new(),
+            };
+            return Err(bad(&format!("secrets do not belong into a URL{remedy}")));
         }
         let host = bare(authority.host()).to_owned();
         let named = without_empty_port(authority.as_str());

@@ -4,7 +4,8 @@
 mod listener;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -160,8 +161,12 @@ impl Board {
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".{}", std::process::id()));
         let beside = Path::new(&beside);
-        std::fs::write(beside, self.text().1)?;
-        std::fs::rename(beside, path.as_path()).inspect_err(|_| {
+        // An earlier process of this number may have left it; in a container all have the same.
+        drop(std::fs::remove_file(beside));
+        // Never through a link, and never into a FIFO, that somebody has put there.
+        let mut file = File::options().write(true).create_new(true).open(beside)?;
+        let written = file.write_all(self.text().1.as_bytes());
+        written.and_then(|()| std::fs::rename(beside, path.as_path())).inspect_err(|_| {
             drop(std::fs::remove_file(beside)); // the first error is the one that is reported
         })
     }
@@ -181,8 +186,33 @@ fn lacks_port(to: &str) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    /// In a folder where others may write, too, somebody may have put a link where the text is written
+    /// before it takes its place (T72).
+    #[test]
+    fn the_status_is_written_through_no_link_and_leaves_nothing_behind() {
+        let pid = std::process::id();
+        let folder = std::env::temp_dir().join(format!("ptth-board-{pid}"));
+        std::fs::create_dir(&folder).unwrap();
+        let [path, beside, victim] =
+            ["status", &format!("status.{pid}"), "victim"].map(|name| folder.join(name));
+        std::fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &beside).unwrap();
+        let board = Board { state: Arc::default(), file: Some(Arc::new(path.clone())) };
+        board.write().unwrap();
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
+        assert!(!beside.exists());
+        // A write that fails leaves nothing either.
+        let board = Board { state: Arc::default(), file: Some(Arc::new(folder.clone())) };
+        assert!(board.write().is_err());
+        std::fs::remove_dir_all(&folder).unwrap();
+        let beside = std::env::temp_dir().join(format!("ptth-board-{pid}.{pid}"));
+        assert!(!beside.exists());
+    }
 
     #[test]
     fn an_address_without_a_port_is_no_file() {

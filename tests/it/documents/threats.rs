@@ -23,7 +23,7 @@ fn sources(dir: &Path, out: &mut String) {
 
 fn all_tests() -> String {
     let mut text = String::new();
-    ["tests/it", "src"].iter().for_each(|dir| sources(&repository(dir), &mut text));
+    ["tests/it", "src", "capi"].iter().for_each(|dir| sources(&repository(dir), &mut text));
     text
 }
 
