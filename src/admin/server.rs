@@ -4,9 +4,10 @@
 //! few operators. Each wait has a deadline.
 
 use std::fmt;
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::admin::answers;
 use crate::admin::asked::Asked;
@@ -49,6 +51,8 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long writing an answer may make no progress.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections to a Unix socket that wait to be accepted.
+const BACKLOG: i32 = 128;
 
 enum Listener {
     Tcp(TcpListener),
@@ -198,10 +202,28 @@ fn bind_unix(path: &Path) -> Result<Listener, Error> {
     if UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
         remove_socket(path).map_err(doing)?;
     }
-    let listener = UnixListener::bind(path).map_err(doing)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(doing)?;
+    let listener = listen_privately(path).map_err(doing)?;
+    // Where it was not made so: Linux did that before anybody could connect.
+    #[cfg(not(target_os = "linux"))]
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(doing)?;
     listener.set_nonblocking(true).map_err(doing)?;
     Ok(Listener::Unix(listener, path.to_owned()))
+}
+
+/// Binds a socket whose file is its owner's from the first moment on (Linux), whatever the umask is:
+/// a change of its mode behind that comes too late for a client that waits for it, and may reach
+/// another file that has taken its place (T72).
+fn listen_privately(path: &Path) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let file = File::from(OwnedFd::from(socket.try_clone()?));
+    // The file gets the mode that its socket has.
+    let set = file.set_permissions(Permissions::from_mode(0o600));
+    if cfg!(target_os = "linux") {
+        set?; // others do not know that
+    }
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    Ok(UnixListener::from(OwnedFd::from(socket)))
 }
 
 fn accept(listener: &Listener, mut poll: Poll, context: &Arc<Context>) {
@@ -443,4 +465,20 @@ fn follow(
         text.clear();
     }
     Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_its_owners_before_its_mode_could_be_changed() {
+        let path = std::env::temp_dir().join(format!("ptth-private-{}", std::process::id()));
+        let listener = listen_privately(&path).unwrap();
+        let mode = std::fs::symlink_metadata(&path).unwrap().permissions().mode();
+        std::fs::remove_file(&path).unwrap();
+        drop(listener);
+        assert_eq!(mode & 0o777, 0o600);
+    }
 }

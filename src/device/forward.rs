@@ -135,11 +135,13 @@ impl DeviceRole {
         // not for visitors (T58).
         log_names!(
             Warn,
-            "the local server {text} cannot be reached: {}; is it running?",
-            unreached.why
+            "the local server {text} cannot be reached: {}{}",
+            unreached.why,
+            unreached.remedy
         );
         let answer = LocalAnswer {
             error: Some(unreached.error),
+            retry_after: unreached.retry_after(),
             ..LocalAnswer::new(unreached.status, unreached.told)
         };
         self.answer_waiting(cx, key, &answer);

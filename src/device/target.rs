@@ -9,8 +9,7 @@ use crate::device::url::Url;
 use crate::error::Error;
 use crate::proto::authority::authority;
 use crate::proto::edits::FieldEdits;
-use crate::stream::Connector;
-use crate::stream::HandshakeError;
+use crate::stream::{Connector, HandshakeError, is_exhausted};
 use std::io;
 
 /// A local server.
@@ -133,9 +132,16 @@ pub(super) struct Unreached {
     pub(super) error: &'static str,
     pub(super) told: &'static str,
     pub(super) why: String,
+    /// What the operator of the device can do about it, behind a semicolon.
+    pub(super) remedy: &'static str,
 }
 
 impl Unreached {
+    /// In seconds, if it may be reached soon.
+    pub(super) fn retry_after(&self) -> Option<u64> {
+        (self.status == 503).then_some(1)
+    }
+
     /// Its name has no address.
     pub(super) fn unknown(why: String) -> Self {
         Unreached {
@@ -143,6 +149,7 @@ impl Unreached {
             error: "dns_error",
             told: "the device cannot look up the name of its local server",
             why,
+            remedy: "; is its name right?",
         }
     }
 
@@ -156,7 +163,7 @@ impl Unreached {
             false => ("tls_protocol_error", "the device has no TLS with its local server"),
         };
         let why = format!("no TLS with it: {}", broken.text);
-        Unreached { status: 502, error, told, why }
+        Unreached { status: 502, error, told, why, remedy: "" }
     }
 
     /// The TLS handshake took too long.
@@ -166,6 +173,7 @@ impl Unreached {
             error: "connection_timeout",
             told: "the device's local server did not finish a TLS handshake in time",
             why: "the TLS handshake was not over within handshake_timeout".to_owned(),
+            remedy: "",
         }
     }
 
@@ -176,12 +184,22 @@ impl Unreached {
             error: "connection_limit_reached",
             told: "the device begins too many TLS sessions with its local server at once; try again later",
             why: "as many TLS handshakes are in progress as handshakes_max allows".to_owned(),
+            remedy: "",
         }
     }
 }
 
 impl From<io::Error> for Unreached {
     fn from(error: io::Error) -> Self {
+        if is_exhausted(&error) {
+            return Unreached {
+                status: 503,
+                error: "connection_limit_reached",
+                told: "the device has nothing left for another connection to its local server; try again later",
+                why: error.to_string(),
+                remedy: "; this device is out of descriptors, memory or ports: raise its limits, or let it have fewer links",
+            };
+        }
         let (status, name, told) = match error.kind() {
             io::ErrorKind::ConnectionRefused => {
                 (502, "connection_refused", "the device's local server refuses connections")
@@ -193,7 +211,8 @@ impl From<io::Error> for Unreached {
             ),
             _ => (502, "destination_unavailable", "the device cannot reach its local server"),
         };
-        Unreached { status, error: name, told, why: error.to_string() }
+        let (why, remedy) = (error.to_string(), "; is it running?");
+        Unreached { status, error: name, told, why, remedy }
     }
 }
 
@@ -201,6 +220,16 @@ impl From<io::Error> for Unreached {
 #[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_device_lacks_is_not_the_servers_fault() {
+        let exhausted = Unreached::from(io::Error::from_raw_os_error(libc::EMFILE));
+        assert_eq!((exhausted.status, exhausted.retry_after()), (503, Some(1)));
+        assert!(exhausted.remedy.contains("descriptors"));
+        let refused = Unreached::from(io::Error::from_raw_os_error(libc::ECONNREFUSED));
+        assert_eq!((refused.status, refused.retry_after()), (502, None));
+        assert!(refused.remedy.contains("running"));
+    }
 
     fn parse(text: &str) -> Result<Target, Error> {
         Target::parse(text, None, || Err(Error::usage("this connector is never asked")))

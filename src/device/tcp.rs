@@ -114,10 +114,11 @@ impl DeviceRole {
         if let Some(target) = self.plan.tcp.get(target) {
             log_names!(
                 Warn,
-                "the TCP target {} ({}) cannot be reached: {}; is it running?",
+                "the TCP target {} ({}) cannot be reached: {}{}",
                 target.name,
                 target.text,
-                why.why
+                why.why,
+                why.remedy
             );
         }
         self.answer_waiting(cx, key, &tcp_target::unreached(why));

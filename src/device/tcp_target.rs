@@ -86,9 +86,13 @@ pub(super) fn unreached(why: &Unreached) -> LocalAnswer<'static> {
         "dns_error" => "the device cannot look up the name of this TCP target",
         "connection_refused" => "this TCP target of the device refuses connections",
         "connection_timeout" => "this TCP target of the device did not accept a connection in time",
+        "connection_limit_reached" => {
+            "the device has nothing left for another connection to this TCP target; try again later"
+        }
         _ => "the device cannot reach this TCP target",
     };
-    LocalAnswer { status: why.status, reason, error: Some(why.error), ..NO_TARGET }
+    let retry_after = why.retry_after();
+    LocalAnswer { status: why.status, reason, error: Some(why.error), retry_after, ..NO_TARGET }
 }
 
 #[cfg(test)]

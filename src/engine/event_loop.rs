@@ -25,7 +25,7 @@ use crate::engine::handshakes::Handshakes;
 use crate::engine::role::Role;
 use crate::engine::timers::Timer;
 use crate::limits::Limits;
-use crate::stream::Stream;
+use crate::stream::{Stream, is_exhausted};
 
 const WAKER: Token = Token(usize::MAX);
 /// Listeners count down from here; connection keys stay below (`Slab::CEILING`).
@@ -480,9 +480,8 @@ impl<R: Role> EventLoop<R> {
                 listening.pending = false;
                 listening.pause_logged = false;
             }
-            // EMFILE, ENFILE, ENOBUFS, ENOMEM: wait until something closes instead of spinning on a
-            // listener that stays ready.
-            Err(e) if matches!(e.raw_os_error(), Some(23 | 24 | 105 | 12)) => {
+            // Wait until something closes instead of spinning on a listener that stays ready.
+            Err(e) if is_exhausted(&e) => {
                 if !role.spares(&mut self.connections) {
                     self.pause_accepting(n, &e.to_string());
                 }

@@ -28,6 +28,7 @@ pub use plain_or_tls::Stream;
 pub(crate) use shared::Shared;
 #[cfg(feature = "test-clock")]
 pub(crate) use socket::End;
+pub(crate) use socket::is_exhausted;
 pub use timed::{TimedStream, Untimed};
 pub(crate) use tls_session::TlsSession;
 #[cfg(not(feature = "tls"))]

@@ -177,6 +177,14 @@ impl Read for &Socket {
     }
 }
 
+/// Returns true if the system had no descriptor, memory or port left for a connection. It may have
+/// one later.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+    const NOTHING_LEFT: [libc::c_int; 5] =
+        [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| NOTHING_LEFT.contains(&code))
+}
+
 /// A write to a connection that the other end has closed is an error, and causes no SIGPIPE: a
 /// program that does not begin in Rust (capi/) may not ignore that signal.
 const NO_SIGNAL: libc::c_int = {

@@ -344,6 +344,8 @@ pub fn device_at_its_limit(count: usize) {
             }
         }
     }
+    let told = device.stderr();
+    assert!(told.contains("out of descriptors") && !told.contains("is it running"), "{told}");
     say(&format!(
         "a device with 32 descriptors and {count} requests: {right} answered, {refused} refused, {spent} ms of CPU in a second"
     ));
