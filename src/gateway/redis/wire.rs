@@ -139,7 +139,9 @@ impl Wire {
             Some(pem) => tls.ca(pem).map_err(io::Error::other)?,
             None => tls,
         };
-        let config = tls.into_rustls().map_err(io::Error::other)?;
+        let mut config = (*tls.into_rustls().map_err(io::Error::other)?).clone();
+        config.alpn_protocols.clear(); // those are of HTTP
+        let config = std::sync::Arc::new(config);
         let name = rustls::pki_types::ServerName::try_from(host.to_owned());
         let name = name.map_err(io::Error::other)?;
         let mut session = rustls::ClientConnection::new(config, name).map_err(io::Error::other)?;

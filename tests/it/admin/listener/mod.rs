@@ -37,7 +37,7 @@ impl Observed {
     #[track_caller]
     fn start(more: &[&str]) -> Observed {
         let gateway = Gateway::start(&[&["--admin", "127.0.0.1:0"], more].concat());
-        let line = gateway.process.line();
+        let line = gateway.process.line_like("admin http://");
         let admin = line.strip_prefix("admin http://").unwrap_or_else(|| panic!("{line:?}"));
         let admin = admin.parse().unwrap();
         Observed { gateway, admin }
@@ -543,6 +543,16 @@ fn prometheus_parser_and_the_schema_take_every_answer() {
     let shared = Observed::start(&["--directory", &away]);
     let told = shared.get("/api/v1/cluster");
     assert_eq!(read(&["json", "cluster"], &told.body), "right\n", "{}", told.text());
+    #[cfg(feature = "redis")]
+    if let Some(redis) = crate::cluster::shared::Redis::start(&[]) {
+        let url = redis.url();
+        let shared = Observed::start(&["--directory", &url, "--peers", "127.0.0.1:0"]);
+        let told = eventually("it has announced itself", || {
+            let told: Value = serde_json::from_slice(&shared.get("/api/v1/cluster").body).unwrap();
+            told["gateways"][0].is_object().then(|| told.to_string())
+        });
+        assert_eq!(read(&["json", "cluster"], told.as_bytes()), "right\n", "{told}");
+    }
     let action = observed.post("/api/v1/devices/door/drain");
     assert_eq!(read(&["json", "action"], &action.body), "right\n");
     let samples = read(&["metrics"], &observed.get("/metrics").body);
