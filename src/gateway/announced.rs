@@ -22,7 +22,8 @@ pub struct ClusterGateway {
     /// How long ago it announced itself, which it does several times in each claim time. One that
     /// has not for longer was killed, or does not reach the directory; it is listed for a day.
     pub announced: Duration,
-    /// It announced itself within a claim time.
+    /// It had announced itself within a claim time when this gateway last asked, which it does
+    /// every 0.1 s for each gateway there is, but not more often than it announces itself.
     pub lives: bool,
     /// How many names its connected devices had then; `None`: it did not say.
     pub names: Option<usize>,
@@ -57,8 +58,8 @@ pub(crate) struct Announced {
     pub(crate) url_is_shared: bool,
     /// The directory did not know this gateway.
     pub(crate) is_new: bool,
-    /// All gateways, this one included.
-    pub(crate) gateways: Vec<ClusterGateway>,
+    /// All gateways, this one included; `None`: they were not asked for.
+    pub(crate) gateways: Option<Vec<ClusterGateway>>,
 }
 
 /// Which gateways were found to have another claim time, so that each is told once.

@@ -100,7 +100,8 @@ pub(crate) trait SharedTable: Send + Sync {
     fn release(&self, by: &str, claims: &[(Arc<str>, u64)]) -> Result<(), Failed>;
 
     /// Announces that this gateway exists and how many names it has, or (`None`) that it leaves.
-    fn announce(&self, by: &str, names: Option<usize>) -> Result<Announced, Failed>;
+    /// `lists`: the answer is to have all gateways.
+    fn announce(&self, by: &str, names: Option<usize>, lists: bool) -> Result<Announced, Failed>;
 
     /// Reports changes until `tell` returns false. It calls `tell` at least once a second, also
     /// without changes. The first call means that listening has begun.

@@ -33,6 +33,9 @@ const GATHER: Duration = Duration::from_millis(200);
 /// Of a third of the time for which a claim lasts, how much at most is left out by chance.
 const JITTER_PARTS: u32 = 4;
 
+/// For each gateway that is known, how much longer it is until the table is asked for all again: so
+/// that the gateways of a cluster ask it ten times a second in all, however many they are.
+const LIST_EACH: Duration = Duration::from_millis(100);
 /// A gateway that has not announced itself for so long is forgotten by the table.
 const FORGOTTEN: Duration = Duration::from_secs(86_400);
 
@@ -311,11 +314,7 @@ impl Ledger {
         let claimed = state.held.values().filter(|held| held.epoch > 0).count();
         let since = state.heard_of_gateways.map(|at| at.elapsed()).unwrap_or_default();
         let mut gateways = state.gateways.clone();
-        let claim_time = self.table.claim_time();
-        gateways.iter_mut().for_each(|gateway| {
-            gateway.announced += since;
-            gateway.lives = gateway.is_alive(claim_time);
-        });
+        gateways.iter_mut().for_each(|gateway| gateway.announced += since);
         DirectoryStatus {
             gateways,
             restoring: state.restoring.as_ref().map_or(0, Restoring::left),
@@ -351,7 +350,7 @@ impl Ledger {
                 // What cannot be released now expires by itself.
                 let last = || -> Result<(), Failed> {
                     while self.release_some(&by)? {}
-                    self.table.announce(&by, None).map(drop)
+                    self.table.announce(&by, None, false).map(drop)
                 };
                 if failed_at.is_none() {
                     let _ = self.noted(last());
@@ -388,13 +387,13 @@ impl Ledger {
         tell: &Tell,
     ) -> Result<(), Failed> {
         let interval = self.table.claim_time() / 3;
-        let (is_wanted, names) = {
+        let (is_wanted, names, lists) = {
             let mut state = self.lock();
             let is_wanted = std::mem::take(&mut state.announces) || state.away.is_some();
-            (is_wanted, state.held.len())
+            (is_wanted, state.held.len(), state.lists())
         };
         if is_wanted || announced.is_none_or(|at| at.elapsed() >= interval) {
-            let told = self.table.announce(by, Some(names))?;
+            let told = self.table.announce(by, Some(names), lists)?;
             // One of another process with this URL may have been taken out with that.
             let was_known = announced.is_some_and(|at| at.elapsed() < FORGOTTEN)
                 && !self.url_is_shared.load(Relaxed);
@@ -418,15 +417,17 @@ impl Ledger {
             );
         }
         self.url_is_shared.store(told.url_is_shared, Relaxed);
+        let Some(mut gateways) = told.gateways else { return };
         let own = self.table.claim_time();
-        if let Some(others) = times.found(&told.gateways, own) {
+        if let Some(others) = times.found(&gateways, own) {
             log_names!(
                 Warn,
                 "claims of this gateway last {own:?} in the directory, and those of other gateways do not: {others}; give all the same, else names are dropped early, or found at a gateway that was killed ({CLAIM_TIME})"
             );
         }
+        gateways.iter_mut().for_each(|gateway| gateway.lives = gateway.is_alive(own));
         let mut state = self.lock();
-        (state.gateways, state.heard_of_gateways) = (told.gateways, Some(Instant::now()));
+        (state.gateways, state.heard_of_gateways) = (gateways, Some(Instant::now()));
     }
 
     /// The table has lost what it knew: everything is claimed again.
@@ -607,6 +608,12 @@ impl State {
         batch
     }
 
+    /// Returns true if it is time to ask for all gateways.
+    fn lists(&self) -> bool {
+        let count = u32::try_from(self.gateways.len()).unwrap_or(u32::MAX);
+        self.heard_of_gateways.is_none_or(|at| at.elapsed() >= LIST_EACH * count)
+    }
+
     /// A name is claimed again, or is not to be any more.
     fn restored(&mut self, name: &str) {
         let Some(restoring) = &mut self.restoring else { return };
@@ -690,7 +697,7 @@ mod tests {
         fn release(&self, _: &str, _: &[(Arc<str>, u64)]) -> Result<(), Failed> {
             Err("away".into())
         }
-        fn announce(&self, _: &str, _: Option<usize>) -> Result<Announced, Failed> {
+        fn announce(&self, _: &str, _: Option<usize>, _: bool) -> Result<Announced, Failed> {
             Err("away".into())
         }
         fn listen(&self, _: &mut dyn FnMut(Option<Change>) -> bool) -> Result<(), Failed> {
@@ -735,6 +742,23 @@ mod tests {
         assert_eq!(next(Some(now)), now + RETRY);
         ledger.lock().back = Some(now);
         assert_eq!(next(None), now + SECOND_LOOK);
+    }
+
+    #[test]
+    fn the_more_gateways_there_are_the_less_often_each_asks_for_all() {
+        let mut state = State::default();
+        assert!(state.lists());
+        let gateway = |n: u32| {
+            ClusterGateway::read(format!("http://a{n}:1"), false, Duration::ZERO, "7 30000")
+        };
+        let now = Instant::now();
+        for (count, ago, lists) in
+            [(0, 0, true), (3, 10, true), (100, 9, false), (100, 10, true), (1000, 60, false)]
+        {
+            state.gateways = (0..count).filter_map(gateway).collect();
+            state.heard_of_gateways = now.checked_sub(Duration::from_secs(ago));
+            assert_eq!(state.lists(), lists, "{count} gateways, {ago} s");
+        }
     }
 
     #[test]

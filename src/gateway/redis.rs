@@ -477,12 +477,13 @@ impl SharedTable for RedisTable {
         self.with(|connection| asked.invoke(connection))
     }
 
-    fn announce(&self, by: &str, names: Option<usize>) -> Result<Announced, Failed> {
+    fn announce(&self, by: &str, names: Option<usize>, lists: bool) -> Result<Announced, Failed> {
         let mut other = self.other.lock().unwrap_or_else(PoisonError::into_inner);
         let mut asked = self.announce.prepare_invoke();
         asked.key(&self.gateways).key(&self.processes).arg(by).arg(u8::from(names.is_some()));
         asked.arg(&self.process).arg(self.time(self.claim_time));
         asked.arg(u8::from(other.lives)).arg(names.unwrap_or_default());
+        asked.arg(u8::from(lists));
         let announce = || self.with(|connection| asked.invoke(connection));
         let told = announce().or_else(|e| if self.try_waiting() { announce() } else { Err(e) })?;
         let (at, is_new, known): (u64, u64, Vec<String>) = told;
@@ -493,7 +494,7 @@ impl SharedTable for RedisTable {
             let ago = Duration::from_millis(ago.parse().ok()?);
             ClusterGateway::read(url.clone(), url == by, ago, told)
         };
-        let gateways = known.chunks(3).filter_map(gateway).collect();
+        let gateways = lists.then(|| known.chunks(3).filter_map(gateway).collect());
         Ok(Announced { url_is_shared: other.lives, is_new: is_new == 1, gateways })
     }
 

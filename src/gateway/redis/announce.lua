@@ -1,7 +1,7 @@
 -- KEYS: the gateways that are there, each with when it said so last; the processes that said so, by URL.
 -- ARGV: a gateway's URL, "1" if it is there, "0" if it leaves, which process says so, for how many
 -- milliseconds that counts, which is how long its claims last, "1" if two processes are known to have
--- this URL, and how many names its devices have. One that was killed is forgotten after a day, by the
+-- this URL, how many names its devices have, and "1" if the answer is to have all gateways. One that was killed is forgotten after a day, by the
 -- clock of this server: that of a gateway may be wrong. Returns when another process has said last that
 -- it has this URL, if that still counts, else 0; "1" if this gateway was not known; and of each gateway
 -- its URL, how long ago it said that it is there, and its names and how long its claims last.
@@ -36,8 +36,10 @@ elseif not is_other then
   redis.call('ZREM', gateways, url)
   redis.call('HDEL', processes, url, '#' .. url)
 end
-local there = redis.call('ZRANGEBYSCORE', gateways, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1024)
-local known = {}
+local there, known = {}, {}
+if ARGV[7] == '1' then
+  there = redis.call('ZRANGEBYSCORE', gateways, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1024)
+end
 for i = 1, #there, 2 do
   local ago = math.max(now - (tonumber(there[i + 1]) or 0), 0)
   known[#known + 1] = there[i]

@@ -483,6 +483,22 @@ fn metrics_count_and_their_labels_are_bounded() {
     observed.gateway.get("/nobody/").expect_refusal(404);
 }
 
+/// What a reader in Python says of an answer: Prometheus' own parser, and the schema.
+#[track_caller]
+fn read(arguments: &[&str], bytes: &[u8]) -> String {
+    let mut reader = Command::new(program("python3"))
+        .arg(repository("tests/peers/admin_reader.py"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    reader.stdin.take().unwrap().write_all(bytes).unwrap();
+    let output = reader.wait_with_output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(bytes));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[test]
 fn prometheus_parser_and_the_schema_take_every_answer() {
     if !need("python3") || !repository("tests/peers/python_modules/prometheus_client").exists() {
@@ -498,19 +514,6 @@ fn prometheus_parser_and_the_schema_take_every_answer() {
     probe.read_answer("GET").expect_refusal(405);
     observed.gateway.get("/lamp/late").expect_refusal(504);
     observed.device("lamp", "two requests", |device| device["requests"] == 2);
-    let read = |arguments: &[&str], bytes: &[u8]| {
-        let mut reader = Command::new(program("python3"))
-            .arg(repository("tests/peers/admin_reader.py"))
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        reader.stdin.take().unwrap().write_all(bytes).unwrap();
-        let output = reader.wait_with_output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(bytes));
-        String::from_utf8(output.stdout).unwrap()
-    };
     for (name, path) in [
         ("devices", "/api/v1/devices"),
         ("device", "/api/v1/devices/lamp"),
