@@ -195,7 +195,7 @@ int main(int argc, char **argv) {
     request = next(device, "/large");
     memset(large, 1, sizeof large);
     CHECK(ptth_request_read(request, large, sizeof large) == 5 && !memcmp(large, "hello", 5) && large[sizeof large - 1] == 1);
-    CHECK(ptth_respond(request, 200, NULL, large, SIZE_MAX / 4) == PTTH_FULL && says("ptth_respond_stream"));
+    CHECK(ptth_respond(request, 200, NULL, large, SIZE_MAX / 2) == PTTH_FULL && says("ptth_respond_stream"));
     CHECK(ptth_respond(request, 200, NULL, large, SIZE_MAX) == PTTH_USAGE);
     CHECK(ptth_request_done(request) == PTTH_OK);
 

@@ -69,6 +69,8 @@ pub(super) struct Post {
     pub(super) ended: bool,
     /// The values by which its deadline was last set.
     pub(super) seen: Option<(u64, bool, bool, bool)>,
+    /// When its last byte was written.
+    pub(super) written_at: Option<Instant>,
 }
 
 /// The minimum that is read of a response before its POST begins, whatever may be kept: its head
@@ -241,7 +243,8 @@ impl Work {
     /// Begins a POST, at the answer's first byte.
     pub(super) fn begin_post(&mut self) {
         let whole = self.is_whole();
-        self.post = Some(Post { chunked: !whole, given: 0, ended: whole, seen: None });
+        self.post =
+            Some(Post { chunked: !whole, given: 0, ended: whole, seen: None, written_at: None });
     }
 
     /// The part of the answer that was not yet passed to the POST.

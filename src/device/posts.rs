@@ -76,9 +76,19 @@ impl DeviceRole {
         let time = match (conn.pending() > 0, post.ended) {
             (true, _) => Some(self.limits.body_silence_timeout),
             (false, false) => None,
-            // The answer should have arrived; its reply may be held like any poll's.
-            (false, true) if drains => Some(self.limits.abandoned_timeout),
-            (false, true) => Some(self.limits.offer_timeout),
+            // Its reply may be held like any poll's. By this time the answer should have arrived.
+            (false, true) if drains => {
+                let written_at = *post.written_at.get_or_insert(cx.now());
+                Some(
+                    self.limits
+                        .abandoned_timeout
+                        .saturating_sub(cx.now().saturating_duration_since(written_at)),
+                )
+            }
+            (false, true) => {
+                post.written_at.get_or_insert(cx.now());
+                Some(self.limits.offer_timeout)
+            }
         };
         let at = time.map(|time| cx.after(time));
         cx.set_deadline(id, at);

@@ -169,6 +169,22 @@ fn a_device_that_polls_does_so_by_the_clock() {
     }
 }
 
+/// The reply to its last answer is held like that to any poll, but the answer has long arrived.
+#[test]
+fn a_device_that_polls_and_has_nothing_to_do_stops_at_once() {
+    let device = lamp().fallback(Fallback::Only).build().unwrap();
+    let pair = testing::pair(Gateway::builder(), &device, on).unwrap();
+    let answer = pair.gateway.device("lamp").send(get("/")).unwrap();
+    assert_eq!(answer.into_body().read_to_text(9).unwrap(), "on");
+    pair.advance(5 * SECOND);
+    let ((tell, ended), running) = (channel(), pair.device.clone());
+    spawn(move || {
+        running.drain(10 * SECOND);
+        tell.send(())
+    });
+    ended.recv_timeout(60 * SECOND).expect("it waits for the clock, which stands still");
+}
+
 #[test]
 fn a_drain_waits_for_its_time_and_no_longer() {
     let (pair, hanging, first) = hung(Limits::default());
