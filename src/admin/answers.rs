@@ -59,14 +59,14 @@ fn wrong_parameter(asked: &Asked<'_>) -> Option<Reply> {
         let wrong = known.iter().find(|name| !is_of_its_kind(asked, name))?;
         return Some(Reply::text(
             400,
-            &format!("{wrong}: this value is none that it takes; docs/admin.md has them"),
+            &format!("{wrong}: this value is invalid; docs/admin.md lists the valid ones"),
         ));
     }
     Some(match known {
         [] => Reply::text(400, "this path takes no parameters"),
         _ => Reply::text(
             400,
-            &format!("this path takes these parameters alone: {}", known.join(", ")),
+            &format!("this path takes only these parameters: {}", known.join(", ")),
         ),
     })
 }
@@ -150,7 +150,7 @@ fn with_device(
 
 /// The answer about a device that was not connected recently.
 fn unknown(view: &View, name: &str) -> Result<String, Silent> {
-    let mut text = "no device of this name was here lately".to_owned();
+    let mut text = "no device of this name was connected recently".to_owned();
     if let Some(elsewhere) = view.elsewhere(name) {
         text.push_str("; ");
         text.push_str(&api::whereabouts(&elsewhere));

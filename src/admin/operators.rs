@@ -194,7 +194,7 @@ impl Operators {
 
 /// The answer to a request without a token.
 pub(super) const UNKNOWN: &str = "operators of this gateway show a token";
-const NOT_KNOWN: &str = "the token that was shown is none of this gateway's operators";
+const NOT_KNOWN: &str = "the token is not one of this gateway's operators";
 
 fn is_local(request: &FramedRequest<'_>) -> bool {
     authority::one_host(&request.fields).is_ok_and(|host| host.is_some_and(rebinding::is_local))

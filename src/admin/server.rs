@@ -421,7 +421,9 @@ fn answer(
     };
     let permit = asked.waits().then(|| FollowerPermit::take(&context.followers, FOLLOWERS_MAX));
     match permit {
-        Some(None) => refused(Reply::text(503, "as many follow events already as may")),
+        Some(None) => {
+            refused(Reply::text(503, "as many connections as are allowed follow events already"))
+        }
         _ => (answers::answer(&asked, context), operator),
     }
 }
@@ -434,7 +436,7 @@ fn follow(
     to_head: bool,
 ) -> io::Result<()> {
     let Some(_permit) = FollowerPermit::take(&context.followers, FOLLOWERS_MAX) else {
-        return Reply::text(503, "as many follow events already as may")
+        return Reply::text(503, "as many connections as are allowed follow events already")
             .write(stream, false, false);
     };
     let date = date_now();

@@ -76,7 +76,7 @@ impl DeviceRole {
     pub(super) fn poll_once(&mut self, cx: &mut Connections<State>, id: Id, status: u16) {
         log_names!(
             Debug,
-            "status {status} answers an offer of a turn, and not in the gateway's name: polling once without Upgrade"
+            "status {status} answers an offer without the gateway's mark: polling once without Upgrade"
         );
         self.ask_without_upgrade(cx, id, Some(status));
     }
@@ -110,7 +110,7 @@ impl DeviceRole {
             let time = self.limits.turn_retry;
             log_names!(
                 Info,
-                "something on the way refuses offers of a turn with {status}: polling without Upgrade for {} s (turn_retry)",
+                "an intermediary refuses offers with {status}: polling without Upgrade for {} s (turn_retry)",
                 time.as_secs_f32()
             );
             self.mode.go_plain(cx.after(time));

@@ -47,7 +47,7 @@ impl DeviceRole {
         if self.doubt.tries == 0 {
             log_names!(
                 Info,
-                "nothing has come over the links to {} yet; polling beside them, in case it is swallowed on the way",
+                "no byte has arrived over the links to {} yet; polling beside them, in case an intermediary drops their data",
                 gateway.url.text
             );
         }

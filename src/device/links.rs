@@ -52,14 +52,18 @@ impl DeviceRole {
                 cx.close(id);
                 return self.undialed();
             };
-            return self.drop_slot(cx, key, "the way in leads through another gateway of the list");
+            return self.drop_slot(
+                cx,
+                key,
+                "the device is connected through another gateway of the list",
+            );
         }
         if let (Some(key), true) = (slot, self.shared.links.load(Relaxed) >= self.shared.max()) {
             self.mode.decide(false);
             return self.drop_slot(
                 cx,
                 key,
-                "its connection turned, and there are as many links as may be",
+                "its connection was upgraded, and there are as many links as are allowed",
             ); // this also closes it
         }
         self.signs.holds = held || (self.signs.holds && asked);
@@ -114,7 +118,7 @@ impl DeviceRole {
             let url = &self.current_gateway().url.text;
             log_names!(
                 Info,
-                "{url} ends its links after a few seconds or requests; from now on it is told only when no other one comes"
+                "{url} ends its links after a few seconds or requests; from now on this is logged only if no other link follows"
             );
         }
     }
@@ -222,7 +226,7 @@ impl DeviceRole {
             self.failed_at(
                 cx,
                 &gateway,
-                &format!("{}: a link ended as soon as it was turned: {why}", gateway.url.text),
+                &format!("{}: a link ended right after its 101: {why}", gateway.url.text),
                 None,
             );
         }
@@ -244,7 +248,7 @@ impl DeviceRole {
 
     /// Counts a link that got a goaway as ended, and dials another one.
     pub(super) fn replace(&mut self, cx: &mut Connections<State>, mut link: Link) {
-        const WHY: CloseReason = CloseCause::Drained.because("the gateway told it to go");
+        const WHY: CloseReason = CloseCause::Drained.because("the gateway sent a goaway");
         let now = cx.now();
         let of_use = link.used || now.saturating_duration_since(link.since) >= SHORT_LIFE;
         let is_new = self.tries.last_goaway.is_none_or(|last| link.since > last);
@@ -377,7 +381,7 @@ impl DeviceRole {
                 };
                 if !submitted {
                     log::error!(
-                        "a request waits for no handler: no thread could be started, or handlers_max is taken and the queue is full; its link is closed"
+                        "a request gets no handler: no thread could be started, or handlers_max is reached and the queue is full; its link is closed"
                     );
                 }
             }
@@ -447,7 +451,7 @@ impl DeviceRole {
         let url = self.current_gateway().url.clone();
         log_names!(
             Warn,
-            "connections to {} turn, and nothing comes over them: polling without Upgrade until the way in is lost",
+            "links to {} carry no bytes: polling without Upgrade until the device is disconnected",
             url.text
         );
         for id in cx.ids() {

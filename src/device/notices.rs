@@ -13,7 +13,7 @@ pub(super) fn changed(kind: DeviceEventKind, name: &str, url: &str, detail: &str
         DeviceEventKind::Waiting => {
             log_names!(
                 Info,
-                "waiting {name} via {url}: the gateway holds the offer until somebody asks"
+                "waiting {name} via {url}: the gateway holds the offer until there is a request"
             );
         }
         _ => {} // the code at the cause logs more details

@@ -106,7 +106,7 @@ impl DeviceRole {
         self.undialed();
         if !force && self.slots.len() >= *self.plan.polls.start() {
             cx.close(id);
-            self.polls_ended(cx, "there are as many polls as may be");
+            self.polls_ended(cx, "there are as many polls as are allowed");
             return None;
         }
         let key = self.new_slot(url, gateway, false);

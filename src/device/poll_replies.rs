@@ -24,8 +24,7 @@ impl DeviceRole {
     ) {
         if let Some(coding) = &reply.coding {
             let why = format!(
-                "the reply is compressed (Content-Encoding: {coding}), which nobody asked for: something on the way changes what passes; \
-                 have it leave POSTs to this URL alone, or use https"
+                "the reply is compressed (Content-Encoding: {coding}), which was not requested: an intermediary changes messages; configure it to leave POSTs to this URL unchanged, or use https"
             );
             return self.end_dial(cx, id, &why, None);
         }

@@ -95,7 +95,7 @@ impl DeviceRole {
     /// A proxy's timeout is not a failure of the gateway. The poll is repeated after about a
     /// second.
     pub(super) fn pause_poll(&mut self, cx: &mut Connections<State>, key: Key) {
-        log_names!(Debug, "a poll was ended by a proxy's timeout; it comes again");
+        log_names!(Debug, "a poll was ended by a proxy's timeout; it is repeated");
         self.close_connection(cx, key);
         if self.post_broke(cx, key) {
             self.give_up(

@@ -50,7 +50,7 @@ impl Proxy {
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
         if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
             return Err(Error::usage(
-                "a proxy is spoken to by CONNECT alone, over http://; write http://HOST:PORT",
+                "a proxy is used by CONNECT only, over http://; write http://HOST:PORT",
             ));
         }
         let url = Url::parse(url, "proxy")?;
@@ -61,7 +61,7 @@ impl Proxy {
             )));
         }
         if url.target != "/" {
-            return Err(Error::usage(format!("proxy URL {}: leave its path away", url.text)));
+            return Err(Error::usage(format!("proxy URL {}: omit its path", url.text)));
         }
         let names_port =
             url.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
@@ -70,7 +70,7 @@ impl Proxy {
         let text = authority_of(&url.host, port);
         let authorization = credentials.map(|(user, password)| {
             if user.contains(':') || user.chars().chain(password.chars()).any(char::is_control) {
-                return Err(Error::usage("the proxy's credentials: a user has no colon, and neither has control characters (RFC 7617)"));
+                return Err(Error::usage("the proxy's credentials: the user must not contain a colon, and neither part control characters (RFC 7617)"));
             }
             Ok(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
         });

@@ -91,7 +91,7 @@ impl Target {
         let url = Url::parse(text, "local server")?;
         if url.target != "/" {
             return Err(Error::usage(format!(
-                "local server {text}: leave the path {} away; requests keep their own",
+                "local server {text}: omit the path {}; requests keep their own",
                 url.target
             )));
         }

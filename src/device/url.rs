@@ -83,12 +83,12 @@ impl Url {
         let authority = uri.authority().ok_or_else(|| bad("it names no host"))?;
         if authority.as_str().contains('@') {
             let remedy = match whose {
-                "gateway" => format!("; give a token apart ({BEARER_TOKEN})"),
-                "proxy" => format!("; give them apart ({PROXY_CREDENTIALS})"),
+                "gateway" => format!("; give the token separately ({BEARER_TOKEN})"),
+                "proxy" => format!("; give them separately ({PROXY_CREDENTIALS})"),
                 "local server" => format!("; set a field that shows them ({REQUEST_FIELDS})"),
                 _ => String::new(),
             };
-            return Err(bad(&format!("secrets do not belong into a URL{remedy}")));
+            return Err(bad(&format!("a URL must not contain secrets{remedy}")));
         }
         let host = bare(authority.host()).to_owned();
         let named = without_empty_port(authority.as_str());

@@ -23,7 +23,7 @@ use crate::proto::{body, comet, head, turn, verdict};
 use crate::setting::{BEARER_TOKEN, DIALECT, FALLBACK};
 
 /// Added to a refusal without the mark of our gateways.
-const UNMARKED: &str = "that is not the gateway's own word (Proxy-Status: ptth), but perhaps that of a balancer or proxy before it, or this is no gateway";
+const UNMARKED: &str = "the answer is not marked as the gateway's own (Proxy-Status: ptth); it may come from a load balancer or proxy in front of it, or this is not a gateway";
 
 /// An offer without a complete answer. `silent` means that no byte of one arrived.
 struct Unanswered {
@@ -113,7 +113,7 @@ impl DeviceRole {
                 }
             }
             Err(Unanswered { silent: true, .. }) if self.dislikes_upgrade(cx, id) => {
-                self.poll_instead(cx, id, "offers of a turn are hung up on");
+                self.poll_instead(cx, id, "connections end without an answer to the offer");
             }
             Err(Unanswered { why, .. }) => self.end_dial(cx, id, &why, None),
         }
@@ -272,7 +272,7 @@ impl DeviceRole {
             );
         }
         let what = match self.plan.fallback {
-            Fallback::Never => "no gateway that turns connections",
+            Fallback::Never => "not a gateway",
             _ => "no gateway",
         };
         self.end_dial(
@@ -344,7 +344,7 @@ impl DeviceRole {
         };
         if dial.redirects >= self.limits.redirects_max {
             let why = format!(
-                "gateway {} redirects in a circle: {} times",
+                "gateway {} redirects in a loop: {} times",
                 dial.gateway.url.text, dial.redirects
             );
             return self.dial_failed(cx, &dial.gateway, dial.slot, &why, None);
@@ -352,7 +352,7 @@ impl DeviceRole {
         match self.plan.redirects.follow(&dial.url, location, from) {
             Err(e) => {
                 let why = format!(
-                    "gateway {} redirects to where this device cannot go: {e}",
+                    "gateway {} redirects to a URL that this device may not use: {e}",
                     dial.url.text
                 );
                 self.dial_failed(cx, &dial.gateway, dial.slot, &why, None);

@@ -530,7 +530,7 @@ impl<T> Connections<T> {
                     handshake.computing = true;
                     return None;
                 }
-                Err(HandshakeError::new("no thread is to be had for its arithmetic"))
+                Err(HandshakeError::new("no thread is available for its computation"))
             }
             Shaken::Done => Ok(()),
             Shaken::Failed(broken) => Err(broken),

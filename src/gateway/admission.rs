@@ -224,7 +224,7 @@ impl Admission {
         if permit.is_none() {
             log_names!(
                 Warn,
-                "a connection from {from} to the peers' port was closed: its address has as many that have not shown the secret as may be ({most}, half of unauthenticated_max)"
+                "a connection from {from} to the peers' port was closed: its address has as many unauthenticated ones as are allowed ({most}, half of unauthenticated_max)"
             );
         }
         permit

@@ -222,7 +222,7 @@ impl Drop for Returning {
     fn drop(&mut self) {
         self.remote.send(Command::Return {
             lease: self.lease,
-            stream: Err(CloseCause::Program.because("its handler is done with it")),
+            stream: Err(CloseCause::Program.because("its handler has finished")),
         });
     }
 }

@@ -111,7 +111,7 @@ impl GatewayRole {
             }
             Err(e) => Err(Error::io(
                 crate::Fault::Gateway,
-                format_args!("opening a way to device {name}"),
+                format_args!("opening a connection to device {name}"),
                 e,
             )),
         };
@@ -316,7 +316,7 @@ impl GatewayRole {
             );
         }
         if self.registry.is_polling(name) {
-            return format!("device {name} polls, and did not come for this request within {wait}");
+            return format!("device {name} polls, and did not take this request within {wait}");
         }
         match self.registry.last_end(name) {
             Some((end, at)) => {

@@ -16,7 +16,7 @@ use crate::relay;
 /// Why a connection never became a link.
 pub(super) const UNTURNED: CloseReason =
     CloseCause::Cut.because("it was closed before the 101 was written");
-pub(super) const UNASKED: &str = "bytes came that nobody asked for";
+pub(super) const UNASKED: &str = "unrequested bytes arrived";
 
 impl GatewayRole {
     /// Takes the next idle link of `name`, which is busy from now on; a held offer gets its 101.

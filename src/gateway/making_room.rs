@@ -103,7 +103,7 @@ impl GatewayRole {
                 ),
                 Port::Peers => log_names!(
                     Warn,
-                    "a connection to the peers' port that had not shown the secret was closed: as many others as may be ({most}, by unauthenticated_max) wait behind it"
+                    "an unauthenticated connection to the peers' port was closed: as many others as are allowed ({most}, by unauthenticated_max) came after it"
                 ),
             }
             cx.close(id);
@@ -149,7 +149,7 @@ impl GatewayRole {
         let Some(oldest) = self.admission.oldest_here(cx, Port::Peers) else { return false };
         log_names!(
             Warn,
-            "a connection to the peers' port that had not shown the secret was closed to make room for another one (connections_max, memory_bytes_max)"
+            "an unauthenticated connection to the peers' port was closed to make room for another one (connections_max, memory_bytes_max)"
         );
         cx.close(oldest);
         true
@@ -224,7 +224,7 @@ impl GatewayRole {
             Info,
             "a visitor from {from} got 403: no allowed network has its address ({VISITORS_ALLOW})"
         );
-        let text = format!("this address may not ask here ({VISITORS_ALLOW})");
+        let text = format!("this address is not allowed here ({VISITORS_ALLOW})");
         let answer = LocalAnswer::new(403, &text);
         self.refuse(cx, id, &LocalAnswer { error: Some("http_request_denied"), ..answer });
         false

@@ -563,11 +563,11 @@ fn refuse_unasked<S: TimedStream + 'static>(wire: &mut Wire<S>) -> Result<(), Er
         wire.inbox.clear();
         return Ok(());
     }
-    wire.spoil("bytes came that nobody asked for");
+    wire.spoil("unrequested bytes arrived");
     Err(Error::malformed(
         Fault::Device,
         502,
-        "asking on an idle link: bytes came that nobody asked for; nothing was sent, ask on another one",
+        "asking on an idle link: unrequested bytes arrived; nothing was sent, ask on another one",
     ))
 }
 

@@ -219,7 +219,7 @@ impl Target {
         match open(path, true) {
             Ok(new) => {
                 *file = new;
-                log::info!("the access log {} was opened anew", path.display());
+                log::info!("the access log {} was reopened", path.display());
             }
             Err(e) => log::error!("{}; the file that was open stays", told(path, e)),
         }

@@ -16,7 +16,7 @@ pub(crate) fn address(text: &str) -> Result<String, String> {
     const LIKE: &str = "write an address like 127.0.0.1:9999";
     if let Some((scheme, rest)) = text.split_once("://") {
         let rest = rest.trim_end_matches('/');
-        return Err(format!("this is an address, no URL: leave {scheme}:// away, {rest}"));
+        return Err(format!("this is an address, not a URL: omit {scheme}://, {rest}"));
     }
     if let Ok(ip) = bare(text).parse::<IpAddr>() {
         let with_port = with_port(&ip.to_string(), 9999);

@@ -390,7 +390,7 @@ pub(crate) fn warn_of_readers(option: &str, file: &Path) {
     const OTHERS: u32 = 0o004;
     if std::fs::metadata(file).is_ok_and(|data| data.permissions().mode() & OTHERS != 0) {
         log::warn!(
-            "{option} {0}: everybody on this machine can read this secret; chmod o-r {0}",
+            "{option} {0}: every user of this machine can read this secret; chmod o-r {0}",
             file.display()
         );
     }

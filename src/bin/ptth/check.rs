@@ -277,7 +277,7 @@ impl Check {
             405 => {
                 warn(
                     "offer",
-                    "a proxy or another box on the way removed Upgrade: COMET will be used (docs/operations.md says what proxies need)",
+                    "an intermediary removed Upgrade: COMET will be used (docs/operations.md says what proxies need)",
                 )?;
                 Ok("COMET (polls)")
             }
@@ -330,7 +330,7 @@ impl Check {
         wire.extend(self.timeout + HOLD);
         let told = wire.send(&offer).and_then(|()| wire.reply());
         let reply = told.map_err(|e| {
-            bad("offer", format_args!("{e}; the other side may be no gateway, a visitors' port, or a box that swallows what it does not know"))
+            bad("offer", format_args!("{e}; the other side may not be a gateway, or be a visitors' port, or an intermediary may drop what it does not know"))
         })?;
         Ok((reply, wire))
     }
@@ -351,7 +351,7 @@ impl Check {
                 warn(
                     "offer",
                     format_args!(
-                        "{status}: a proxy or another box on the way removed Upgrade, or the gateway only takes polls (--fallback only): COMET will be used"
+                        "{status}: an intermediary removed Upgrade, or the gateway only takes polls (--fallback only): COMET will be used"
                     ),
                 )?;
                 Ok(Offered::Polls)
@@ -379,7 +379,7 @@ impl Check {
             Verdict::Later { .. } if status == 426 => Err(bad(
                 "offer",
                 format_args!(
-                    "426 from {from}: a proxy or another box on the way removed Upgrade, and this gateway takes no polls (--fallback never).{told}"
+                    "426 from {from}: an intermediary removed Upgrade, and this gateway takes no polls (--fallback never).{told}"
                 ),
             )),
             Verdict::Later { .. } if is_for_tls(status, &reply.text) => {
@@ -398,9 +398,7 @@ impl Check {
                 ),
             )),
             Verdict::Wrong(why) => Err(bad("offer", why)),
-            Verdict::Informational => {
-                Err(bad("offer", format_args!("{status} and nothing behind it")))
-            }
+            Verdict::Informational => Err(bad("offer", format_args!("{status} without a body"))),
         }
     }
 

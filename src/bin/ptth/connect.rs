@@ -146,7 +146,7 @@ impl Target {
         loop {
             let read = head::response(bytes, &limits, LineEnds::CrlfOrLf);
             let read =
-                read.map_err(|e| failed(format_args!("what came back is no HTTP: {}", e.reason)))?;
+                read.map_err(|e| failed(format_args!("the answer is not HTTP: {}", e.reason)))?;
             let Some(head) = read else { return Ok(None) };
             let (status, length) = (head.status, head.len);
             if tcp::is_switched(&head) {

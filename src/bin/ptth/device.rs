@@ -78,7 +78,7 @@ fn check_combinations(args: &DeviceArgs) -> Result<(), Failure> {
     local_servers::check(args)?;
     if !args.tcp.is_empty() && matches!(args.fallback, Polling::Only) {
         return Err(usage(
-            "--tcp takes links, and --fallback only does without: a device that polls cannot do it; leave one of them away",
+            "--tcp takes links, and --fallback only does without: a device that polls cannot do it; omit one of them",
         ));
     }
     args.status.as_deref().map_or(Ok(()), Board::check)?;

@@ -44,8 +44,8 @@ pub(crate) fn count_mistake() {
 pub(crate) fn outcome() -> String {
     match MISTAKES.swap(0, SeqCst) {
         0 => "read again, and in force".to_owned(),
-        1 => "read again with a mistake, which the log tells".to_owned(),
-        n => format!("read again with {n} mistakes, which the log tells"),
+        1 => "read again with a mistake; see the log".to_owned(),
+        n => format!("read again with {n} mistakes; see the log"),
     }
 }
 

@@ -356,7 +356,7 @@ impl Wire {
             let (mut reply, taken, length) = loop {
                 match head::response(&self.unread, &limits, LineEnds::CrlfOrLf) {
                     Err(refusal) => {
-                        return Err(format!("what came back is no HTTP: {}", refusal.reason));
+                        return Err(format!("the answer is not HTTP: {}", refusal.reason));
                     }
                     Ok(Some(head)) => break (Reply::of(&head), head.len, text_length(&head)),
                     Ok(None) => {}
@@ -426,7 +426,7 @@ pub(crate) fn text_length(head: &ResponseHead<'_>) -> usize {
 }
 
 fn no_http(refusal: reverse_http::Refusal) -> Failure {
-    failed(format_args!("what came back is no HTTP: {}", refusal.reason))
+    failed(format_args!("the answer is not HTTP: {}", refusal.reason))
 }
 
 fn read_failed(error: &io::Error, explain: Explain) -> Failure {

@@ -58,7 +58,7 @@ impl GatewayRole {
             // All its polls may be busy for longer than any caller waits; this is logged.
             Gap::Over(left, n) => {
                 let text =
-                    format!("it did not come again within poll_gap; requests in its hand: {n}");
+                    format!("it did not come again within poll_gap; requests in progress: {n}");
                 self.gone(&left, &CloseReason::new(CloseCause::Absent, text));
             }
         }

@@ -69,10 +69,13 @@ fn where_the_directory_has_a_device_is_told_to_operators() {
     let (code, lamp) = told("lamp");
     assert_eq!(code, 1, "{lamp}");
     let at = format!("the directory of gateways has it at {url}");
-    assert!(lamp.contains(&format!("404 no device of this name was here lately; {at}")), "{lamp}");
+    assert!(
+        lamp.contains(&format!("404 no device of this name was connected recently; {at}")),
+        "{lamp}"
+    );
     let (code, door) = told("door");
     assert!(
-        door.contains("here lately; the directory of gateways knows none that has it"),
+        door.contains("connected recently; the directory of gateways knows none that has it"),
         "{door}"
     );
     assert_eq!(code, 1, "{door}");

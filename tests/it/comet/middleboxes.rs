@@ -77,7 +77,7 @@ fn what_a_box_says_to_an_upgrade_is_tried_without_one_and_that_answer_counts() {
             poll.write(NOTHING);
             // Now it is known, for as long as turn_retry says.
             assert_eq!(poll.read_head().get("upgrade"), None);
-            device.expect_stderr(&format!("refuses offers of a turn with {}", &status[..3]));
+            device.expect_stderr(&format!("refuses offers with {}", &status[..3]));
             poll.write(NOTHING);
             assert_eq!(poll.read_head().get("upgrade"), None);
             assert_eq!(device.line_within(Duration::ZERO), None, "it stayed connected");

@@ -564,7 +564,7 @@ fn only_a_link_that_lived_is_replaced_at_once() {
     assert!(used < slack() && began.elapsed() < slack());
     // Neither: a failed attempt, and its back-off.
     drop(peer);
-    device.expect_stderr("ended as soon as it was turned");
+    device.expect_stderr("ended right after its 101");
 }
 
 // ── Goaways ──

@@ -167,7 +167,7 @@ fn what_is_no_request_is_still_a_failed_dial() {
             .concat(),
     );
     raw.turn().write("hello device, how are you\r\n\r\n");
-    device.expect_stderr("ended as soon as it was turned");
+    device.expect_stderr("ended right after its 101");
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn one_link_of_several_that_ends_at_once_is_forgiven_three_times() {
     for _ in 0..4 {
         drop(raw.turn());
     }
-    device.expect_stderr("ended as soon as it was turned");
+    device.expect_stderr("ended right after its 101");
     kept.ask(&get("/")).expect_ok("x");
 }
 

@@ -522,7 +522,7 @@ fn a_key_that_everybody_can_read_is_told() {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&pair.key, std::fs::Permissions::from_mode(0o644)).unwrap();
     let files = ["--devices-cert", pair.certificate(), "--devices-key", pair.key()];
-    Gateway::start(&files).process.expect_stderr("everybody on this machine can read this secret");
+    Gateway::start(&files).process.expect_stderr("every user of this machine can read this secret");
     std::fs::set_permissions(&pair.key, std::fs::Permissions::from_mode(0o600)).unwrap();
     assert!(!Gateway::start(&files).process.stderr().contains("can read this secret"));
 }

@@ -136,7 +136,7 @@ fn the_access_log_is_opened_anew_on_sighup_and_whole_at_the_end() {
     logged.lines("access.log", 1);
     std::fs::rename(logged.folder.0.join("access.log"), logged.folder.0.join("access.1")).unwrap();
     logged.gateway.process.signal("HUP");
-    logged.gateway.process.expect_stderr("was opened anew");
+    logged.gateway.process.expect_stderr("was reopened");
     for n in 0..50 {
         logged.gateway.get(&format!("/nobody/{n}")).expect_refusal(404);
     }

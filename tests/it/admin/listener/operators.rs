@@ -123,7 +123,7 @@ fn parameters_that_nobody_knows_are_refused_with_those_that_there_are() {
     for (path, told) in [
         ("/api/v1/devices?sort=name&silent=5m", "q, state, silent_for, sort, page, limit"),
         ("/api/v1/devices?limits", "q, state, silent_for, sort, page, limit"),
-        ("/api/v1/links?name=lamp", "these parameters alone: device"),
+        ("/api/v1/links?name=lamp", "only these parameters: device"),
         ("/api/v1/events?since=3", "after, wait"),
         ("/api/v1/status?verbose=1", "no parameters"),
         ("/api/v1/devices/lamp?limit=1", "no parameters"),

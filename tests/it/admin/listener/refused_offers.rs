@@ -73,7 +73,7 @@ fn who_was_refused_is_told_to_operators_and_not_to_visitors() {
     let (code, door) = observed.told(&["door"]);
     assert!(code == 0 && door.contains("refused: door from 127.0.0.8: 409, 1 time, "), "{door}");
     let (code, lamp) = observed.told(&["lamp"]);
-    assert!(lamp.contains("404 no device of this name was here lately; "), "{lamp}");
+    assert!(lamp.contains("404 no device of this name was connected recently; "), "{lamp}");
     assert!(lamp.contains("3 offers for it from 127.0.0.7 refused with 401, the last "), "{lamp}");
     assert_eq!(code, 1, "{lamp}");
     let page = observed.get("/").text();
@@ -87,7 +87,7 @@ fn who_was_refused_is_told_to_operators_and_not_to_visitors() {
     let told = answer.head.text() + &answer.text();
     assert!(!told.contains("refused") && !told.contains("127.0.0.7"), "{told}");
     let (_, other) = observed.told(&["other"]);
-    assert!(other.contains("404 no device of this name was here lately\n"), "{other}");
+    assert!(other.contains("404 no device of this name was connected recently\n"), "{other}");
 }
 
 #[test]
