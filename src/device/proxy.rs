@@ -70,7 +70,7 @@ impl Proxy {
         let text = authority_of(&url.host, port);
         let authorization = credentials.map(|(user, password)| {
             if user.contains(':') || user.chars().chain(password.chars()).any(char::is_control) {
-                return Err(Error::usage("the proxy's credentials: the user must not contain a colon, and neither part control characters (RFC 7617)"));
+                return Err(Error::usage("the proxy's credentials: the user must not contain a colon, nor either of them control characters (RFC 7617)"));
             }
             Ok(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
         });

@@ -354,7 +354,7 @@ mod tests {
             (vec![server("http://a", "/"), server("http://b", "/")], "for the path /;"),
             (vec![server("http://a", "/x"), server("http://b", "/x/")], "for the path /x/;"),
             (vec![server("http://a", "/").strip_path(true)], "none to strip"),
-            (vec![server("http://a/x", "/x")], "leave the path"),
+            (vec![server("http://a/x", "/x")], "omit the path"),
         ] {
             let error = servers(given, false).unwrap_err();
             assert!(error.is_usage() && error.to_string().contains(why), "{error}");

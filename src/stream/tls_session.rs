@@ -231,7 +231,7 @@ impl TlsSession {
     /// [`compute`](Self::compute) runs.
     pub(super) fn shake(&self, socket: &Socket) -> Shaken {
         if self.session.is_poisoned() {
-            return Shaken::Failed(HandshakeError::new("its arithmetic panicked"));
+            return Shaken::Failed(HandshakeError::new("its computation panicked"));
         }
         let sent = self.push(&mut self.writing(), socket);
         let mut session = self.session();

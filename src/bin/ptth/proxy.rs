@@ -159,7 +159,7 @@ fn exceptions(variable: impl Fn(&str) -> Option<String>) -> String {
 
 /// For example SOCKS.
 const OTHER_KIND: &str =
-    "this kind of proxy is not spoken to, only CONNECT; name one by http://HOST:PORT";
+    "this kind of proxy is not supported, only CONNECT; name one by http://HOST:PORT";
 
 /// A proxy's URL without userinfo and path, and the credentials in the userinfo. Errors do not show
 /// them.
@@ -167,7 +167,7 @@ fn split(value: &str) -> Result<(String, Credentials), &'static str> {
     let rest = match value.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
-            return Err("a proxy behind TLS is not spoken to; name one by http://HOST:PORT");
+            return Err("a proxy behind TLS is not supported; name one by http://HOST:PORT");
         }
         Some(_) => return Err(OTHER_KIND),
         None => value,

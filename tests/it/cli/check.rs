@@ -332,7 +332,7 @@ fn the_proxy_of_the_environment_is_used() {
     // One that is not spoken to is left out, as a device leaves it.
     let mut command = Ptth::command(&["check", &url, "--heartbeat", "0s"]);
     let (code, out, error) = Ptth::finish(command.env("all_proxy", "socks5://127.0.0.1:1"));
-    assert!(error.contains("all_proxy: this kind of proxy is not spoken to"), "{error}");
+    assert!(error.contains("all_proxy: this kind of proxy is not supported"), "{error}");
     assert!(code == 0 && out.contains("usable"), "{out}");
     gateway.get("/nobody/").expect_refusal(404);
 }

@@ -528,7 +528,7 @@ fn credentials_are_sent_to_the_proxy_alone_and_shown_nowhere() {
     let mut command = Ptth::command(&["device", &direct.url("lamp"), "--text", "x"]);
     let device = Process::start(command.env("all_proxy", value));
     assert_eq!(direct.offer().1.method(), "POST");
-    device.expect_stderr("all_proxy: this kind of proxy is not spoken to");
+    device.expect_stderr("all_proxy: this kind of proxy is not supported");
     assert!(!device.stderr().contains("hunter2"), "{}", device.stderr());
     for variable in ["http_proxy", "PTTH_PROXY"] {
         let (code, _, err) =

@@ -206,7 +206,7 @@ fn options_that_cannot_work_are_refused_with_a_remedy() {
         (&["--to", https, "--to-ca", pair.key()], "there is no certificate in it"),
         (&["--to", https, "--to-pin", "sha256/x"], "44 characters"),
         (&["--to", https, "--to-server-name", "a:1"], "without a port"),
-        (&["--to", "https://127.0.0.1:1/app", "--to-ca", ca], "leave the path"),
+        (&["--to", "https://127.0.0.1:1/app", "--to-ca", ca], "omit the path"),
     ];
     each_row(
         &rows,
