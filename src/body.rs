@@ -32,9 +32,9 @@ use crate::error::{Error, Fault};
 #[derive(Default)]
 pub struct Body {
     source: Source,
-    /// What [`Body::with_trailers`] gave; a body from a link keeps its own.
+    /// The trailers of [`Body::with_trailers`]; a body from a link keeps its own.
     trailers: Option<HeaderMap>,
-    /// What [`Body::with_progress`] gave.
+    /// The callbacks of [`Body::with_progress`].
     meters: Vec<Meter>,
 }
 
@@ -61,9 +61,9 @@ type Tell = Box<dyn FnMut(Progress) + Send>;
 /// Counts the bytes of a body, and tells the program.
 struct Meter {
     bytes: u64,
-    /// The last call said that the body is complete.
+    /// The last call reported that the body is complete.
     has_ended: bool,
-    /// Behind a lock that is never taken: it makes the body `Sync`.
+    /// The lock is never taken: it makes the body `Sync`.
     tell: Mutex<Tell>,
 }
 
@@ -91,9 +91,9 @@ enum Source {
         at: usize,
     },
     Reader {
-        /// Behind a lock that is never taken: it makes the body `Sync`.
+        /// The lock is never taken: it makes the body `Sync`.
         reader: Mutex<Box<dyn Read + Send>>,
-        /// Bytes still to come, where the program said how many.
+        /// Bytes still to come, if the program gave a length.
         left: Option<u64>,
         ended: bool,
     },
@@ -102,15 +102,15 @@ enum Source {
 
 /// A body that is read from a connection: what [`link`](crate::link) puts into a [`Body`].
 pub(crate) trait Streamed: Send {
-    /// As [`Read::read`]; 0 only at the message's own end.
+    /// As [`Read::read`]; 0 only at the end of the message.
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize>;
-    /// Bytes still to come, where the framing tells.
+    /// Bytes still to come, if the framing gives a length.
     fn remaining(&self) -> Option<u64>;
     /// Trailers, after the end.
     fn trailers(&self) -> Option<HeaderMap>;
     /// Returns true if the next read may have to wait for the peer.
     fn may_wait(&self) -> bool;
-    /// The peer whose bytes these are.
+    /// The peer that sends these bytes.
     fn fault(&self) -> Fault;
 }
 
@@ -121,11 +121,11 @@ impl Body {
         Body::default()
     }
 
-    /// The rest of a file, from its position to its current end; the length is known. Anything but
-    /// a regular file (a pipe, a device) is read until it ends.
+    /// The rest of a file, from its position to its current end; the length is known. A file that
+    /// is not regular (a pipe, a device) is read until it ends.
     ///
-    /// A short file is read at once, since files of the kernel (/proc, /sys) have no length, or
-    /// that of a page.
+    /// A short file is read at once, since the kernel's files (/proc, /sys) report a length of
+    /// zero, or of a page.
     ///
     /// # Errors
     /// It is a directory; the operating system cannot read it, or does not know its size or
@@ -257,7 +257,7 @@ impl Body {
         if known.is_some_and(|length| length > max as u64) {
             return Err(too_long());
         }
-        // Sized by our own step, not by what the peer announced.
+        // Allocated in our own steps, not by the length that the peer announced.
         let room = known.map_or(STEP, |length| (length as usize).min(STEP));
         let mut bytes = Vec::with_capacity(room);
         let bound = (max as u64).saturating_add(1);
@@ -296,10 +296,10 @@ impl Body {
         Source::Streamed(Mutex::new(Box::new(streamed))).into()
     }
 
-    /// All that is still to come, where it lies in memory and may be taken at once.
+    /// All bytes still to come, if they are in memory and may be taken at once.
     pub(crate) fn in_memory(&self) -> Option<&[u8]> {
         match &self.source {
-            _ if !self.meters.is_empty() => None, // read in pieces, so that each is told of
+            _ if !self.meters.is_empty() => None, // read in pieces, so that each is reported
             Source::Empty => Some(&[]),
             Source::Static(bytes) => Some(bytes),
             Source::Bytes { bytes, at } => Some(&bytes[*at..]),
@@ -307,8 +307,8 @@ impl Body {
         }
     }
 
-    /// Returns true if the first read may take long, so that the head had better go out before it
-    /// (a stream of events).
+    /// Returns true if the first read may take long (a stream of events), so that the head should
+    /// be sent before it.
     pub(crate) fn may_wait(&self) -> bool {
         match &self.source {
             Source::Reader { left, .. } => left.is_none(),
@@ -317,7 +317,7 @@ impl Body {
         }
     }
 
-    /// Returns true if trailers were given to go out behind it.
+    /// Returns true if trailers are to be sent after it.
     pub(crate) fn brings_trailers(&self) -> bool {
         self.trailers.as_ref().is_some_and(|map| !map.is_empty())
     }
@@ -388,12 +388,12 @@ fn read_reader(
     }
     let room =
         left.map_or(buf.len(), |left| buf.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
-    // A reader that claims more than it was given room for is somebody's defect, but not a reason
+    // A reader that returns more than the length of its buffer is defective, but that is no reason
     // to panic here.
     let n = clock::outside(|| reader.read(&mut buf[..room]))?.min(room);
     match left {
         Some(left) if n == 0 => {
-            // The program's own mistake: no kind of the system's says so.
+            // It is the program's own mistake, for which `io::ErrorKind` has no kind.
             return Err(io::Error::from(Error::usage(format!(
                 "the body's reader ended {left} bytes before the length it was given with"
             ))));
@@ -441,7 +441,7 @@ impl From<String> for Body {
     }
 }
 
-/// An [`io::Error`] as ours: the one inside where it is ours already.
+/// Converts an [`io::Error`]: to the [`Error`] inside, if there is one.
 pub(crate) fn from_io(fault: Fault, what: &str, error: io::Error) -> Error {
     error.downcast::<Error>().unwrap_or_else(|error| Error::io(fault, what, error))
 }

@@ -36,7 +36,8 @@ fn civil_day(text: &str) -> Result<SystemTime, &'static str> {
     {
         return Err(WRONG);
     }
-    // Days from the civil date, with March as the first month (a year's odd day comes last then).
+    // Days from the civil date, with March as the first month, so that a leap day is the last of
+    // its year.
     let (shifted, from_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = shifted * 365 + shifted / 4 - shifted / 100
         + shifted / 400

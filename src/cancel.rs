@@ -33,7 +33,7 @@ struct Shared {
     watchers: Mutex<Watchers>,
 }
 
-/// Operations in flight, and how to end each.
+/// Operations in progress, and how to end each.
 #[derive(Default)]
 struct Watchers {
     wakes: BTreeMap<u64, Box<dyn FnOnce() + Send>>,
@@ -41,7 +41,7 @@ struct Watchers {
 }
 
 impl Cancel {
-    /// A new one, not cancelled.
+    /// A new handle, not cancelled.
     #[must_use]
     pub fn new() -> Self {
         Cancel::default()
@@ -50,7 +50,8 @@ impl Cancel {
     /// Ends all operations that use it. Returns when every waiting thread was woken, without
     /// waiting for them to finish. A second call has no effect.
     pub fn cancel(&self) {
-        // A watcher that ends its watch waits until it was woken: then it knows that it was.
+        // Under the lock, so that a watcher that ends its watch meanwhile waits and then sees that
+        // it was woken.
         let mut watchers = self.watchers();
         self.0.is_cancelled.store(true, SeqCst);
         for (_, wake) in std::mem::take(&mut watchers.wakes) {
@@ -88,14 +89,15 @@ impl fmt::Debug for Cancel {
     }
 }
 
-/// One request in flight.
+/// One request in progress.
 pub(crate) struct Watch {
     cancel: Cancel,
     number: u64,
 }
 
 impl Watch {
-    /// Nothing is done to it any more. Returns true if nothing was.
+    /// Ends the watch: the request is not cancelled from now on. Returns true if it was not
+    /// cancelled before.
     pub(crate) fn end(self) -> bool {
         self.take()
     }

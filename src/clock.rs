@@ -2,10 +2,10 @@
 //! it is moved. [`testing::pair`](crate::testing::pair) is its only user; without one everything goes
 //! by the operating system's clock.
 //!
-//! Moving it is a walk from one deadline to the next. Before each step all comes to rest: no loop has
-//! anything to do, and no thread runs the library's code, but for those that wait. So what a deadline
-//! leads to has happened before the next one passes, however fast the machine is. What a program's
-//! own code does (a handler, a body's reader) is not waited for.
+//! It is moved from one deadline to the next. Before each step everything comes to rest: no loop
+//! has anything to do, and every thread that runs the library's code is blocked. So the effects of
+//! a deadline are complete before the next one passes, however fast the machine is. The clock does
+//! not wait for a program's own code (a handler, a body's reader).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,13 +19,13 @@ use mio::Waker;
 
 /// How long a blocked read or write sleeps before it looks at the clock.
 pub(crate) const SLICE: Duration = Duration::from_millis(5);
-/// Rounds in which a step comes to rest; what streams without end does not.
+/// Rounds in which a step has to come to rest; an endless stream never does.
 const ROUNDS_MAX: usize = 1_000;
-/// The same in the operating system's time, for a thread that hangs where none should.
+/// The same limit in the operating system's time, for a thread that hangs unexpectedly.
 const REST_MAX: Duration = Duration::from_secs(10);
 
 thread_local! {
-    /// The clock that counts this thread as one that works.
+    /// The clock that counts this thread as working.
     static COUNTED_BY: RefCell<Option<Clock>> = const { RefCell::new(None) };
     /// Dropped when this thread waits for the first time.
     static ANNOUNCED: RefCell<Option<Sender<()>>> = const { RefCell::new(None) };
@@ -51,19 +51,19 @@ struct Shared {
 struct State {
     elapsed: Duration,
     loops: Vec<Turns>,
-    /// Threads that run the library's code and wait for nothing.
+    /// Threads that run the library's code and are not blocked.
     working: usize,
-    /// When each blocked read or write ends by itself, by its number.
+    /// When each blocked read or write times out, by its number.
     waits: BTreeMap<u64, Option<Instant>>,
     numbers: u64,
-    /// Grows with everything that happens: turns that did something, work and waits that begin and end.
+    /// Grows with every event: a turn that did something, work or a wait that begins or ends.
     changes: u64,
 }
 
 /// One event loop as the clock sees it.
 struct Turns {
     waker: Arc<Waker>,
-    /// Turns that were asked for, and the last of them that was taken.
+    /// Turns that were requested, and the last of them that was taken.
     wanted: u64,
     taken: u64,
     next_timer: Option<Instant>,
@@ -112,7 +112,7 @@ impl Clock {
         self.0.began + self.elapsed()
     }
 
-    /// How far it has been moved.
+    /// How far it has been moved since its start.
     pub(crate) fn elapsed(&self) -> Duration {
         self.lock().elapsed
     }
@@ -138,7 +138,7 @@ impl Clock {
         }
     }
 
-    /// Waits until there is nothing to do at this time.
+    /// Waits until there is nothing left to do at this time.
     pub(crate) fn rest(&self) {
         let now = self.now();
         let give_up = Instant::now() + REST_MAX;
@@ -166,7 +166,7 @@ impl Clock {
         log::debug!("a test's clock goes on although a stream does not end");
     }
 
-    /// A loop that takes its time from this clock.
+    /// Registers a loop that takes its time from this clock.
     pub(crate) fn join(&self, waker: Arc<Waker>) -> Ticker {
         let mut state = self.lock();
         let number = state.loops.len();
@@ -176,14 +176,14 @@ impl Clock {
         Ticker { clock: self.clone(), number, turn: 0 }
     }
 
-    /// Counts work from here on, which another thread will do.
+    /// Counts work from now on, which another thread will do.
     pub(crate) fn work(&self) -> Work {
         self.change(|state| state.working += 1);
         Work(self.clone())
     }
 
-    /// Repeats a read or write, which blocks for [`SLICE`], until it brings something or `limit` is
-    /// over by this clock.
+    /// Repeats a read or write, each of which blocks for [`SLICE`], until one succeeds or `limit`
+    /// has passed on this clock.
     pub(crate) fn block<T>(
         &self,
         limit: Option<Duration>,
@@ -210,7 +210,7 @@ impl Clock {
     }
 }
 
-/// What a loop on such a clock reports of its turns.
+/// How a loop on such a clock reports its turns.
 pub(crate) struct Ticker {
     clock: Clock,
     number: usize,
@@ -222,7 +222,7 @@ impl Ticker {
         self.clock.now()
     }
 
-    /// A turn begins. Returns true if somebody waits for it: the loop must not sleep.
+    /// A turn begins. Returns true if a caller waits for it: the loop must not sleep.
     pub(crate) fn begin(&mut self) -> bool {
         let state = self.clock.lock();
         let Some(turns) = state.loops.get(self.number) else { return false };
@@ -230,7 +230,7 @@ impl Ticker {
         turns.wanted > turns.taken
     }
 
-    /// It is over; `is_quiet`: it had nothing to do.
+    /// The turn is over; `is_quiet`: it had nothing to do.
     pub(crate) fn end(&self, is_quiet: bool, next_timer: Option<Instant>) {
         let mut state = self.clock.lock();
         if let Some(turns) = state.loops.get_mut(self.number) {
@@ -256,9 +256,9 @@ impl Drop for Ticker {
 pub(crate) struct Work(Clock);
 
 impl Work {
-    /// Does it, on this thread.
+    /// Does the work, on this thread.
     pub(crate) fn run<T>(self, work: impl FnOnce() -> T) -> T {
-        /// Takes the thread's mark off, even where the work panics.
+        /// Removes the thread's mark, even if the work panics.
         struct Unmark(Option<Clock>);
         impl Drop for Unmark {
             fn drop(&mut self) {
@@ -276,7 +276,7 @@ impl Drop for Work {
     }
 }
 
-/// Runs a program's own code, or waits for another thread: no clock waits for that.
+/// Runs a program's own code, or waits for another thread; no clock waits for it.
 pub(crate) fn outside<T>(run: impl FnOnce() -> T) -> T {
     let _outside = Outside::step();
     run()
@@ -309,7 +309,7 @@ impl Drop for Outside {
     }
 }
 
-/// A blocked read or write, as long as it is.
+/// Counts a blocked read or write until it is dropped.
 struct Waits<'c> {
     clock: &'c Clock,
     number: u64,

@@ -1,7 +1,7 @@
 //! Why links end: a closed list, so that logs, events and counters say the same.
 //!
-//! Names no socket and no role: both roles, and the relay between them, give their reasons from
-//! here.
+//! It does not depend on a socket or a role: both roles, and the relay between them, take their
+//! reasons from here.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -91,7 +91,7 @@ causes! {
 }
 
 impl CloseCause {
-    /// What an error of the connection says of its end.
+    /// The cause that an error of the connection stands for.
     pub(crate) fn of_io(error: &io::Error) -> CloseCause {
         use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut, UnexpectedEof};
         match error.kind() {
@@ -113,7 +113,7 @@ impl CloseCause {
         )
     }
 
-    /// With a text.
+    /// This cause with a text.
     pub(crate) const fn because(self, text: &'static str) -> CloseReason {
         CloseReason { cause: self, text: Cow::Borrowed(text) }
     }
@@ -137,7 +137,7 @@ impl CloseReason {
         CloseReason { cause, text: text.into() }
     }
 
-    /// What the error of a program's exchange says of the end of its link.
+    /// The reason that the error of a program's exchange stands for.
     pub(crate) fn of_exchange(error: &Error) -> Self {
         let cause = match () {
             () if error.is_stopped() => CloseCause::Stopped,

@@ -1,8 +1,8 @@
-//! One opaque [`Error`] for the whole crate, and [`Refusal`], what the pure protocol functions say
-//! of bad bytes.
+//! One opaque [`Error`] for the whole crate, and [`Refusal`], which the pure protocol functions
+//! return for bad bytes.
 //!
-//! An error names the operation, the side, the fault, and the remedy. Its kind ([`ErrorKind`]) may
-//! grow; predicates ask for the usual ones.
+//! An error names the operation, the side, the fault, and the remedy. [`ErrorKind`] may get more
+//! variants; there are predicates for the usual ones.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -120,7 +120,8 @@ impl Error {
         }))
     }
 
-    /// The library was called in a way that cannot work (bad URL, bad name, limits out of range).
+    /// The library was called in a way that cannot work (a bad URL, a bad name, a limit out of
+    /// range).
     pub(crate) fn usage(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Usage, Fault::Caller, None, text)
     }
@@ -145,7 +146,7 @@ impl Error {
         Self::new(ErrorKind::Closed, fault, Some(502), text)
     }
 
-    /// The other side said no, with this status.
+    /// The other side refused, with this status.
     pub(crate) fn refused(
         fault: Fault,
         status: u16,
@@ -167,7 +168,7 @@ impl Error {
         Self::new(ErrorKind::TooLarge, fault, Some(status), text)
     }
 
-    /// No device of this name has a connection to this gateway, or lately had.
+    /// No device of this name is connected to this gateway, or was lately.
     pub(crate) fn unknown(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Unknown, Fault::Device, Some(404), text)
     }
@@ -177,13 +178,13 @@ impl Error {
         Self::later(ErrorKind::Away, Fault::Device, text)
     }
 
-    /// The device is connected, and had nothing free in time.
+    /// The device is connected, but no link or poll of it was free in time.
     pub(crate) fn busy(text: impl Into<Cow<'static, str>>) -> Self {
         Self::later(ErrorKind::Busy, Fault::Device, text)
     }
 
-    /// A body that was to be sent has failed: the program's own, or that of a peer whose message is
-    /// passed on, which is that peer's failure.
+    /// The body of a message that was being sent has failed. It was the program's own, or it came
+    /// from a peer whose message is passed on; then it is that peer's fault.
     pub(crate) fn of_body(mut self) -> Self {
         if self.0.fault == Fault::Caller {
             self.0.kind = ErrorKind::Body;
@@ -191,19 +192,19 @@ impl Error {
         self
     }
 
-    /// Asking again in a second may work.
+    /// Trying again in a second may work.
     fn later(kind: ErrorKind, fault: Fault, text: impl Into<Cow<'static, str>>) -> Self {
         let mut error = Self::new(kind, fault, Some(503), text);
         error.0.retry_after = Some(Duration::from_secs(1));
         error
     }
 
-    /// A device ends without a way in, after as many failed attempts as it may make.
+    /// A device gives up after as many failed attempts as it may make.
     pub(crate) fn gave_up(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Away, Fault::Network, None, text)
     }
 
-    /// The program wants no answer any more.
+    /// The program has cancelled the exchange.
     pub(crate) fn cancelled() -> Self {
         Self::new(ErrorKind::Cancelled, Fault::Caller, None, "the program cancelled its request")
     }

@@ -28,7 +28,7 @@ pub(crate) fn date_now() -> Option<DateText> {
 }
 
 /// Seconds since 1970 by the system's clock; `None` before that. Always the same in the simulation,
-/// whose stories would differ else.
+/// so that its runs can be repeated.
 pub(crate) fn second_now() -> Option<u64> {
     #[cfg(test)]
     if let Some(second) = crate::sim::net::second() {

@@ -75,7 +75,8 @@ limits! {
     token_bytes_max: usize = 1_024;
     /// TLS handshakes in progress at once in one event loop, including those that wait for the
     /// other side. Default zero: half of `connections_max`; never more than three quarters of it.
-    /// Visitors, with what they ask other gateways, can take three quarters of them. Beyond: a new connection is closed at once.
+    /// Visitors, together with connections to other gateways for them, can take three quarters of
+    /// them. Beyond: a new connection is closed at once.
     handshakes_max: usize = 0;
     /// Connections that this side has ended and still reads from
     /// ([`linger_timeout`](Self::linger_timeout)), in one event loop. Default 1,024. Beyond: the
@@ -105,9 +106,9 @@ limits! {
     /// Threads that decide about offers (`authorize`), or that look names up for one gateway of a
     /// device. Default 8. Beyond: offers are queued; a look-up fails and is repeated later.
     helpers_max: usize = 8;
-    /// Offers that wait for `authorize`. Default 1,024. Beyond: 503 with `Retry-After`. As many names
-    /// wait to be asked for in a directory of gateways; beyond, the address of visitors that has most
-    /// of them gets 503 for its last.
+    /// Offers that wait for `authorize`. Default 1,024. Beyond: 503 with `Retry-After`. The same
+    /// number of names may wait for a look-up in a directory of gateways; beyond, the visitors'
+    /// address with most of them gets 503 for its latest one.
     authorize_queue_max: usize = 1_024;
     /// Longest message of the COMET fallback that is held whole, in bytes: an upload to a device
     /// without a link, and any message in JSON. Default 8 MiB. Beyond: 413 to the visitor, 502
@@ -406,7 +407,7 @@ impl Limits {
     }
 }
 
-/// The instant so long from then; a time beyond all reason counts as a year.
+/// The instant that long after `then`; a time too long for the clock counts as a year.
 pub(crate) fn instant_after(then: Instant, time: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 86_400);
     then.checked_add(time).unwrap_or_else(|| then + YEAR)
@@ -419,18 +420,18 @@ impl Limits {
         self.share(self.connections_per_address_max, 4)
     }
 
-    /// Connections on the devices' port of which nobody knows yet whose they are.
+    /// Unauthenticated connections on the devices' port.
     pub(crate) fn unauthenticated(&self) -> usize {
         self.share(self.unauthenticated_max, 4)
     }
 
-    /// Connections on the port of other gateways of which nobody knows yet whose they are. They leave
-    /// TLS handshakes to visitors and to gateways.
+    /// Unauthenticated connections on the port for other gateways. They leave some TLS handshakes
+    /// to visitors and to authenticated gateways.
     pub(crate) fn strangers(&self) -> usize {
         self.unauthenticated().min(self.handshakes() / 2).max(1)
     }
 
-    /// Of those, from one address: the rest is left to gateways elsewhere.
+    /// Of those, how many may come from one address: the rest is left to other addresses.
     pub(crate) fn strangers_per_address(&self) -> usize {
         (self.strangers() / 2).max(1)
     }
@@ -445,8 +446,8 @@ impl Limits {
         self.links_per_device_max.min((self.connections_max / 4).max(LINKS_PER_DEVICE_LEAST))
     }
 
-    /// Connections that visitors may have: a quarter is left to devices, which visitors have nobody
-    /// to reach without.
+    /// Connections that visitors may have: a quarter is left to devices, without which visitors
+    /// could reach nothing.
     pub(crate) fn visitors_connections(&self) -> usize {
         self.connections_max - self.connections_max / 4
     }
@@ -456,7 +457,7 @@ impl Limits {
         self.connections_max - self.connections_max / 8
     }
 
-    /// Bytes of whole messages that one device has in memory.
+    /// Bytes of whole messages that one device may have in memory.
     pub(crate) fn messages_of_device(&self) -> usize {
         (self.messages_bytes_max / 4)
             .max(self.message_bytes_max.saturating_mul(3))
@@ -472,8 +473,8 @@ impl Limits {
 }
 
 impl Limits {
-    /// For heads that this process wrote itself: what came within the bounds has got fields of ours
-    /// since then.
+    /// The limits for heads that this process wrote itself: it has added its own fields to a head
+    /// that came within the bounds.
     pub(crate) fn for_own_heads(&self) -> Limits {
         Limits {
             head_bytes_max: HEAD_CEILING,
@@ -484,8 +485,8 @@ impl Limits {
         .with_room()
     }
 
-    /// For heads and trailers that another hop of ours read within these bounds and sent on with
-    /// fields of its own.
+    /// The limits for heads and trailers that another gateway or device of ours read within these
+    /// bounds and forwarded with fields of its own.
     pub(crate) fn with_room(&self) -> Limits {
         Limits {
             head_bytes_max: self.head_bytes_max.saturating_add(HOP_BYTES_MAX),
@@ -494,150 +495,152 @@ impl Limits {
         }
     }
 
-    /// Longest reply that can be an event: the longest upload, were it all control characters (six
-    /// bytes each in JSON), and its head.
+    /// Longest reply that can be an event: the longest upload if it consisted of control characters
+    /// alone (six bytes each in JSON), and its head.
     pub(crate) fn event_bytes_max(&self) -> usize {
         self.message_bytes_max.saturating_mul(6).saturating_add(HEAD_CEILING)
     }
 }
 
-/// Each subscriber's queue has its memory from the start.
+/// Ceiling of `events_max`: each subscriber's queue allocates its memory at the start.
 pub(crate) const EVENTS_CEILING: usize = 1 << 20;
 
-/// A loop that looks for events sees no deadlines, and takes a longer time for one in which it was
-/// stopped.
+/// Ceiling of `spin`: a loop that spins checks no deadlines, and would take a longer spin for a
+/// time in which the process was stopped.
 const SPIN_CEILING: Duration = Duration::from_millis(10);
 
-/// Links that one device may have however few connections there may be in all.
+/// Links that one device may have in any case, however small `connections_max` is.
 const LINKS_PER_DEVICE_LEAST: usize = 8;
 
-/// Visitors' connections that are found at one look at all of them when some have to give way; the
-/// next look is due when they are used up.
+/// Idle visitors' connections that one scan collects when some have to be closed; the next scan is
+/// due when these are used up.
 pub(crate) const IDLE_FOUND_MAX: usize = 1_024;
 
-/// The part of [`Limits::memory_bytes_max`] that what a gateway observes of its devices may take.
-/// Half of that is for names that are away; of more, the credential with most of them loses its
-/// oldest. When all is taken no device's history grows any longer than it is.
+/// The part of [`Limits::memory_bytes_max`] that a gateway's records about its devices may take.
+/// Half of that is for names that are away; beyond, the oldest name of the credential with most of
+/// them is forgotten. When all is in use, no device's history grows.
 pub(crate) const OBSERVED_PART: usize = 8;
 
-/// The part of [`Limits::memory_bytes_max`] that records of requests may take which wait to be
-/// read: 16 MiB by default, some thousands of long ones. Beyond, records are lost, and counted.
+/// The part of [`Limits::memory_bytes_max`] that records of requests may take while they wait to be
+/// read: 16 MiB by default, some thousands of long ones. Beyond, records are dropped, and counted.
 pub(crate) const RECORDS_PART: usize = 64;
 
 /// How long a name that is away is listed for operators, at most.
 pub(crate) const OBSERVED_AWAY_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
 
-/// How often a connection is moved from one event loop to another for one request or offer, where
-/// its device's owner changes meanwhile. Then it is answered 503.
+/// How often a connection is moved from one event loop to another for one request or offer, if its
+/// device's owner changes meanwhile. Beyond, it is answered 503.
 pub(crate) const MOVES_MAX: u8 = 16;
 
 /// Most event loops of a gateway.
 pub(crate) const LOOPS_MAX: usize = 64;
 
-/// Sessions of one name that are remembered after they were replaced. Devices that fight for a name
-/// are two, or a few.
+/// Sessions of one name that are remembered after they were replaced. Usually two devices, or a
+/// few, compete for a name.
 pub(crate) const REPLACED_MAX: usize = 16;
 
 /// Log lines of one kind that peers can cause, per second; beyond, they are counted, and the count
 /// is logged. The logger is the process's, so no gateway has its own bound.
 pub(crate) const LOG_LINES_PER_SECOND: u32 = 50;
 
-/// The same for lines that say what became of a device: many devices that go at once are still
-/// told name by name, within reason.
+/// The same for lines about the state of a device: if many devices disconnect at once, each is
+/// still named, up to this bound.
 pub(crate) const LOG_NAMES_PER_SECOND: u32 = 1_000;
 
-/// Of those, lines of one kind about one device within [`LOG_NAME_WINDOW`]; the rest are counted,
-/// and the count is logged when the window ends.
+/// Lines of one kind about one device within [`LOG_NAME_WINDOW`]; further ones are counted, and the
+/// count is logged when the window ends.
 pub(crate) const LOG_LINES_PER_NAME: u32 = 10;
 /// The time over which they are counted.
 pub(crate) const LOG_NAME_WINDOW: std::time::Duration = std::time::Duration::from_secs(10);
-/// Names whose lines are counted at a time; more names in a window have the bound of all together
-/// alone.
+/// Names whose lines are counted at a time; for further names in a window, only the bound for all
+/// together applies.
 pub(crate) const LOG_NAMES_MAX: usize = 16_384;
-/// Counts of single names that are logged at the end of a window, those with most lines first; the
-/// others are told in one line.
+/// Counts of single names that are logged at the end of a window, those with most lines first; one
+/// line sums up the others.
 pub(crate) const LOG_COUNTS_MAX: usize = 20;
 
-/// Lines per second about requests that browsers say come from pages of other hosts: one tells what
-/// is wrong, and everybody's browser may send many.
+/// Lines per second about requests that come from pages of other hosts, as browsers report them:
+/// one line is enough to see the cause, and any browser may send many.
 pub(crate) const LOG_OTHER_SITES_PER_SECOND: u32 = 1;
 
 /// Longest such line, in characters.
 pub(crate) const LOG_LINE_CHARS_MAX: usize = 1_000;
 
 /// What a hop may add to a head, in bytes: forwarding fields, framing, `Date`, `Via`. Precedent:
-/// HAProxy's `tune.maxrewrite`, 1 KiB; a path prefix of ours may be longer. The next hop of ours
-/// takes so much more than `head_bytes_max`. Beyond: 431 by the gateway itself, 502 by the device,
-/// and no link is lost to it.
+/// HAProxy's `tune.maxrewrite`, 1 KiB; our path prefix may be longer. The next gateway or device
+/// accepts this much more than `head_bytes_max`. Beyond: 431 by the gateway itself, 502 by the
+/// device; the link stays open.
 pub(crate) const HOP_BYTES_MAX: usize = 4 * 1024;
 
-/// The same in fields; a test counts that no hop adds as many.
+/// The same for the number of fields; a test checks that no hop adds as many.
 pub(crate) const HOP_FIELDS_MAX: usize = 16;
 
-/// Other gateways that one loop knows at once. Beyond: one to which nothing is connected is
-/// forgotten, and where there is none, no request is sent to the new one.
+/// Other gateways that one loop knows at once. Beyond: one without connections is forgotten; if
+/// there is none, no request is sent to the new one.
 pub(crate) const PEERS_MAX: usize = 1024;
 
 /// Addresses of another gateway's name that are tried, one after the other.
 pub(crate) const PEER_ADDRESSES_MAX: usize = 4;
 
-/// Names of which one loop remembers where they are: some 100 bytes each. Beyond: all are asked for
-/// again.
+/// Names whose gateway one loop remembers: some 100 bytes each. Beyond: all are forgotten, and
+/// looked up again.
 pub(crate) const PEER_NAMES_MAX: usize = 65_536;
 
-/// Names whose changes in the directory of gateways one loop has yet to hear of. Beyond: nothing that
-/// was heard of any name counts.
+/// Changed names of the directory of gateways that one loop has not processed yet. Beyond: the loop
+/// forgets the gateways of all names.
 pub(crate) const CHANGED_NAMES_MAX: usize = 4_096;
 
-/// Connections to one other gateway that idle, of each loop. Beyond: closed.
+/// Idle connections of each loop to one other gateway. Beyond: closed.
 pub(crate) const PEER_IDLE_MAX: usize = 256;
 
-/// How long it is believed that no gateway has a device, and how often that is asked again while a
-/// request waits.
+/// How long the answer that no gateway has a device is remembered, and how often the look-up is
+/// repeated while a request waits.
 pub(crate) const PEER_RECALL: Duration = Duration::from_secs(1);
 
-/// For how long a gateway that could not be reached, or did not have a device, is asked for it only
-/// where no other one has it.
+/// For how long a gateway that could not be reached, or did not have a device, gets requests for it
+/// only if no other gateway has it.
 pub(crate) const PEER_SETBACK: Duration = Duration::from_secs(10);
 
-/// How many of these are remembered. Beyond: the expired ones are forgotten, or else all.
+/// How many of these are remembered. Beyond: the expired ones are forgotten, or all if none has
+/// expired.
 pub(crate) const PEER_SETBACKS_MAX: usize = 1024;
 
-/// Where a visitor waits for less, how long an attempt to connect to another gateway may take, and its
-/// TLS handshake: time for a retransmission.
+/// How long an attempt to connect to another gateway, and its TLS handshake, may take even if the
+/// visitor's wait is shorter: time for a retransmission.
 pub(crate) const PEER_ATTEMPT: Duration = Duration::from_secs(1);
 
-/// Bytes of a request's body that are kept while another gateway is asked, which may not have the
-/// device any more. Of a longer body nothing is kept, and it is not sent to a third one.
+/// Bytes of a request's body that are kept until another gateway answers, which may no longer have
+/// the device. A longer body is not kept, so its request is not sent to a third gateway.
 pub(crate) const PEER_BODY_KEPT_MAX: usize = 64 * 1024;
 
-/// How long a gateway that stops keeps idle connections of others: a request may be on its way.
+/// How long a stopping gateway keeps idle connections of other gateways: a request may be on its
+/// way.
 pub(crate) const PEER_PARTING: Duration = Duration::from_millis(500);
 
-/// How much longer than its device another gateway may take to begin an answer: its own timeout comes
-/// first, and says more.
+/// How much longer than its device another gateway may take to begin an answer, so that its own
+/// timeout expires first and its error text arrives.
 pub(crate) const PEER_GRACE: Duration = Duration::from_secs(2);
 
 /// Links of a name that serve one visitor's connection alone (NTLM, Negotiate): all but one in so
-/// many, and at least one. Of more, the one that was idle longest goes. HAProxy and nginx, which
-/// open such connections themselves, need no share.
+/// many, and at least one. Beyond, the one that was idle longest is closed. HAProxy and nginx,
+/// which open such connections themselves, need no share.
 pub(crate) const PINNED_PART: usize = 4;
 
-/// How long callers wait, at most, before such a link, idle, goes for one that they can have; half
-/// of their own wait where that is shorter. Long enough for a login of three legs over a slow
-/// network.
+/// How long callers wait, at most, before such a link, if it is idle, is closed to make room for
+/// one that they can use; half of their own wait if that is shorter. Long enough for a login of
+/// three legs over a slow network.
 pub(crate) const PINNED_GRACE: Duration = Duration::from_secs(1);
 
-/// The part of [`Limits::memory_bytes_max`] that the table of rates may take, once a rate is in
-/// force.
+/// The part of [`Limits::memory_bytes_max`] that the table of rates may take, once a rate is set.
 pub(crate) const RATES_PART: usize = 256;
 
-/// Visitors and tokens whose requests are counted for their rate at a time: 1.6 MiB. A client that
-/// does not fit shares an entry with the one that is least ahead. Precedent: nginx's
-/// `limit_req_zone` (16,000 in 1 MiB; the least recently used goes, and is free again).
+/// Visitors and tokens whose requests are counted for their rate at a time: 1.6 MiB. Beyond, a
+/// client shares an entry with the one that has used least of its rate. Precedent: nginx's
+/// `limit_req_zone` (16,000 in 1 MiB; the least recently used entry is evicted, and its client
+/// starts afresh).
 pub(crate) const RATES_MAX: usize = 65_536;
 
-/// Sign-ins that one visitor's address (IPv6: one /64) may try in a minute, and at once.
+/// Sign-ins that one visitor's address (IPv6: one /64) may try in a minute, and in one burst.
 pub(crate) const SIGN_INS_PER_MINUTE: u32 = 10;
 
 /// A head is read in one piece of the loop's buffer; this is the ceiling of
@@ -646,5 +649,6 @@ const HEAD_CEILING: usize = 128 * 1024;
 
 /// Most fields of a head or trailer section, including those that hops add, so that
 /// [`Limits::fields_max`] is at most [`HOP_FIELDS_MAX`] less: an accepted message can always be
-/// forwarded. For every field of a message each name that `Connection` lists is compared.
+/// forwarded. Each field of a message is compared with every name that `Connection` lists, hence
+/// the bound.
 pub(crate) const FIELDS_CEILING: usize = 256;

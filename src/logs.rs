@@ -1,12 +1,12 @@
-//! Log lines that peers can cause: few per second of each kind, and nothing in them that a terminal
-//! would obey.
+//! Log lines that peers can cause: bounded per second and kind, and without characters that a
+//! terminal would interpret.
 //!
 //! ```text
 //!   log_peers!(Info, "an offer was refused: {reason}")   50 lines a second, then once "… and 1,234 more like this"
 //! ```
-//! Each place in the source that logs so is a kind of its own. What becomes of a device is told for
-//! each, but of one that comes and goes without end only now and then. Lines below `info` are not
-//! counted: at those levels all are wanted.
+//! Each place in the source that logs this way is a separate kind. The state of a device is logged
+//! for each device, but only now and then for one that connects and disconnects all the time. Lines
+//! below `info` are not bounded: at those levels all are wanted.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +20,7 @@ use crate::text::spelled_out;
 
 /// Logs like `log::log!`, within bounds.
 macro_rules! log_names {
-    // What becomes of the device of this name: an operator looks for each.
+    // For the state of the device of this name: an operator looks for each.
     ($level:ident of [$name:expr], $($what:tt)+) => {{
         static GATE: $crate::logs::NameGate = $crate::logs::NameGate::new(module_path!(), $crate::limits::LOG_NAMES_PER_SECOND);
         GATE.log(log::Level::$level, $name, format_args!($($what)+));
@@ -41,7 +41,7 @@ pub(crate) struct Gate {
 struct Window {
     began: Option<Instant>,
     lines: u32,
-    /// Lines that were left out since the last one that was not.
+    /// Lines that were suppressed since the last one that was logged.
     more: u64,
 }
 
@@ -54,20 +54,20 @@ pub(crate) struct NameGate {
 #[derive(Debug)]
 struct Names {
     began: Option<Instant>,
-    /// Lines of each name in this window, those that were left out included.
+    /// Lines of each name in this window, suppressed ones included.
     lines: BTreeMap<Box<str>, u64>,
 }
 
-/// What may owe word of lines that it left out.
+/// A gate that may have suppressed lines which are not reported yet.
 trait Owes: Sync {
     fn report_now(&self);
 }
 
-/// Gates that do.
+/// The gates with suppressed lines to report.
 #[cfg(not(test))]
 static OWING: Mutex<Vec<&'static dyn Owes>> = Mutex::new(Vec::new());
 
-// Tests run side by side: none may report what another one counts.
+// Tests run side by side: none may report the lines that another one counts.
 #[cfg(test)]
 thread_local! {
     static OWING: std::cell::RefCell<Vec<&'static dyn Owes>> = const { std::cell::RefCell::new(Vec::new()) };
@@ -120,7 +120,7 @@ impl Gate {
         false
     }
 
-    /// Says how many lines were left out.
+    /// Logs how many lines were suppressed.
     fn report(&self, window: &mut Window) {
         if window.more > 0 {
             let more = std::mem::take(&mut window.more);
@@ -172,7 +172,7 @@ impl NameGate {
         *lines <= u64::from(LOG_LINES_PER_NAME)
     }
 
-    /// Says how many lines of which names were left out, and begins anew.
+    /// Logs how many lines of which names were suppressed, and starts a new window.
     fn report(&self, names: &mut Names) {
         let lines = std::mem::take(&mut names.lines).into_iter();
         let mut more: Vec<(u64, Box<str>)> = lines
@@ -207,14 +207,15 @@ impl Owes for NameGate {
     }
 }
 
-/// Reports suppressed lines of kinds that have fallen silent. To be called now and then.
+/// Reports suppressed lines of kinds that have fallen silent. The event loop calls it periodically.
 pub(crate) fn report_left_out() {
     for gate in with_owing(std::mem::take) {
         gate.report_now();
     }
 }
 
-/// The text on one line, without what [misleads](crate::text::misleads), and not without end.
+/// The text on one line, of bounded length, with characters that [mislead](crate::text::misleads)
+/// escaped.
 pub(crate) fn plain(text: &str) -> String {
     match text.char_indices().nth(LOG_LINE_CHARS_MAX) {
         Some((end, _)) => spelled_out(&text[..end]) + "…",
@@ -282,7 +283,8 @@ mod tests {
             (Some(1), None),
             "the next window begins with nothing"
         );
-        // More names than are counted have the bound of all together, and take no more memory.
+        // For names beyond those that are counted, the bound for all together applies, and they
+        // take no memory.
         let passed = (0..2 * LOG_NAMES_MAX)
             .filter(|n| GATE.passes(&n.to_string(), now + LOG_NAME_WINDOW))
             .count();

@@ -1,8 +1,8 @@
 //! Heads on the wire, written from the `http` types of a program.
 //!
-//! Framing is decided here and nowhere else: what a program says in `Content-Length`,
-//! `Transfer-Encoding` or `Connection` (but its `close`) is never written as given (T20). Every
-//! line goes through `proto::head_writer` (T10). Never touches a socket.
+//! Framing is decided here and nowhere else: a program's `Content-Length`, `Transfer-Encoding` and
+//! `Connection` (except `close`) are never written as given (T20). Every line goes through
+//! `proto::head_writer` (T10). It does no input or output.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
@@ -15,7 +15,7 @@ use crate::proto::forward;
 use crate::proto::head_writer;
 use crate::proto::hop_by_hop::is_of_connection;
 
-/// What a request's head said that its response has to heed.
+/// The properties of a request that its response depends on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
     /// The method was HEAD.
@@ -26,7 +26,7 @@ pub(crate) struct Asked {
     pub(crate) close: bool,
 }
 
-/// How the message whose head was written goes on.
+/// How a message continues after its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sending {
     /// How the body goes out.
@@ -43,7 +43,7 @@ pub(crate) struct Sending {
 /// no body.
 ///
 /// # Errors
-/// CONNECT, or a line that would not be one. The appended bytes have to be dropped.
+/// CONNECT, or a field that cannot be written in one line. The appended bytes have to be dropped.
 pub(crate) fn write_request_head(
     out: &mut Vec<u8>,
     parts: &http::request::Parts,
@@ -53,7 +53,7 @@ pub(crate) fn write_request_head(
         return Err(Refusal::new(405, "CONNECT cannot be asked of a device: it opens no tunnels"));
     }
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    // `http` takes `?x` for a path and query; on the wire it has to start with a slash (RFC 9112
+    // `http` accepts `?x` as a path and query; on the wire it has to start with a slash (RFC 9112
     // §3.2.1).
     let target = match path {
         "" => "/".into(),
@@ -110,7 +110,7 @@ pub(crate) fn names_protocol(headers: &HeaderMap) -> bool {
 /// (204, 205, 304) is logged; the caller of this drops it, as `framing` says.
 ///
 /// # Errors
-/// A line that would not be one. The appended bytes have to be dropped.
+/// A field that cannot be written in one line. The appended bytes have to be dropped.
 pub(crate) fn write_response_head(
     out: &mut Vec<u8>,
     parts: &http::response::Parts,
@@ -176,9 +176,9 @@ fn response_framing(parts: &http::response::Parts, body: &Body, asked: &Asked) -
     }
 }
 
-/// `Content-Length` of the answer to HEAD: what the body that is not sent would have had. A handler
-/// without a body may say it itself (it passes on somebody's answer to HEAD): the number frames
-/// nothing here.
+/// `Content-Length` of the answer to HEAD: the length of the body that is not sent. A handler
+/// without a body may set it itself (when it passes on another server's answer to HEAD): the number
+/// frames nothing here.
 fn head_metadata(headers: &HeaderMap, body: &Body) -> Option<u64> {
     match body.length() {
         Some(0) => Some(single_length(headers).unwrap_or(0)),
@@ -198,7 +198,7 @@ fn single_length(headers: &HeaderMap) -> Option<u64> {
 pub(crate) fn write_refusal(out: &mut Vec<u8>, refusal: &Refusal, fields: &[(&str, &str)]) {
     let start = out.len();
     if try_refusal(out, refusal, fields).is_err() {
-        // Only a defect of ours brings this about; the peer still gets an answer that is one.
+        // Only a defect of ours leads here; the peer still gets a valid answer.
         out.truncate(start);
         out.extend_from_slice(
             b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
@@ -229,7 +229,7 @@ fn try_refusal(
 }
 
 /// Trailers in the form that [`last_chunk`](crate::proto::body::last_chunk) writes: Title-Case,
-/// without what must not come behind a body (RFC 9110 §6.5.1).
+/// without fields that are forbidden in trailers (RFC 9110 §6.5.1).
 pub(crate) fn trailers_to_send(trailers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let mut kept = Vec::with_capacity(trailers.len());
     for (name, value) in trailers {
@@ -247,7 +247,7 @@ pub(crate) fn trailers_to_send(trailers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     kept
 }
 
-/// Fields that belong to the connection or frame the message: written by us or not at all.
+/// Fields that belong to the connection or frame the message: only we write them.
 fn is_ours(name: &HeaderName) -> bool {
     let name = name.as_str();
     is_of_connection(name)
@@ -275,8 +275,8 @@ fn write_fields(
     Ok(())
 }
 
-/// The one framing field of a head, or none. `empty_length`: what to announce when there is no body
-/// to send.
+/// Writes the one framing field of a head, or none. `empty_length`: what to announce when there is
+/// no body to send.
 fn write_framing(
     out: &mut Vec<u8>,
     framing: Framing,
@@ -319,7 +319,7 @@ fn write_date(out: &mut Vec<u8>) -> Result<(), Refusal> {
         .map_or(Ok(()), |date| head_writer::write_field(out, "Date", date.as_str().as_bytes()))
 }
 
-/// A program's `Connection: close`, in whatever list it stands.
+/// Returns true if a program's `Connection` fields list `close`.
 pub(crate) fn lists_close(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::CONNECTION);
     values.iter().any(|value| {

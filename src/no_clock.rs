@@ -1,5 +1,5 @@
-//! In place of `clock.rs` without the feature `test-clock`: there is no such clock, and the compiler
-//! drops what would use one.
+//! Replaces `clock.rs` without the feature `test-clock`: there is no such clock, and the compiler
+//! removes the code that would use one.
 
 use std::io;
 use std::sync::Arc;

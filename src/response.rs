@@ -165,7 +165,7 @@ impl IntoResponse for Box<dyn std::error::Error + Send + Sync> {
     }
 }
 
-/// A handler's error that no status stands for.
+/// Answers a handler's error that has no status of its own.
 fn failed(error: &dyn std::error::Error) -> Response<Body> {
     let status = StatusCode::INTERNAL_SERVER_ERROR;
     log_names!(Warn, "a handler failed, and its request is answered with {status}: {error}");

@@ -1,5 +1,5 @@
 //! How messages name a setting: by the library's method, then by the option of the command. Each
-//! name stands here alone; a test compares both with what there is.
+//! name is written only here; a test compares both with the methods and options that exist.
 
 pub(crate) const BEARER_TOKEN: &str = "DeviceBuilder::bearer_token, or --token-file and PTTH_TOKEN";
 pub(crate) const PROXY_CREDENTIALS: &str = "DeviceBuilder::proxy_credentials, or instead of --proxy the environment, like http_proxy=http://USER:PASSWORD@HOST:PORT";

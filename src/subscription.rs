@@ -33,8 +33,8 @@ use crossbeam_channel as channel;
 #[must_use = "what happens before the first read waits here, and is dropped with it"]
 pub struct Subscription<T> {
     from: Source<T>,
-    /// By which the sender sees whether there are readers: a channel keeps what nobody can read any
-    /// more.
+    /// Lets the sender see whether there are readers: a channel would keep events that nobody can
+    /// read any more.
     reader: Arc<()>,
 }
 
@@ -43,7 +43,7 @@ enum Source<T> {
     Charged(channel::Receiver<Charged<T>>),
 }
 
-/// Bytes that are counted as long as it lives.
+/// Bytes that are counted until this is dropped.
 pub(crate) struct Charge {
     bytes: usize,
     of: Arc<AtomicUsize>,
@@ -62,7 +62,7 @@ impl Drop for Charge {
     }
 }
 
-/// A value whose bytes are counted until it is read, or no reader is left.
+/// A value whose bytes are counted until it is read, or until no reader is left.
 pub(crate) struct Charged<T> {
     item: T,
     _charge: Charge,
@@ -88,7 +88,7 @@ impl<T> Subscription<T> {
         Source::Charged(receiver).into()
     }
 
-    /// The sender's way to see whether there are readers.
+    /// Lets the sender see whether there are readers.
     pub(crate) fn readers(&self) -> Weak<()> {
         Arc::downgrade(&self.reader)
     }

@@ -226,7 +226,7 @@ impl Direction {
     /// Waits until `ready`, at most for `limit`.
     ///
     /// # Errors
-    /// That time is over.
+    /// `limit` has passed.
     fn wait(
         &self,
         limit: Option<Duration>,

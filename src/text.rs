@@ -1,4 +1,4 @@
-//! Text of peers where people read it: on a terminal, in a log, on a page.
+//! Text from peers, made safe for people to read: on a terminal, in a log, on a page.
 
 /// Returns true if a terminal may interpret this character, or if it is invisible and changes how
 /// the text around it is read: control characters, line and paragraph separators, marks that change

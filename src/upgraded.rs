@@ -172,7 +172,7 @@ impl Upgraded {
         }
     }
 
-    /// Why this side has cut the connection, if it has.
+    /// Why this side has cut the connection, if it did.
     fn cut(&mut self) -> Option<io::Error> {
         let cut = self.cut_error.lock().unwrap_or_else(PoisonError::into_inner).take();
         let was_cut = self.is_cut;

@@ -1,10 +1,11 @@
-//! URLs in absolute form (RFC 9112 §3.2.2), as targets and fields have them.
+//! URLs in absolute form (RFC 9112 §3.2.2), in request targets and fields.
 
 use crate::error::Refusal;
 use crate::proto::authority::{Authority, authority};
 use crate::proto::fields::begins;
 
-/// The scheme's port, the authority, and the rest, of a text that is an http or https URL.
+/// Splits an http or https URL into the scheme's port, the authority, and the rest. `None`: the
+/// text is not such a URL.
 ///
 /// # Errors
 /// Its authority is invalid.

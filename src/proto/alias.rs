@@ -1,9 +1,10 @@
-//! Names of a server: those that it is told, and those that its visitors use. At a device they are
-//! a local server's; at a gateway, a device's behind a route that takes a prefix off the path.
+//! Maps between the name that a server is given and the name that its visitors use. At a device,
+//! the server is a local server; at a gateway, it is a device behind a route that removes a prefix
+//! from the path.
 //!
-//! A server that is told another `Host`, or another path, than its visitors asked for puts those
-//! into its redirects and cookies, where visitors cannot use them. They become the visitors' own
-//! again, and nothing else does (T11):
+//! A server that gets another `Host`, or another path, than its visitors asked for puts these into
+//! its redirects and cookies, where visitors cannot use them. They are mapped back to the visitors'
+//! own, and nothing else is (T11):
 //!
 //! ```text
 //!   told Host: app.internal:3000     Location: http://app.internal:3000/login ─► /lamp/login
@@ -11,9 +12,9 @@
 //!                                    Set-Cookie: s=1; Path=/                  ─► s=1; Path=/lamp/cam
 //!   Origin: https://gw.example ─► https://app.internal:3000                   with names_visitors() alone
 //! ```
-//! What comes back is a path without scheme and host: visitors know theirs. A URL that names any
-//! other server, or one that two readers would read differently (userinfo, blanks, a backslash for
-//! a slash), stays as it is.
+//! The result is a path without scheme and host: visitors know theirs. A URL that names any other
+//! server, or one that two readers would read differently (userinfo, blanks, a backslash for a
+//! slash), stays as it is.
 
 use crate::error::Refusal;
 use crate::proto::absolute::{absolute_form, split_authority};
@@ -35,36 +36,37 @@ use crate::proto::forwarded::outer_prefix;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alias {
-    /// `Host`, as the server is told.
+    /// `Host`, as the server gets it.
     told: String,
-    /// The server is told another one than its visitors use.
+    /// It is another one than its visitors use.
     is_renamed: bool,
-    /// What the gateway took off the path, and the device behind it: `/lamp/cam`, or empty.
+    /// The prefix that the gateway, and then the device, removed from the path: `/lamp/cam`, or
+    /// empty.
     prefix: String,
-    /// The device took some of that; so a path alone lacks it, too.
+    /// The device removed a part of it, so a `Location` that is only a path lacks it, too.
     is_stripped: bool,
-    /// Its cookies are scoped to paths below the prefix, whatever they ask for: other paths are
-    /// another device's.
+    /// Its cookies are restricted to paths below the prefix, whatever their `Path`: other paths
+    /// belong to other devices.
     is_confined: bool,
-    /// Visitors asked for the prefix itself. Relative references then resolve beside it.
+    /// Visitors asked for the prefix itself. Browsers then resolve relative references outside of
+    /// it.
     is_bare: bool,
-    /// The port that the server listens on, which it may add to the name that it is told.
+    /// The port that the server listens on, which it may add to the name that it gets.
     port: Option<u16>,
-    /// `Host`, as visitors say it, where their `Origin` and `Referer` are to name the server by its
-    /// own.
+    /// The visitors' `Host`, if it is to be replaced by the server's own in `Origin` and `Referer`.
     visitors: Option<String>,
 }
 
 impl Alias {
-    /// For a server that is told to be `host`, and that its visitors know by another.
+    /// For a server that gets `host` as its name, while its visitors use another.
     ///
     /// # Errors
-    /// It is no host.
+    /// It is not a valid host.
     pub fn of_host(host: &str) -> Result<Self, Refusal> {
         Ok(Alias { is_renamed: true, ..Alias::same(authority(host.as_bytes())?.whole) })
     }
 
-    /// For a server that is told the host that its visitors use.
+    /// For a server that gets the host that its visitors use.
     pub(crate) fn same(host: &str) -> Self {
         Alias {
             told: host.to_owned(),
@@ -78,14 +80,14 @@ impl Alias {
         }
     }
 
-    /// The port that a server listens on: with the name that it is told, that is the server, too.
+    /// Adds the port that the server listens on: its name with this port means the server, too.
     pub(crate) fn at_port(mut self, port: Option<u16>) -> Self {
         self.port = port;
         self
     }
 
-    /// Adds the prefix that the gateway took off the path, if the request says so in a way that can
-    /// be part of a path.
+    /// Adds the prefix that the gateway removed from the path, if the request names one that is
+    /// valid in a path.
     pub(crate) fn behind_prefix(mut self, request: &Fields<'_>) -> Self {
         let said =
             request.get("x-forwarded-prefix").and_then(|line| std::str::from_utf8(line).ok());
@@ -93,16 +95,16 @@ impl Alias {
         self
     }
 
-    /// Adds a prefix that the device takes off the path behind that.
+    /// Adds a prefix that the device removes after that.
     pub(crate) fn stripped(mut self, prefix: &str) -> Self {
         self.prefix.push_str(prefix);
         self.is_stripped = true;
         self
     }
 
-    /// For a device behind a gateway's route: it is told the visitors' host, and `prefix`, which is
-    /// not empty, was taken off the path; `is_bare`: nothing was left of that. No cookie of its
-    /// reaches another device.
+    /// For a device behind a gateway's route: it gets the visitors' host, and `prefix`, which is
+    /// not empty, was removed from the path; `is_bare`: the path was the prefix alone. None of its
+    /// cookies reaches another device.
     ///
     /// ```
     /// use reverse_http::proto::alias::Alias;
@@ -116,13 +118,12 @@ impl Alias {
         Alias { prefix, is_stripped: true, is_confined: true, is_bare, ..Alias::same(host) }
     }
 
-    /// All that was taken off the path.
+    /// The whole prefix that was removed from the path.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// The visitors' `Host`: a URL of theirs with it, in `Origin` or `Referer`, names the server by
-    /// its own.
+    /// Sets the visitors' `Host`: in `Origin` and `Referer`, a URL with it gets the server's own.
     pub(crate) fn names_visitors(mut self, host: Option<&str>) -> Self {
         self.visitors = host.map(str::to_owned);
         self
@@ -131,7 +132,7 @@ impl Alias {
     /// The value of a response's field as visitors have to see it. `None`: as it is.
     #[must_use]
     pub fn seen(&self, name: &str, value: &[u8]) -> Option<Vec<u8>> {
-        // By length first: most names differ there.
+        // By length first, since most names differ in it.
         match name.len() {
             7 if same_name(name, "refresh") => as_text(value, |text| self.refresh(text)),
             8 if same_name(name, "location") => as_text(value, |text| self.url(text)),
@@ -161,14 +162,14 @@ impl Alias {
         Some(format!("{scheme}://{}{path}", self.told).into_bytes())
     }
 
-    /// A URL that names the server, as a path that visitors can ask for.
+    /// Maps a URL that names the server to a path that visitors can ask for.
     fn url(&self, url: &str) -> Option<String> {
         if self.is_bare && is_relative(url) {
             return Some(format!("{}/{}", self.prefix, below(url)));
         }
         let path = self.path(url)?;
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        // A server that minds the prefix has written it already.
+        // A server that knows the prefix has written it already.
         let path = match begins_with_prefix(&path, &self.prefix) {
             true => path,
             false => format!("{}{path}", self.prefix),
@@ -182,7 +183,7 @@ impl Alias {
         })
     }
 
-    /// What stands behind the server's name in a URL that has it, or in one that needs none.
+    /// The path of a URL that names the server, or of one without a host.
     fn path<'u>(&self, url: &'u str) -> Option<&'u str> {
         if !is_one_url(url) {
             return None;
@@ -201,7 +202,7 @@ impl Alias {
         (self.is_stripped && url.starts_with('/') && !url.starts_with("/\\")).then_some(url)
     }
 
-    /// `0; url=http://app.internal/`, as browsers read it (HTML, "shared declarative refresh
+    /// Maps `0; url=http://app.internal/`, as browsers read it (HTML, "shared declarative refresh
     /// steps").
     fn refresh(&self, value: &str) -> Option<String> {
         let value = value.trim_matches([' ', '\t']);
@@ -221,12 +222,12 @@ impl Alias {
         Some(format!("{delay}; url={}", self.url(url)?))
     }
 
-    /// A cookie whose `Domain` or `Path` names the server, or would lead beside the prefix.
+    /// Maps a cookie whose `Domain` or `Path` names the server, or would be outside the prefix.
     fn cookie(&self, value: &[u8]) -> Option<Vec<u8>> {
         let mut parts = value.split(|byte| *byte == b';');
         let pair = parts.next()?;
-        // Browsers take such a cookie with the path / alone, or with none. One that is confined has
-        // another path, and they refuse it.
+        // Browsers accept a `__Host-` cookie only with the path `/`, or with none. A confined one
+        // has another path, and they reject it.
         let is_bound = !self.is_confined
             && trim(pair).get(..7).is_some_and(|begin| begin.eq_ignore_ascii_case(b"__Host-"));
         let (mut seen, mut changed, mut has_path) = (pair.to_vec(), false, false);
@@ -259,7 +260,7 @@ impl Alias {
 
     fn attribute(&self, name: &[u8], value: &[u8], is_bound: bool) -> Attribute {
         if name.eq_ignore_ascii_case(b"domain") {
-            // Without it the cookie is for the host that it came from: the visitors'.
+            // Without `Domain`, the cookie belongs to the host that it came from: the visitors'.
             let dots = value.iter().take_while(|byte| **byte == b'.').count();
             let is_told = || {
                 authority(self.told.as_bytes())
@@ -279,15 +280,15 @@ impl Alias {
         if !is_path || !value.starts_with(b"/") || has_prefix() {
             return Attribute::Stays;
         }
-        // The path /lamp/cam is for /lamp/cam, too; /lamp/cam/ is not (RFC 6265 §5.1.4).
+        // The path `/lamp/cam` matches `/lamp/cam`, too; `/lamp/cam/` does not (RFC 6265 §5.1.4).
         Attribute::Path([prefix, if value == b"/" { b"" } else { value }].concat())
     }
 }
 
-/// Of a cookie's attribute. Browsers ignore a longer one (RFC 6265bis §5.6).
+/// Longest attribute of a cookie. Browsers ignore a longer one (RFC 6265bis §5.6).
 const ATTRIBUTE_BYTES_MAX: usize = 1024;
 
-/// What becomes of an attribute of a cookie.
+/// How an attribute of a cookie is mapped.
 enum Attribute {
     Stays,
     Goes,
@@ -300,7 +301,7 @@ fn attribute(part: &[u8]) -> (&[u8], &[u8]) {
     (trim(&part[..equals]), trim(part.get(equals + 1..).unwrap_or_default()))
 }
 
-/// Maps a value as text. Bytes that are no UTF-8 go through as they are.
+/// Maps a value as text. Bytes that are not UTF-8 are passed on unchanged.
 fn as_text(value: &[u8], map: impl FnOnce(&str) -> Option<String>) -> Option<Vec<u8>> {
     if let Ok(text) = std::str::from_utf8(value) {
         return map(text).map(String::into_bytes);
@@ -310,14 +311,14 @@ fn as_text(value: &[u8], map: impl FnOnce(&str) -> Option<String>) -> Option<Vec
     mapped.chars().map(|c| u8::try_from(c).ok()).collect()
 }
 
-/// Returns true if a URL is relative to the path of the one that was asked for (RFC 3986 §4.2).
+/// Returns true if a URL is relative to the path of the requested one (RFC 3986 §4.2).
 fn is_relative(url: &str) -> bool {
     let first = url.find([':', '/', '?', '#', '\\']);
     let has_scheme = first.is_some_and(|at| url[at..].starts_with(':'));
     !url.is_empty() && first != Some(0) && !has_scheme && is_one_url(url)
 }
 
-/// A relative URL without what leads above the root.
+/// A relative URL without leading segments that would go above the root.
 fn below(mut url: &str) -> &str {
     while let Some(rest) = url.strip_prefix("../").or_else(|| url.strip_prefix("./")) {
         url = rest;
@@ -328,17 +329,19 @@ fn below(mut url: &str) -> &str {
     }
 }
 
-/// Browsers drop tabs and line ends from URLs before they read them, and lists are not for us.
+/// Returns true if the text is a single URL that browsers read as it is: they drop tabs and line
+/// ends, and lists are not mapped.
 fn is_one_url(text: &str) -> bool {
     text.bytes().all(|byte| byte > b' ' && byte != 0x7F)
 }
 
-/// `scheme_port`: what no port means. Without a scheme both say one, or none.
+/// Returns true if both authorities are the same. `scheme_port`: the port that a missing one means;
+/// without a scheme, both have a port, or neither has.
 fn is_same(a: Authority<'_>, b: Authority<'_>, scheme_port: Option<u16>) -> bool {
     a.host.eq_ignore_ascii_case(b.host) && a.port.or(scheme_port) == b.port.or(scheme_port)
 }
 
-/// Returns true if the path begins with these whole segments; no segments are no beginning.
+/// Returns true if the path begins with these whole segments; false if there are none.
 fn begins_with_prefix(path: &str, prefix: &str) -> bool {
     let behind = path.strip_prefix(prefix).filter(|_| !prefix.is_empty());
     behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(['/', '?', '#']))
@@ -499,7 +502,7 @@ mod tests {
         ] {
             sees(&alias, "Set-Cookie", cookie, seen);
         }
-        // A name that no URL can have: paths are mapped still.
+        // A name that is invalid in a URL: paths are still mapped.
         sees(&strips("a b"), "Location", "/x", Some("/lamp/cam/x"));
         sees(&strips("a b"), "Location", "http://a b/x", None);
     }
@@ -561,8 +564,8 @@ mod tests {
         }
     }
 
-    /// A reference relative to /lamp itself resolves beside it: a URL, and the path of a cookie
-    /// that names none that browsers take.
+    /// Browsers resolve a reference relative to /lamp itself outside of it: a URL, and a cookie
+    /// without a path that browsers accept.
     #[test]
     fn what_is_relative_to_the_prefix_itself_is_put_below_it() {
         let route = |bare| Alias::of_route("gw.example", "/lamp".to_owned(), bare);
@@ -591,7 +594,7 @@ mod tests {
         }
     }
 
-    /// Browsers ignore such a path, and would take the folder of the requested path.
+    /// Browsers ignore such a path, and use the folder of the requested path instead.
     #[test]
     fn a_cookies_path_that_browsers_ignore_is_none() {
         let bare = Alias::of_route("gw.example", "/lamp".to_owned(), true);

@@ -5,14 +5,14 @@ use core::net::Ipv6Addr;
 use crate::error::Refusal;
 use crate::proto::head::Fields;
 
-/// The parts of a `Host` value or of the authority in an absolute target.
+/// The parts of a `Host` value, or of the authority in an absolute target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Authority<'a> {
-    /// As it came, without an empty port.
+    /// As received, without an empty port.
     pub(crate) whole: &'a str,
-    /// Host as it came, without one trailing dot; an IPv6 address with its brackets.
+    /// The host as received, without one trailing dot; an IPv6 address with its brackets.
     pub(crate) host: &'a str,
-    /// Port, where given.
+    /// The port, if there is one.
     pub(crate) port: Option<u16>,
 }
 
@@ -25,9 +25,9 @@ pub(crate) fn authority_of(host: &str, port: u16) -> String {
 }
 
 /// Reads `host[:port]`: a DNS name or IPv4 address of letters, digits, `-`, `.` and `_`, or an IPv6
-/// address in brackets. Narrower than RFC 3986 (`reg-name` may have `,` and `%`): what no host has
-/// is what confuses the next parser (T11). An empty port is the default port (RFC 3986 §3.2.3), and
-/// its colon is not forwarded.
+/// address in brackets. Narrower than RFC 3986 (`reg-name` may have `,` and `%`): characters that
+/// no host has confuse the next parser (T11). An empty port is the default port (RFC 3986 §3.2.3),
+/// and its colon is not forwarded.
 ///
 /// # Errors
 /// 400: empty, userinfo, white space, a list, a bad port, an empty label.
@@ -78,8 +78,8 @@ pub(crate) fn bare(host: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
 
-/// `host:` as `host`: an empty port is the scheme's own (RFC 3986 §3.2.3). A colon of an IPv6
-/// address without brackets stays, and is refused.
+/// Turns `host:` into `host`: an empty port is the scheme's own (RFC 3986 §3.2.3). A colon of an
+/// IPv6 address without brackets stays, and is refused.
 pub(crate) fn without_empty_port(authority: &str) -> &str {
     match authority.strip_suffix(':') {
         Some(host) if host.ends_with(']') || !host.contains(':') => host,

@@ -1,4 +1,4 @@
-//! What an `Authorization` field shows: the token of `Bearer`, or the password of `Basic`.
+//! The credential in an `Authorization` field: the token of `Bearer`, or the password of `Basic`.
 
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -9,18 +9,18 @@ const BASIC: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A credential, as its field shows it.
+/// A credential, as received.
 pub(crate) enum Credential<'a> {
     /// The token of `Bearer` (RFC 6750 §2.1). Never empty.
     Bearer(&'a str),
-    /// The password of `Basic` (RFC 7617 §2), whose user is not looked at.
+    /// The password of `Basic` (RFC 7617 §2); the user is ignored.
     Basic(Vec<u8>),
 }
 
 impl<'a> Credential<'a> {
     /// Reads the values of all `Authorization` fields of a head. `None`: there is none, or more
-    /// than one (which of them counts would be a guess), it is malformed, of another scheme, or its
-    /// secret is empty or longer than `most` bytes.
+    /// than one (which would be ambiguous), it is malformed, of another scheme, or its secret is
+    /// empty or longer than `most` bytes.
     pub(crate) fn of(mut fields: impl Iterator<Item = &'a [u8]>, most: usize) -> Option<Self> {
         let (value, None) = (fields.next()?, fields.next()) else { return None };
         let blank = value.iter().position(|byte| *byte == b' ')?;

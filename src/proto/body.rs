@@ -1,8 +1,9 @@
 //! Where a message ends: the framing decision for both roles, one function each; the decoder and
 //! the encoder.
 //!
-//! The decoder keeps its place within a chunk line as state, not as bytes, so that it takes input
-//! cut anywhere and owns no buffer; only a trailer section is collected, up to the bound for heads.
+//! The decoder keeps its position within a chunk line as state, not as bytes, so that it accepts
+//! input that is split anywhere and needs no buffer; only a trailer section is collected, up to the
+//! bound for heads.
 //!
 //! ```text
 //!             ┌───────────────────────── DataLf ◄─ DataCr ◄─┐
@@ -11,11 +12,11 @@
 //!                                     └ 0 ─► TrailerStart ─► (Trailer | TrailerLf) ─► Done
 //! ```
 //! In an answer ([`LineEnds::CrlfOrLf`]) a lone LF ends each of these lines, too, and blanks may
-//! stand before a line's end: small servers write both, and nginx takes both. Requests are read
+//! precede a line's end: small servers write both, and nginx accepts both. Requests are read
 //! strictly, since a server behind us may read them in another way.
 //!
-//! It never reads a chunk size with `from_str_radix` (which takes `+5`) nor with
-//! `httparse::parse_chunk_size` (which takes an empty size, an LF in an extension, and 2^64-1).
+//! It reads a chunk size neither with `from_str_radix` (which accepts `+5`) nor with
+//! `httparse::parse_chunk_size` (which accepts an empty size, an LF in an extension, and 2^64-1).
 use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::digits::decimal;
@@ -39,7 +40,7 @@ use crate::proto::head_writer::write_field;
 pub enum Framing {
     /// No body.
     Empty,
-    /// So many bytes (never 0: that is `Empty`).
+    /// This number of bytes (never 0: that is `Empty`).
     Length(u64),
     /// `Transfer-Encoding: chunked`.
     Chunked,
@@ -71,9 +72,9 @@ pub fn of_response(head: &ResponseHead<'_>, method: &str) -> Result<Framing, Ref
     Ok(stated.unwrap_or(Framing::UntilClose))
 }
 
-/// What the framing fields say, the same in both roles. `None`: there are none.
+/// The framing that the fields announce, the same in both roles. `None`: there are no such fields.
 fn stated(minor: u8, fields: &Fields<'_>) -> Result<Option<Framing>, Refusal> {
-    // One look at the fields, by length first: this runs for every message.
+    // One pass over the fields, by length first: this runs for every message.
     let (mut lengths, mut codings) = (0, 0);
     for field in fields {
         match field.name.len() {
@@ -106,7 +107,7 @@ fn coding(minor: u8, fields: &Fields<'_>) -> Result<Framing, Refusal> {
     let is_chunked = |member: &[u8]| member.eq_ignore_ascii_case(b"chunked");
     let (mut unknown, mut misplaced, mut ended) = (false, false, false);
     for member in fields.list("transfer-encoding") {
-        misplaced |= ended; // RFC 9112 §6.3: where chunked is not the last coding, nobody can tell where the body ends
+        misplaced |= ended; // RFC 9112 §6.3: if chunked is not the last coding, the end of the body is unknown
         ended |= is_chunked(member);
         unknown |= is_token(member) && !is_chunked(member);
     }
@@ -119,18 +120,18 @@ fn coding(minor: u8, fields: &Fields<'_>) -> Result<Framing, Refusal> {
     ))
 }
 
-/// Bytes that one `Content-Length` or chunk may announce: what also fits a signed 64-bit number,
-/// which is what most peers keep it in.
+/// Bytes that one `Content-Length` or chunk may announce: the largest signed 64-bit number, since
+/// most peers use one.
 const LENGTH_MAX: u64 = i64::MAX as u64;
 
-/// The value of `Content-Length`, equal repeats being one (RFC 9110 §8.6).
+/// The value of `Content-Length`; equal values count as one (RFC 9110 §8.6).
 ///
 /// # Errors
 /// 400: anything but digits, a number above 2^63-1, values that differ.
 pub(crate) fn content_length(fields: &Fields<'_>) -> Result<Option<u64>, Refusal> {
     let mut length = None;
     for line in fields.all("content-length") {
-        // Not `list`: that leaves out empty members, and an empty one is as wrong as a word.
+        // Not `list`, which skips empty members: an empty one is as invalid as a word.
         for member in line.split(|&byte| byte == b',') {
             let Some(value) = number(trim(member)) else {
                 return Err(Refusal::new(
@@ -147,7 +148,7 @@ pub(crate) fn content_length(fields: &Fields<'_>) -> Result<Option<u64>, Refusal
     Ok(length)
 }
 
-/// Up to 19 digits and nothing else.
+/// Reads up to 19 digits and nothing else.
 fn number(digits: &[u8]) -> Option<u64> {
     decimal(digits).filter(|value| digits.len() <= 19 && *value <= LENGTH_MAX)
 }
@@ -169,13 +170,14 @@ fn number(digits: &[u8]) -> Option<u64> {
 pub enum Piece<'a> {
     /// Bytes of the body, not empty.
     Data(&'a [u8]),
-    /// All that was given is used or kept by the caller as unconsumed; more is needed.
+    /// All input was consumed; more is needed.
     More,
-    /// The body is whole.
+    /// The body is complete.
     End,
 }
 
-/// Finds the bytes of a body in what comes from the wire. Never allocates by what the wire says.
+/// Finds the bytes of a body in the bytes that are received. It never allocates by a length that a
+/// peer announced.
 ///
 /// ```
 /// use reverse_http::Limits;
@@ -205,11 +207,11 @@ pub enum Piece<'a> {
 #[derive(Debug)]
 pub struct Decoder {
     state: State,
-    /// Bytes that chunk extensions, over the whole body, may still have.
+    /// Bytes that chunk extensions may still have, over the whole body.
     extension_left: usize,
     head_bytes_max: usize,
     fields_max: usize,
-    /// Only while a trailer section that is not empty arrives.
+    /// Used only while a trailer section that is not empty arrives.
     section: Vec<u8>,
     trailers: Vec<(String, Vec<u8>)>,
     /// How lines between chunks end.
@@ -218,7 +220,7 @@ pub struct Decoder {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// So many bytes of a `Length` body to come; never 0.
+    /// This number of bytes of a `Length` body is still to come; never 0.
     Length(u64),
     UntilClose,
     /// In the digits of a chunk size.
@@ -226,53 +228,53 @@ enum State {
         size: u64,
         digits: u8,
     },
-    /// Behind the digits of a chunk size, before the end of its line.
+    /// After the digits of a chunk size, before the end of its line.
     Extension {
         size: u64,
         at: Extension,
     },
-    /// Behind the CR of a chunk line.
+    /// After the CR of a chunk line.
     SizeLf {
         size: u64,
     },
-    /// So many bytes of a chunk to come; never 0.
+    /// This number of bytes of a chunk is still to come; never 0.
     Data(u64),
     DataCr,
     DataLf,
-    /// At the start of the first line behind the last chunk.
+    /// At the start of the first line after the last chunk.
     TrailerStart,
-    /// Behind a CR there: the section is empty.
+    /// After a CR there: the section is empty.
     TrailerLf,
     Trailer,
     Done,
-    /// It was wrong once and stays wrong.
+    /// An error occurred; every further call fails.
     Broken,
 }
 
-/// Where in `*( BWS ";" BWS name [ BWS "=" BWS value ] )` a chunk line stands (RFC 9112 §7.1.1).
-/// What an extension says is of no interest, but an invalid one is a place where two parsers may
-/// see different lines.
+/// The position in `*( BWS ";" BWS name [ BWS "=" BWS value ] )` of a chunk line (RFC 9112 §7.1.1).
+/// The content of an extension is ignored, but two parsers may read different lines from an invalid
+/// one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extension {
-    /// In blanks: `;` or, in an answer, the end of the line has to follow.
+    /// In blanks: `;` has to follow, or, in an answer, the end of the line.
     Blank,
     /// Behind `;`.
     Start,
     Name,
-    /// In blanks behind a name: `=` may follow, too.
+    /// In blanks after a name: `=` may follow, too.
     NameBlank,
     /// Behind `=`.
     ValueStart,
     Value,
     Quoted,
-    /// Behind a backslash in a quoted value.
+    /// After a backslash in a quoted value.
     Escaped,
-    /// Behind the quote that ends a value.
+    /// After the quote that ends a value.
     Unquoted,
 }
 
 impl Extension {
-    /// What follows with this byte, which is no line end; `None`: it may not stand here.
+    /// The state after this byte, which does not end the line; `None`: it is not allowed here.
     fn next(self, byte: u8) -> Option<Self> {
         use Extension::*;
         let blank = matches!(byte, b' ' | b'\t');
@@ -293,7 +295,7 @@ impl Extension {
         })
     }
 
-    /// Returns true if the line may end here. `lenient`: also behind blanks.
+    /// Returns true if the line may end here. `lenient`: also after blanks.
     fn may_end(self, lenient: bool) -> bool {
         match self {
             Extension::Name | Extension::Value | Extension::Unquoted => true,
@@ -307,10 +309,11 @@ impl Extension {
 
 const NEXT_CHUNK: State = State::Size { size: 0, digits: 0 };
 
-/// Most digits of a chunk size: those of 2^64-1. More could only be zeros, which nobody sends.
+/// Most digits of a chunk size: those of 2^64-1. More could only be leading zeros, which no peer
+/// sends.
 const SIZE_DIGITS_MAX: u8 = 16;
 
-/// Behind a chunk line: the chunk's data, or the trailer section.
+/// The state after a chunk line: the chunk's data, or the trailer section.
 fn behind_size(size: u64) -> State {
     if size == 0 { State::TrailerStart } else { State::Data(size) }
 }
@@ -341,17 +344,17 @@ impl Decoder {
         }
     }
 
-    /// The same, for a body whose lines end like this. [`LineEnds::CrlfOrLf`], for answers, also
-    /// takes blanks at the end of a chunk line.
+    /// Sets how the lines of the body end. [`LineEnds::CrlfOrLf`], for answers, also accepts blanks
+    /// at the end of a chunk line.
     #[must_use]
     pub fn line_ends(self, ends: LineEnds) -> Self {
         Decoder { ends, ..self }
     }
 
-    /// Takes from the front of `input`: how many bytes were consumed (the piece's own bytes
-    /// included), and the piece. With `Data` or `End` there may be more in the rest of `input`;
-    /// after `More` every byte of `input` was consumed (the decoder keeps its own state across
-    /// chunk lines; it needs no bytes back). After `End`, always `(0, End)`.
+    /// Decodes the front of `input`, and returns how many bytes were consumed (the piece's own
+    /// bytes included), and the piece. With `Data` or `End` there may be more in the rest of
+    /// `input`; after `More` every byte of `input` was consumed, and need not be passed again.
+    /// After `End`, it always returns `(0, End)`.
     ///
     /// # Errors
     /// 400: a malformed chunk line, data without its CRLF, a trailer section that is malformed or
@@ -383,7 +386,7 @@ impl Decoder {
         }
     }
 
-    /// Bytes of data went by: where that leaves a `Length` body or a chunk.
+    /// Counts `n` bytes of data of a `Length` body or a chunk.
     fn moved(&mut self, n: u64) {
         self.state = match self.state {
             State::Length(left) if left > n => State::Length(left - n),
@@ -435,11 +438,11 @@ impl Decoder {
             (State::SizeLf { .. } | State::TrailerLf, _) => {
                 Err(malformed("a CR stands without its LF"))
             }
-            (state, _) => Ok(state), // those with data, which decode() took
+            (state, _) => Ok(state), // those with data, which decode() has handled
         }
     }
 
-    /// One byte behind a chunk size that does not end its line.
+    /// Reads one byte after a chunk size that does not end its line.
     fn extension(&mut self, size: u64, at: Extension, byte: u8) -> Result<State, Refusal> {
         let wrong = || {
             malformed(
@@ -453,8 +456,8 @@ impl Decoder {
         Ok(State::Extension { size, at })
     }
 
-    /// Collects up to the end of one line, and reads the section when it is whole. How many bytes
-    /// were taken.
+    /// Collects up to the end of one line, and parses the section when it is complete. Returns how
+    /// many bytes were consumed.
     fn trailer_line(&mut self, rest: &[u8]) -> Result<usize, Refusal> {
         let line = rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |lf| lf + 1);
         if self.section.len() + line > self.head_bytes_max {
@@ -473,8 +476,8 @@ impl Decoder {
         Ok(line)
     }
 
-    /// The peer ended the connection here. Right only for `UntilClose` (or when the body was
-    /// whole).
+    /// The peer has ended the connection here. This is correct only for `UntilClose`, or if the
+    /// body was complete.
     ///
     /// # Errors
     /// The message is incomplete, and has to be treated as failed (RFC 9112 §8).
@@ -488,13 +491,13 @@ impl Decoder {
         }
     }
 
-    /// Returns true if the body is whole.
+    /// Returns true if the body is complete.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// Bytes still to come, where the framing tells.
+    /// Bytes still to come, if the framing gives a length.
     #[must_use]
     pub fn remaining(&self) -> Option<u64> {
         match self.state {
@@ -511,16 +514,16 @@ impl Decoder {
         &self.trailers
     }
 
-    /// Drops the trailers whose names are not to go on.
+    /// Drops the trailers whose names are not forwarded.
     pub(crate) fn retain_trailers(&mut self, goes_on: impl Fn(&str) -> bool) {
         self.trailers.retain(|(name, _)| goes_on(name));
     }
 
-    /// For a `Length` body: counts `n` bytes that the caller moved itself without `decode`. No more
-    /// than a count of 0 for a body that is whole, and any for one that lasts until close.
+    /// Counts `n` bytes of a `Length` body that the caller moved itself, without `decode`. For a
+    /// complete body, `n` has to be 0; for one that lasts until close it may be any number.
     ///
     /// # Panics
-    /// When fewer than `n` bytes were left, or the framing is `Chunked`: a caller's defect.
+    /// Fewer than `n` bytes were left, or the framing is `Chunked`: a defect of the caller.
     pub fn advance(&mut self, n: u64) {
         match self.state {
             State::Length(left) => {
@@ -536,10 +539,9 @@ impl Decoder {
     }
 }
 
-/// Returns true if a field of this name may stand in a trailer section: not those of framing,
+/// Returns true if a field of this name is allowed in a trailer section: not those of framing,
 /// routing, authentication, request modifiers, control data or content (RFC 9110 §6.5.1), nor those
-/// of a proxy or of this protocol, nor names with `_`. `Content-Digest` may: trailers are where RFC
-/// 9530 puts it.
+/// of a proxy or of this protocol, nor names with `_`. `Content-Digest` is allowed, as in RFC 9530.
 #[must_use]
 pub fn may_trail(name: &str) -> bool {
     const NEVER: [&str; 31] = [

@@ -1,11 +1,11 @@
-//! Logins that belong to a connection and not to a request: NTLM, and negotiation with it (RFC 4559).
+//! Logins that authenticate a connection and not a request: NTLM, and Negotiate (RFC 4559).
 
 use crate::proto::fields::{Fields, same_name, trim};
 
-/// Returns true if a field of this name and value is part of a login that belongs to its connection
-/// and not to its request: NTLM, and negotiation with it (RFC 4559). The next request on such a
-/// connection is made as that user, so no other visitor may get it. Judged as HAProxy does, by how
-/// a scheme begins; a word too many in a list costs a connection and harms nobody.
+/// Returns true if a field of this name and value is part of a login that authenticates its
+/// connection and not its request: NTLM, and Negotiate (RFC 4559). The next request on such a
+/// connection is made as that user, so no other visitor may use it. Like HAProxy, this compares the
+/// beginning of a scheme; a false match costs only a connection.
 pub(crate) fn is_bound_login(name: &str, value: &[u8]) -> bool {
     const SCHEMES: [&[u8]; 4] = [b"ntlm", b"nego", b"kerberos", b"credssp"];
     let is = |other: &str| same_name(name, other);
@@ -24,7 +24,7 @@ pub(crate) fn is_bound_login(name: &str, value: &[u8]) -> bool {
     login && value.split(|byte| *byte == b',').any(|member| bound(trim(member)))
 }
 
-/// The same of a whole head.
+/// The same for a whole head.
 pub(crate) fn has_bound_login(fields: &Fields<'_>) -> bool {
     fields.iter().any(|field| is_bound_login(field.name, field.value))
 }

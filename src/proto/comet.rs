@@ -7,9 +7,9 @@
 //!             answer_from_json ◄── answer_to_json
 //!             answer_start     ◄── (its text)
 //! ```
-//! Both ends hold a message as *text*: one whole HTTP/1.1 message, which is what `message/http`
-//! carries as it is. So an event or an answer is read by the same code as what comes over a link,
-//! whatever it travelled in. JSON is one step beside that text (feature `comet`).
+//! Both ends hold a message as *text*: one whole HTTP/1.1 message, which `message/http` carries
+//! unchanged. So the same code reads messages from links, and events and answers in either
+//! encoding. JSON is converted to and from that text (feature `comet`).
 
 #[cfg(feature = "comet")]
 mod json;

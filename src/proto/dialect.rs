@@ -1,4 +1,4 @@
-//! The dialect table: the upgrade tokens that a turn may have, and what an offer with each looks like.
+//! The dialect table: the upgrade tokens of a turn, and the form of an offer with each.
 
 use std::borrow::Cow;
 
@@ -28,8 +28,8 @@ pub struct Dialect {
     pub method: Option<Cow<'static, str>>,
     /// How the offer carries the device's name.
     pub naming: Naming,
-    /// The offer lists in `ALPN` what may be spoken behind the turn, `http/1.1` (written
-    /// `http%2F1.1`) among it.
+    /// The offer lists in `ALPN` the protocols that may be used after the turn, among them
+    /// `http/1.1` (written `http%2F1.1`).
     pub alpn: bool,
     /// Further fields of the 101.
     pub answer_fields: Vec<(Cow<'static, str>, Cow<'static, str>)>,
@@ -113,7 +113,7 @@ impl Dialect {
                 "an upgrade token is a name, or a name, a slash and a version, of token characters",
             ));
         }
-        // Registered for something else: a peer that names one of these does not mean to turn.
+        // Registered for other protocols: a peer that names one of these does not want to turn.
         const NEVER: [&str; 7] =
             ["h2c", "h2", "HTTP", "TLS", "websocket", "connect-udp", "connect-ip"];
         if NEVER.iter().any(|never| same_name(name, never)) {

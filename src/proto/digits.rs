@@ -1,8 +1,7 @@
-//! Numbers and bytes written as digits: decimal, hexadecimal, percent-encoding. By hand, since the
-//! standard library's parsers take a sign.
+//! Numbers and bytes written as digits: decimal, hexadecimal, percent-encoding. Not with the
+//! standard library's parsers, which accept a sign.
 
-/// Digits and nothing else. A number that does not fit is the
-/// largest that does.
+/// Reads digits and nothing else. A number that does not fit becomes the largest that does.
 pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -17,7 +16,7 @@ fn hex_digit(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| value.try_into().ok())
 }
 
-/// So many bytes from twice as many hex digits, of either case, and nothing else.
+/// Reads `N` bytes from twice as many hex digits, of either case, and nothing else.
 pub(crate) fn from_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     if digits.len() != 2 * N {
         return None;
@@ -29,13 +28,13 @@ pub(crate) fn from_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// Two lower-case digits a byte, as sessions, message ids and digests are written.
+/// Two lower-case digits per byte, as sessions, message ids and digests are written.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xF)]).collect()
 }
 
-/// The bytes of a percent-encoded text (RFC 3986 §2.1). `None`: a `%` without two hex digits behind
+/// The bytes of a percent-encoded text (RFC 3986 §2.1). `None`: a `%` without two hex digits after
 /// it.
 ///
 /// ```
@@ -61,7 +60,7 @@ pub fn percent_decoded(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
-/// Everything but unreserved characters as `%` and two digits (RFC 6570 §3.2.1).
+/// The text with every character that is not unreserved percent-encoded (RFC 6570 §3.2.1).
 pub(crate) fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len() + 8);
     for byte in text.bytes() {

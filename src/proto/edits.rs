@@ -1,8 +1,7 @@
-//! Fields that an operator sets or removes in messages that are passed on.
+//! Fields that an operator sets or removes in forwarded messages.
 //!
-//! Never those that say where a message ends, whom it is for, or what holds for one connection
-//! alone: an edit cannot be made of them, so that no option changes how the next parser reads a
-//! message (T1, T10, T12).
+//! Fields that frame a message, name its recipient, or apply to one connection only cannot be
+//! edited, so that no option changes how the next parser reads a message (T1, T10, T12).
 
 use std::fmt;
 
@@ -11,12 +10,13 @@ use crate::proto::body::Decoder;
 use crate::proto::fields::{begins, same_name};
 use crate::proto::head_writer::{push_field, write_field};
 
-/// More edits than this, or more bytes in them, are a mistake: the next hop has limits, too.
+/// Most edits; there is a bound for their bytes, too. More are refused, since the next hop has
+/// limits, too.
 const EDITS_MAX: usize = 64;
 const BYTES_MAX: usize = 8 * 1024;
 
 /// Fields of a message that an operator sets or removes. A field that is set replaces every field
-/// of its name; it goes behind the message's own fields.
+/// of its name, and is written after the message's own fields.
 ///
 /// ```
 /// use reverse_http::proto::edits::FieldEdits;
@@ -32,7 +32,7 @@ const BYTES_MAX: usize = 8 * 1024;
 pub struct FieldEdits {
     set: Vec<(String, String)>,
     removed: Vec<String>,
-    /// They are the gateway's own, and in interim responses, too.
+    /// They are the gateway's own, and are written into interim responses, too.
     are_own: bool,
 }
 
@@ -56,7 +56,8 @@ impl fmt::Display for FieldEdits {
 }
 
 impl FieldEdits {
-    /// Writes this field, instead of those of its name. Several of one name are several fields.
+    /// Sets this field, which replaces those of its name. Setting one name several times writes
+    /// several fields.
     ///
     /// # Errors
     /// An invalid name, or one that may not be edited, a value with a control byte, more than 64
@@ -85,7 +86,7 @@ impl FieldEdits {
         self.set.is_empty() && self.removed.is_empty()
     }
 
-    /// Writes this field of the gateway's own, which no operator may set.
+    /// Edits with this field of the gateway's own, which no operator may set.
     pub(crate) fn own((name, value): (&str, &str)) -> Self {
         let set = vec![(name.to_owned(), value.to_owned())];
         FieldEdits { set, removed: Vec::new(), are_own: true }
@@ -103,14 +104,14 @@ impl FieldEdits {
         }
     }
 
-    /// Returns true if a field of this name that came does not go on.
+    /// Returns true if a received field of this name is not forwarded.
     pub(crate) fn covers(&self, name: &str) -> bool {
         let set = self.set.iter().map(|(set, _)| set);
         set.chain(&self.removed).any(|edited| same_name(edited, name))
     }
 
-    /// Drops trailers of these names: a field that is set or removed in a head must not come in
-    /// another part of its message.
+    /// Drops trailers of these names: a field that is set or removed in a head must not appear in
+    /// the trailers.
     pub(crate) fn drop_trailers(&self, body: &mut Decoder) {
         body.retain_trailers(|name| !self.covers(name));
     }
@@ -121,14 +122,14 @@ impl FieldEdits {
     }
 }
 
-/// Returns true if a gateway writes this field into the requests that it forwards, whatever came:
-/// the forwarding fields and the request's id.
+/// Returns true if a gateway always writes this field into the requests that it forwards: the
+/// forwarding fields and the request's id.
 pub(crate) fn is_written_by_gateways(name: &str) -> bool {
     begins(name, "x-forwarded-") || same_name(name, "forwarded") || same_name(name, "x-request-id")
 }
 
 /// # Errors
-/// The field is framing, names the recipient, or holds for one connection.
+/// The field frames the message, names the recipient, or applies to one connection only.
 fn may_be_edited(name: &str) -> Result<(), Refusal> {
     const KEPT: [&str; 11] = [
         "connection",

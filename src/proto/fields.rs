@@ -1,5 +1,5 @@
-//! The fields of a head: names compared without case, lists read over all lines of a name, values
-//! that `Debug` must not show.
+//! The fields of a head: names are compared without case, lists are read over all lines of a name,
+//! and `Debug` hides secret values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,7 +18,7 @@ use std::fmt;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Field<'a> {
-    /// The name as it came.
+    /// The name as received.
     pub name: &'a str,
     /// The value without surrounding white space.
     pub value: &'a [u8],
@@ -33,8 +33,8 @@ impl fmt::Debug for Field<'_> {
     }
 }
 
-/// The fields of a head in their order, duplicates and spelling kept. `Debug` shows no credentials
-/// (T23).
+/// The fields of a head in their order, with duplicates and spelling kept. `Debug` shows no
+/// credentials (T23).
 ///
 /// ```
 /// use reverse_http::Limits;
@@ -54,7 +54,7 @@ impl<'a> Fields<'a> {
     pub fn iter(&self) -> std::slice::Iter<'_, Field<'a>> {
         self.0.iter()
     }
-    /// How many lines.
+    /// The number of lines.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -73,12 +73,12 @@ impl<'a> Fields<'a> {
     pub fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
         self.0.iter().filter(move |field| same_name(field.name, name)).map(|field| field.value)
     }
-    /// Members of the comma list over all lines of this name, trimmed, empty ones left out. Quoted
+    /// Members of the comma list over all lines of this name, trimmed, without empty ones. Quoted
     /// strings are not split.
     pub fn list<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
         self.all(name).flat_map(members)
     }
-    /// Returns true if that list has this token (compared without case).
+    /// Returns true if that list contains this token (compared without case).
     #[must_use]
     pub fn lists(&self, name: &str, token: &str) -> bool {
         self.list(name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
@@ -102,12 +102,12 @@ impl fmt::Debug for Fields<'_> {
     }
 }
 
-/// Members of the comma list in one value, trimmed, empty ones left out.
+/// Members of the comma list in one value, trimmed, without empty ones.
 pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     Members { rest: value }
 }
 
-/// Members of one comma list (RFC 9110 §5.6.1), quoted strings kept whole.
+/// Members of one comma list (RFC 9110 §5.6.1); quoted strings are not split.
 struct Members<'a> {
     rest: &'a [u8],
 }
@@ -128,7 +128,7 @@ impl<'a> Iterator for Members<'a> {
     }
 }
 
-/// Where the first comma outside a quoted string is, or the end.
+/// The position of the first comma outside a quoted string, or the end.
 fn comma(list: &[u8]) -> usize {
     let (mut quoted, mut escaped) = (false, false);
     for (i, &byte) in list.iter().enumerate() {
@@ -143,7 +143,7 @@ fn comma(list: &[u8]) -> usize {
     list.len()
 }
 
-/// Without the optional white space around it (RFC 9110 §5.6.3).
+/// The bytes without optional white space around them (RFC 9110 §5.6.3).
 pub(crate) fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
         bytes = rest;
@@ -151,7 +151,7 @@ pub(crate) fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Names of fields are compared without case (RFC 9110 §5.1).
+/// Compares names of fields, without case (RFC 9110 §5.1).
 pub(crate) fn same_name(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.eq_ignore_ascii_case(b)
 }

@@ -1,9 +1,9 @@
-//! What a relay changes in a head on its way: hop-by-hop fields, `Via`, forwarding fields, target
-//! and `Host`.
+//! How a relay rewrites a head for the next hop: hop-by-hop fields, `Via`, forwarding fields,
+//! target and `Host`.
 //!
-//! Everything else keeps its bytes, its spelling and its order. Fields that are interpreted are
-//! written anew, and no other of their kind goes on: framing, `Host`, target, the forwarding
-//! fields. So the next parser has nothing left to read differently (T1, T11, T12).
+//! Everything else keeps its bytes, its spelling and its order. The parts that are interpreted
+//! (framing, `Host`, target, the forwarding fields) are written anew, and the received ones are not
+//! forwarded. So the next parser cannot read them differently (T1, T11, T12).
 use std::borrow::Cow;
 
 use crate::error::Refusal;
@@ -25,11 +25,11 @@ use crate::proto::peer;
 
 pub use crate::proto::forwarded::Forwarded;
 
-/// By which a request is found again in the logs of those it passed.
+/// Identifies a request in the logs of all hops that it passes.
 pub const REQUEST_ID: &str = "X-Request-Id";
 
-/// A visitor's token for the gateway, in place of `Authorization`, which is the application's then.
-/// No hop forwards it.
+/// A visitor's token for the gateway, if `Authorization` is for the application. No hop forwards
+/// it.
 pub const GATEWAY_AUTHORIZATION: &str = "PTTH-Authorization";
 
 /// How a request is forwarded.
@@ -67,9 +67,10 @@ pub const GATEWAY_AUTHORIZATION: &str = "PTTH-Authorization";
 pub struct RequestRules<'a> {
     /// Target of the forwarded request (path and query).
     pub target: &'a str,
-    /// Value of the forwarded `Host`; it replaces what came.
+    /// Value of the forwarded `Host`; it replaces the received one.
     pub host: &'a str,
-    /// `X-Forwarded-Prefix`, where a path prefix was taken off; behind that of a trusted proxy.
+    /// `X-Forwarded-Prefix`, if a path prefix was removed; it is appended to that of a trusted
+    /// proxy.
     pub prefix: Option<&'a str>,
     /// `X-Forwarded-*` and `Forwarded` are written anew from these; `None`: they are forwarded
     /// untouched (the device's forwarder, which trusts its gateway).
@@ -78,35 +79,35 @@ pub struct RequestRules<'a> {
     pub via: Option<&'a str>,
     /// Keep fields whose name has an underscore. Default: dropped.
     pub keep_underscore: bool,
-    /// `Authorization` was for the gateway and does not go on.
+    /// `Authorization` was for the gateway and is not forwarded.
     pub drop_authorization: bool,
-    /// The request's offer of another protocol goes on: `Upgrade`, without `h2c`, and `Connection:
-    /// Upgrade`. Default: both go.
+    /// The request's offer of another protocol is forwarded: `Upgrade`, without `h2c`, and
+    /// `Connection: Upgrade`. Default: both are removed.
     pub upgrade: bool,
-    /// `X-Request-Id`, in place of what came; `None`: what came goes on.
+    /// `X-Request-Id`, which replaces the received one; `None`: the received one is forwarded.
     pub request_id: Option<&'a str>,
-    /// What an operator sets and removes.
+    /// The fields that an operator sets and removes.
     pub edits: Option<&'a FieldEdits>,
-    /// How the server that is asked is named, where its visitors name it otherwise.
+    /// The names of the server, if its visitors use another than it gets.
     pub alias: Option<&'a Alias>,
-    /// The name of a cookie that was for this hop, and does not go on.
+    /// The name of a cookie that was for this hop, and is not forwarded.
     pub own_cookie: Option<&'a str>,
 }
 
 /// Appends the head of the request as it is forwarded, in HTTP/1.1. Order, spelling and bytes of
-/// forwarded fields are kept. Hop-by-hop fields and those named in `Connection` go, but never
-/// framing, `Host` or end-to-end ones that must survive (T12: content-length, host, authorization,
-/// x-forwarded-*, via). Framing fields are written anew from `framing`; `Expect: 100-continue` is
-/// forwarded. `Upgrade` (but where [`RequestRules::upgrade`] says otherwise), `HTTP2-Settings`,
-/// `TE` (but `TE: trailers`) go.
+/// forwarded fields are kept. Hop-by-hop fields and those named in `Connection` are removed, but
+/// never framing, `Host` or end-to-end ones that must survive (T12: content-length, host,
+/// authorization, x-forwarded-*, via). Framing fields are written anew from `framing`; `Expect:
+/// 100-continue` is forwarded. `Upgrade` (unless [`RequestRules::upgrade`] is set),
+/// `HTTP2-Settings` and `TE` (except `TE: trailers`) are removed.
 ///
-/// With [`RequestRules::forwarded`] every `X-Forwarded-*` and `Forwarded` that came goes, but for
-/// what [`Forwarded::claims`] took from them; `X-Real-IP` is not one of our forwarding fields, and
-/// stays.
+/// With [`RequestRules::forwarded`] every received `X-Forwarded-*` and `Forwarded` is removed,
+/// except for the parts that are in [`Forwarded::claims`]; `X-Real-IP` is not one of our forwarding
+/// fields, and is kept.
 ///
 /// # Errors
-/// 400 where something cannot be written, `OPTIONS *` has a body, or `Connection` names more fields
-/// than anyone has. Nothing is appended then.
+/// 400: a part cannot be written, `OPTIONS *` has a body, or `Connection` names too many fields.
+/// Nothing is appended then.
 pub fn request(
     out: &mut Vec<u8>,
     head: &RequestHead<'_>,
@@ -117,8 +118,8 @@ pub fn request(
     request_lines(out, head, framing, rules).inspect_err(|_| out.truncate(start))
 }
 
-/// Adds `Connection: close` to a head that was just written: a server that does not read the body
-/// then takes it for no other request.
+/// Adds `Connection: close` to a head that was just written, so that a server that does not read
+/// the body does not take it for another request.
 pub(crate) fn ask_to_close(head: &mut Vec<u8>) {
     head.truncate(head.len().saturating_sub(2)); // the empty line
     push_field(head, "Connection", b"close");
@@ -197,7 +198,7 @@ fn request_lines(
     end_head(out, head.minor, rules.via)
 }
 
-/// Appends a field that goes on, in the form that the next hop has to see.
+/// Appends a field, in the form for the next hop.
 fn push_forwarded(out: &mut Vec<u8>, field: &Field<'_>, rules: &RequestRules<'_>) {
     if let Some(name) = rules.own_cookie.filter(|_| same_name(field.name, "cookie")) {
         let cookies = cookies_without(name, field.value);
@@ -214,7 +215,7 @@ fn cookie_name(pair: &[u8]) -> &[u8] {
     trim(pair.split(|byte| *byte == b'=').next().unwrap_or_default())
 }
 
-/// A value of `Cookie` without this one. `None`: nothing is left of it.
+/// A value of `Cookie` without this cookie. `None`: nothing else was in it.
 fn cookies_without<'v>(name: &str, value: &'v [u8]) -> Option<Cow<'v, [u8]>> {
     let pairs = || value.split(|byte| *byte == b';');
     let is_it = |pair: &[u8]| cookie_name(pair) == name.as_bytes();
@@ -226,8 +227,8 @@ fn cookies_without<'v>(name: &str, value: &'v [u8]) -> Option<Cow<'v, [u8]>> {
     (!rest.is_empty()).then(|| rest.join(&b"; "[..]).into())
 }
 
-/// Returns true if a field of a response sets the cookie of this name, or one without a name whose
-/// value reads like it: of such a cookie browsers send the value alone (RFC 6265bis §5.8.3).
+/// Returns true if a field of a response sets the cookie of this name, or a cookie without a name
+/// whose value reads like it: browsers send only the value of such a cookie (RFC 6265bis §5.8.3).
 fn sets_cookie(field: &Field<'_>, name: &str) -> bool {
     let pair = || trim(field.value.split(|byte| *byte == b';').next().unwrap_or_default());
     let sent =
@@ -242,7 +243,7 @@ pub fn came_through(fields: &Fields<'_>, pseudonym: &str) -> bool {
     fields.list("via").any(|member| was_received_by(member, pseudonym))
 }
 
-/// The same of those before the last one.
+/// The same, without the last member.
 pub(crate) fn came_through_before(fields: &Fields<'_>, pseudonym: &str) -> bool {
     let mut last = None;
     fields
@@ -256,14 +257,14 @@ fn was_received_by(member: &[u8], pseudonym: &str) -> bool {
     words.nth(1).is_some_and(|name| name.eq_ignore_ascii_case(pseudonym.as_bytes()))
 }
 
-/// The protocols that `Upgrade` names and that may pass: those that a request offers, or a 101 was
-/// switched to. `h2c` is never honoured and never forwarded, as if it were absent; nor is a member
-/// that is no protocol's name.
+/// The protocols in `Upgrade` that may be forwarded: those that a request offers, or that a 101 has
+/// switched to. `h2c` is neither honoured nor forwarded, as if it were absent; the same applies to
+/// a member that is not the name of a protocol.
 pub(crate) fn protocols<'f, 'a>(fields: &'f Fields<'a>) -> impl Iterator<Item = &'a [u8]> + 'f {
     fields.list("upgrade").filter(|token| may_pass(token))
 }
 
-/// The same of one value of `Upgrade`.
+/// The same for one value of `Upgrade`.
 pub(crate) fn protocols_of(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     members(value).filter(|token| may_pass(token))
 }
@@ -272,12 +273,12 @@ fn may_pass(token: &[u8]) -> bool {
     is_protocol(token) && !token.eq_ignore_ascii_case(b"h2c")
 }
 
-/// What a message says of the protocols that it offers, or was switched to.
+/// Appends the protocols that a message offers, or has switched to.
 fn push_upgrade(out: &mut Vec<u8>, fields: &Fields<'_>) {
     push_protocols(out, protocols(fields));
 }
 
-/// Offers these protocols. Returns true if there are any.
+/// Appends an offer of these protocols. Returns true if there are any.
 pub(crate) fn push_protocols<'a>(
     out: &mut Vec<u8>,
     protocols: impl Iterator<Item = &'a [u8]>,
@@ -295,15 +296,15 @@ pub(crate) fn push_protocols<'a>(
     !first
 }
 
-/// Returns true if a member of `Upgrade` is a name, or a name and a version (RFC 9110 §7.8). What
-/// is not goes: behind a quote that is not closed the next parser may see members, `h2c` say, where
-/// we saw none.
+/// Returns true if a member of `Upgrade` is a name, or a name and a version (RFC 9110 §7.8). Other
+/// members are removed: after an unclosed quote, the next parser may see members, such as `h2c`,
+/// that we did not see.
 fn is_protocol(member: &[u8]) -> bool {
     member.splitn(2, |byte| *byte == b'/').all(is_token)
 }
 
-/// `Via`, then the empty line. RFC 9110 §7.6.3: the protocol in `Via` is the one the message came
-/// in.
+/// Appends `Via`, then the empty line. RFC 9110 §7.6.3: the protocol in `Via` is that of the
+/// received message.
 fn end_head(out: &mut Vec<u8>, minor: u8, via: Option<&str>) -> Result<(), Refusal> {
     if let Some(via) = via {
         if !is_token(via.as_bytes()) {
@@ -323,17 +324,17 @@ fn push_length(out: &mut Vec<u8>, length: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// What becomes of a field.
+/// How a field is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FieldAction {
-    /// Forwarded as it is.
+    /// Forwarded unchanged.
     Stays,
     /// Hop-by-hop, or named in `Connection`.
     Goes,
     Host,
     /// `Content-Length`: written anew.
     Length,
-    /// `TE`: only `trailers` of it goes on.
+    /// `TE`: only `trailers` is forwarded.
     Te,
     /// `Forwarded` and `X-Forwarded-*`.
     Forwarding,
@@ -341,7 +342,8 @@ enum FieldAction {
 
 fn action(field: &Field<'_>, named: &Named<'_>) -> FieldAction {
     let name = field.name;
-    // By length first: most names differ there, and this runs for every field of every message.
+    // By length first, since most names differ in it, and this runs for every field of every
+    // message.
     let is = |other: &str| same_name(name, other);
     match name.len() {
         2 if is("te") => FieldAction::Te,
@@ -362,12 +364,13 @@ fn action(field: &Field<'_>, named: &Named<'_>) -> FieldAction {
     }
 }
 
-/// A device takes `OPTIONS *` for a heartbeat, and an old one reads its body as the next request.
+/// A device takes `OPTIONS *` for a heartbeat, and an old device would read its body as the next
+/// request.
 const SERVER_BODY: &str = "OPTIONS * goes without a body to a device";
 
 /// The field by which a gateway tells a device with a session that a request comes from the same
-/// visitor's connection as the one before it on this link. Its value is the session, which no
-/// visitor knows, so that what a visitor sends, through whatever gateway, is never taken for it.
+/// visitor's connection as the previous one on this link. Its value is the session, which no
+/// visitor knows, so that no visitor can forge it, through whatever gateway.
 pub(crate) const SAME_VISITOR: &str = "ptth-same-visitor";
 
 /// The field by which a gateway tells a device with a session how many callers wait for its name
@@ -375,7 +378,7 @@ pub(crate) const SAME_VISITOR: &str = "ptth-same-visitor";
 /// forwards one.
 pub(crate) const WAITING: &str = "ptth-waiting";
 
-/// The line that says how many callers wait; empty where none does.
+/// The line with the number of waiting callers; empty if none waits.
 pub(crate) fn waiting_line(callers: usize) -> Vec<u8> {
     const MOST: usize = 9_999; // four digits
     match callers {
@@ -384,13 +387,13 @@ pub(crate) fn waiting_line(callers: usize) -> Vec<u8> {
     }
 }
 
-/// Where a line may be put into a request: behind its first line.
+/// The position at which a line may be inserted into a request: after its first line.
 pub(crate) fn behind_first_line(request: &[u8]) -> usize {
     request.windows(2).position(|end| end == b"\r\n").map_or(0, |end| end + 2)
 }
 
-/// Returns how many callers wait, as the head of a request, event or heartbeat says. A value that is
-/// not one line of one to four digits says nothing.
+/// Returns how many callers wait, according to the head of a request, event or heartbeat. A value
+/// that is not one line of one to four digits is ignored.
 pub(crate) fn callers_waiting(fields: &Fields<'_>) -> Option<usize> {
     let mut lines = fields.all(WAITING);
     let (value, None) = (lines.next()?, lines.next()) else { return None };
@@ -433,26 +436,25 @@ pub struct ResponseRules<'a> {
     /// `Date` to add (an IMF-fixdate) to a final response that has none; `None`: none is added.
     /// Never to 1xx.
     pub date: Option<&'a str>,
-    /// It is a 101 that was asked for: `Upgrade` and `Connection: Upgrade` go on.
+    /// It is a 101 that the request asked for: `Upgrade` and `Connection: Upgrade` are forwarded.
     pub upgrade: bool,
-    /// What an operator sets and removes.
+    /// The fields that an operator sets and removes.
     pub edits: Option<&'a FieldEdits>,
-    /// How the server that answers is named, where its visitors name it otherwise.
+    /// The names of the server, if its visitors use another than it gets.
     pub alias: Option<&'a Alias>,
-    /// The name of a cookie that is this hop's to set, and nobody's behind it.
+    /// The name of a cookie that only this hop may set: it is removed from responses.
     pub own_cookie: Option<&'a str>,
 }
 
 /// Appends the head of a response as it is forwarded, in HTTP/1.1, framed as `framing` says:
 /// `Length` keeps one `Content-Length`; `Chunked` writes `Transfer-Encoding: chunked`; `UntilClose`
-/// writes neither. `Empty`: `Content-Length: 0` where the response has a body by its status; for
-/// HEAD, 204, 304 (no body) the fields' `Content-Length` is kept as metadata (one, digits; not with
-/// 204 or 1xx). Never both. `method` is the request's. A 100 gets no `Via`: there are clients
-/// (ureq) that take one with a field for a refusal.
+/// writes neither. `Empty`: `Content-Length: 0` if a response of this status has a body; for HEAD,
+/// 204, 304 (no body) the fields' `Content-Length` is kept as metadata (one, digits; not with 204
+/// or 1xx). Never both. `method` is the request's. A 100 gets no `Via`: there are clients (ureq)
+/// that take a 100 with fields for a refusal.
 ///
 /// # Errors
-/// 502 where something cannot be written, or `Connection` names more fields than anyone has.
-/// Nothing is appended then.
+/// 502: a part cannot be written, or `Connection` names too many fields. Nothing is appended then.
 pub fn response(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_>,
@@ -526,7 +528,7 @@ fn response_lines(
     end_head(out, head.minor, rules.via.filter(|_| head.status != 100))
 }
 
-/// Where a visitor wants to go: host and target of a request, normalised once (T11).
+/// The destination of a visitor's request: its host and target, normalised once (T11).
 ///
 /// ```
 /// use reverse_http::Limits;
@@ -546,10 +548,9 @@ fn response_lines(
 pub struct Destination<'a> {
     /// Host without port, lower case, without a trailing dot. Empty in HTTP/1.0 without `Host`.
     pub host: String,
-    /// Port, where given.
+    /// The port, if there is one.
     pub port: Option<u16>,
-    /// The authority as it is to be forwarded (from the absolute form where there is one, else
-    /// `Host`).
+    /// The authority to be forwarded (from the absolute form if there is one, else from `Host`).
     pub authority: &'a str,
     /// Path and query in origin form (or `*`).
     pub target: &'a str,
@@ -584,7 +585,7 @@ pub fn destination<'a>(head: &FramedRequest<'a>) -> Result<Destination<'a>, Refu
 }
 
 /// The target of a request in origin form (or `*` with OPTIONS), whatever host an absolute form
-/// names: for a proxy with a single upstream, where no request may choose another (T25).
+/// names. It is for a proxy with a single upstream, which no request may change (T25).
 ///
 /// # Errors
 /// As [`destination`], except for `Host`.
@@ -596,7 +597,7 @@ pub fn origin_form<'a>(head: &FramedRequest<'a>) -> Result<&'a str, Refusal> {
 /// 9112 §3.2.2), else that of `Host`. `None`: neither names one, which a device tolerates.
 ///
 /// # Errors
-/// 400: more than one `Host`, or one that is not valid, whatever the target names (RFC 9112 §3.2).
+/// 400: more than one `Host`, or an invalid one, whatever the target names (RFC 9112 §3.2).
 pub fn host_of<'a>(head: &RequestHead<'a>) -> Result<Option<&'a str>, Refusal> {
     let named = absolute_form(head.target)?;
     let host =
@@ -604,7 +605,8 @@ pub fn host_of<'a>(head: &RequestHead<'a>) -> Result<Option<&'a str>, Refusal> {
     Ok(named.map(|(_, named, _)| named.whole).or(host))
 }
 
-/// A valid `Host`. Its port is of no interest here, so any digits will do (RFC 3986 §3.2.3).
+/// The host of a valid `Host`. Its port is not used here, so any digits are accepted (RFC 3986
+/// §3.2.3).
 fn host_value(value: &[u8]) -> Result<&str, Refusal> {
     match authority(value) {
         Ok(authority) => Ok(authority.whole),
@@ -654,11 +656,11 @@ fn split_target<'a>(head: &RequestHead<'a>) -> Result<Split<'a>, Refusal> {
     Ok((Some((scheme_port, named)), path))
 }
 
-/// Refuses what servers behind us read in different ways. `//` and `%2f` are data and stay; a
-/// backslash in a query is what browsers send, and stays.
+/// Refuses targets that servers behind us read in different ways. `//` and `%2f` are data and are
+/// kept; so is a backslash in a query, which browsers send.
 fn check_path(target: &str) -> Result<(), Refusal> {
     let wrong = |reason| Err(Refusal::new(400, reason));
-    // The usual target is told by one look at its bytes.
+    // One pass over the bytes recognises the usual target.
     if !target.bytes().any(|byte| matches!(byte, b'.' | b'%' | b'\\' | b'#')) {
         return Ok(());
     }
@@ -699,7 +701,7 @@ pub fn split_first_segment(target: &str) -> FirstSegment<'_> {
     }
 }
 
-/// What [`split_first_segment`] finds.
+/// The result of [`split_first_segment`].
 ///
 /// ```
 /// use reverse_http::proto::forward::split_first_segment;

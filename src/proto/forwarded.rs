@@ -1,13 +1,13 @@
-//! What proxies say of those before them, `X-Forwarded-*` and `Forwarded` (RFC 7239), and the
-//! networks whose word is taken.
+//! The fields in which proxies report the hops before them, `X-Forwarded-*` and `Forwarded` (RFC
+//! 7239), and the networks whose fields are trusted.
 //!
 //! ```text
 //!   the peer's address ─┬─ in no trusted network ─► whatever came goes, and our own word is written
 //!                       └─ in one ─► what is understood of it ─► written anew, our own word behind it
 //! ```
-//! Lists are read from the end, where the nearest proxy wrote: what stands before a member that is
-//! not understood was vouched for by nobody, and goes with it. Nothing here says where a request
-//! goes; but for the scheme that an origin is compared with, it is all for the server that answers.
+//! Lists are read from the end, where the nearest proxy wrote: members before a malformed one are
+//! not trusted, and are dropped with it. None of these fields decides where a request goes. Apart
+//! from the scheme, which is compared with an origin, they are only forwarded to the server.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt::{self, Write};
@@ -18,11 +18,12 @@ use crate::proto::fields::{Fields, trim};
 use crate::proto::head::{is_dots, is_token};
 use crate::proto::head_writer::{push_decimal, push_field, write_field};
 
-/// Members of a list that are kept, those nearest to us. A chain of that many proxies is a loop.
+/// Members of a list that are kept, those nearest to us. A longer chain of proxies can only be a
+/// loop.
 const HOPS_MAX: usize = 32;
 
-/// Longest prefix that is taken from a proxy or a route, in bytes: far more than a path prefix has,
-/// far less than a head.
+/// Longest prefix that is accepted from a proxy or a route, in bytes: far more than a usual path
+/// prefix, far less than a head.
 const PREFIX_BYTES_MAX: usize = 1024;
 
 /// A network: an address, or a block of them in CIDR notation (RFC 4632 §3.1, RFC 4291 §2.3).
@@ -35,14 +36,14 @@ const PREFIX_BYTES_MAX: usize = 1024;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// Without bits behind the prefix.
+    /// All bits after the prefix are zero.
     base: IpAddr,
     prefix: u32,
 }
 
 impl Network {
-    /// Returns true if the address is one of this network's. An IPv4 address is the same where it
-    /// comes as `::ffff:a.b.c.d`; it is in no IPv6 network, not even in `::/0`.
+    /// Returns true if the address is in this network. `::ffff:a.b.c.d` counts as the IPv4 address;
+    /// it is in no IPv6 network, not even in `::/0`.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.base, address.to_canonical()) {
@@ -68,10 +69,10 @@ fn v6_mask(prefix: u32) -> u128 {
 impl std::str::FromStr for Network {
     type Err = Refusal;
 
-    /// Reads `10.0.0.0/8`, `2001:db8::/32`, or an address alone.
+    /// Reads `10.0.0.0/8`, `2001:db8::/32`, or a single address.
     ///
     /// # Errors
-    /// It is neither; the prefix is longer than the address; bits are set behind the prefix
+    /// It is neither; the prefix is longer than the address; bits are set after the prefix
     /// (`10.0.0.1/8`), which is ambiguous.
     fn from_str(text: &str) -> Result<Self, Refusal> {
         let wrong = || {
@@ -121,8 +122,8 @@ impl fmt::Display for Network {
     }
 }
 
-/// The client, for the forwarding fields: our own word, and where the peer is a trusted proxy, what
-/// it said.
+/// The client, for the forwarding fields: what this hop knows itself, and, if the client is a
+/// trusted proxy, its fields.
 ///
 /// ```
 /// use reverse_http::proto::forwarded::Forwarded;
@@ -138,18 +139,18 @@ impl fmt::Display for Network {
 pub struct Forwarded<'a> {
     /// The peer's address: the visitor's, or its proxy's.
     pub peer: Option<IpAddr>,
-    /// `http` or `https`: how the peer asked.
+    /// `http` or `https`: the scheme of the peer's request.
     pub proto: &'a str,
-    /// The `Host` the peer sent.
+    /// The `Host` that the peer sent.
     pub host: &'a str,
-    /// What a trusted proxy says of those before it; `None`: nobody is believed.
+    /// The fields of a trusted proxy; `None`: the peer is not trusted.
     pub claims: Option<&'a ProxyClaims<'a>>,
-    /// Write our element of `Forwarded`, too.
+    /// Whether to add our element of `Forwarded`, too.
     pub element: bool,
 }
 
 impl Forwarded<'_> {
-    /// Appends the forwarding fields, with `prefix` taken off the path.
+    /// Appends the forwarding fields; `prefix` was removed from the path.
     pub(crate) fn write(&self, out: &mut Vec<u8>, prefix: Option<&str>) -> Result<(), Refusal> {
         let nothing = ProxyClaims::default();
         let claims = self.claims.unwrap_or(&nothing);
@@ -191,8 +192,8 @@ impl Forwarded<'_> {
         Ok(())
     }
 
-    /// The knowledge of this hop (RFC 7239 §4): the client's address, host and scheme. Our own
-    /// address and all ports stay private.
+    /// The element of this hop (RFC 7239 §4): the client's address, host and scheme. Our own
+    /// address and all ports are kept private.
     fn own_element(&self, peer: Option<IpAddr>) -> String {
         let mut element = String::new();
         push_pair(&mut element, "for", &peer.map_or_else(|| UNKNOWN.to_owned(), node));
@@ -204,8 +205,8 @@ impl Forwarded<'_> {
     }
 }
 
-/// Appends a field whose value is an address. IPv4 without the formatter, which costs a twentieth
-/// of a relayed request.
+/// Appends a field whose value is an address. IPv4 is written without the formatter, which takes a
+/// twentieth of the time of a relayed request.
 fn push_address(out: &mut Vec<u8>, name: &str, address: IpAddr) {
     let IpAddr::V4(address) = address else { return push_shown(out, name, address) };
     out.extend_from_slice(name.as_bytes());
@@ -218,7 +219,7 @@ fn push_address(out: &mut Vec<u8>, name: &str, address: IpAddr) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a field whose value shows as plain ASCII, without a `String` in between.
+/// Appends a field whose `Display` is plain ASCII, without a `String` in between.
 fn push_shown(out: &mut Vec<u8>, name: &str, value: impl fmt::Display) {
     struct Bytes<'o>(&'o mut Vec<u8>);
     impl Write for Bytes<'_> {
@@ -230,7 +231,7 @@ fn push_shown(out: &mut Vec<u8>, name: &str, value: impl fmt::Display) {
     let _ = write!(Bytes(out), "{name}: {value}\r\n"); // Bytes never fails
 }
 
-/// What a proxy claims of those before it, as far as it is understood.
+/// The well-formed parts of the forwarding fields of a trusted proxy.
 ///
 /// ```
 /// use reverse_http::Limits;
@@ -244,15 +245,15 @@ fn push_shown(out: &mut Vec<u8>, name: &str, value: impl fmt::Display) {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProxyClaims<'a> {
-    /// `X-Forwarded-For`: addresses, the farthest first; empty where there are none.
+    /// `X-Forwarded-For`: addresses, the farthest first; empty if there are none.
     hops: String,
     /// `X-Forwarded-Proto`, lower case.
     proto: Option<String>,
     host: Option<&'a str>,
     port: Option<u16>,
-    /// `X-Forwarded-Prefix` without a slash at its end.
+    /// `X-Forwarded-Prefix`, without a trailing slash.
     prefix: &'a str,
-    /// `Forwarded`; empty where there is none.
+    /// `Forwarded`; empty if there is none.
     elements: String,
 }
 
@@ -260,15 +261,14 @@ impl<'a> ProxyClaims<'a> {
     /// Reads the forwarding fields of a request that came from a trusted proxy. Malformed parts are
     /// left out, and the request is served.
     ///
-    /// - `X-Forwarded-For`, all its lines: addresses, or `unknown`; a port is left out. What stands
-    ///   before a malformed member goes with it.
+    /// - `X-Forwarded-For`, all its lines: addresses, or `unknown`; a port is left out. Members
+    ///   before a malformed one are dropped with it.
     /// - `-Proto`, `-Host`, `-Port`, `-Prefix`: one line with one value: a scheme, an authority, a
     ///   port, a path of plain segments.
     /// - `Forwarded`, all its lines: elements as of RFC 7239 §4, blanks around `;` allowed. A
     ///   malformed line, and those before it, become `for=unknown`.
     ///
-    /// Of both lists the last 32 members are kept. Any other `X-Forwarded-*` is not understood, and
-    /// goes.
+    /// Of both lists the last 32 members are kept. Any other `X-Forwarded-*` is dropped.
     pub fn read(fields: &Fields<'a>) -> Self {
         let one = |name| one_line(fields, name);
         ProxyClaims {
@@ -283,8 +283,8 @@ impl<'a> ProxyClaims<'a> {
         }
     }
 
-    /// The scheme that the visitor used, where that is known and HTTP's: an origin is compared with
-    /// it.
+    /// The scheme that the visitor used, if it is known and one of HTTP's: an origin is compared
+    /// with it.
     #[must_use]
     pub fn scheme(&self) -> Option<&'static str> {
         match self.proto.as_deref()? {
@@ -294,7 +294,7 @@ impl<'a> ProxyClaims<'a> {
         }
     }
 
-    /// The visitor, as far as addresses are believed: the nearest one that no trusted proxy has.
+    /// The visitor's address: the nearest one that is not a trusted proxy's.
     pub fn visitor(&self, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
         let mut farthest = None;
         for hop in self.hops.rsplit(", ") {
@@ -307,13 +307,13 @@ impl<'a> ProxyClaims<'a> {
         farthest
     }
 
-    /// The host that the visitor asked for, as the proxy tells it.
+    /// The host that the visitor asked for, according to the proxy.
     #[must_use]
     pub fn host(&self) -> Option<&'a str> {
         self.host
     }
 
-    /// The path prefix that the proxy has taken off; empty: none.
+    /// The path prefix that the proxy has removed; empty: none.
     #[must_use]
     pub fn prefix(&self) -> &'a str {
         self.prefix
@@ -329,7 +329,7 @@ fn one_line<'a>(fields: &Fields<'a>, name: &str) -> Option<&'a str> {
     }
 }
 
-/// RFC 3986 §3.1, of a length that schemes have.
+/// Returns true for a scheme (RFC 3986 §3.1) of a usual length.
 fn is_scheme(text: &str) -> bool {
     let rest = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
     text.len() <= 16
@@ -341,19 +341,19 @@ fn port(digits: &str) -> Option<u16> {
     digits.parse().ok().filter(|port: &u16| *port > 0 && port.to_string() == digits)
 }
 
-/// A proxy's prefix ends up in links and redirects: only a single plain path is taken.
+/// A proxy's prefix ends up in links and redirects: only a single plain path is accepted.
 pub(crate) fn outer_prefix(text: &str) -> Option<&str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+;=:@%".contains(&byte);
     path_prefix(text).ok().filter(|prefix| prefix.bytes().all(plain))
 }
 
-/// A path prefix of whole segments, without the slash at its end: `/api` of `/api` and `/api/`;
-/// empty of `/`.
+/// A path prefix of whole segments, without a trailing slash: `/api` for `/api` and `/api/`; empty
+/// for `/`.
 ///
 /// # Errors
 /// It does not begin with `/`, or has an empty segment, one of dots, a query, a fragment, a
-/// backslash, a byte that no target has, a `%` without two hex digits: no request's path would
-/// match it.
+/// backslash, a byte that is invalid in a target, a `%` without two hex digits: no request's path
+/// would match it.
 pub(crate) fn path_prefix(text: &str) -> Result<&str, &'static str> {
     let prefix = text.strip_suffix('/').unwrap_or(text);
     if !text.starts_with('/') {
@@ -387,10 +387,10 @@ pub(crate) fn path_prefix(text: &str) -> Result<&str, &'static str> {
 
 const UNKNOWN: &str = "unknown";
 
-/// The members of `X-Forwarded-For` that are understood, from the last one backwards.
+/// The members of `X-Forwarded-For` after the last malformed one.
 fn hops(fields: &Fields<'_>) -> String {
-    // Quotes mean nothing in this field: one that is not closed must not hide what a proxy wrote
-    // behind it.
+    // Quotes have no meaning in this field: an unclosed one must not hide what a proxy wrote after
+    // it.
     let members =
         fields.all("x-forwarded-for").flat_map(|line| line.split(|byte| *byte == b',')).map(trim);
     let members: Vec<&[u8]> = members.filter(|member| !member.is_empty()).collect();
@@ -416,7 +416,8 @@ fn hop(member: &str) -> Option<String> {
         .then(|| address(name).map(|address| address.to_string()))?
 }
 
-/// A node's name, an IPv6 address in its brackets, and what stands behind the colon (RFC 7239 §6).
+/// Splits a node into its name (an IPv6 address with brackets) and the text after the colon (RFC
+/// 7239 §6).
 fn name_and_port(text: &str) -> Option<(&str, Option<&str>)> {
     let end = if text.starts_with('[') {
         text.find(']')? + 1
@@ -429,7 +430,7 @@ fn name_and_port(text: &str) -> Option<(&str, Option<&str>)> {
     }
 }
 
-/// `192.0.2.7`, `[2001:db8::7]`.
+/// Reads `192.0.2.7` or `[2001:db8::7]`.
 fn address(name: &str) -> Option<IpAddr> {
     let address = match name.strip_prefix('[') {
         Some(inner) => IpAddr::V6(inner.strip_suffix(']')?.parse().ok()?),
@@ -446,13 +447,13 @@ fn node(address: IpAddr) -> String {
     }
 }
 
-/// The elements of `Forwarded` that are understood, over all its lines.
+/// The well-formed elements of `Forwarded`, over all its lines.
 fn elements(fields: &Fields<'_>) -> String {
     let mut known: Vec<String> = Vec::new();
     for line in fields.all("forwarded") {
         match line_of_elements(line) {
             Some(elements) => known.extend(elements),
-            // RFC 7239 §6.2: an unknown client. Left out, the proxy that wrote it would look like
+            // RFC 7239 §6.2: an unknown client. Without it, the proxy that wrote it would look like
             // the client.
             None => known = vec![format!("for={UNKNOWN}")],
         }
@@ -473,7 +474,8 @@ fn line_of_elements(line: &[u8]) -> Option<Vec<String>> {
     }
 }
 
-/// One element, written anew; `rest` then begins with what ended it. `None`: it is malformed.
+/// One element, written anew; `rest` then begins with the byte that ended it. `None`: it is
+/// malformed.
 fn element(rest: &mut &str) -> Option<String> {
     let mut element = String::new();
     let mut names: Vec<String> = Vec::new();
@@ -501,7 +503,7 @@ fn element(rest: &mut &str) -> Option<String> {
     }
 }
 
-/// A token or a quoted string, and what stands behind it.
+/// A token or a quoted string, and the text after it.
 fn value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find([';', ',', ' ', '\t']).unwrap_or(text.len());
@@ -521,8 +523,8 @@ fn value(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// A node as it goes on: an address, `unknown` or an obfuscated name (RFC 7239 §6.3), with a port
-/// or without.
+/// A node as it is forwarded: an address, `unknown` or an obfuscated name (RFC 7239 §6.3), with or
+/// without a port.
 fn known_node(text: &str) -> Option<String> {
     let obfuscated = |text: &str| {
         let rest = text.strip_prefix('_').unwrap_or_default();
@@ -545,7 +547,7 @@ fn known_node(text: &str) -> Option<String> {
     }
 }
 
-/// The value of a pair as it goes on, where it is one of its kind.
+/// The value of a pair as it is forwarded. `None`: it is invalid for its name.
 fn understood(name: &str, value: String) -> Option<String> {
     match name {
         "for" | "by" => known_node(&value),
@@ -555,7 +557,7 @@ fn understood(name: &str, value: String) -> Option<String> {
     }
 }
 
-/// Appends `name=value`, in quotes where it has to be.
+/// Appends `name=value`, with quotes if they are needed.
 fn push_pair(element: &mut String, name: &str, value: &str) {
     if !element.is_empty() {
         element.push(';');

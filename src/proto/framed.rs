@@ -1,7 +1,6 @@
-//! A request whose framing is decided. Whatever decides what a request *means* (a heartbeat, an
-//! offer, a route, a preflight) takes this type, so nothing can be decided about a message before
-//! it is known where its body ends (T47): a body that a recogniser overlooks would be read as the
-//! next request.
+//! A request whose framing is decided. Every function that decides what a request *means* (a
+//! heartbeat, an offer, a route, a preflight) takes this type, so the end of the body is known
+//! before such a decision (T47): an overlooked body would be read as the next request.
 
 use std::ops::Deref;
 
@@ -9,8 +8,7 @@ use crate::error::Refusal;
 use crate::proto::body::{self, Framing};
 use crate::proto::head::RequestHead;
 
-/// A request head and where its body ends. There is no other way to make one than to decide the
-/// framing.
+/// A request head and its framing. The only way to make one is to decide the framing.
 ///
 /// ```
 /// use reverse_http::proto::framed::FramedRequest;
@@ -30,7 +28,7 @@ impl<'a> FramedRequest<'a> {
     /// Decides the framing of a request (RFC 9112 §6.3).
     ///
     /// # Errors
-    /// 400 or 501 with the reason: nobody can tell where the body ends, so the connection has to be
+    /// 400 or 501 with the reason: the end of the body is unknown, so the connection has to be
     /// closed.
     pub fn of(head: RequestHead<'a>) -> Result<Self, Refusal> {
         let framing = body::of_request(&head)?;

@@ -1,15 +1,15 @@
-//! Request and response heads: our own strict pass over start line and line ends, httparse for the
-//! fields, raw bytes kept.
+//! Reads request and response heads: our own strict pass over start line and line ends, and
+//! httparse for the fields. The raw bytes are kept.
 //!
 //! ```text
 //!   bytes ──► window of head_bytes_max ──► start line, by hand ──► line ends, by hand ──► fields, httparse
 //!                                           (refuses at the first     (finds the empty      (names, values)
 //!                                            byte that is wrong)      line, counts lines)
 //! ```
-//! What this file never does: look at what a field means. Framing is in [`body`](super::body), `Host`
-//! and target are in [`forward`](super::forward) and [`turn`](super::turn).
+//! This file does not interpret fields. Framing is in [`body`](super::body), `Host` and target are
+//! in [`forward`](super::forward) and [`turn`](super::turn).
 //!
-//! httparse alone is not enough: it takes a lone LF as a line end, any number of leading empty
+//! httparse alone is not enough: it accepts a lone LF as a line end, any number of leading empty
 //! lines, bytes above 0x7F in a target and statuses below 100. Hence the pass before it.
 
 use crate::error::Refusal;
@@ -17,8 +17,8 @@ use crate::limits::Limits;
 use crate::proto::fields::begins;
 pub use crate::proto::fields::{Field, Fields};
 
-/// How strictly line ends are read (protocol.md §3: a lone LF ends a line only in what a device or
-/// a local server answers).
+/// How strictly line ends are read (protocol.md §3: a lone LF ends a line only in answers of a
+/// device or a local server).
 ///
 /// ```
 /// use reverse_http::Limits;
@@ -37,8 +37,8 @@ pub enum LineEnds {
     CrlfOrLf,
 }
 
-/// Returns true if these bytes are line ends and nothing else: behind a message, or before an
-/// answer, that is nothing (some peers end a body with a CRLF that is not counted).
+/// Returns true if these bytes are line ends and nothing else: after a message, or before an
+/// answer, they are ignored (some peers end a body with an uncounted CRLF).
 pub(crate) fn are_line_ends(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }
@@ -58,9 +58,9 @@ pub(crate) fn are_line_ends(bytes: &[u8]) -> bool {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {
-    /// Method as it came; a token, case-sensitive.
+    /// Method as received; a token, case-sensitive.
     pub method: &'a str,
-    /// Target as it came.
+    /// Target as received.
     pub target: &'a str,
     /// 0 or 1: HTTP/1.0 or HTTP/1.1.
     pub minor: u8,
@@ -89,7 +89,7 @@ pub struct ResponseHead<'a> {
     pub minor: u8,
     /// 100 to 999.
     pub status: u16,
-    /// As it came; may be empty.
+    /// The reason phrase as received; may be empty.
     pub reason: &'a [u8],
     /// The fields.
     pub fields: Fields<'a>,
@@ -120,7 +120,7 @@ impl Part {
         };
         Refusal::new(status, reason)
     }
-    /// There are as many bytes as may be, and no end among them.
+    /// The refusal of a head or section that has reached its longest length without an end.
     fn endless(self) -> Refusal {
         self.too_large(
             "the message head, or the trailer section, is longer than head_bytes_max allows",
@@ -128,15 +128,15 @@ impl Part {
     }
 }
 
-/// Longest method that is read: those in use have up to 17 bytes (`UPDATEREDIRECTREF`). Beyond: 501
-/// (RFC 9112 §3).
+/// Longest method that is accepted: those in use have up to 17 bytes (`UPDATEREDIRECTREF`). Beyond:
+/// 501 (RFC 9112 §3).
 const METHOD_BYTES_MAX: usize = 64;
 
-/// Reads a request head from the front of `bytes`. `Ok(None)`: not whole yet. One empty line before
-/// it is skipped.
+/// Reads a request head from the front of `bytes`. `Ok(None)`: it is not complete yet. One empty
+/// line before it is skipped.
 ///
 /// # Errors
-/// 400, 414, 431, 501 or 505, as soon as the bytes at hand cannot become a right head.
+/// 400, 414, 431, 501 or 505, as soon as the bytes cannot become a valid head.
 pub fn request<'a>(
     bytes: &'a [u8],
     limits: &Limits,
@@ -150,8 +150,8 @@ pub fn request<'a>(
     }
 }
 
-/// Returns true if bytes that are no whole request, or a refused one, are the beginning of one all
-/// the same: a request line of HTTP/1, or the part of it that is here.
+/// Returns true if bytes that are an incomplete or refused request still begin like one: with a
+/// request line of HTTP/1, or the first part of it.
 pub(crate) fn begins_request(bytes: &[u8]) -> bool {
     let line = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
     let method = line.iter().position(|byte| !is_tchar(*byte)).unwrap_or(0);
@@ -168,8 +168,7 @@ fn whole_request<'a>(
     limits: &Limits,
     ends: LineEnds,
 ) -> Result<Option<RequestHead<'a>>, Refusal> {
-    // RFC 9112 §2.2: old clients append CRLF to a body. One is skipped; a stream of them is not
-    // HTTP.
+    // RFC 9112 §2.2: old clients append CRLF to a body. One is skipped; many of them are not HTTP.
     let skipped = match window {
         [b'\r', ..] => line_end(window, ends, Part::Request)?,
         [b'\n', ..] if ends == LineEnds::CrlfOrLf => Some(1),
@@ -194,7 +193,7 @@ struct RequestLine<'a> {
     minor: u8,
 }
 
-/// The request line and its length with line end.
+/// Reads the request line, and its length with the line end.
 fn request_line<'a>(
     bytes: &'a [u8],
     limits: &Limits,
@@ -243,10 +242,10 @@ fn request_line<'a>(
     Ok(Some((RequestLine { method, target, minor }, version_at + VERSION_LEN + end_len)))
 }
 
-/// Reads a response head from the front of `bytes`. `Ok(None)`: not whole yet.
+/// Reads a response head from the front of `bytes`. `Ok(None)`: it is not complete yet.
 ///
 /// # Errors
-/// As soon as the bytes at hand cannot become a right head; the status is 502.
+/// As soon as the bytes cannot become a valid head; the status is 502.
 pub fn response<'a>(
     bytes: &'a [u8],
     limits: &Limits,
@@ -255,8 +254,7 @@ pub fn response<'a>(
     response_of(bytes, limits, ends, version)
 }
 
-/// The same for an AirPlay sender, which may write `EVENT/1.0` where `HTTP/1.1` has to stand, and
-/// means that.
+/// The same for an AirPlay sender, which may write `EVENT/1.0` in place of `HTTP/1.1`.
 ///
 /// # Errors
 /// As [`response`].
@@ -267,7 +265,7 @@ pub(crate) fn event_response<'a>(
 ) -> Result<Option<ResponseHead<'a>>, Refusal> {
     const EVENT: &[u8] = b"EVENT/1.0";
     if bytes.starts_with(EVENT) {
-        let shift = EVENT.len() - VERSION_LEN; // so that the rest behind the version stands where it does in HTTP
+        let shift = EVENT.len() - VERSION_LEN; // so that the rest after the version is at the same position as in HTTP
         let read = response_of(&bytes[shift..], limits, ends, |_, _| Ok(Some(1)))?;
         return Ok(read.map(|head| ResponseHead { len: head.len + shift, ..head }));
     }
@@ -311,8 +309,8 @@ struct StatusLine<'a> {
     reason: &'a [u8],
 }
 
-/// The status line and its length with line end. The reason phrase may be missing, with its space
-/// or without (Yaler's relays).
+/// Reads the status line, and its length with the line end. The reason phrase may be missing, with
+/// or without its space (Yaler's relays).
 fn status_line(
     bytes: &[u8],
     ends: LineEnds,
@@ -356,8 +354,8 @@ fn status_line(
 
 const VERSION_LEN: usize = 8;
 
-/// The minor version of the `HTTP/1.x` at the front. The first wrong byte decides, so the verdict
-/// does not depend on how the bytes were cut.
+/// Reads the minor version of the `HTTP/1.x` at the front. The first wrong byte decides, so the
+/// result does not depend on how the bytes were split.
 fn version(bytes: &[u8], part: Part) -> Result<Option<u8>, Refusal> {
     let other = || {
         let status = if let Part::Response = part { 502 } else { 505 };
@@ -390,7 +388,7 @@ fn version(bytes: &[u8], part: Part) -> Result<Option<u8>, Refusal> {
     }
 }
 
-/// Length of the line end that has to stand at the front.
+/// Length of the line end that has to be at the front.
 fn line_end(bytes: &[u8], ends: LineEnds, part: Part) -> Result<Option<usize>, Refusal> {
     match bytes {
         [] | [b'\r'] => Ok(None),
@@ -404,8 +402,8 @@ fn line_end(bytes: &[u8], ends: LineEnds, part: Part) -> Result<Option<usize>, R
     }
 }
 
-/// Field lines up to and with the empty line, and their length. `bytes` begins at the start of a
-/// line.
+/// Reads field lines up to and including the empty line, and their length. `bytes` begins at the
+/// start of a line.
 pub(crate) fn section<'a>(
     bytes: &'a [u8],
     fields_max: usize,
@@ -414,7 +412,7 @@ pub(crate) fn section<'a>(
 ) -> Result<Option<(Fields<'a>, usize)>, Refusal> {
     let (lines, end) = lines(bytes, fields_max, ends, part)?;
     let Some(end) = end else {
-        // Not whole: parse the part that is here all the same, so that a fault is refused now and
+        // Not complete: the first part is parsed nevertheless, so that an error is reported now and
         // not at the deadline.
         let mut fields = vec![httparse::EMPTY_HEADER; lines + 1];
         return match httparse::parse_headers(bytes, &mut fields) {
@@ -431,7 +429,7 @@ pub(crate) fn section<'a>(
     let mut fields = vec![httparse::EMPTY_HEADER; lines];
     match httparse::parse_headers(&bytes[..end], &mut fields) {
         Ok(httparse::Status::Complete((len, parsed))) if len == end && parsed.len() == lines => {
-            // Of the same shape, so they are collected where they are.
+            // Both types have the same layout, so the vector is converted in place.
             let own = |field: httparse::Header<'a>| Field { name: field.name, value: field.value };
             Ok(Some((Fields(fields.into_iter().map(own).collect()), end)))
         }
@@ -440,8 +438,8 @@ pub(crate) fn section<'a>(
     }
 }
 
-/// How many field lines are whole, and where the section ends behind its empty line, if that is
-/// here.
+/// The number of complete field lines, and the end of the section after its empty line, if that has
+/// arrived.
 fn lines(
     bytes: &[u8],
     fields_max: usize,
@@ -470,8 +468,8 @@ fn lines(
     Ok((lines, None))
 }
 
-/// A tab around the value of a framing field is legal white space, and a classic of smuggling: some
-/// parsers do not trim it (T2).
+/// Returns true if a tab is next to the value of a framing field. It is legal white space, but
+/// often used for smuggling, since some parsers do not trim it (T2).
 fn hides_framing(line: &[u8]) -> bool {
     let name: &[u8] = match line.first() {
         Some(b'c' | b'C') => b"content-length:",
@@ -511,14 +509,14 @@ fn find_lf(bytes: &[u8]) -> Option<usize> {
     rest.iter().position(|&byte| byte == b'\n').map(|i| bytes.len() - rest.len() + i)
 }
 
-/// Bytes that were found to be ASCII, as text.
+/// Converts bytes that were found to be ASCII to text.
 fn text(bytes: &[u8], part: Part) -> Result<&str, Refusal> {
     std::str::from_utf8(bytes)
         .map_err(|_| part.malformed("the first line of the message is not ASCII"))
 }
 
-/// Names what the first bytes are when they are not HTTP/1: "an HTTP/2 preface", "a TLS hello", "an
-/// SSH banner"; `None` when they may be HTTP/1.
+/// Names the protocol of the first bytes if it is not HTTP/1: "an HTTP/2 preface", "a TLS hello",
+/// "an SSH banner"; `None` if they may be HTTP/1.
 #[must_use]
 pub fn foreign_protocol(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
@@ -540,8 +538,8 @@ pub fn foreign_protocol(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Names a foreign protocol, if it is recognised: a reader of the log should not have to guess that
-/// TLS was spoken on a plain port.
+/// Adds the name of a foreign protocol to a refusal, if it is recognised, so that the log says, for
+/// example, that TLS was used on a plain port.
 #[cold]
 fn name_foreign(bytes: &[u8], refusal: Refusal) -> Refusal {
     match foreign_protocol(bytes) {
@@ -558,21 +556,21 @@ fn name_foreign(bytes: &[u8], refusal: Refusal) -> Refusal {
     }
 }
 
-/// Returns true if the connection may carry another exchange after this message, as far as its head
-/// says (RFC 9112 §9.3): HTTP/1.1 without `Connection: close`, or HTTP/1.0 with `keep-alive`.
+/// Returns true if, according to its head, the connection may carry another exchange after this
+/// message (RFC 9112 §9.3): HTTP/1.1 without `Connection: close`, or HTTP/1.0 with `keep-alive`.
 #[must_use]
 pub fn keeps_alive(minor: u8, fields: &Fields<'_>) -> bool {
     !fields.lists("connection", "close") && (minor >= 1 || fields.lists("connection", "keep-alive"))
 }
 
-/// Returns true if a request of this method may be sent again unasked (RFC 9110 §9.2.2).
+/// Returns true if a request of this method may be repeated automatically (RFC 9110 §9.2.2).
 #[must_use]
 pub fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }
 
-/// Returns true if content of a request of this method has a meaning. Servers often leave that of
-/// others unread, and take it for their next request (RFC 9110 §9.3.1).
+/// Returns true if the content of a request of this method has a meaning. Servers often do not read
+/// the content of other requests, and then take it for the next request (RFC 9110 §9.3.1).
 #[must_use]
 pub(crate) fn expects_content(method: &str) -> bool {
     !matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "DELETE")
@@ -598,8 +596,8 @@ const fn is_tchar(byte: u8) -> bool {
     TABLE[byte as usize]
 }
 
-/// What values and reason phrases are made of: HTAB, SP, visible bytes and those above 0x7F (RFC
-/// 9110 §5.5).
+/// Returns true for the bytes of values and reason phrases: HTAB, SP, visible bytes and those above
+/// 0x7F (RFC 9110 §5.5).
 pub(crate) const fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= 0x20 && byte != 0x7F)
 }

@@ -1,4 +1,4 @@
-//! Heads as they are written: each field and line that we build goes through here.
+//! Writes heads: each field and line that we build goes through this file.
 
 use crate::error::Refusal;
 use crate::proto::head::{is_text, is_token};
@@ -6,8 +6,8 @@ use crate::proto::head::{is_text, is_token};
 /// Appends `Name: value CRLF`, the one function through which every field we build goes (T10).
 ///
 /// # Errors
-/// A name that is no token, or CR, LF, NUL or another control byte (but HTAB) in the value. Nothing
-/// is appended then.
+/// The name is not a token, or the value has CR, LF, NUL or another control byte (except HTAB).
+/// Nothing is appended then.
 pub fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) -> Result<(), Refusal> {
     if !is_token(name.as_bytes()) {
         return Err(Refusal::new(400, "a field name is empty or has a byte that no token has"));
@@ -22,7 +22,7 @@ pub fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) -> Result<(), Re
     Ok(())
 }
 
-/// Appends a field that was parsed, and so is right.
+/// Appends a field that was parsed, and is therefore valid.
 pub(crate) fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(if value.is_empty() { b":" } else { b": " }); // `Host:` as in draft-lentczner's sample
@@ -33,8 +33,8 @@ pub(crate) fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 /// Appends `METHOD target HTTP/1.1 CRLF`.
 ///
 /// # Errors
-/// A method that is no token; a target that is empty or has bytes outside 0x21 to 0x7E. Nothing is
-/// appended then.
+/// A method that is not a token; a target that is empty or has bytes outside 0x21 to 0x7E. Nothing
+/// is appended then.
 pub fn write_request_line(out: &mut Vec<u8>, method: &str, target: &str) -> Result<(), Refusal> {
     if !is_token(method.as_bytes()) {
         return Err(Refusal::new(400, "the method is empty or has a byte that no token has"));
@@ -51,7 +51,7 @@ pub fn write_request_line(out: &mut Vec<u8>, method: &str, target: &str) -> Resu
     Ok(())
 }
 
-/// Appends `HTTP/1.1 status reason CRLF`; the space stays where there is no reason (RFC 9112 §4).
+/// Appends `HTTP/1.1 status reason CRLF`; the space is written even without a reason (RFC 9112 §4).
 ///
 /// # Errors
 /// A status outside 100 to 999; a reason with control bytes. Nothing is appended then.
@@ -88,8 +88,8 @@ pub(crate) fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[first..]);
 }
 
-/// `content-type` as `Content-Type`: how the names of heads we build are written (heads we relay
-/// keep theirs).
+/// Writes `content-type` as `Content-Type`: the spelling of names in heads that we build (relayed
+/// heads keep theirs).
 pub fn title_case(name: &str, out: &mut Vec<u8>) {
     let mut begins = true;
     for byte in name.bytes() {

@@ -1,17 +1,19 @@
-//! The sign of life on an idle link (protocol.md §1.5): `OPTIONS *`, answered by the device itself
-//! and never shown to a handler.
+//! The heartbeat on an idle link (protocol.md §1.5): `OPTIONS *`, which the device answers itself,
+//! without its handler.
 
 use crate::error::Refusal;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head;
 
-/// What a gateway asks an idle link after some silence. Any complete answer proves life.
+/// The request that a gateway sends over an idle link after some silence. Any complete answer
+/// proves that the device is alive.
 pub const REQUEST: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n";
 
-/// What a gateway tells an idle link that is to go: its session was replaced, or the gateway stops.
+/// The request that a gateway sends over an idle link that is to end: its session was replaced, or
+/// the gateway stops.
 pub const GOAWAY: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n";
 
-/// What a gateway asks of an idle link.
+/// The kind of a heartbeat.
 ///
 /// ```
 /// use reverse_http::Limits;
@@ -26,9 +28,9 @@ pub const GOAWAY: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost:\r\nConnection: close\r\n
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heartbeat {
-    /// A sign of life.
+    /// The device has to answer, to show that it is alive.
     Alive,
-    /// To go: the link ends behind the answer.
+    /// The link ends after the answer.
     Goaway,
 }
 
@@ -39,11 +41,11 @@ pub fn asks_server(request: &FramedRequest<'_>) -> bool {
     request.method == "OPTIONS" && request.target == "*"
 }
 
-/// What a request asks of an idle link; `None`: it is no heartbeat.
+/// Recognises a heartbeat; `None`: the request is not one.
 ///
 /// # Errors
-/// 400: it is a heartbeat with a body. Nobody reads that body, so its bytes would be taken for the
-/// next request; the link has to end.
+/// 400: it is a heartbeat with a body. That body would not be read, so its bytes would be taken for
+/// the next request; the link has to end.
 pub fn recognise(request: &FramedRequest<'_>) -> Result<Option<Heartbeat>, Refusal> {
     if !asks_server(request) {
         return Ok(None);
@@ -58,7 +60,7 @@ pub fn recognise(request: &FramedRequest<'_>) -> Result<Option<Heartbeat>, Refus
     Ok(Some(if keeps { Heartbeat::Alive } else { Heartbeat::Goaway }))
 }
 
-/// Appends our device's answer: 204, with `Connection: close` where the link goes. `date` is an
+/// Appends our device's answer: 204, with `Connection: close` if the link ends. `date` is an
 /// IMF-fixdate.
 pub fn write_answer(out: &mut Vec<u8>, date: &str, close: bool) {
     out.extend_from_slice(b"HTTP/1.1 204 No Content\r\nDate: ");

@@ -1,9 +1,9 @@
-//! Hop-by-hop fields: they are of one connection, by their name or since `Connection` names them,
-//! and are stripped at each hop (RFC 9110 §7.6.1).
+//! Hop-by-hop fields: they apply to one connection, because of their name or because `Connection`
+//! names them, and are removed at each hop (RFC 9110 §7.6.1).
 
 use crate::proto::fields::{Fields, begins, same_name};
 
-/// Returns true if a field of this name is of one connection alone (RFC 9110 §7.6.1), whatever
+/// Returns true if a field of this name applies to one connection only (RFC 9110 §7.6.1), whatever
 /// `Connection` lists.
 pub(crate) fn is_of_connection(name: &str) -> bool {
     ["connection", "keep-alive", "proxy-connection", "te", "upgrade"]
@@ -24,12 +24,12 @@ pub(crate) struct Named<'a> {
 }
 
 impl<'a> Named<'a> {
-    /// `None`: more than [`NAMED_MAX`].
+    /// Reads `Connection`. `None`: it names more than [`NAMED_MAX`] fields.
     pub(crate) fn by_connection(fields: &Fields<'a>) -> Option<Self> {
         Self::of(fields.list("connection"))
     }
 
-    /// The same, of these options. `None`: more than [`NAMED_MAX`].
+    /// The same for these options. `None`: they name more than [`NAMED_MAX`] fields.
     pub(crate) fn of(options: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
         let mut named = Named { names: [b""; NAMED_MAX], len: 0 };
         let usual: [&[u8]; 4] = [b"close", b"keep-alive", b"upgrade", b"te"];
@@ -42,7 +42,7 @@ impl<'a> Named<'a> {
         Some(named)
     }
 
-    /// Returns true if a field of this name stays behind because it is named.
+    /// Returns true if a field of this name is removed because `Connection` names it.
     pub(crate) fn drops(&self, name: &str) -> bool {
         let is_named =
             self.names[..self.len].iter().any(|named| named.eq_ignore_ascii_case(name.as_bytes()));
@@ -51,8 +51,8 @@ impl<'a> Named<'a> {
 }
 
 /// End-to-end fields that `Connection` may not remove (RFC 9110 §7.6.1: an option never names a
-/// field meant for all recipients). A visitor that could strip these would reach the device under
-/// another identity, or past its cache and its checks (T12).
+/// field meant for all recipients). A visitor that could remove these would reach the device with
+/// another identity, or bypass its cache and its checks (T12).
 fn survives(name: &str) -> bool {
     const END_TO_END: [&str; 17] = [
         "authorization",

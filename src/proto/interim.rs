@@ -7,7 +7,7 @@ use crate::limits::Limits;
 /// The answer to `Expect: 100-continue` (RFC 9110 §15.2.1).
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What a peer did that went beyond the bound; its subject is the caller's.
+/// The reason for a refusal beyond the bound; the caller puts the subject before it.
 const TOO_MANY: &str = "sent more interim responses than informational_max";
 
 /// Counts the interim responses before one final response, up to
@@ -27,10 +27,10 @@ const TOO_MANY: &str = "sent more interim responses than informational_max";
 pub struct InterimCount(usize);
 
 impl InterimCount {
-    /// Counts one more.
+    /// Counts one more interim response.
     ///
     /// # Errors
-    /// 502: there were as many before as the limit allows. The reason has no subject: `sent more
+    /// 502: there were already as many as the limit allows. The reason has no subject: `sent more
     /// interim responses than informational_max`.
     pub fn count(&mut self, limits: &Limits) -> Result<(), Refusal> {
         if self.0 >= limits.informational_max {

@@ -1,24 +1,24 @@
 //! Path prefixes, and which of them a request's path begins with: one rule for a gateway's routes
 //! and for a device's local servers.
 //!
-//! Prefixes are of whole segments, and the longest wins: `/api` is for `/api`, `/api/` and
-//! `/api/x`, not for `/apix`. A path is compared as [`origin_form`] leaves it, byte for byte: with
-//! case, and nothing is decoded a second time, so `/%61pi` and `//api` are not `/api`, and `%2f` is
-//! neither a slash nor `%2F` (T11).
+//! Prefixes consist of whole segments, and the longest one wins: `/api` matches `/api`, `/api/` and
+//! `/api/x`, but not `/apix`. The result of [`origin_form`] is compared byte for byte: case
+//! matters, and nothing is decoded a second time, so `/%61pi` and `//api` are not `/api`, and `%2f`
+//! is neither a slash nor `%2F` (T11).
 //!
 //! [`origin_form`]: crate::proto::forward::origin_form
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// Values by the path prefixes that they are for. The prefix of all paths is empty; the others are
-/// as [`path_prefix`](crate::proto::forwarded::path_prefix) returns them.
+/// Values by path prefix. The empty prefix matches all paths; the others are in the form that
+/// [`path_prefix`](crate::proto::forwarded::path_prefix) returns.
 #[derive(Clone, Debug)]
 pub(crate) struct Prefixes<T> {
-    /// The one of the empty prefix: where there are no others, nothing is hashed.
+    /// The value of the empty prefix: if it is the only one, nothing is hashed.
     all: Option<(String, T)>,
     values: HashMap<String, T>,
-    /// Bytes of the longest prefix, and most segments: no more of a path is looked up.
+    /// Bytes of the longest prefix, and most segments: a path is looked up only so far.
     longest: usize,
     deepest: usize,
 }
@@ -30,7 +30,7 @@ impl<T> Default for Prefixes<T> {
 }
 
 impl<T> Prefixes<T> {
-    /// Adds one, in the place of another with this prefix.
+    /// Adds a value, and returns the one that it replaces.
     pub(crate) fn insert(&mut self, prefix: String, value: T) -> Option<T> {
         if prefix.is_empty() {
             return self.all.replace((prefix, value)).map(|(_, before)| before);
@@ -73,8 +73,8 @@ pub(crate) fn path_of(target: &str) -> &str {
     target.split_once('?').map_or(target, |(path, _)| path)
 }
 
-/// A target without a prefix that its path begins with; it begins with `/` still. As it is where
-/// the prefix is empty.
+/// Removes a prefix from a target; the result still begins with `/`. With an empty prefix, the
+/// target is unchanged.
 pub(crate) fn without_prefix<'t>(target: &'t str, prefix: &str) -> Cow<'t, str> {
     match target.strip_prefix(prefix) {
         Some(rest) if !rest.starts_with('/') && !prefix.is_empty() => format!("/{rest}").into(),

@@ -1,9 +1,10 @@
-//! The PROXY protocol, versions 1 and 2: what a TCP balancer sends before the bytes of a connection,
-//! so that the server learns whose they are (<https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>).
+//! The PROXY protocol, versions 1 and 2: the header that a TCP balancer sends before the bytes of a
+//! connection, so that the server learns the client's address
+//! (<https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>).
 //!
-//! The grammar is the crate `proxy-header`'s. This reader is stricter: a line of version 1 is no
-//! longer than the protocol's 107 bytes and has nothing but what the protocol names, a header of
-//! version 2 has a bound, and both are refused at the first byte that no header begins with.
+//! The grammar is the crate `proxy-header`'s. This reader is stricter: a line of version 1 has at
+//! most the protocol's 107 bytes and only the words of its grammar, a header of version 2 has a
+//! bound, and both are refused at the first byte that cannot begin a header.
 
 use core::net::SocketAddr;
 
@@ -11,23 +12,23 @@ use proxy_header::{Error, ParseConfig, Protocol, ProxyHeader};
 
 use crate::error::Refusal;
 
-/// How a line of version 1 begins, and its longest length.
+/// The beginning of a line of version 1.
 const TEXT: &[u8] = b"PROXY ";
 const TEXT_MAX: usize = 107;
 
-/// How a header of version 2 begins; four bytes follow, the last two of which are its length from
-/// there.
+/// The beginning of a header of version 2; four bytes follow, the last two of which are the length
+/// of the rest.
 const BINARY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// The command behind it with which the balancer speaks for itself: the rest of the header says
-/// nothing, its family included.
+/// The command after it for a connection of the balancer's own: the rest of the header is ignored,
+/// its family included.
 const LOCAL: u8 = 0x20;
 
-/// Longest header of version 2, in bytes: what nginx reads (its `NGX_PROXY_PROTOCOL_MAX_HEADER`).
-/// The longest that needs none of its extensions (TLV) has 232.
+/// Longest header of version 2, in bytes, as in nginx (its `NGX_PROXY_PROTOCOL_MAX_HEADER`).
+/// Without extensions (TLV), the longest has 232.
 pub const BYTES_MAX: usize = 4_096;
 
-/// A whole header.
+/// A complete header.
 ///
 /// ```
 /// use reverse_http::proto::proxy_header;
@@ -37,15 +38,15 @@ pub const BYTES_MAX: usize = 4_096;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The connection's other end, as the balancer saw it. `None`: the balancer speaks for itself
-    /// (LOCAL, a health check), or does not know (UNKNOWN, a Unix socket).
+    /// The client's address, as the balancer saw it. `None`: the connection is the balancer's own
+    /// (LOCAL, a health check), or it does not know the address (UNKNOWN, a Unix socket).
     pub source: Option<SocketAddr>,
-    /// Bytes of the header; the connection's own come behind it.
+    /// Bytes of the header; the connection's own follow it.
     pub length: usize,
 }
 
 /// Reads a header at the front of `bytes`. Extensions of version 2 are skipped. `None`: it is not
-/// whole yet.
+/// complete yet.
 ///
 /// ```
 /// use reverse_http::proto::proxy_header;
@@ -93,13 +94,13 @@ pub fn read(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
     }
 }
 
-/// Returns true if the one is the beginning of the other.
+/// Returns true if one is the beginning of the other.
 fn begins(bytes: &[u8], mark: &[u8]) -> bool {
     bytes.iter().zip(mark).all(|(byte, marked)| byte == marked)
 }
 
-/// Returns true if a whole line of version 1 has the words that the protocol names, between single
-/// blanks. What stands behind `UNKNOWN` says nothing.
+/// Returns true if a complete line of version 1 has the words of the grammar, separated by single
+/// blanks. The text after `UNKNOWN` is ignored.
 fn is_line(line: &[u8]) -> bool {
     let bare = line.strip_suffix(b"\r\n").unwrap_or_default();
     let mut words = bare.split(|byte| *byte == b' ').skip(1);

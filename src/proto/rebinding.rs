@@ -1,12 +1,12 @@
-//! DNS rebinding: a web page whose own name leads to this machine makes a browser ask a listener on
-//! loopback, and reads the answer. What tells such a request is its `Host`.
+//! DNS rebinding: a web page whose own name resolves to this machine makes a browser send requests
+//! to a listener on loopback, and reads the answers. Such a request is recognised by its `Host`.
 
 use core::net::IpAddr;
 
 use crate::proto::authority;
 
-/// Returns true if this `Host` is `localhost` or an address, with or without a port: no page of
-/// another site has such a name.
+/// Returns true if this `Host` is `localhost` or an address, with or without a port: another site's
+/// page cannot have such a name.
 ///
 /// ```
 /// use reverse_http::proto::rebinding::is_local;

@@ -1,5 +1,5 @@
 //! TCP over an upgraded exchange (protocol.md §4): a visitor asks for one of the targets that a
-//! device lists, and behind the 101 bytes go both ways.
+//! device lists, and after the 101 bytes flow in both directions.
 
 use crate::error::Refusal;
 use crate::proto::forward;
@@ -10,9 +10,9 @@ use crate::proto::head_writer::{write_field, write_request_line, write_status_li
 /// The protocol that the exchange is upgraded to.
 pub const TOKEN: &str = "ptth-tcp/1";
 
-/// The name of the target that a request asks for, as its path has it: `GET /ssh` with `Upgrade:
-/// ptth-tcp/1`. `None`: it asks for none, and is an ordinary request. Whether the upgrade may be
-/// honoured at all is not decided here.
+/// The name of the target that a request asks for, from its path: `GET /ssh` with `Upgrade:
+/// ptth-tcp/1`. `None`: it is an ordinary request. The caller decides whether the upgrade is
+/// allowed.
 ///
 /// ```
 /// use reverse_http::proto::{framed::FramedRequest, head, head::LineEnds, tcp};
@@ -36,8 +36,8 @@ pub fn asked<'a>(request: &FramedRequest<'a>) -> Option<&'a str> {
     (!name.contains('/')).then_some(name)
 }
 
-/// Appends a visitor's request for a target: `path` as the gateway's route has it, `token` where
-/// the gateway wants one.
+/// Appends a visitor's request for a target: `path` is that of the gateway's route; `token` is for
+/// gateways that require one.
 ///
 /// # Errors
 /// 400: one of them cannot be written.
@@ -58,7 +58,7 @@ pub fn write_request(
     Ok(())
 }
 
-/// The 101 behind which the bytes are the target's.
+/// The 101 after which the bytes are the target's.
 pub(crate) fn switch() -> Result<Vec<u8>, Refusal> {
     let mut out = Vec::new();
     write_status_line(&mut out, 101, b"Switching Protocols")?;
@@ -68,7 +68,7 @@ pub(crate) fn switch() -> Result<Vec<u8>, Refusal> {
     Ok(out)
 }
 
-/// Returns true if what follows a response is the target's bytes.
+/// Returns true if the bytes after a response are the target's.
 #[must_use]
 pub fn is_switched(response: &ResponseHead<'_>) -> bool {
     let is_ours = |token: &[u8]| token.eq_ignore_ascii_case(TOKEN.as_bytes());

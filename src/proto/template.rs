@@ -1,4 +1,4 @@
-//! Where an IETF offer goes: a gateway URL's path and query as a template with
+//! The target of an IETF offer: a gateway URL's path and query as a template with
 //! `{serialized_origin}` (draft-kazuho-ptth-ptth, RFC 6570).
 
 use crate::error::Refusal;
@@ -8,13 +8,13 @@ use crate::proto::turn::Name;
 /// The one variable that the draft defines: the list of origins.
 const VARIABLE: &str = "serialized_origin";
 
-/// Returns true if there is something to expand.
+/// Returns true if the target has an expression to expand.
 pub(crate) fn is_template(target: &str) -> bool {
     target.contains(['{', '}'])
 }
 
-/// The path and query with the origins in their place: RFC 6570 without the operators that the
-/// draft excludes (`+ # . / ;`).
+/// Expands the path and query with the origins: RFC 6570 without the operators that the draft
+/// excludes (`+ # . / ;`).
 ///
 /// # Errors
 /// An invalid expression, or one that the draft does not allow; the sentence says which.
@@ -45,7 +45,7 @@ pub(crate) fn expand(template: &str, origins: &[Name]) -> Result<String, Refusal
     Ok(target)
 }
 
-/// One expression, without its braces.
+/// Expands one expression, given without its braces.
 fn expanded(expression: &str, origins: &[String]) -> Result<String, String> {
     let (operator, variables) = match expression.chars().next() {
         Some(operator @ ('?' | '&')) => (Some(operator), &expression[1..]),

@@ -5,8 +5,8 @@
 //!   device   write_offer ──► decide   gateway
 //!            check       ◄── write_switch
 //! ```
-//! Nothing here checks the right to a name, nor room for it: the gateway does that between
-//! `decide` and `write_switch`, since behind the 101 there is no way to refuse.
+//! Authentication and limits are not checked here: the gateway does that between `decide` and
+//! `write_switch`, since after the 101 it cannot refuse.
 use std::borrow::Cow;
 use std::fmt;
 
@@ -23,15 +23,15 @@ use crate::proto::head_writer::{write_field, write_request_line};
 /// JSON.
 pub const MESSAGE_ID: &str = "PTTH-Message-ID";
 
-/// What a gateway that stops says to offers and polls that it does not take.
+/// The reason with which a stopping gateway refuses offers and polls.
 pub(crate) const STOPPING: &str = "this gateway is stopping; dial again";
 
-/// With the value `1` in a device's POST: it is the last one there, for the device stops, and no
-/// event may come with its reply (protocol.md §2).
+/// With the value `1` in a device's POST: the device stops, so this POST is its last one, and its
+/// reply must not carry an event (protocol.md §2).
 pub(crate) const LAST: &str = "PTTH-Last";
 
-/// Stands in every answer of a gateway's devices' port but the 101, so that a device knows it from
-/// a middlebox's (protocol.md §1.7; RFC 9209).
+/// In every answer of a gateway's devices' port except the 101, so that a device can tell it from a
+/// middlebox's (protocol.md §1.7; RFC 9209).
 pub(crate) const MARK: (&str, &str) = ("Proxy-Status", "ptth");
 
 /// Returns true if a gateway of ours gave this answer: the first member of `Proxy-Status` is that
@@ -43,8 +43,8 @@ pub fn is_marked(fields: &Fields<'_>) -> bool {
     trim(name) == MARK.1.as_bytes()
 }
 
-/// What a gateway's mark says beside its name: the `details` of the first member of `Proxy-Status`
-/// (RFC 9209 §2.1.2), where that is a string of visible characters.
+/// The `details` of the first member of `Proxy-Status` (RFC 9209 §2.1.2), if they are a string of
+/// visible characters.
 #[must_use]
 pub fn details<'f>(fields: &'f Fields<'_>) -> Option<&'f str> {
     const NAME: &str = "details=\"";
@@ -54,7 +54,7 @@ pub fn details<'f>(fields: &'f Fields<'_>) -> Option<&'f str> {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'\\').then_some(text)
 }
 
-/// How the fallback's messages are written (protocol.md §2.1, §2.2).
+/// How the fallback's messages are encoded (protocol.md §2.1, §2.2).
 ///
 /// ```
 /// use reverse_http::Encoding;
@@ -71,7 +71,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// For `Content-Type` and `Accept`.
+    /// The media type for `Content-Type` and `Accept`.
     #[must_use]
     pub fn media_type(self) -> &'static str {
         match self {
@@ -80,8 +80,8 @@ impl Encoding {
         }
     }
 
-    /// What a `Content-Type` names, parameters aside. `text/plain` stands for `message/http`, as
-    /// seed-style peers write it.
+    /// The encoding that a `Content-Type` names, whatever its parameters. `text/plain` stands for
+    /// `message/http`, as seed-style peers write it.
     #[must_use]
     pub fn of_type(content_type: &[u8]) -> Option<Self> {
         let media_type = trim(content_type.split(|&byte| byte == b';').next().unwrap_or_default());
@@ -93,8 +93,8 @@ impl Encoding {
         }
     }
 
-    /// What a poll's `Accept` asks for: the first of the two types with a q other than 0; without
-    /// one JSON.
+    /// The encoding that a poll's `Accept` asks for: the first of the two types with a q other than
+    /// 0; JSON if there is none.
     #[must_use]
     pub fn accepted(fields: &Fields<'_>) -> Self {
         let wanted = fields.list("accept").find_map(|member| {
@@ -116,7 +116,7 @@ impl Encoding {
     }
 }
 
-/// `COMET json` or `COMET message/http`: the way in, as events and the `connected` line tell it.
+/// `COMET json` or `COMET message/http`, as in events and in the `connected` line.
 impl fmt::Display for Encoding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -162,17 +162,16 @@ impl fmt::Display for Transport {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fallback {
-    /// Each reply decides: a connection that can turn does, and where none can, polls carry the
-    /// messages.
+    /// Each reply decides: connections turn if they can, otherwise polls carry the messages.
     #[default]
     Auto,
-    /// Connections turn, or there is none.
+    /// Connections have to turn.
     Never,
-    /// Nothing turns; polls alone.
+    /// No connection turns; only polls are used.
     Only,
 }
 
-/// A name a link can be registered under: a device name (DNS label) or an origin.
+/// A name under which a link can be registered: a device name (DNS label) or an origin.
 ///
 /// ```
 /// use reverse_http::proto::turn::Name;
@@ -192,7 +191,7 @@ pub enum Name {
         scheme: String,
         /// Host, lower case.
         host: String,
-        /// Port where it is not the scheme's own.
+        /// The port, if it is not the scheme's own.
         port: Option<u16>,
     },
 }
@@ -210,7 +209,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// What `/` registers.
+/// The name that the path `/` registers.
 const DEFAULT_LABEL: &str = "default";
 
 impl Name {
@@ -231,7 +230,7 @@ impl Name {
         Err(Refusal::new(400, broken))
     }
 
-    /// An origin's ASCII serialisation (RFC 6454 §6.2), its default port left out or not.
+    /// An origin's ASCII serialisation (RFC 6454 §6.2), with or without its default port.
     ///
     /// # Errors
     /// 400; `null`, other schemes, upper case, a path, userinfo, a trailing dot.
@@ -258,7 +257,7 @@ impl Name {
     }
 }
 
-/// What the gateway's operator allows in an offer.
+/// The rules of a gateway's operator for offers.
 ///
 /// ```
 /// use reverse_http::proto::{dialect::Dialect, turn::OfferRules};
@@ -271,9 +270,9 @@ impl Name {
 pub struct OfferRules {
     /// The dialects that turn.
     pub dialects: Vec<Dialect>,
-    /// Take offers without `Host` (AirPlay senders). Default false.
+    /// Accept offers without `Host` (AirPlay senders). Default false.
     pub missing_host: bool,
-    /// Insist on `Connection: upgrade`, also from the seed's own kind of device. Default false.
+    /// Require `Connection: upgrade`, even of devices that offer in the seed's form. Default false.
     pub strict_connection: bool,
 }
 
@@ -302,17 +301,17 @@ impl Default for OfferRules {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Offer {
-    /// The names it registers, at least one.
+    /// The names that it registers, at least one.
     pub names: Vec<Name>,
     /// The token bytes as offered, echoed in the 101. Empty for a poll.
     pub token: String,
-    /// Row of [`OfferRules::dialects`]. 0 for a poll.
+    /// The index of its dialect in [`OfferRules::dialects`]. 0 for a poll.
     pub dialect: usize,
-    /// Target of the offer as it came (path and query).
+    /// Target of the offer as received (path and query).
     pub target: String,
-    /// `PTTH-Session`, where there is a valid one (32 hex digits); anything else malformed is 400.
+    /// `PTTH-Session`, if there is one. A malformed one (not 32 hex digits) is refused with 400.
     pub session: Option<[u8; 16]>,
-    /// All fields as they came (name, value), for `authorize`. Debug never shows `Authorization`,
+    /// All fields as received (name, value), for `authorize`. Debug never shows `Authorization`,
     /// `Proxy-Authorization` or `Cookie` values (T23).
     pub fields: OfferFields,
     /// The offer asked for `100-continue`.
@@ -320,15 +319,14 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Returns true if this is a poll of the COMET fallback: nothing was offered that could be
-    /// turned.
+    /// Returns true if this is a poll of the COMET fallback, without an offer to turn.
     #[must_use]
     pub fn is_poll(&self) -> bool {
         self.token.is_empty()
     }
 
-    /// Returns true if it is an AirPlay sender's, which names its purpose: some of them answer with
-    /// the version `EVENT/1.0`.
+    /// Returns true if it is the offer of an AirPlay sender, recognised by its purpose field: some
+    /// of them answer with the version `EVENT/1.0`.
     pub(crate) fn is_airplay(&self) -> bool {
         self.fields.0.iter().any(|(name, _)| same_name(name, "x-apple-purpose"))
     }
@@ -361,7 +359,7 @@ impl fmt::Debug for OfferFields {
     }
 }
 
-/// What a request on the devices' port is.
+/// The kind of a request on the devices' port.
 ///
 /// ```
 /// use reverse_http::Limits;
@@ -379,23 +377,23 @@ impl fmt::Debug for OfferFields {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// An offer that may turn.
+    /// An offer to turn.
     Turn(Box<Offer>),
-    /// POST that offers nothing we know, in HTTP/1.1 or 1.0: a poll of the COMET fallback
+    /// A POST in HTTP/1.1 or 1.0 without an offer that we know: a poll of the COMET fallback
     /// ([`Offer::is_poll`]).
     Poll(Box<Offer>),
 }
 
-/// Decides about a request on the devices' port: order of checks as protocol.md §1.2 and §1.3.
-/// An `Upgrade` in HTTP/1.0, or with tokens that no dialect has, counts as absent.
+/// Decides about a request on the devices' port, with the checks in the order of protocol.md §1.2
+/// and §1.3. An `Upgrade` in HTTP/1.0, or without a token of one of the dialects, counts as absent.
 ///
 /// # Errors
 /// 400 (malformed offer, bad name, missing `Host`, ALPN without `http/1.1`, offer whose
-/// `Connection` does not list `upgrade`, where that is asked), 405 (a method that neither polls nor
-/// offers; the caller adds `Allow: POST`). Framing and body are the caller's business.
+/// `Connection` does not list `upgrade`, if that is required), 405 (a method that neither polls nor
+/// offers; the caller adds `Allow: POST`). The caller handles framing and body.
 pub fn decide(head: &FramedRequest<'_>, rules: &OfferRules) -> Result<Decision, Refusal> {
-    // RFC 9110 §7.8: Upgrade in an HTTP/1.0 request is ignored. So is what a load balancer left of
-    // an offer: a POST is a poll then.
+    // RFC 9110 §7.8: Upgrade in an HTTP/1.0 request is ignored. So is an offer that a load balancer
+    // has damaged: a POST is a poll then.
     let offered = if head.minor == 0 { None } else { offered(&head.fields, &rules.dialects) };
     let offered = offered.filter(|_| {
         head.method != "POST" || rules.strict_connection || !is_for_another_hop(&head.fields)
@@ -414,7 +412,7 @@ pub fn decide(head: &FramedRequest<'_>, rules: &OfferRules) -> Result<Decision, 
     if let Some(method) = dialect.method.as_deref().filter(|&method| method != head.method) {
         return Err(Refusal::new(400, format!("an offer of {token} has the method {method}")));
     }
-    // The draft has no form without it, as the seed has.
+    // The draft, unlike the seed, requires it in every offer.
     check_connection(&head.fields, rules.strict_connection || dialect.naming == Naming::Origins)?;
     check_host(head, rules)?;
     let names = match dialect.naming {
@@ -430,8 +428,9 @@ pub fn decide(head: &FramedRequest<'_>, rules: &OfferRules) -> Result<Decision, 
     Ok(Decision::Turn(Box::new(registration(head, names, token, row)?)))
 }
 
-/// Returns true if a request looks like a device's: an offer of one of these dialects, or of another
-/// version of this protocol, or a poll with a session. The version of HTTP does not count here. So a port that is not for devices can say so; a decision is [`decide`]'s.
+/// Returns true if a request looks like a device's: an offer of one of these dialects, or of
+/// another version of this protocol, or a poll with a session. The version of HTTP does not matter.
+/// It lets a port that is not for devices say so; [`decide`] makes the real decision.
 pub(crate) fn is_of_device(head: &FramedRequest<'_>, dialects: &[Dialect]) -> bool {
     let is_ours =
         |token: &[u8]| token.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"PTTH/"));
@@ -459,7 +458,8 @@ fn registration(
     })
 }
 
-/// The first offered token that a dialect has: the device's preference counts (RFC 9110 §7.8).
+/// The first offered token that belongs to a dialect: the order is the device's preference (RFC
+/// 9110 §7.8).
 fn offered<'a, 'd>(
     fields: &Fields<'a>,
     dialects: &'d [Dialect],
@@ -471,8 +471,8 @@ fn offered<'a, 'd>(
     })
 }
 
-/// `Connection` lists `upgrade`, or this is the seed's own form, which omits it, and no
-/// intermediary shows.
+/// Checks that `Connection` lists `upgrade`, or that this is the seed's own form, which omits it,
+/// without a trace of an intermediary.
 fn check_connection(fields: &Fields<'_>, strict: bool) -> Result<(), Refusal> {
     if fields.lists("connection", "upgrade") {
         return Ok(());
@@ -492,15 +492,16 @@ fn check_connection(fields: &Fields<'_>, strict: bool) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// `Upgrade` without its `Connection: upgrade`, and an intermediary shows: that removed the one and
-/// left the other, which was meant for its own hop (RFC 9110 §7.6.1) and counts as absent.
+/// Returns true for `Upgrade` without `Connection: upgrade` if there is a trace of an intermediary.
+/// It has removed only `Connection`; the `Upgrade` was for its own hop (RFC 9110 §7.6.1), and
+/// counts as absent.
 fn is_for_another_hop(fields: &Fields<'_>) -> bool {
     !fields.lists("connection", "upgrade")
         && ["via", "forwarded", "x-forwarded-for"].iter().any(|name| fields.get(name).is_some())
 }
 
-/// Exactly one valid `Host` in HTTP/1.1; the operator may allow that there is none, or an empty
-/// one.
+/// Checks that there is exactly one valid `Host` in HTTP/1.1; the operator may allow none, or an
+/// empty one.
 fn check_host(head: &RequestHead<'_>, rules: &OfferRules) -> Result<(), Refusal> {
     match one_host(&head.fields)? {
         Some(host) if !host.is_empty() => authority(host).map(drop),
@@ -521,7 +522,7 @@ fn name_of_path(target: &str) -> Result<Name, Refusal> {
     }
 }
 
-/// Before and behind the list of origins.
+/// The path before and after the list of origins.
 const WELL_KNOWN: (&str, &str) = ("/.well-known/ptth/", "/");
 
 /// The names that an IETF offer registers, each once.
@@ -549,7 +550,7 @@ pub(super) fn is_http_1_1(id: &[u8]) -> bool {
     percent_decoded(id).is_some_and(|id| id == b"http/1.1")
 }
 
-/// `PTTH-Session`: one line of 32 hex digits.
+/// Reads `PTTH-Session`: one line of 32 hex digits.
 fn session(fields: &Fields<'_>) -> Result<Option<[u8; 16]>, Refusal> {
     let mut lines = fields.all("ptth-session");
     let (Some(value), second) = (lines.next(), lines.next()) else { return Ok(None) };
@@ -563,12 +564,12 @@ fn session(fields: &Fields<'_>) -> Result<Option<[u8; 16]>, Refusal> {
 /// own fields, nothing else. For the classic rows exactly the 76 bytes of draft-lentczner's sample
 /// (with PTTH/1.0).
 ///
-/// A field of the dialect that cannot be written, or is one of framing (RFC 9110 §8.6) or of the
-/// switch itself, is left out.
+/// A field of the dialect that cannot be written, frames the message (RFC 9110 §8.6), or is one of
+/// the above, is left out.
 pub fn write_switch(out: &mut Vec<u8>, token: &str, dialect: &Dialect) {
     out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
-    // decide() takes a token from a parsed head: it can be written. Whatever else a program passes
-    // here, no line is split.
+    // The token of decide() comes from a parsed head, so it can be written. Whatever else a program
+    // passes, it cannot add a line.
     let _ = write_field(out, "Upgrade", token.as_bytes());
     out.extend_from_slice(b"Connection: Upgrade\r\n");
     for (name, value) in &dialect.answer_fields {
@@ -586,7 +587,7 @@ fn is_ours(name: &str) -> bool {
         .any(|ours| same_name(name, ours))
 }
 
-/// What a device offers. `Debug` shows no credentials (T23).
+/// The offer of a device. `Debug` shows no credentials (T23).
 ///
 /// ```
 /// use reverse_http::proto::{dialect::Dialect, turn::{self, OfferPlan}};
@@ -605,23 +606,23 @@ pub struct OfferPlan {
     pub authority: String,
     /// Path and query; for an IETF offer the well-known path.
     pub target: String,
-    /// The row it offers.
+    /// The dialect that it offers.
     pub dialect: Dialect,
-    /// Offer the turn; else it is a poll of the fallback, always POST, without `Upgrade`.
+    /// Offer the turn; if false, it is a poll of the fallback, always POST, without `Upgrade`.
     pub upgrade: bool,
-    /// `Accept`: the encodings of the fallback it takes, the preferred one first. `None`: it takes
-    /// no fallback, and says nothing of it.
+    /// `Accept`: the encodings of the fallback that it accepts, the preferred one first. `None`: it
+    /// does not accept the fallback, and sends no `Accept`.
     pub accept: Option<Cow<'static, str>>,
     /// This run's session.
     pub session: Option<[u8; 16]>,
-    /// This is a device's last POST: it stops, and takes no event with the reply.
+    /// This is a device's last POST: it stops, and accepts no event with the reply.
     pub last: bool,
     /// Further fields (`Authorization` …).
     pub fields: Vec<(String, String)>,
 }
 
 impl OfferPlan {
-    /// A plan that offers the turn, takes no fallback, and has no session and no further fields.
+    /// A plan that offers the turn, accepts no fallback, and has no session and no further fields.
     pub fn new(authority: impl Into<String>, target: impl Into<String>, dialect: Dialect) -> Self {
         let (authority, target) = (authority.into(), target.into());
         OfferPlan {
@@ -655,7 +656,7 @@ impl fmt::Debug for OfferPlan {
     }
 }
 
-/// What a POST of the fallback brings: the answer to an earlier event.
+/// The answer to an earlier event, which a POST of the fallback carries.
 ///
 /// ```
 /// use reverse_http::Encoding;
@@ -690,11 +691,11 @@ pub fn write_offer(out: &mut Vec<u8>, plan: &OfferPlan) -> Result<(), Refusal> {
     write_post(out, plan, None)
 }
 
-/// Appends the head of a POST to the mailbox (protocol.md §2): the offer, or a poll where
-/// [`OfferPlan::upgrade`] is off, with what frames the answer that it brings.
+/// Appends the head of a POST to the mailbox (protocol.md §2): the offer, or a poll if
+/// [`OfferPlan::upgrade`] is false, with the framing of the answer that it carries.
 ///
 /// # Errors
-/// Those of [`write_offer`]; an answer with a dialect whose offers are no POST.
+/// Those of [`write_offer`]; an answer with a dialect whose offers are not POST.
 pub fn write_post(
     out: &mut Vec<u8>,
     plan: &OfferPlan,

@@ -1,4 +1,5 @@
-//! The reply to an offer or a poll, as the device judges it: a turn, an event, another place, a refusal.
+//! How the device interprets the reply to an offer or a poll: a turn, an event, a redirect, a
+//! refusal.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::proto::head::ResponseHead;
 use crate::proto::turn::{Encoding, MESSAGE_ID, is_http_1_1};
 use crate::text::spelled_out;
 
-/// What a device makes of one response to its offer (protocol.md §1.4).
+/// The meaning of one response to a device's offer (protocol.md §1.4).
 ///
 /// ```
 /// use reverse_http::Limits;
@@ -24,7 +25,7 @@ use crate::text::spelled_out;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The connection is turned. `warning`: something tolerated (missing `Connection`, other
+    /// The connection is turned. `warning`: a tolerated fault (missing `Connection`, other
     /// version).
     Turned {
         /// A tolerated fault of the answer.
@@ -35,13 +36,13 @@ pub enum Verdict {
     /// 204: nothing yet; offer again on this connection.
     Nothing,
     /// 200 whose type is `application/json` or `message/http`, an empty 200, or a 204 with one of
-    /// these types: the gateway fell back (section 2). The encoding, where the type tells it.
+    /// these types: the gateway fell back (section 2). The encoding, if the type tells it.
     FellBack(Option<Encoding>),
-    /// 307 or 308: offer there. The `Location` as it came.
+    /// 307 or 308: offer there. The `Location` as received.
     Redirect(String),
-    /// 401, 403, 404, 410: stop when it is the first offer ever.
+    /// 401, 403, 404, 410: stop, if it was the first offer.
     Refused(u16),
-    /// 409, 400, 426, 408, 429, 5xx: come back later, after this at least.
+    /// 409, 400, 426, 408, 429, 5xx: try again later, after this time at least.
     Later {
         /// The status.
         status: u16,
@@ -49,15 +50,15 @@ pub enum Verdict {
         /// hour).
         retry_after: Option<Duration>,
     },
-    /// 405, 501, any other 2xx or 4xx: this is no gateway that turns; polls without `Upgrade` are
-    /// next.
+    /// 405, 501, any other 2xx or 4xx: this gateway does not turn connections; polls without
+    /// `Upgrade` are tried next.
     NoTurn(u16),
-    /// A right HTTP message that is wrong here: 101 without or with another `Upgrade`, 301/302/303,
-    /// any other 3xx, a page of HTML, 511. The sentence says what to do.
+    /// A valid HTTP message that is wrong here: 101 without or with another `Upgrade`, 301/302/303,
+    /// any other 3xx, a page of HTML, 511. The text says what to do.
     Wrong(String),
 }
 
-/// Judges the response to an offer of `token`.
+/// Interprets the response to an offer of `token`.
 #[must_use]
 pub fn check(head: &ResponseHead<'_>, token: &str) -> Verdict {
     let status = head.status;
@@ -76,7 +77,7 @@ pub fn check(head: &ResponseHead<'_>, token: &str) -> Verdict {
             None => Verdict::NoTurn(status),
         },
         307 | 308 => redirect(head),
-        // 301 to 303 change the method, the others mean nothing here.
+        // 301 to 303 change the method, the others have no meaning here.
         300..=399 => Verdict::Wrong(format!(
             "status {status} came: perhaps of a captive portal that wants a log-in; a gateway's redirect has to be 307 or 308"
         )),
@@ -135,8 +136,8 @@ fn check_switch(head: &ResponseHead<'_>, token: &str) -> Verdict {
     Verdict::Turned { warning }
 }
 
-/// The encoding of the fallback that the type tells. `text/plain` alone is any web server's; with
-/// an id it is a seed-style event.
+/// The encoding of the fallback that the type names. `text/plain` without an id may come from any
+/// web server; with an id it is a seed-style event.
 fn fallback(fields: &Fields<'_>) -> Option<Encoding> {
     let content_type = fields.get("content-type")?;
     let plain = trim(content_type.split(|&byte| byte == b';').next().unwrap_or_default())
@@ -144,7 +145,7 @@ fn fallback(fields: &Fields<'_>) -> Option<Encoding> {
     Encoding::of_type(content_type).filter(|_| !plain || fields.get(MESSAGE_ID).is_some())
 }
 
-/// A page for people.
+/// Returns true for a page of HTML.
 pub(crate) fn is_page(fields: &Fields<'_>) -> bool {
     let media_type = fields
         .get("content-type")
@@ -169,7 +170,7 @@ fn redirect(head: &ResponseHead<'_>) -> Verdict {
     }
 }
 
-/// No peer may send a device away for longer.
+/// Longest `Retry-After` that is honoured.
 const RETRY_AFTER_MAX_S: u64 = 3600;
 
 pub(crate) fn retry_after(fields: &Fields<'_>) -> Option<Duration> {
