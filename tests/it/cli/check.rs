@@ -91,7 +91,7 @@ fn what_is_no_gateway_is_named() {
     let told = against(|raw| offer_of(raw).write(page), &[]);
     says(&told, 1, &["captive portal", "not usable"]);
     let told = against(|raw| offer_of(raw).write("SSH-2.0-OpenSSH_9.7\r\n"), &[]);
-    says(&told, 1, &["no HTTP"]);
+    says(&told, 1, &["is not HTTP"]);
     let told = against(|raw| drop(offer_of(raw)), &[]);
     says(&told, 1, &["closed without an answer"]);
     let unavailable =

@@ -232,7 +232,7 @@ fn behind_a_box_that_swallows_what_follows_the_101_polls_take_the_links_place() 
     for _ in 0..3 {
         gateway.get("/lamp/").expect_ok("x");
     }
-    device.expect_stderr("nothing comes over them: polling without Upgrade");
+    device.expect_stderr("carry no bytes: polling without Upgrade");
     assert_eq!(device.line_within(QUIET), None, "and it stays so");
 }
 

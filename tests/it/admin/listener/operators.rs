@@ -58,7 +58,7 @@ fn the_log_says_which_operator_came_and_who_was_refused() {
     for (answer, said) in [
         (
             observed.ask(&request("/api/v1/status", "guessed", "")),
-            "the token that was shown is none",
+            "the token is not one",
         ),
         (observed.get("/api/v1/status"), "show a token"),
     ] {
