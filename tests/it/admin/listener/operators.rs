@@ -56,10 +56,7 @@ fn the_log_says_which_operator_came_and_who_was_refused() {
     }
     // A wrong token is told from none.
     for (answer, said) in [
-        (
-            observed.ask(&request("/api/v1/status", "guessed", "")),
-            "the token is not one",
-        ),
+        (observed.ask(&request("/api/v1/status", "guessed", "")), "the token is not one"),
         (observed.get("/api/v1/status"), "show a token"),
     ] {
         assert_eq!((answer.status(), answer.text().contains(said)), (401, true), "{said}");
