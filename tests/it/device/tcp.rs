@@ -382,7 +382,7 @@ fn connect_says_why_there_is_no_target() {
         ),
         (url("/away/echo"), 1, "503"),
         (format!("http://{closed}/lamp/echo"), 1, "refused"),
-        (format!("http://{at}/lamp/echo"), 1, "no HTTP"),
+        (format!("http://{at}/lamp/echo"), 1, "is not HTTP"),
     ];
     each_row(
         &rows,

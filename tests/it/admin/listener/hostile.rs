@@ -77,13 +77,13 @@ fn dripping(first: &'static str, again: &'static [u8]) -> SocketAddr {
 fn whatever_answers_a_command_has_one_deadline_and_bounds() {
     const CHUNKS: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (first, again, told) in [
-        ("", &b"H"[..], "no HTTP"),
+        ("", &b"H"[..], "is not HTTP"),
         ("HTTP/1.1 200 OK\r\n", b"X: y\r\n", "fields_max"),
         ("HTTP/1.1 200 OK\r\nX: ", b"y", "in time"),
         ("HTTP/1.1 200 OK\r\n\r\n{", b" ", "in time"),
         ("", b"HTTP/1.1 100 Continue\r\n\r\n", "interim responses"),
         (CHUNKS, b"1\r\n{\r\n", "in time"),
-        (CHUNKS, b"ffffffffffffffffff\r\n", "no HTTP"),
+        (CHUNKS, b"ffffffffffffffffff\r\n", "is not HTTP"),
     ] {
         let at = dripping(first, again).to_string();
         let (admin, url) = (["--admin", &at, "--admin-timeout", "700ms"], format!("http://{at}"));
