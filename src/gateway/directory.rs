@@ -1,9 +1,9 @@
-//! Which event loop of this gateway holds a name: what the loops know of each other's registries.
+//! Which event loop of this gateway owns a name: the loops' shared view of their registries.
 //!
 //! The loop that registers a name first, or expects its device, owns it until the name is
-//! forgotten: the entry here is made before the registry's, and removed behind it. A loop looks
-//! into its own registry first, so a request on a connection that is where its device is touches
-//! nothing here.
+//! forgotten: the entry here is made before the registry's, and removed after it. A loop searches
+//! its own registry first, so a request on a connection of its device's loop does not use this
+//! table.
 
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
@@ -32,16 +32,16 @@ pub(crate) struct Directory {
     connected: AtomicUsize,
     /// Names that are no longer connected, but still known.
     remembered: AtomicUsize,
-    /// Programs' threads that wait until a name is connected.
+    /// Threads of programs that wait until a name is connected.
     awaited: AtomicUsize,
     parts: Mutex<Parts>,
 }
 
-/// What each credential, or name without one, takes of the budget of whole messages.
+/// The part that each credential, or name without one, uses of the budget of whole messages.
 #[derive(Debug, Default)]
 struct Parts {
     of: HashMap<Box<str>, Weak<AtomicUsize>>,
-    /// As many were left when they were last swept.
+    /// The number of entries after the last sweep.
     left: usize,
 }
 
@@ -81,7 +81,7 @@ impl Directory {
         self.read(name).get(name).is_some_and(|known| known.is_connected)
     }
 
-    /// Makes a loop the owner of a name that nobody owns. Returns true if it was nobody's.
+    /// Makes a loop the owner of a name without an owner. Returns true if it had none.
     ///
     /// # Errors
     /// Another loop owns it.
@@ -148,8 +148,8 @@ impl Directory {
         self.remembered.fetch_sub(1, Relaxed);
     }
 
-    /// A thread waits for a name. Its caller checks afterwards whether the name is connected: then
-    /// no loop that connects it overlooks the thread.
+    /// A thread waits for a name. The caller has to check afterwards whether the name is connected,
+    /// so that no loop that connects it overlooks the thread.
     pub(super) fn begin_wait(&self) {
         self.awaited.fetch_add(1, SeqCst);
     }
@@ -158,12 +158,12 @@ impl Directory {
         self.awaited.fetch_sub(1, SeqCst);
     }
 
-    /// Returns true if a thread waits for any name, at whichever loop.
+    /// Returns true if a thread waits for any name of any loop.
     pub(super) fn is_awaited(&self) -> bool {
         self.awaited.load(SeqCst) > 0
     }
 
-    /// What this credential, or name, takes of the budget of whole messages.
+    /// The part that this credential, or name, uses of the budget of whole messages.
     pub(super) fn part(&self, key: &str) -> Part {
         const SPARE: usize = 64;
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -179,7 +179,7 @@ impl Directory {
         part
     }
 
-    /// Parts that are noted, those that nobody holds any more included.
+    /// The number of parts, unused ones included.
     #[cfg(test)]
     pub(super) fn parts(&self) -> usize {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).of.len()
@@ -202,7 +202,7 @@ pub(crate) struct Home {
 
 #[cfg(test)]
 impl Home {
-    /// Of a loop that is alone.
+    /// The place of a single loop.
     pub(super) fn alone() -> Self {
         Home { directory: Arc::default(), number: 0 }
     }

@@ -1,4 +1,4 @@
-//! What other gateways are told: of a request, and with the question whether they live.
+//! The lines that are sent to other gateways: with a request, and in a probe.
 
 use crate::engine::connections::Connections;
 use crate::engine::slab::Key;
@@ -6,7 +6,7 @@ use crate::gateway::state::{GatewayRole, State, States};
 use crate::proto::peer::{LINES_MAX, PeerRequest, PeerWaits, write_probe};
 
 impl GatewayRole {
-    /// What the other gateway is told beside the request.
+    /// The lines for the other gateway that are added to a request.
     pub(super) fn lines_for_peer(&self, cx: &Connections<State>, key: Key) -> Vec<u8> {
         let mut lines = Vec::with_capacity(LINES_MAX / 2);
         let visitor = self.exchanges.get(key).and_then(|exchange| exchange.downstream());
@@ -33,7 +33,7 @@ impl GatewayRole {
         lines
     }
 
-    /// Asks whether a gateway lives.
+    /// The request that probes whether a gateway is alive.
     pub(super) fn probe_request(&self) -> Vec<u8> {
         let mut request = Vec::with_capacity(128);
         if let Some(peers) = &self.peers {

@@ -1,5 +1,5 @@
-//! Whether other gateways live that owe responses. One that hangs still has its connections, and its
-//! system accepts new ones: so it is asked for a sign of life of its own.
+//! Checks whether other gateways that owe responses are alive. One that hangs still has its
+//! connections, and its system accepts new ones: so it is probed with a request.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::gateway::state::{GatewayRole, State, States};
 use crate::relay::{Exchange, LocalAnswer};
 
 impl GatewayRole {
-    /// It is time to look at a gateway that requests were sent to.
+    /// It is time to check a gateway to which requests were sent.
     pub(super) fn check_peer(&mut self, cx: &mut Connections<State>, peer: PeerId) {
         let (now, wait) = (cx.now(), self.settings.limits.peer_timeout);
         let oldest = self.owed_by(cx, peer).into_iter().map(|(_, since)| since).min();
@@ -30,8 +30,8 @@ impl GatewayRole {
         }
     }
 
-    /// Requests that a gateway has whole and has answered nothing to, each with the time since when
-    /// nothing has moved.
+    /// Requests that a gateway has received completely and not begun to answer, each with the time
+    /// of its last progress.
     fn owed_by(&self, cx: &Connections<State>, peer: PeerId) -> Vec<(Key, Instant)> {
         let key_of = |id| match cx.peer_link(id)? {
             PeerLink { peer: of, stage: PeerStage::Busy { key } } if *of == peer => Some(*key),
@@ -41,7 +41,7 @@ impl GatewayRole {
         keys.filter_map(|key| Some((key, self.exchanges.get(key)?.owed_since()?))).collect()
     }
 
-    /// A gateway has been asked for a sign of life.
+    /// A gateway was probed.
     pub(super) fn peer_probed(&mut self, cx: &mut Connections<State>, peer: PeerId, lives: bool) {
         let (now, wait) = (cx.now(), self.settings.limits.peer_timeout);
         let Some(peers) = &mut self.peers else { return };
@@ -54,7 +54,8 @@ impl GatewayRole {
                 let why = format!("it gave no sign of life within {wait:?}");
                 peers.count_failure(peer, now, &why);
                 peers.note_setback(peer, Setback::Unreached);
-                // Those, too, that were sent to it meanwhile: it has not even answered the question.
+                // Including those that were sent to it meanwhile: it has not even answered the
+                // probe.
                 let owed = self.owed_by(cx, peer);
                 let given_up = owed.into_iter().map(|(key, _)| self.give_up_owed(cx, key)).count();
                 if !hung || given_up > 0 {

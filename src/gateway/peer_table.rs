@@ -1,5 +1,5 @@
-//! Other gateways as one loop knows them: the devices that each has, as far as was heard, the
-//! exchanges that wait to hear of one, and the connections to each gateway. Pure data, no socket.
+//! Other gateways as one loop knows them: the cached locations of devices, the exchanges that wait
+//! for a look-up, and the connections to each gateway. Pure data, no socket.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,10 +18,10 @@ use crate::observe::cut;
 /// Longest reason of a failure that is remembered, in bytes.
 const REASON_BYTES_MAX: usize = 200;
 
-/// How many waiting requests may be noted before it is checked whether they still wait.
+/// Most waiting requests that are noted before those that no longer wait are removed.
 const IN_LINE_UNCHECKED: usize = 1024;
 
-/// The place of a gateway in its loop's list.
+/// The index of a gateway in its loop's list.
 pub(crate) type PeerId = usize;
 
 /// A connection to another gateway.
@@ -32,7 +32,7 @@ pub(crate) struct PeerLink {
 
 #[derive(Clone, Copy)]
 pub(super) enum PeerStage {
-    /// It is being made for this exchange; `address`: the place of the one that is tried.
+    /// It is being made for this exchange; `address`: the index of the address that is tried.
     Connecting {
         key: Key,
         address: usize,
@@ -45,26 +45,26 @@ pub(super) enum PeerStage {
     Busy {
         key: Key,
     },
-    /// It is asked for a sign of life.
+    /// It carries a probe.
     Probing {
         key: Key,
     },
     Idle,
 }
 
-/// What is known of whether a gateway lives.
+/// Whether a gateway is known to be alive.
 #[derive(Default)]
 struct Pulse {
-    /// It is looked at later, or asked just now.
+    /// A check is due later, or a probe is in progress.
     is_watched: bool,
-    /// When it last gave a sign of life that was asked for.
+    /// When it last answered a probe.
     heard: Option<Instant>,
     hangs: bool,
-    /// A request was for it since it was last found hanging.
+    /// There was a request for it since it was last found to hang.
     is_wanted: bool,
 }
 
-/// What a look at a gateway comes to.
+/// The result of a check of a gateway.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Check {
     Nothing,
@@ -72,11 +72,11 @@ pub(super) enum Check {
     Probe,
 }
 
-/// Where a device is, as far as was heard.
+/// The cached location of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     At(PeerId),
-    /// No other gateway has it; that is believed until then.
+    /// No other gateway has it; cached until then.
     Nowhere(Instant),
 }
 
@@ -85,13 +85,13 @@ struct Peer {
     addresses: Vec<SocketAddr>,
     /// Idle connections, the newest last.
     idle: Vec<Id>,
-    /// How many there are in all.
+    /// The permits of all connections.
     open: Permits,
     counts: PeerCounts,
     pulse: Pulse,
 }
 
-/// What became of the requests for a gateway.
+/// Counts of the requests to a gateway.
 #[derive(Default)]
 struct PeerCounts {
     sent: u64,
@@ -107,7 +107,7 @@ struct Served {
     last: Instant,
 }
 
-/// A gateway as an operator sees it: of one loop, or of all.
+/// A gateway as an operator sees it: for one loop, or for all.
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
 pub(crate) struct PeerRow {
@@ -159,7 +159,7 @@ impl PeerRow {
         }
     }
 
-    /// The same gateway, as another loop sees it.
+    /// Adds the counts of another loop for the same gateway.
     #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
     pub(crate) fn add(&mut self, other: PeerRow) {
         self.open += other.open;
@@ -187,11 +187,11 @@ pub(crate) struct PeerTable {
     served: HashMap<Arc<str>, Served>,
 }
 
-/// A name, as far as was heard of it.
+/// The cached state of a name.
 #[derive(Default)]
 struct Name {
     heard: Option<Heard>,
-    /// Until when it was believed that a gateway has it.
+    /// When another gateway was last believed to have it.
     last: Option<Instant>,
 }
 
@@ -208,21 +208,21 @@ impl Name {
     }
 }
 
-/// What waits for what the directory says of a name.
+/// A look-up in progress, and the requests that wait for it.
 #[derive(Default)]
 pub(super) struct LookUp {
     pub(super) waiters: Vec<(Id, Key)>,
-    /// The directory has changed since it was asked: what it says may have been true before.
+    /// The directory has changed since it was asked: its answer may be outdated.
     pub(super) outdated: bool,
 }
 
 /// Requests that wait for a device which may connect to another gateway; they are woken when it
-/// has. One that no longer waits is dropped later.
+/// does. One that no longer waits is removed later.
 #[derive(Default)]
 struct InLine {
     by_name: HashMap<Box<str>, Vec<(Id, Key)>>,
     len: usize,
-    /// Those that have left are looked for when there are as many.
+    /// When there are as many, those that no longer wait are removed.
     most: usize,
 }
 
@@ -238,7 +238,7 @@ impl PeerTable {
         }
     }
 
-    /// The location of a name, as far as it is known without asking.
+    /// The cached location of a name.
     pub(super) fn heard(&self, name: &str, now: Instant) -> Option<Heard> {
         let heard = self.names.get(name)?.heard?;
         (!matches!(heard, Heard::Nowhere(until) if until <= now)).then_some(heard)
@@ -258,7 +258,7 @@ impl PeerTable {
         Some(true)
     }
 
-    /// Takes what waited for a name.
+    /// Takes the look-up of a name.
     pub(super) fn told(&mut self, name: &str) -> LookUp {
         self.asked.remove(name).unwrap_or_default()
     }
@@ -294,8 +294,8 @@ impl PeerTable {
         taken
     }
 
-    /// Notes what the directory has said. Where there is no room for another gateway, it is as if
-    /// there were none.
+    /// Caches an answer of the directory. If there is no room for another gateway, it counts as
+    /// none.
     pub(super) fn learn(&mut self, name: &str, location: Option<Location>, now: Instant) -> Heard {
         let place = location.and_then(|location| self.place(location));
         let heard = place.map_or(Heard::Nowhere(now + PEER_RECALL), Heard::At);
@@ -304,8 +304,8 @@ impl PeerTable {
     }
 
     fn note(&mut self, name: &str, heard: Heard, now: Instant) {
-        // All of it can be asked for again. Names that nobody has go first: any visitor can make them
-        // up, and must not have the directory asked anew for everybody else's devices.
+        // All of it can be looked up again. Names without a gateway are removed first: any visitor
+        // can make them up, and must not cause new look-ups for all other devices.
         if self.names.len() >= PEER_NAMES_MAX && !self.names.contains_key(name) {
             self.names.retain(|_, name| name.is_at());
             if self.names.len() > PEER_NAMES_MAX / 2 {
@@ -338,26 +338,26 @@ impl PeerTable {
             self.peers.push(peer);
             return Some(self.peers.len() - 1);
         }
-        // One to which nothing is connected gives way.
+        // One without connections is replaced.
         let unused = self.peers.iter().position(|peer| peer.open.unseen() == 0)?;
         self.names.retain(|_, name| name.heard != Some(Heard::At(unused)));
         self.peers[unused] = peer;
         Some(unused)
     }
 
-    /// A gateway does not have the device, or could not be reached: until then nobody is asked
-    /// again.
+    /// A gateway does not have the device, or could not be reached: it is not looked up again until
+    /// then.
     pub(super) fn is_nowhere(&mut self, name: &str, until: Instant, now: Instant) {
         self.note(name, Heard::Nowhere(until), now);
     }
 
-    /// The same, and the gateway that was heard to have it has never had it.
+    /// The same, for a gateway that has never had the device.
     pub(super) fn was_never_there(&mut self, name: &str, until: Instant) {
         self.note(name, Heard::Nowhere(until), until);
         self.names.get_mut(name).into_iter().for_each(|name| name.last = None);
     }
 
-    /// Forgets what was heard of a name.
+    /// Forgets the cached location of a name.
     pub(super) fn forget(&mut self, name: &str, now: Instant) {
         if let Some(name) = self.names.get_mut(name) {
             name.set(None, now);
@@ -367,7 +367,7 @@ impl PeerTable {
         }
     }
 
-    /// The same where it is not this gateway that has the device.
+    /// The same, unless the cached location is this gateway.
     pub(super) fn forget_unless_at(&mut self, name: &str, gateway: &str, now: Instant) {
         let url = match self.heard(name, now) {
             Some(Heard::At(peer)) => self.url(peer),
@@ -378,7 +378,7 @@ impl PeerTable {
         }
     }
 
-    /// Forgets everything that was heard.
+    /// Forgets all cached locations.
     pub(super) fn forget_all(&mut self, now: Instant) {
         self.names.retain(|_, name| {
             name.set(None, now);
@@ -402,7 +402,7 @@ impl PeerTable {
         self.peers.get(peer)?.addresses.get(place).copied()
     }
 
-    /// The place of another connection; `None`: there are as many as may be.
+    /// The permit for another connection; `None`: there are as many as are allowed.
     pub(super) fn permit(&self, peer: PeerId, most: usize) -> Option<Permit> {
         let peer = self.peers.get(peer)?;
         (peer.open.unseen() < most).then(|| Permit::one(&peer.open))
@@ -412,7 +412,7 @@ impl PeerTable {
         self.peers.get_mut(peer)?.idle.pop()
     }
 
-    /// A connection idles. Returns false if as many do as may.
+    /// A connection is idle. Returns false if there are as many as are allowed.
     pub(super) fn put_idle(&mut self, peer: PeerId, id: Id, most: usize) -> bool {
         let Some(peer) = self.peers.get_mut(peer).filter(|peer| peer.idle.len() < most) else {
             return false;
@@ -421,19 +421,19 @@ impl PeerTable {
         true
     }
 
-    /// A connection is gone.
+    /// A connection was closed.
     pub(super) fn drop_idle(&mut self, peer: PeerId, id: Id) {
         self.peers.get_mut(peer).into_iter().for_each(|peer| peer.idle.retain(|idle| *idle != id));
     }
 
-    /// A request was sent to a gateway. Returns true if nobody looks after it yet.
+    /// A request was sent to a gateway. Returns true if no check of it is due yet.
     pub(super) fn watch(&mut self, peer: PeerId) -> bool {
         let pulse = self.peers.get_mut(peer).map(|peer| &mut peer.pulse);
         pulse.is_some_and(|pulse| !std::mem::replace(&mut pulse.is_watched, true))
     }
 
-    /// Returns true if a gateway was found to hang, and has given no sign of life since. It is
-    /// wanted.
+    /// Returns true if a gateway was found to hang, and has answered no probe since. Notes that
+    /// there is a request for it.
     pub(super) fn hangs(&mut self, peer: PeerId) -> bool {
         let pulse = self.peers.get_mut(peer).map(|peer| &mut peer.pulse);
         pulse.is_some_and(|pulse| {
@@ -442,7 +442,7 @@ impl PeerTable {
         })
     }
 
-    /// What is to be done about a gateway. `oldest`: since when it owes a response.
+    /// Decides what to do about a gateway. `oldest`: since when it owes a response.
     pub(super) fn check(
         &mut self,
         peer: PeerId,
@@ -452,7 +452,7 @@ impl PeerTable {
     ) -> Check {
         let Some(Peer { pulse, .. }) = self.peers.get_mut(peer) else { return Check::Nothing };
         if wait.is_zero() {
-            *pulse = Pulse::default(); // the limit was set meanwhile: nobody is asked
+            *pulse = Pulse::default(); // the limit was set to zero meanwhile: it is not probed
             return Check::Nothing;
         }
         let since = oldest.map(|oldest| pulse.heard.map_or(oldest, |heard| heard.max(oldest)));
@@ -462,13 +462,13 @@ impl PeerTable {
             Some(since) => Check::Later(since + wait),
             None => Check::Nothing,
         };
-        pulse.hangs &= check == Check::Probe; // else the next request finds out
+        pulse.hangs &= check == Check::Probe; // otherwise the next request finds out
         pulse.is_watched = check != Check::Nothing;
         check
     }
 
-    /// A gateway has given a sign of life, or has not. It is looked at again later. Returns true if
-    /// it was known to hang.
+    /// A gateway has answered a probe, or has not. It is checked again later. Returns true if it
+    /// was known to hang.
     pub(super) fn probed(&mut self, peer: PeerId, lives: bool, now: Instant) -> bool {
         let Some(Peer { pulse, .. }) = self.peers.get_mut(peer) else { return false };
         pulse.is_wanted &= lives;
@@ -488,14 +488,14 @@ impl PeerTable {
         counts.last_answer = Some(now);
     }
 
-    /// A gateway could not be reached, or asked, or its answer broke off.
+    /// A request to a gateway has failed: it could not be reached, or its answer was cut.
     pub(super) fn count_failure(&mut self, peer: PeerId, now: Instant, why: &str) {
         let Some(Peer { counts, .. }) = self.peers.get_mut(peer) else { return };
         counts.failures += 1;
         counts.last_failure = Some((now, cut(why, REASON_BYTES_MAX)));
     }
 
-    /// The gateways that are known, for an operator.
+    /// The known gateways, for an operator.
     pub(super) fn rows(&self, now: Instant) -> Vec<PeerRow> {
         let ago = |at: Instant| now.saturating_duration_since(at);
         let row = |Peer { url, idle, open, counts, pulse, .. }: &Peer| PeerRow {
@@ -587,7 +587,7 @@ mod tests {
         assert!(!table.hangs(0) && table.watch(0), "the next request finds out");
         assert!(!table.probed(0, false, at(40)) && table.hangs(0));
         assert!(table.probed(0, true, at(41)) && !table.hangs(0), "it answers again");
-        // The limit is set to zero while it hangs: nobody is asked any more, and it is tried again.
+        // The limit is set to zero while it hangs: it is not probed any more, and is tried again.
         assert!(!table.probed(0, false, at(50)) && table.hangs(0));
         assert_eq!(table.check(0, Some(at(40)), at(55), Duration::ZERO), Check::Nothing);
         assert!(!table.hangs(0) && table.watch(0));
@@ -664,7 +664,7 @@ mod tests {
         (0..PEER_NAMES_MAX * 2).for_each(|n| table.is_nowhere(&format!("n{n}"), now, now));
         assert_eq!(table.heard("lamp", now), Some(Heard::At(0)));
         assert!(table.names.len() <= PEER_NAMES_MAX);
-        // Where there are too many that gateways have, all are asked for again.
+        // If there are too many names that gateways have, all are looked up again.
         (0..PEER_NAMES_MAX).for_each(|n| table.note(&format!("d{n}"), Heard::At(0), now));
         assert!(table.names.len() <= PEER_NAMES_MAX && table.heard("lamp", now).is_none());
     }

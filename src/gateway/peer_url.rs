@@ -1,4 +1,4 @@
-//! Where another gateway is: the URL of its peers' listener, in one spelling, and its addresses.
+//! The location of another gateway: the normalised URL of its peers' listener, and its addresses.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use crate::error::Error;
 use crate::limits::PEER_ADDRESSES_MAX;
 use crate::proto::authority::{authority, bare as bare_host};
 
-/// Where the peers' listener of a gateway is.
+/// The URL of a gateway's peers' listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PeerUrl {
-    /// In one spelling.
+    /// The normalised text.
     pub(crate) text: Arc<str>,
     host: String,
     port: u16,
@@ -45,7 +45,7 @@ impl PeerUrl {
         Ok(PeerUrl { text, host, port, is_secure })
     }
 
-    /// Without a trailing dot, without brackets.
+    /// The host, without a trailing dot, without brackets.
     pub(crate) fn host(&self) -> &str {
         &self.host
     }
@@ -54,7 +54,7 @@ impl PeerUrl {
         self.host.parse::<IpAddr>().is_err()
     }
 
-    /// May take as long as the system's resolver.
+    /// Looks the host up. May take as long as the system's resolver.
     pub(super) fn addresses(&self) -> Result<Vec<SocketAddr>, String> {
         if let Ok(ip) = self.host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, self.port)]);

@@ -1,5 +1,5 @@
-//! Requests for devices that are connected to other gateways: where those are, and the connections
-//! over which they are asked.
+//! Requests for devices that are connected to other gateways: how these are found, and the
+//! connections to them.
 //!
 //! ```text
 //!   no link here ─► heard of? ─┬─ at a gateway ─► an idle connection, or a new one ─► relayed, as to a link ─► idle
@@ -7,8 +7,8 @@
 //!        │                     └─ no ─► the directory, on a thread of its own
 //!        └── that gateway does not have it (any more), or cannot be reached ◄──┘
 //! ```
-//! A link here takes precedence over a location that was heard. Requests of another gateway are
-//! never sent on: they do not come here.
+//! A link here takes precedence over a cached location. Requests of another gateway are never
+//! forwarded to a third, so they do not reach this code.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ const CAME_HERE: &str =
 const PEER_FULL: &str = "as many requests as may be are with the gateway that has the device";
 
 impl GatewayRole {
-    /// Looks for a device without a free link here at other gateways, if this one knows any; else
+    /// Looks for a device without a free link here at other gateways, if there are any; otherwise
     /// the request waits.
     pub(super) fn seek(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let Some(peers) = &self.peers else { return self.wait_in_line(cx, id, key) };
@@ -53,16 +53,16 @@ impl GatewayRole {
         }
     }
 
-    /// Lines a request up here, for as long as it may wait in all; meanwhile it is looked for
-    /// elsewhere.
+    /// Queues a request here, for as long as it may wait in total; meanwhile its device is looked
+    /// up elsewhere.
     fn await_device(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let (now, until) = (cx.now(), cx.after(self.waits(key).link.time));
         let Some(Asking { name, search, .. }) = cx.asking_mut(id) else { return };
         let until = *search.until.get_or_insert(until);
         search.stage = Stage::InLine;
         let name = name.clone();
-        // The line is at the loop that has the name, and what has begun is not moved there. So a
-        // request of another loop waits by itself.
+        // The queue is at the loop that owns the name, and a request that has begun is not moved
+        // there. So a request of another loop waits by itself.
         match self.registry.elsewhere(&name) {
             None => self.wait_in_line(cx, id, key),
             Some(_) if self.registry.is_connected_anywhere(&name) => {
@@ -81,7 +81,7 @@ impl GatewayRole {
         self.line_up(cx, &name, (id, key));
     }
 
-    /// Notes a waiting request, which is woken when another gateway gets its device.
+    /// Notes a waiting request, to be woken when another gateway gets its device.
     pub(super) fn line_up(&mut self, cx: &mut Connections<State>, name: &str, waiter: (Id, Key)) {
         let Some(Asking { search, .. }) = cx.asking_mut(waiter.0) else { return };
         if std::mem::replace(&mut search.is_lined_up, true) {
@@ -94,7 +94,7 @@ impl GatewayRole {
         }
     }
 
-    /// How far a request has come that has no connection yet.
+    /// The progress of a request that has no connection yet.
     fn search_of(&self, cx: &Connections<State>, id: Id, key: Key) -> Option<Search> {
         search_of(&self.exchanges, cx, id, key)
     }
@@ -192,7 +192,8 @@ impl GatewayRole {
         }
     }
 
-    /// Has the directory asked, unless it is already. Returns false if too many wait for that.
+    /// Starts a look-up in the directory, unless one is in progress. Returns false if too many
+    /// wait.
     fn begin_look_up(
         &mut self,
         cx: &mut Connections<State>,
@@ -224,7 +225,7 @@ impl GatewayRole {
         search.in_look_up
     }
 
-    /// The directory has said where a device is, or that it cannot say.
+    /// The directory has answered where a device is, or has failed.
     pub(super) fn located(&mut self, cx: &mut Connections<State>, name: &str, found: Located) {
         let now = cx.now();
         let Some(peers) = &mut self.peers else { return };
@@ -235,7 +236,8 @@ impl GatewayRole {
             }
         }
         if outdated {
-            // Not what it says now: it is asked again, within the time that the requests have.
+            // The answer is outdated: the directory is asked again, within the time that the
+            // requests have left.
             for waiter in waiters {
                 self.begin_look_up(cx, name, waiter);
             }
@@ -263,7 +265,7 @@ impl GatewayRole {
                 }
             }
             match (heard, stage) {
-                // It may have come here meanwhile.
+                // It may have connected here meanwhile.
                 (Ok(_), Stage::Asked) => {
                     self.follow_ups.push_back(FollowUp::FindLink { visitor: id, key });
                 }
@@ -277,8 +279,8 @@ impl GatewayRole {
         }
     }
 
-    /// Without the directory a device may be here soon that was here, or is expected here; of others
-    /// nobody knows.
+    /// Without the directory, only a device that was connected here, or is expected here, is worth
+    /// waiting for.
     fn give_up_directory(&mut self, cx: &mut Connections<State>, id: Id, key: Key, why: Obstacle) {
         let Some(Asking { name, search, .. }) = cx.asking_mut(id) else { return };
         search.obstacle = Some(why);
@@ -300,8 +302,9 @@ impl GatewayRole {
     /// Gives an exchange a connection to the gateway that has its device.
     fn ask_peer(&mut self, cx: &mut Connections<State>, (id, key): (Id, Key), peer: PeerId) {
         let Some(exchange) = self.exchanges.get(key) else { return };
-        // What is unsafe to repeat must not go on a connection that was closed. A second attempt gets a
-        // new one: where a gateway was killed, all its connections are dead, and not all show it yet.
+        // A request that is unsafe to repeat must not be sent over a closed connection. A second
+        // attempt gets a new connection: if a gateway was killed, all its connections are dead, but
+        // not all show it yet.
         let (look, may_idle) = (!exchange.is_idempotent(), !exchange.is_retried());
         if self.peers.as_mut().is_some_and(|peers| peers.hangs(peer)) {
             return self.peer_is_away(cx, (id, key), peer);
@@ -319,8 +322,7 @@ impl GatewayRole {
         self.connect_peer(cx, key, peer, 0);
     }
 
-    /// Begins to connect to a gateway, by the first of its addresses from this place on that can be
-    /// tried at all.
+    /// Begins to connect to a gateway, at the first usable address from this index on.
     fn connect_peer(&mut self, cx: &mut Connections<State>, key: Key, peer: PeerId, from: usize) {
         let Some(exchange) = self.exchanges.get(key) else { return };
         let (visitor, limits) = (exchange.downstream(), &self.settings.limits);
@@ -338,7 +340,7 @@ impl GatewayRole {
             let (to, permit) = match (to, permit.filter(|_| !cx.is_full()), visitor) {
                 (Some(to), Some(permit), _) => (to, permit),
                 (None, _, Some(id)) => return self.peer_is_away(cx, (id, key), peer),
-                (_, _, None) => return self.probe_over(key, peer, true), // nobody can say
+                (_, _, None) => return self.probe_over(key, peer, true), // its state is unknown
                 (Some(_), None, Some(id)) => {
                     return self.refuse_search(
                         cx,
@@ -371,7 +373,7 @@ impl GatewayRole {
         log_names!(Warn, "the gateway at {text} cannot be reached: {why}");
     }
 
-    /// A gateway cannot be reached: the device may come here, or to another one.
+    /// A gateway cannot be reached: the device may connect here, or to another one.
     fn peer_is_away(&mut self, cx: &mut Connections<State>, (id, key): (Id, Key), peer: PeerId) {
         let until = cx.after(PEER_RECALL);
         if let Some(peers) = &self.peers {
@@ -382,7 +384,8 @@ impl GatewayRole {
         *of = Search { obstacle: Some(Obstacle::Unreached), ..search };
         let name = name.clone();
         self.expect_back(cx, &name, until);
-        // It may have come here meanwhile, and idle: a request that lines up now would wait for its next one.
+        // The device may have connected here meanwhile, with an idle link: a request that is queued
+        // now would wait for its next one.
         self.follow_ups.push_back(FollowUp::FindLink { visitor: id, key });
     }
 
@@ -403,7 +406,8 @@ impl GatewayRole {
         cx.close(connection);
         self.peer_unreached(cx, peer, why);
         match stage {
-            // What refuses a connection does not hang: what it was asked goes on, or has ended.
+            // A gateway that refuses a connection does not hang: its requests continue, or have
+            // ended.
             PeerStage::Connecting { key, .. } | PeerStage::Securing { key, .. }
                 if self.probes(key) =>
             {
@@ -416,18 +420,18 @@ impl GatewayRole {
         }
     }
 
-    /// Whether this is a request for a sign of life.
+    /// Returns true if this request is a probe.
     fn probes(&self, key: Key) -> bool {
         self.exchanges.get(key).is_some_and(|exchange| exchange.is_probe())
     }
 
-    /// No connection was made for a request for a sign of life.
+    /// A probe has ended without a connection.
     fn probe_over(&mut self, key: Key, peer: PeerId, lives: bool) {
         self.exchanges.remove(key);
         self.follow_ups.push_back(FollowUp::PeerProbed { peer, lives });
     }
 
-    /// Sends a request for a sign of life.
+    /// Sends a probe.
     pub(super) fn send_probe(&mut self, cx: &mut Connections<State>, key: Key, peer: PeerId) {
         let idle = self.peers.as_mut().and_then(|peers| quiet_link(peers, cx, peer, true));
         match idle {
@@ -525,7 +529,7 @@ impl GatewayRole {
         }
     }
 
-    /// The handshake with another gateway is over.
+    /// The TLS handshake with another gateway is complete.
     pub(super) fn peer_secured(
         &mut self,
         cx: &mut Connections<State>,
@@ -542,8 +546,7 @@ impl GatewayRole {
         }
     }
 
-    /// A connection is established. If nobody waits for it any more, it is kept for another
-    /// request.
+    /// A connection is established. If its request no longer waits, it is kept for another one.
     fn peer_opened(
         &mut self,
         cx: &mut Connections<State>,
@@ -583,7 +586,7 @@ impl GatewayRole {
         relay::attach_with(self, cx, key, connection, &lines);
     }
 
-    /// Has a gateway looked at after a while, lest it hangs.
+    /// Has a gateway checked after a while, in case it hangs.
     fn watch_peer(&mut self, cx: &mut Connections<State>, connection: Id) {
         let wait = self.settings.limits.peer_timeout;
         let peer = cx.peer_link(connection).map(|link| link.peer).filter(|_| !wait.is_zero());
@@ -611,7 +614,7 @@ impl GatewayRole {
         }
         match reusable.map_err(|why| why.cause) {
             Ok(()) => self.keep_peer(cx, connection, peer),
-            // An end alone would leave open whether the answer is still wanted.
+            // The end alone would not show whether the answer is still wanted.
             Err(CloseCause::LastMessage | CloseCause::Closed | CloseCause::Tunnel) => {
                 cx.close(connection)
             }
@@ -670,7 +673,7 @@ impl GatewayRole {
         cx.close(connection);
     }
 
-    /// The gateway stops: connections on which nothing is asked go.
+    /// The gateway stops: idle connections are closed.
     pub(super) fn close_idle_peers(&mut self, cx: &mut Connections<State>) {
         let idle = self.peers.as_mut().map(|peers| peers.take_all_idle());
         idle.into_iter().flatten().for_each(|connection| cx.close(connection));
@@ -706,14 +709,14 @@ impl GatewayRole {
         self.follow_ups.push_back(FollowUp::FindLink { visitor: id, key });
     }
 
-    /// Why a gateway that the directory names may not be asked, if that is so.
+    /// Why a gateway that the directory names cannot be used, if so.
     fn mismatch(&self, key: Key, miss: Option<Miss>) -> Option<Mismatch> {
         let has_secret = self.peers.as_ref().is_some_and(|peers| peers.cluster.has_secret());
         let alert = self.exchanges.get(key).map_or("", |exchange| exchange.alert());
         Mismatch::of(miss?, has_secret, alert)
     }
 
-    /// The directory names no gateway that may be asked; an operator has to correct that.
+    /// The directory names a gateway that cannot be used; an operator has to correct that.
     fn refuse_hop(
         &mut self,
         cx: &mut Connections<State>,
@@ -728,7 +731,7 @@ impl GatewayRole {
         };
         let (url, logged) = (url.map_or("another gateway", |url| &url.text), &why.logged);
         log_names!(Warn, "{name}, at {url}: {logged}");
-        self.peers.iter_mut().for_each(|peers| peers.forget(name, cx.now())); // it may be mended soon
+        self.peers.iter_mut().for_each(|peers| peers.forget(name, cx.now())); // it may be corrected soon
         let error = Some("proxy_configuration_error");
         self.give_up(cx, id, key, &LocalAnswer { error, ..LocalAnswer::new(502, why.told) });
     }
@@ -745,7 +748,7 @@ fn search_of(
     waits.then_some(asking.search)
 }
 
-/// What the other gateway, its device or the network is the cause of.
+/// Returns true if the other gateway, its device or the network is the cause.
 fn is_failure(cause: CloseCause) -> bool {
     matches!(
         cause,
@@ -757,15 +760,15 @@ fn is_failure(cause: CloseCause) -> bool {
     )
 }
 
-/// How long one step of an attempt to reach a gateway may take: no longer than its visitor waits for
-/// a link, but for a moment that any gateway needs.
+/// The deadline of one step of an attempt to reach a gateway: after `most`, or earlier if its
+/// visitor waits for less, but then after [`PEER_ATTEMPT`] at the earliest.
 fn attempt_until(cx: &Connections<State>, visitor: Option<Id>, most: Duration) -> Instant {
     let until = visitor.and_then(|id| cx.asking(id)?.search.until);
     let until = until.map(|until| until.max(cx.after(PEER_ATTEMPT)));
     cx.after(most).min(until.unwrap_or_else(|| cx.after(most)))
 }
 
-/// The newest idle connection to a gateway; those behind it that were closed are gone then.
+/// The newest usable idle connection to a gateway; newer ones that are no longer usable are closed.
 fn quiet_link(
     peers: &mut PeerTable,
     cx: &mut Connections<State>,

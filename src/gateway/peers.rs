@@ -1,5 +1,5 @@
-//! What a gateway is told of other gateways: how it finds the one that has a device, how it is known
-//! to them, and what all its loops have of that in common.
+//! A gateway's settings for other gateways: how it finds the one that has a device, and under which
+//! URL they reach this one; and the state about them that all loops share.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -27,13 +27,13 @@ use crate::stream::Connector;
 /// Shortest and longest secret, in bytes.
 const SECRETS: Kind = Kind { noun: "secret", of: "gateways", bytes: 16..=256 };
 
-/// Names that a shared table is asked for in one question.
+/// Names in one query to a shared table.
 const LOOK_UPS_AT_ONCE: usize = 64;
 const PANICKED: &str = "it panicked";
 
 type Find = Arc<dyn Fn(&str) -> Result<Option<String>, Failed> + Send + Sync>;
 
-/// How it is found which gateway has a device.
+/// How the gateway that has a device is found.
 #[derive(Clone)]
 enum Source {
     /// By a function of the program.
@@ -46,17 +46,17 @@ enum Source {
 /// Other gateways: this one sends them requests for devices that are connected there, and serves
 /// their requests for its own devices.
 ///
-/// A directory says which gateway has a device. It is a function of the program, or a table in
+/// A directory tells which gateway has a device. It is a function of the program, or a table in
 /// Redis. The function is called with the device's name, on a separate thread, when a visitor
-/// requests a device that is not connected here. It may block; after [`Limits::directory_timeout`]
-/// its answer is no longer waited for. The answer is a hint: a gateway that does not have the
-/// device says so, and the directory is asked again. Until then the answer is cached; that no
-/// gateway has a device is cached for a second
+/// requests a device that is not connected here. It may block, but after
+/// [`Limits::directory_timeout`] its answer is ignored. The answer is a hint: if the gateway does
+/// not have the device, it answers so, and the directory is asked again. Until then the answer is
+/// cached; the answer that no gateway has a device is cached for a second
 /// ([`Gateway::forget_peers`](crate::Gateway::forget_peers) clears the cache). A program that fills
-/// its directory itself learns from [`Gateway::events`](crate::Gateway::events) which names come
-/// and go.
+/// its directory itself learns from [`Gateway::events`](crate::Gateway::events) which names connect
+/// and disconnect.
 ///
-/// A request takes at most one hop: a request from another gateway is never passed on to a third.
+/// A request takes at most one hop: a request from another gateway is never forwarded to a third.
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -102,8 +102,8 @@ impl Peers {
 
     /// Other gateways, with a table in Redis that all of them share as the directory (feature
     /// `redis`). This gateway registers its devices there ([`RedisDirectory`]), and a device's name
-    /// belongs to one credential and one session across all gateways. Devices are registered once
-    /// it is known how others reach this gateway, that is, from
+    /// belongs to one credential and one session across all gateways. Devices are registered as
+    /// soon as this gateway's own URL is known, that is, from
     /// [`listen_peers`](crate::Gateway::listen_peers) on.
     #[cfg(feature = "redis")]
     pub fn shared_in(directory: RedisDirectory) -> Self {
@@ -159,15 +159,15 @@ impl Peers {
 /// `Ok(None)`: no other gateway has it.
 pub(crate) type Located = Result<Option<Location>, NotLocated>;
 
-/// Why nobody knows which gateway has a device.
+/// Why it is unknown which gateway has a device.
 #[derive(Clone, Debug)]
 pub(crate) enum NotLocated {
-    /// It was not asked for: too much else is.
+    /// It was not looked up, because too many look-ups wait.
     Busy,
     Failed(String),
 }
 
-/// A name that the directory is to be asked for, and what is told what it says.
+/// A name to look up in the directory, and the callback for the answer.
 struct Wanted {
     name: Box<str>,
     tell: Box<dyn FnOnce(Located) + Send>,
@@ -178,29 +178,29 @@ struct Wanted {
 #[derive(Clone, Debug)]
 pub(crate) struct DirectoryRow {
     pub(crate) kind: &'static str,
-    /// Why it does not answer, and for how long it has not.
+    /// Why it does not answer, and for how long.
     pub(crate) away: Option<(String, std::time::Duration)>,
-    /// What this gateway has claimed in it, where that is shared.
+    /// The claims of this gateway in it, if it is a shared table.
     pub(crate) claims: Option<DirectoryStatus>,
 }
 
-/// Says which gateways have a device, by their URLs.
+/// Returns the URLs of the gateways that have a device.
 trait FindAll: Fn(&str) -> Result<Vec<String>, Failed> + Send + Sync {}
 
 impl<F: Fn(&str) -> Result<Vec<String>, Failed> + Send + Sync> FindAll for F {}
 
-/// What all loops of a gateway have of others in common.
+/// The state about other gateways that all loops of a gateway share.
 pub(crate) struct Cluster {
-    /// Asks a program's function; where there is a ledger, nobody does.
+    /// Calls the program's function; unused if there is a ledger.
     find: Box<dyn FindAll>,
     look_ups: LookUps<Wanted>,
-    /// How the addresses of a gateway are found.
+    /// Looks up the addresses of a gateway.
     addresses: fn(&PeerUrl) -> Result<Vec<SocketAddr>, String>,
     resolving: Mutex<Resolving<Wanted>>,
     resolvers: Workers,
-    /// What it has claimed in a table that gateways share.
+    /// This gateway's claims in a shared table.
     ledger: Option<Arc<Ledger>>,
-    /// That table, where it is in Redis.
+    /// That table, if it is in Redis.
     #[cfg(feature = "redis")]
     redis: Option<Arc<RedisTable>>,
     secrets: RwLock<Arc<[Secret]>>,
@@ -210,20 +210,20 @@ pub(crate) struct Cluster {
     pub(super) connector: Option<Arc<Connector>>,
     #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
     kind: &'static str,
-    /// Why a function does not answer, and since when; a ledger knows that itself.
+    /// Why a function does not answer, and since when; a ledger has its own state for that.
     away: Mutex<Option<(String, Instant)>>,
     threads: Workers,
-    /// Of their own, so that no device waits for visitors' look-ups.
+    /// Separate threads, so that no device waits for visitors' look-ups.
     claimers: Workers,
-    /// How long a table that says nothing is waited for at the end: a connection, a question and
-    /// another one on a new connection.
+    /// How long a stop waits for a table that does not answer: for a connection, a query and a
+    /// second one on a new connection.
     patience: Duration,
 }
 
 /// Why a name cannot be claimed.
 pub(crate) struct OtherOwner {
     pub(crate) rival: Rival,
-    /// The gateway that has it, where the table says so.
+    /// The gateway that has it, if the table names one.
     pub(crate) at: Option<Arc<str>>,
 }
 
@@ -237,7 +237,7 @@ impl OtherOwner {
     }
 }
 
-/// A secret, and what others are compared with.
+/// A secret, and its digest for comparisons.
 struct Secret {
     text: String,
     digest: [u8; 32],
@@ -286,11 +286,11 @@ impl Cluster {
                 cluster.redis = Some(table);
             }
         }
-        let _ = shares_names; // without a table nobody asks
+        let _ = shares_names; // unused without a table
         cluster
     }
 
-    /// Other settings for the directory in Redis. Returns true if they differ.
+    /// Changes the settings of the directory in Redis. Returns true if they differ.
     #[cfg(feature = "redis")]
     pub(super) fn set_directory(&self, directory: RedisDirectory) -> Result<bool, Error> {
         let none = || Error::usage("this gateway was started without a directory in Redis");
@@ -301,7 +301,7 @@ impl Cluster {
         self.secrets.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Other secrets, for the next request.
+    /// Changes the secrets, from the next request on.
     pub(super) fn set_secrets<S: AsRef<str>>(
         &self,
         secrets: impl IntoIterator<Item = S>,
@@ -315,17 +315,17 @@ impl Cluster {
         !self.secrets().is_empty()
     }
 
-    /// What others are shown.
+    /// Calls `write` with the secret that is sent to other gateways.
     pub(super) fn write_to<T>(&self, write: impl FnOnce(Option<&str>) -> T) -> T {
         write(self.secrets().first().map(|secret| secret.text.as_str()))
     }
 
-    /// Returns true if another gateway may ask that shows this. How long that takes says nothing of
-    /// how much of it is right.
+    /// Returns true if this secret of another gateway is accepted. The time of the comparison does
+    /// not depend on how much of it is right.
     pub(super) fn admits(&self, shown: Option<&[u8]>) -> bool {
         let secrets = self.secrets();
         if secrets.is_empty() {
-            return true; // its listener is on loopback, or knows others by their certificates
+            return true; // its listener is on loopback, or authenticates others by their certificates
         }
         let Some(shown) = shown else { return false };
         let digest: [u8; 32] = Sha256::digest(shown).into();
@@ -335,7 +335,7 @@ impl Cluster {
         secrets.iter().fold(false, |found, secret| found | (differs(secret) == 0))
     }
 
-    /// The listener is bound: where nothing else is said, that is how others reach it.
+    /// The listener is bound: unless another URL was set, others reach it at this address.
     pub(super) fn listens_at(&self, at: SocketAddr, is_secure: bool) {
         let scheme = if is_secure { "https" } else { "http" };
         let mut own = self.own.write().unwrap_or_else(PoisonError::into_inner);
@@ -344,19 +344,18 @@ impl Cluster {
         }
     }
 
-    /// Returns true if this gateway claims names in a directory, and nobody has said under which
-    /// URL.
+    /// Returns true if this gateway claims names in a directory, but its own URL is unknown.
     pub(super) fn has_no_name(&self) -> bool {
         self.ledger.is_some() && self.own().is_none()
     }
 
-    /// How others reach this gateway, where that is known.
+    /// This gateway's own URL, if it is known.
     pub(crate) fn own(&self) -> Option<PeerUrl> {
         self.own.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Asks the directory on another thread, for a visitor with this address; `tell` is called there.
-    /// Returns false if too many questions wait.
+    /// Asks the directory on another thread, for a visitor with this address; `tell` is called
+    /// there. Returns false if too many look-ups wait.
     pub(super) fn locate(
         self: &Arc<Self>,
         name: &str,
@@ -381,7 +380,7 @@ impl Cluster {
         }
     }
 
-    /// The thread that asks the directory, until nothing is left to be asked.
+    /// The thread that asks the directory, until no name is left.
     fn ask_some(self: Arc<Self>) {
         let most = if self.ledger.is_some() { LOOK_UPS_AT_ONCE } else { 1 };
         loop {
@@ -390,7 +389,7 @@ impl Cluster {
                 return;
             }
             self.ask(wanted);
-            // Operators have their turn, too.
+            // So that operators get their turn, too.
             let cluster = self.clone();
             if self.threads.is_pressed() && self.threads.submit(move || cluster.ask_some()) {
                 return;
@@ -420,9 +419,9 @@ impl Cluster {
         }
     }
 
-    /// Looks a gateway's host up, on a thread of its own: a name server that hangs must not keep
-    /// those from being found whose gateways have addresses. Each host is looked up once for all who
-    /// wait for it.
+    /// Looks a gateway's host up, on a separate thread: a name server that hangs must not delay
+    /// look-ups of devices whose gateways are known by address. Each host is looked up once for all
+    /// requests that wait for it.
     fn resolve(self: &Arc<Self>, url: PeerUrl, wanted: Wanted) {
         let host = url.text.clone();
         match self.resolving().add(&host, wanted, self.look_ups.most()) {
@@ -450,7 +449,7 @@ impl Cluster {
         self.resolving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where a gateway is. May take as long as the system's resolver.
+    /// The location of a gateway. May take as long as the system's resolver.
     fn located(&self, url: &PeerUrl) -> Located {
         match (self.addresses)(url) {
             Ok(addresses) => Ok(Some(Location { url: url.clone(), addresses })),
@@ -458,18 +457,19 @@ impl Cluster {
         }
     }
 
-    /// What the loops have yet to forget.
+    /// The changes that the loops have not processed yet.
     pub(super) fn changes(&self) -> &Changes {
         &self.changes
     }
 
-    /// A gateway did not serve a request: if others have the device, too, they are asked first.
+    /// A gateway did not serve a request: if others have the device, too, they are preferred for a
+    /// while.
     pub(super) fn note_setback(&self, url: &PeerUrl, setback: Setback) {
         let mut setbacks = self.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
         setbacks.note(&url.text, setback, Instant::now());
     }
 
-    /// Starts what a shared table needs. `tell` is called on threads of its own.
+    /// Starts the threads for a shared table; they call `tell`.
     pub(super) fn start(
         self: &Arc<Self>,
         tell: impl Fn(Told) + Send + Sync + 'static,
@@ -491,9 +491,8 @@ impl Cluster {
         self.ledger.as_ref()
     }
 
-    /// Claims names on another thread, where there is a table; `tell` is called there, with `None`
-    /// where the table does not answer. Returns false if as many claims wait as may, or if there is
-    /// nothing to claim them by.
+    /// Claims names on another thread, if there is a table; `tell` is called there, with `None` if
+    /// the table does not answer. Returns false if too many claims wait, or if there is no table.
     pub(super) fn claim(
         &self,
         names: Vec<String>,
@@ -529,8 +528,8 @@ impl Cluster {
         DirectoryRow { kind: self.kind, away, claims }
     }
 
-    /// The gateways that the directory names for a device, for an operator. Waits no longer than
-    /// this for it.
+    /// The gateways that the directory names for a device, for an operator. Waits at most for
+    /// `within`.
     #[cfg(feature = "admin")]
     pub(crate) fn whereabouts(
         self: &Arc<Self>,
@@ -543,7 +542,7 @@ impl Cluster {
             let found = catch_unwind(AssertUnwindSafe(|| cluster.find_all(&[&*of])));
             let found = found.unwrap_or_else(|_| Err(PANICKED.into()));
             let found = found.map(|found| found.into_iter().flatten().collect::<Vec<_>>());
-            let _ = tell.send(found.map_err(|e| e.to_string())); // who asked may have given up
+            let _ = tell.send(found.map_err(|e| e.to_string())); // the caller may have given up
         });
         if !begun {
             return Err("too many requests wait for it".to_owned());
@@ -554,8 +553,8 @@ impl Cluster {
         urls.map(|url| url.map(|url| url.text.to_string())).collect()
     }
 
-    /// Notes whether a program's function answers. May be called by a loop: nobody holds the lock
-    /// for longer than that takes.
+    /// Notes whether a program's function answers. A loop may call it, because the lock is never
+    /// held for long.
     pub(super) fn note(&self, failure: Option<&str>) {
         if self.ledger.is_some() {
             return;
@@ -576,7 +575,7 @@ impl Cluster {
         }
     }
 
-    /// One of the gateways that have a device, this one apart.
+    /// Chooses one of the gateways that have a device, except this one.
     fn choose(&self, name: &str, found: &[String]) -> Result<Option<PeerUrl>, String> {
         let parsed = found.iter().map(|url| PeerUrl::parse(url).map_err(|e| e.to_string()));
         let mut others = parsed.collect::<Result<Vec<PeerUrl>, String>>()?;
@@ -653,7 +652,7 @@ mod tests {
         };
         let cluster = Arc::new(cluster);
         let (tell, told) = crossbeam_channel::unbounded();
-        // More than there are threads that ask.
+        // More names than there are threads.
         for name in ["a", "b", "c", "lamp"] {
             let tell = tell.clone();
             let heard = move |found: Located| {

@@ -1,5 +1,5 @@
-//! The table that gateways share, in Redis or Valkey: where its server is, and what is asked of it.
-//! Each rule of [`claims`](super::claims) is one script, which the server runs as a whole.
+//! The table that gateways share, in Redis or Valkey: the location of its server, and the queries.
+//! Each rule of [`claims`](super::claims) is one script, which the server runs atomically.
 
 mod connecting;
 mod examine;
@@ -33,13 +33,13 @@ const DEFAULT_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 /// Most servers in one URL.
 const SERVERS_MAX: usize = 16;
-/// Highest number of a database in a URL; a server has 16 unless it is told otherwise.
+/// Highest number of a database in a URL; a server has 16 by default.
 const DATABASE_MAX: i64 = 65_535;
 /// Idle connections that are kept.
 const IDLE_MAX: usize = 8;
-/// How long it is waited for a change before it is asked whether to go on.
+/// How long one wait for a change lasts, before the thread checks whether it has to stop.
 const LISTEN: Duration = Duration::from_millis(200);
-/// A connection for changes on which nothing came for this time is tried.
+/// A connection for changes is tested after a silence of this time.
 const QUIET: Duration = Duration::from_secs(3);
 
 const RULES: &str = include_str!("redis/rules.lua");
@@ -56,8 +56,8 @@ const ANNOUNCE: &str = include_str!("redis/announce.lua");
 /// A gateway claims the names of a device before it admits it, by the same rules as within one
 /// gateway: a name belongs to one credential, and the newest session gets it. A claim expires after
 /// [`claim_time`](Self::claim_time) unless the gateway renews it, which it does after about a third
-/// of that. If the server does not answer, devices are admitted all the same and claimed later;
-/// only devices of other gateways cannot be found (503).
+/// of that. If the server does not answer, devices are still admitted, and claimed later; only
+/// devices of other gateways cannot be found (503).
 ///
 /// The server needs version 5 or later. A user needs the commands that
 /// [docs/cluster.md](https://docs.rs/crate/reverse-http/latest/source/docs/cluster.md) lists, on keys
@@ -94,13 +94,13 @@ impl fmt::Debug for RedisDirectory {
     }
 }
 
-/// Where the server is.
+/// The location of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Servers {
-    /// The first one that answers and takes writes.
+    /// The first one that answers and accepts writes.
     Listed(Vec<(String, u16)>),
     Socket(PathBuf),
-    /// Whichever the sentinels call the master of this name.
+    /// The server that the sentinels call the master of this name.
     Sentinels {
         at: Vec<(String, u16)>,
         master: String,
@@ -110,8 +110,8 @@ enum Servers {
 impl RedisDirectory {
     /// The table at this URL:
     ///
-    /// - `redis://HOST[:PORT][,HOST[:PORT]…][/DATABASE]`: the first of these servers (16 at most) that
-    ///   answers and takes writes; port 6379, database 0
+    /// - `redis://HOST[:PORT][,HOST[:PORT]…][/DATABASE]`: the first of these servers (16 at most)
+    ///   that answers and accepts writes; port 6379, database 0
     /// - `redis+unix:///PATH`: a Unix socket
     /// - `redis+sentinel://HOST[:PORT][,…]/MASTER[/DATABASE]`: the server that these sentinels call the
     ///   master of that name; port 26379, asked without a password
@@ -260,7 +260,7 @@ impl RedisDirectory {
 
     /// `shares`: sessions of one credential share names.
     pub(crate) fn into_table(self, limits: &Limits, shares: bool) -> RedisTable {
-        // A connection and an answer are waited for, one behind the other.
+        // The time is for a connection and for an answer, one after the other.
         let wait = (limits.directory_timeout / 2).max(Duration::from_millis(1));
         self.table(wait, limits.remember, shares)
     }
@@ -292,10 +292,10 @@ impl RedisDirectory {
     }
 }
 
-/// What tells this process from others with the same URL.
+/// Distinguishes this process from others with the same URL.
 fn process_id() -> String {
     let mut chance = [0; 8];
-    // Without randomness its process number has to do.
+    // Without a random number, the process number is used.
     let id = random::fill(&mut chance).map(|()| u64::from_ne_bytes(chance));
     format!("{:016x}", id.unwrap_or(u64::from(std::process::id())))
 }
@@ -318,15 +318,15 @@ fn hosts_of(text: &str, port: u16) -> Result<Vec<(String, u16)>, String> {
 struct OtherProcess {
     /// When it last did so, by the server's clock; 0: never.
     at: u64,
-    /// It has done so again.
+    /// It has announced itself again.
     lives: bool,
 }
 
 /// The table.
 pub(crate) struct RedisTable {
-    /// Where the server is, and with which credentials.
+    /// The location of the server, and the credentials.
     settings: RwLock<Arc<RedisDirectory>>,
-    /// Others that were wanted instead, and could not be used.
+    /// New settings that could not be used yet.
     waiting: Mutex<Option<RedisDirectory>>,
     claim_time: Duration,
     wait: Duration,
@@ -337,17 +337,17 @@ pub(crate) struct RedisTable {
     renew: Script,
     release: Script,
     announce: Script,
-    /// Names of keys; of a device's name what it begins with.
+    /// Names of keys; for the keys of device names, their prefix.
     counter: String,
     names: String,
     gateways: String,
     processes: String,
     channel: String,
-    /// Which process this is, by chance.
+    /// The random id of this process.
     process: String,
     other: Mutex<OtherProcess>,
     idle: Mutex<Vec<Server>>,
-    /// Which of several servers or sentinels is asked first.
+    /// The index of the server or sentinel that is asked first.
     turn: AtomicUsize,
 }
 
@@ -365,8 +365,8 @@ impl RedisTable {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
-    /// Asks on an idle connection, or on a new one. What the server does not carry out because an
-    /// idle connection was closed meanwhile is asked again.
+    /// Sends a query over an idle connection, or a new one. A query that the server has not
+    /// executed, because the idle connection was closed meanwhile, is repeated.
     fn with<T>(&self, ask: impl Fn(&mut Wire) -> Result<T, RedisError>) -> Result<T, Failed> {
         let (mut server, was_idle) = match self.take_idle() {
             Some(idle) => (idle, true),
@@ -400,7 +400,7 @@ impl RedisTable {
     }
 }
 
-/// The master has changed.
+/// Returns true for the error of a replica: the master has changed.
 fn is_of_replica(e: &RedisError) -> bool {
     matches!(e.code(), Some("READONLY" | "MASTERDOWN" | "LOADING"))
 }
@@ -487,7 +487,7 @@ impl SharedTable for RedisTable {
         let announce = || self.with(|connection| asked.invoke(connection));
         let told = announce().or_else(|e| if self.try_waiting() { announce() } else { Err(e) })?;
         let (at, is_new, known): (u64, u64, Vec<String>) = told;
-        // One that was killed a moment ago says it no more.
+        // One that was killed a moment ago does not announce itself again.
         *other = OtherProcess { lives: other.at > 0 && at > other.at, at };
         let gateway = |row: &[String]| {
             let [url, ago, told] = row else { return None };
@@ -501,7 +501,7 @@ impl SharedTable for RedisTable {
     fn listen(&self, tell: &mut dyn FnMut(Option<Change>) -> bool) -> Result<(), Failed> {
         let mut server = self.connect()?;
         let _: Value = server.ask(redis::cmd("SUBSCRIBE").arg(&self.channel))?;
-        // When it last said anything, and when it was asked to.
+        // When the server last sent anything, and when it was last tested.
         let (mut heard, mut tried) = (Instant::now(), None::<Instant>);
         let mut goes_on = tell(None);
         while goes_on {
@@ -535,7 +535,7 @@ impl SharedTable for RedisTable {
     }
 }
 
-/// What somebody has published; `None`: an answer.
+/// The content of a published message; `None`: it is an answer.
 fn message(said: Value) -> Option<Vec<u8>> {
     let Value::Array(parts) = said else { return None };
     match <[Value; 3]>::try_from(parts) {

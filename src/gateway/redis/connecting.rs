@@ -1,5 +1,5 @@
-//! The way to the server that takes writes: of several the first one that answers, of sentinels the
-//! one that they name; with the credentials of the gateway.
+//! Connects to the server that accepts writes: the first of several that answers, or the one that
+//! sentinels name; with the gateway's credentials.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::gateway::redis::words::told;
 use crate::gateway::redis::{RedisDirectory, RedisTable, Servers};
 use crate::proto::authority::authority_of;
 
-/// A connection, where it leads, and the settings that it was made with.
+/// A connection, the place of its server, and the settings that it was made with.
 pub(super) struct Server {
     pub(super) connection: Wire,
     pub(super) at: String,
@@ -32,7 +32,7 @@ impl Server {
 }
 
 impl RedisTable {
-    /// A connection to the server that takes writes.
+    /// A connection to the server that accepts writes.
     pub(super) fn connect(&self) -> Result<Server, Failed> {
         self.connect_noting(&mut Vec::new())
     }
@@ -52,8 +52,8 @@ impl RedisTable {
         }
     }
 
-    /// What the first of these servers says that says anything, from the one on that did last. One
-    /// that hangs takes the time of all: it is the last to be asked the next time.
+    /// The answer of the first of these servers that answers, beginning with the one that answered
+    /// last. One that hangs uses up the time for all, so it is asked last the next time.
     fn one_of<T>(
         &self,
         at: &[(String, u16)],
@@ -74,13 +74,13 @@ impl RedisTable {
                     why = e;
                 }
             }
-            // Another thread may have found out as well.
+            // Another thread may have advanced it as well.
             let _ = self.turn.compare_exchange(turn, turn.wrapping_add(1), Relaxed, Relaxed);
         }
         Err(why)
     }
 
-    /// `may_be_replica`: that is looked at.
+    /// `may_be_replica`: its role is checked.
     fn open_master(
         &self,
         settings: &Arc<RedisDirectory>,
@@ -99,7 +99,7 @@ impl RedisTable {
         Ok(server)
     }
 
-    /// A connection to a server, or to a sentinel, which is not told who asks.
+    /// A connection to a server, or, without credentials, to a sentinel.
     fn open(
         &self,
         settings: &Arc<RedisDirectory>,
@@ -144,11 +144,11 @@ impl RedisTable {
     }
 }
 
-/// Shows the credentials, and chooses the database.
+/// Sends the credentials, and selects the database.
 fn introduce(connection: &mut dyn ConnectionLike, settings: &RedisDirectory) -> RedisResult<()> {
     if settings.user.is_some() || settings.password.is_some() {
         let mut shown = redis::cmd("AUTH");
-        shown.arg(settings.user.as_deref()); // nothing, where there is none
+        shown.arg(settings.user.as_deref()); // nothing if there is none
         shown.arg(settings.password.as_deref().unwrap_or_default());
         shown.query::<()>(connection)?;
     }

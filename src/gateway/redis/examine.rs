@@ -1,4 +1,4 @@
-//! What a look at the table in Redis says, for `ptth cluster check` and its like.
+//! A report about the table in Redis, for `ptth cluster check` and similar uses.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,9 +10,9 @@ use crate::gateway::redis::connecting::Server;
 use crate::gateway::redis::{RedisDirectory, RedisTable, Servers};
 use crate::limits::Limits;
 
-/// Gateways of which a look tells.
+/// Most gateways in a report.
 const GATEWAYS_MAX: usize = 1024;
-/// Who claims a name for a look, and releases it.
+/// The URL with which a test claims a name, and releases it.
 const BY: &str = "http://check.invalid:80";
 
 /// The state of the server of a [`RedisDirectory`], as reported by [`RedisDirectory::examine`].
@@ -75,7 +75,7 @@ impl RedisDirectory {
     }
 }
 
-/// A look has failed.
+/// The error of a failed report.
 pub(super) fn failed(e: Failed) -> Error {
     Error::io(Fault::Gateway, "asking the directory", std::io::Error::other(e.to_string()))
 }
@@ -143,7 +143,7 @@ impl RedisTable {
         Err(all.join("; ").into())
     }
 
-    /// What it says of itself; nothing where the user may not ask.
+    /// The server's `INFO`; empty if the user has no permission to ask.
     fn info(&self, server: &mut Server) -> String {
         let sections = ["server", "replication", "memory"].map(|section| {
             let mut asked = redis::cmd("INFO");
@@ -185,7 +185,8 @@ impl RedisTable {
         Ok(listed.into_iter().map(|(url, at)| (url, ago(at))).collect())
     }
 
-    /// What the gateways have found out themselves; nothing where the user may not ask.
+    /// The shared URLs that the gateways have found themselves; empty if the user has no permission
+    /// to ask.
     fn shared_urls(
         &self,
         server: &mut Server,
@@ -202,7 +203,8 @@ impl RedisTable {
         gateways.iter().map(|(url, _)| url).filter(&mut is_shared).cloned().collect()
     }
 
-    /// What the gateways say of themselves; nothing where the user may not ask.
+    /// The claim times that the gateways have announced; empty if the user has no permission to
+    /// ask.
     fn other_claim_times(
         &self,
         server: &mut Server,
@@ -221,23 +223,23 @@ impl RedisTable {
     }
 }
 
-/// What a gateway says of itself is in the hash of processes, as announce.lua writes it.
+/// The field of a gateway in the hash of processes, as announce.lua writes it.
 fn telling_of(url: &str) -> String {
     format!("#{url}")
 }
 
-/// Now, by the server's clock, or by this machine's where the user may not ask for that.
+/// Now, by the server's clock, or by this machine's if the user has no permission to ask.
 pub(super) fn now(clock: Option<(u64, u64)>) -> Duration {
     let here = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     clock.map_or_else(here, since_epoch)
 }
 
-/// A server's clock, which is told in seconds and microseconds.
+/// A server's clock, given in seconds and microseconds.
 fn since_epoch((seconds, micros): (u64, u64)) -> Duration {
     Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros))
 }
 
-/// How far a clock is from the server's.
+/// The difference between this machine's clock and the server's.
 fn apart(here: SystemTime, clock: (u64, u64)) -> Duration {
     let here = here.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     here.abs_diff(since_epoch(clock))

@@ -1,5 +1,5 @@
-//! Where an answer of the server ends, before it is read as values: what is longer than a bound, has
-//! more values, or is nested deeper is refused by then. Bytes alone, no socket.
+//! Finds the end of an answer of the server, before it is read as values: an answer that is longer
+//! than a bound, has more values, or is nested deeper is refused first. Bytes alone, no socket.
 //!
 //! ```text
 //! *2\r\n$3\r\nfoo\r\n:7\r\n      an array of two values: a line for each, behind a string's its bytes
@@ -17,12 +17,12 @@ const DEPTH_MAX: usize = 8;
 /// Longest line, which is a number or an error's text, in bytes.
 const LINE_BYTES_MAX: usize = 64 << 10;
 
-/// Why an answer is not read.
+/// Why an answer is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wrong {
     /// No value begins with this byte.
     Begins(u8),
-    /// A length is no number.
+    /// A length is not a number.
     Length,
     TooLong,
     TooMany,
@@ -48,21 +48,22 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// How far an answer is there.
+/// The progress of an answer.
 #[derive(Debug, Default)]
 pub(super) struct Frame {
     /// Where the next value begins.
     at: usize,
-    /// How many values each array that has begun still has.
+    /// The number of values that are missing in each open array.
     open: Vec<usize>,
     values: usize,
 }
 
 impl Frame {
-    /// Goes on with what has come so far of an answer; its length, if it is there.
+    /// Continues with the bytes of an answer that have arrived so far; returns its length if it is
+    /// complete.
     ///
     /// # Errors
-    /// It is no answer, or beyond a bound. Nothing more can be read on the connection.
+    /// It is not an answer, or is beyond a bound. Nothing more can be read on the connection.
     pub(super) fn advance(&mut self, bytes: &[u8]) -> Result<Option<usize>, Wrong> {
         loop {
             let Some(kind) = bytes.get(self.at) else { return Ok(None) };
@@ -109,7 +110,7 @@ impl Frame {
         }
     }
 
-    /// A value is there. Returns true if it was the last one of the answer.
+    /// A value is complete. Returns true if it was the last one of the answer.
     fn close(&mut self) -> bool {
         while let Some(left) = self.open.last_mut() {
             *left -= 1;
@@ -122,7 +123,7 @@ impl Frame {
     }
 }
 
-/// How long a line is without its end; `None`: that has not come.
+/// The length of a line without its end; `None`: it is not complete.
 fn line_length(bytes: &[u8]) -> Result<Option<usize>, Wrong> {
     let seen = &bytes[..bytes.len().min(LINE_BYTES_MAX)];
     match seen.windows(2).position(|pair| pair == b"\r\n") {
@@ -132,7 +133,7 @@ fn line_length(bytes: &[u8]) -> Result<Option<usize>, Wrong> {
     }
 }
 
-/// What a string takes behind its line, in bytes.
+/// The bytes of a string after its line.
 fn string_length(line: &[u8]) -> Result<usize, Wrong> {
     match number(line)? {
         None => Ok(0),
@@ -141,7 +142,7 @@ fn string_length(line: &[u8]) -> Result<usize, Wrong> {
     }
 }
 
-/// Digits alone; `None`: `-1`, which stands for nothing.
+/// Reads digits and nothing else; `None`: `-1`, a missing value.
 fn number(line: &[u8]) -> Result<Option<usize>, Wrong> {
     if line == b"-1" {
         return Ok(None);
@@ -157,7 +158,7 @@ fn number(line: &[u8]) -> Result<Option<usize>, Wrong> {
 mod tests {
     use super::*;
 
-    /// As it is read where bytes come one by one.
+    /// Reads it as if bytes arrived one by one.
     fn whole(bytes: &[u8]) -> Result<Option<usize>, Wrong> {
         let mut frame = Frame::default();
         for end in 0..=bytes.len() {
@@ -227,7 +228,7 @@ mod tests {
             assert_eq!(Frame::default().advance(answer.as_bytes()), Err(wrong), "{wrong:?}");
         }
         assert_eq!(Frame::default().advance("*1\r\n".repeat(DEPTH_MAX).as_bytes()), Ok(None));
-        // Many values that each fit.
+        // Many values, each within the bounds.
         let piece = format!("{}{}\r\n", string(1 << 10), "x".repeat(1 << 10));
         let answer = format!("*2000\r\n{}", piece.repeat(1_100));
         assert_eq!(Frame::default().advance(answer.as_bytes()), Err(Wrong::TooLong));

@@ -1,4 +1,4 @@
-//! What the table in Redis says of one name, for `ptth cluster find` and its like.
+//! A report about one name in the table in Redis, for `ptth cluster find` and similar uses.
 
 use std::time::{Duration, Instant};
 
@@ -8,20 +8,20 @@ use crate::gateway::redis::examine::{failed, now};
 use crate::gateway::redis::{RedisDirectory, RedisTable};
 use crate::limits::Limits;
 
-/// What the directory says of a device's name, as reported by [`RedisDirectory::look_up`].
+/// The directory's entries for a device's name, as reported by [`RedisDirectory::look_up`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NameReport {
-    /// Where the server is: `HOST:PORT`, or a path.
+    /// The place of the server: `HOST:PORT`, or a path.
     pub server: String,
     /// How long it took to answer.
     pub round_trip: Duration,
     /// The claims of gateways, the newest first. A shared name has several.
     pub claims: Vec<NameClaim>,
-    /// How many sessions of the device a newer one has replaced lately: they do not come back while
+    /// How many sessions of the device a newer one has replaced lately: they cannot return while
     /// that one is connected.
     pub replaced: usize,
-    /// How many entries no gateway has written. They count as nothing.
+    /// How many entries were not written by a gateway. They are ignored.
     pub invalid: usize,
     /// The URLs of gateways that have announced themselves within a day, and how long ago; 1,024 at
     /// most.
@@ -36,13 +36,13 @@ pub struct NameClaim {
     pub gateway: String,
     /// The number of the claim: a newer one has a larger number.
     pub epoch: u64,
-    /// How long ago the name was claimed; `None`: the server's clock was set since, so that this is
-    /// not known.
+    /// How long ago the name was claimed; `None`: unknown, because the server's clock was set
+    /// since.
     pub claimed: Option<Duration>,
-    /// For how long the claim is valid if it is not renewed; `None`: it has expired, and nobody is
-    /// sent there.
+    /// For how long the claim is valid if it is not renewed; `None`: it has expired, and no request
+    /// is sent there.
     pub valid_for: Option<Duration>,
-    /// The device has shown a credential.
+    /// The device has presented a credential.
     pub has_credential: bool,
 }
 
@@ -69,7 +69,7 @@ impl RedisDirectory {
     }
 }
 
-/// The fields of a hash, as bytes: anybody may have written them.
+/// The fields of a hash, as bytes: they may have been written by anyone.
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl RedisTable {
@@ -90,7 +90,7 @@ impl RedisTable {
     }
 }
 
-/// Claims, how many sessions were replaced, and how many entries are none of ours.
+/// Reads the claims, the number of replaced sessions, and the number of invalid entries.
 fn read(entries: &Entries, now: Duration) -> (Vec<NameClaim>, usize, usize) {
     let (mut claims, mut replaced, mut invalid) = (Vec::new(), 0, 0);
     for (field, value) in entries {
@@ -110,8 +110,8 @@ fn read(entries: &Entries, now: Duration) -> (Vec<NameClaim>, usize, usize) {
     (claims, replaced, invalid)
 }
 
-/// `EPOCH EXPIRY CREDENTIAL SESSION`, as rules.lua writes it. An epoch is the microsecond of the
-/// claim, unless the server has lost its data or its clock was set.
+/// Reads `EPOCH EXPIRY CREDENTIAL SESSION`, as rules.lua writes it. An epoch is the microsecond of
+/// the claim, unless the server has lost its data or its clock was set.
 fn claim(gateway: &str, value: &str, now: Duration) -> Option<NameClaim> {
     let mut words = value.split(' ');
     let (epoch, expiry) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);

@@ -1,5 +1,5 @@
-//! Other settings for the server, while the gateway runs: they are tried before they count, and those
-//! that do not work are tried again when the old ones fail.
+//! Changes the settings for the server while the gateway runs: new settings are tried before they
+//! are used, and those that do not work are tried again when the old ones fail.
 
 use std::sync::{Arc, PoisonError};
 
@@ -9,11 +9,11 @@ use crate::gateway::redis::examine::failed;
 use crate::gateway::redis::{RedisDirectory, RedisTable};
 
 impl RedisTable {
-    /// Takes other settings, where a gateway can work with them. Returns true if they differ.
+    /// Changes the settings, if a gateway can work with the new ones. Returns true if they differ.
     ///
     /// # Errors
-    /// It is another table. Or a gateway cannot work with them: the old ones stay in force, and
-    /// these are tried again when those fail.
+    /// It is another table. Or a gateway cannot work with them: then the old settings stay in use,
+    /// and the new ones are tried again when the old ones fail.
     pub(crate) fn replace(&self, new: RedisDirectory) -> Result<bool, Error> {
         let now = self.settings();
         if (&now.prefix, now.claim_time) != (&new.prefix, new.claim_time) {
@@ -37,7 +37,7 @@ impl RedisTable {
         }
     }
 
-    /// The settings in force have failed: those that wait are tried. Returns true if they work.
+    /// The current settings have failed: the waiting ones are tried. Returns true if they work.
     pub(super) fn try_waiting(&self) -> bool {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(new) = waiting else { return false };
@@ -60,14 +60,14 @@ impl RedisTable {
         *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = new;
     }
 
-    /// New connections are made with these; the thread that listens for changes makes one.
+    /// Uses these settings for new connections; the thread that receives changes makes one.
     fn take(&self, new: RedisDirectory) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         self.set_waiting(None);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Whether a gateway could work with these: claims, and hears of changes.
+    /// Tests whether a gateway can work with these: whether it can claim names and receive changes.
     fn try_out(&self, new: &RedisDirectory) -> Result<(), Failed> {
         let table = new.clone().table(self.wait, self.remember, self.shares);
         table.try_claim()?;

@@ -1,6 +1,6 @@
-//! One connection to the server. The crate `redis` writes the commands and reads the values; what
-//! comes is read by this file, which bounds it ([`frame`](super::frame)), and the time that it takes:
-//! a command and its answer have one deadline, however many bytes come one by one.
+//! One connection to the server. The crate `redis` writes the commands and parses the values. This
+//! file reads the answers, and bounds their size ([`frame`](super::frame)) and their time: a
+//! command and its answer have one deadline, even if bytes arrive one by one.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -20,7 +20,7 @@ enum Socket {
     Unix(UnixStream),
 }
 
-/// A socket whose reads and writes end at an instant.
+/// A socket whose reads and writes have one deadline.
 struct Timed {
     socket: Socket,
     until: Instant,
@@ -93,9 +93,9 @@ pub(super) struct Wire {
     stream: Stream,
     /// How long a command and its answer may take.
     wait: Duration,
-    /// What has come and is not used.
+    /// Bytes that were received and not used yet.
     unread: Vec<u8>,
-    /// How far the answer in it is there.
+    /// The progress of the answer in them.
     frame: Frame,
 }
 
@@ -105,8 +105,8 @@ impl Wire {
         Wire { stream, wait, unread: Vec::new(), frame: Frame::default() }
     }
 
-    /// To the first address of a host that accepts. Looking it up takes as long as the system's
-    /// resolver.
+    /// Connects to the first address of a host that accepts. Looking it up takes as long as the
+    /// system's resolver.
     pub(super) fn to(host: &str, port: u16, wait: Duration) -> io::Result<Self> {
         let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
         let until = Instant::now() + wait;
@@ -130,7 +130,7 @@ impl Wire {
         Ok(Wire::over(Socket::Unix(UnixStream::connect(path)?), until, wait))
     }
 
-    /// The same over TLS, in what is left of the time to connect. `ca`: instead of the system's.
+    /// Starts TLS, within the rest of the time to connect. `ca`: instead of the system's.
     #[cfg(feature = "tls")]
     pub(super) fn secure(self, host: &str, ca: Option<&[u8]>) -> io::Result<Self> {
         let Stream::Plain(mut timed) = self.stream else { return Ok(self) };
@@ -163,7 +163,7 @@ impl Wire {
         Ok(self.stream.write_all(command)?)
     }
 
-    /// The next answer, or message, that comes; `None`: not within this time.
+    /// The next answer or message; `None`: there was none within this time.
     pub(super) fn next(&mut self, within: Duration) -> RedisResult<Option<Value>> {
         self.stream.timed().until = Instant::now() + within;
         match self.answer() {
@@ -199,7 +199,7 @@ impl ConnectionLike for Wire {
         self.answer() // within the time that began with the command
     }
 
-    /// Nothing here asks for several answers at once.
+    /// Pipelines are not used.
     fn req_packed_commands(&mut self, _: &[u8], _: usize, _: usize) -> RedisResult<Vec<Value>> {
         Err((ErrorKind::Client, "pipelines are not used here").into())
     }

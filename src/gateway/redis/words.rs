@@ -1,14 +1,14 @@
-//! What a failure of the server says, in words: which server, the fault, the remedy where one is known,
-//! and nothing of the scripts that were run.
+//! The text for a failure of the server: the server, the fault, and the remedy if one is known,
+//! without the scripts that were run.
 
 use redis::RedisError;
 
 use crate::setting::{DIRECTORY_PASSWORD, DIRECTORY_USER};
 
-/// Longest answer of a server that is told, in characters.
+/// Longest answer of a server that is quoted, in characters.
 const SAID_MAX: usize = 200;
 
-/// A failure of the server at this place. `is_secure`: it is asked over TLS.
+/// The text for a failure of the server at this place. `is_secure`: the connection uses TLS.
 pub(super) fn told(e: &RedisError, at: &str, is_secure: bool) -> String {
     let said = match (e.is_timeout(), e.detail()) {
         (true, _) => "it did not answer in time".to_owned(),
@@ -21,7 +21,8 @@ pub(super) fn told(e: &RedisError, at: &str, is_secure: bool) -> String {
     format!("Redis at {at}: {}", explained(&said, e.is_connection_dropped(), is_secure))
 }
 
-/// The crate repeats the command, which may be long, and a server the position in its script.
+/// The text without the command, which the crate repeats and which may be long, and without the
+/// position in the script, which a server adds.
 fn explained(said: &str, is_dropped: bool, is_secure: bool) -> String {
     let said = said.split(" script: ").next().unwrap_or_default();
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -63,7 +64,7 @@ fn remedy(said: &str, is_dropped: bool, is_secure: bool) -> Option<String> {
         () if has("unknown command") && has("SENTINEL") => {
             "it is no sentinel; write redis:// in the URL".to_owned()
         }
-        // How the first byte of HTTP/1.1, and of an alert of TLS, is told.
+        // How the crate reports the first byte of HTTP/1.1, and of a TLS alert.
         () if begins("Parse error") && has("`72`") => {
             "what answers there is no Redis: it speaks HTTP".to_owned()
         }
@@ -82,7 +83,7 @@ fn remedy(said: &str, is_dropped: bool, is_secure: bool) -> Option<String> {
     })
 }
 
-/// Returns true if there was somebody who accepted the connection and ended it.
+/// Returns true if the other side accepted the connection and ended it.
 fn is_closed(said: &str, is_dropped: bool) -> bool {
     is_dropped && !said.contains("refused") && !said.contains("No such file")
 }
