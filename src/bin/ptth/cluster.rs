@@ -1,5 +1,5 @@
-//! `ptth cluster`: what a gateway with these options sees of the directory and of the other
-//! gateways, step by step, in words (`check`), and where it finds a device (`find`).
+//! `ptth cluster`: tests the directory and the other gateways step by step, as a gateway with these
+//! options would use them (`check`), and shows where it finds a device (`find`).
 
 mod asking;
 mod find;
@@ -21,20 +21,20 @@ use crate::output::print_line;
 use crate::peers::{Named, PeersArgs};
 use crate::{Failure, failed, usage};
 
-/// Clocks that are further apart are told.
+/// A larger difference between clocks is reported.
 const CLOCKS_APART: Duration = Duration::from_secs(1);
-/// The step that looks at how others reach this gateway.
+/// The step that tests this gateway's own URL.
 const OWN: &str = "own URL";
 /// A gateway announces itself more often than this.
 const SILENT: Duration = Duration::from_secs(120);
-/// Steps of the look at Redis, each of which may take `--timeout`: some twelve, and each of 16 servers
-/// that hang.
+/// Steps of the test of Redis, each of which may take `--timeout`: some twelve, and one for each of
+/// 16 servers that hang.
 const STEPS: u32 = 28;
 
 #[derive(Args)]
 pub(crate) struct ClusterArgs {
-    /// What to do: check goes to the directory and to each gateway that it knows, and says what is
-    /// wrong; find says where a device is
+    /// What to do: check tests the directory and each gateway that it lists, and reports faults;
+    /// find shows where a device is
     #[arg(value_enum)]
     what: What,
     /// With find: the device's name, or its origin
@@ -42,7 +42,7 @@ pub(crate) struct ClusterArgs {
     /// With find: print JSON (docs/cluster.md)
     #[arg(long)]
     json: bool,
-    /// The file of ptth gateway: of its table `[gateway]`, the options below count
+    /// The file of ptth gateway: the options below are read from its table `[gateway]`
     #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -58,7 +58,7 @@ enum What {
     Find,
 }
 
-/// Exit codes: 0 all right, or found; 1 something is wrong, or not found; 2 wrong usage.
+/// Exit codes: 0 no fault, or found; 1 a fault, or not found; 2 wrong usage.
 pub(crate) fn run(args: &ClusterArgs) -> Result<(), Failure> {
     let named = args.others.named()?;
     let named = named.ok_or_else(|| {
@@ -151,7 +151,7 @@ impl Check<'_> {
         wrong(step, what)
     }
 
-    /// What a directory in a file has.
+    /// Reports the entries of a directory in a file.
     fn file(&self, own: Option<&str>) -> Result<(), Failure> {
         let Some(file) = &self.named.file else { return Ok(()) };
         let lines = self.named.listed.len();
@@ -165,7 +165,7 @@ impl Check<'_> {
         }
     }
 
-    /// Whether the gateway that answers at this one's URL is in this table.
+    /// Reports whether the gateway that answers at this one's URL is in this table.
     fn own_place(&mut self, own: &str, answers: bool, table: &Table) -> Result<(), Failure> {
         match (table.gateways.iter().any(|url| url == own), answers) {
             (true, _) => Ok(()),
@@ -181,7 +181,8 @@ impl Check<'_> {
         }
     }
 
-    /// The server with the table, and the gateways that it knows; `None`: it does not answer.
+    /// Reports the server with the table, and the gateways that it lists; `None`: it does not
+    /// answer.
     fn directory(&mut self, redis: &RedisDirectory) -> Result<Option<Table>, Failure> {
         let (asked, timeout) = (redis.clone(), self.timeout);
         let look = move || asked.examine(timeout).map_err(|e| e.to_string());
@@ -195,7 +196,7 @@ impl Check<'_> {
         self.server(&report)?;
         let mut urls = Vec::new();
         for (url, ago) in &report.gateways {
-            let url = spelled_out(url); // whoever can write there has written it
+            let url = spelled_out(url); // anyone who can write there may have written it
             let text = format!("{url} announced itself {} s ago", ago.as_secs());
             match *ago > SILENT {
                 true => warn(
@@ -284,7 +285,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// A gateway as this one would ask it; returns true if it is one.
+    /// Tests a gateway as this one would use it; returns true if it is one.
     fn gateway(&mut self, step: &str, url: &str) -> Result<bool, Failure> {
         let asking = Asking { named: self.named, timeout: self.timeout };
         match asking.ask(url, step == OWN, None) {
@@ -297,7 +298,7 @@ impl Check<'_> {
     }
 }
 
-/// What to look at where a server does not answer.
+/// What to check if a server does not answer.
 fn remedy(why: &str) -> &'static str {
     match ["os error", "in time", "lookup"].iter().any(|part| why.contains(part)) {
         true => {

@@ -1,5 +1,5 @@
-//! The options of a gateway that has others beside it: where they come in, how they are found and
-//! known. The files are read again on SIGHUP.
+//! The options of a gateway of a cluster: the listener for other gateways, and how they are found
+//! and authenticated. The files are read again on SIGHUP.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ use crate::{Failure, usage};
 const TABLE_MAX: u64 = 64 << 20;
 const PASSWORD_MAX: u64 = 64 << 10;
 
-/// Any name that the table does not have.
+/// Stands for every name that is not in the table.
 pub(crate) const OTHERS: &str = "*";
 
 #[derive(Args)]
@@ -45,8 +45,8 @@ pub(crate) struct PeersArgs {
     /// device); the file is read again on SIGHUP
     #[arg(long, value_name = "URL", value_parser = directory, env = "PTTH_DIRECTORY")]
     directory: Option<Directory>,
-    /// The user (ACL) that Redis is asked as (default: its default user); what --config says of it,
-    /// and of the servers, is read again on SIGHUP
+    /// The user (ACL) for Redis (default: its default user); read again from --config on SIGHUP,
+    /// like the servers
     #[arg(long, value_name = "NAME", env = "PTTH_DIRECTORY_USER")]
     directory_user: Option<String>,
     /// A file with the password for Redis in its first line; read again on SIGHUP
@@ -56,25 +56,26 @@ pub(crate) struct PeersArgs {
     /// on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_DIRECTORY_CA")]
     directory_ca: Option<PathBuf>,
-    /// What keys and the channel in Redis begin with, for several clusters in one (default: ptth)
+    /// The prefix of keys and of the channel in Redis, if several clusters use one server (default:
+    /// ptth)
     #[arg(long, value_name = "TEXT", env = "PTTH_DIRECTORY_PREFIX")]
     directory_prefix: Option<String>,
-    /// How long what a gateway notes in Redis lasts that it does not renew, between 3 s and 1 h; the
-    /// same at all gateways (default: 30s)
+    /// How long a gateway's entries in Redis last if it does not renew them, between 3 s and 1 h;
+    /// the same at all gateways (default: 30s)
     #[arg(long, value_name = "DURATION", value_parser = duration, env = "PTTH_DIRECTORY_CLAIM_TIME")]
     directory_claim_time: Option<Duration>,
-    /// A file with the secret that gateways share, in its first line; more lines are secrets that
-    /// others may show, too; read again on SIGHUP
+    /// A file with the secret that gateways share, in its first line; further lines are secrets
+    /// that are accepted from others, too; read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_PEER_SECRET")]
     peer_secret: Option<PathBuf>,
-    /// Speak TLS at --peers: the certificate (PEM), followed by those between it and its root; it is
-    /// shown to gateways at https://, too
+    /// Use TLS at --peers: the certificate (PEM), followed by those between it and its root; it is
+    /// presented to gateways at https://, too
     #[arg(long, value_name = "FILE", env = "PTTH_PEERS_CERT")]
     peers_cert: Option<PathBuf>,
     /// Its private key (PEM, not encrypted)
     #[arg(long, value_name = "FILE", env = "PTTH_PEERS_KEY")]
     peers_key: Option<PathBuf>,
-    /// Require other gateways to show a certificate of this CA, with any names
+    /// Require other gateways to present a certificate of this CA, with any names
     #[arg(long, value_name = "FILE", env = "PTTH_PEERS_CLIENT_CA")]
     peers_client_ca: Option<PathBuf>,
     /// With gateways at https://: trust the CA certificates in this file (PEM), and not the system's
@@ -82,7 +83,7 @@ pub(crate) struct PeersArgs {
     peers_ca: Option<PathBuf>,
 }
 
-/// Where it is found which gateway has a device.
+/// The directory, which tells which gateway has a device.
 #[derive(Clone)]
 enum Directory {
     File(PathBuf),
@@ -99,29 +100,29 @@ fn directory(text: &str) -> Result<Directory, String> {
     }
 }
 
-/// Which gateway has which device.
+/// The gateway of each device.
 pub(crate) type Table = HashMap<String, String>;
 
-/// What the options and their files say.
+/// The settings of the options and their files.
 pub(crate) struct Cluster {
     pub(crate) peers: Peers,
-    /// What the directory answers from.
+    /// The table of a directory in a file.
     table: Arc<RwLock<Table>>,
     tls: Option<GatewayTls>,
 }
 
-/// What there is to look at for `ptth cluster`.
+/// The settings that `ptth cluster` uses.
 pub(crate) struct Named {
-    /// How others reach this gateway, where that is known.
+    /// This gateway's own URL, if it is known.
     pub(crate) own: Option<String>,
     /// The directory in a file.
     pub(crate) file: Option<PathBuf>,
     /// Its lines: the gateway of each device.
     pub(crate) listed: Table,
     pub(crate) redis: Option<RedisDirectory>,
-    /// The secret that is shown.
+    /// The secret that is sent.
     pub(crate) secret: Option<String>,
-    /// How gateways at https:// are known.
+    /// How gateways at https:// are verified.
     pub(crate) tls: DeviceTls,
 }
 
@@ -137,7 +138,7 @@ impl PeersArgs {
         self.table_file().is_some() || files.into_iter().any(Option::is_some)
     }
 
-    /// Reads the files. `None`: this gateway is to know no others.
+    /// Reads the files. `None`: this gateway is not in a cluster.
     pub(crate) fn read(&self) -> Result<Option<Cluster>, Failure> {
         self.check()?;
         if self.peers.is_none() && self.directory.is_none() {
@@ -179,7 +180,7 @@ impl PeersArgs {
         Ok(Some(Cluster { peers, table, tls }))
     }
 
-    /// What the options and their files say of others, to be looked at. `None`: nothing.
+    /// The settings for `ptth cluster`. `None`: this gateway is not in a cluster.
     pub(crate) fn named(&self) -> Result<Option<Named>, Failure> {
         self.check()?;
         if self.peers.is_none() && self.directory.is_none() {
@@ -212,11 +213,11 @@ impl PeersArgs {
         }))
     }
 
-    /// The URL of --peers, where others can reach that.
+    /// The URL of --peers, if others can reach it.
     fn own_address(&self) -> Result<Option<String>, Failure> {
         let Some(address) = &self.peers else { return Ok(None) };
         let scheme = if self.peers_cert.is_some() { "https" } else { "http" };
-        // A gateway listens at the first one, and tells others that.
+        // A gateway listens at the first one, and announces that.
         let first = addresses::addresses(("--peers", address))?.into_iter().next();
         let reachable = first.filter(|at| !at.ip().is_unspecified() && at.port() != 0);
         Ok(reachable.map(|at| format!("{scheme}://{at}")))
@@ -229,8 +230,8 @@ impl PeersArgs {
         }
     }
 
-    /// The table in Redis, with all that the options say of it; which table it is, those of the start
-    /// say.
+    /// The table in Redis with its settings from the options; the prefix and the claim time are
+    /// those of the start.
     fn redis(
         &self,
         at: &RedisDirectory,
@@ -263,7 +264,7 @@ impl PeersArgs {
     }
 
     /// # Errors
-    /// An option concerns Redis, and the directory is not there.
+    /// An option concerns Redis, and the directory is not in Redis.
     fn check_directory(&self) -> Result<(), Failure> {
         if let Some(Directory::Redis(_)) = &self.directory {
             return Ok(());
@@ -281,11 +282,11 @@ impl PeersArgs {
         }
     }
 
-    /// What is wrong whatever the files say.
+    /// Checks the options, without the files.
     fn check(&self) -> Result<(), Failure> {
         self.check_directory()?;
         if self.peers_ca.is_some() && self.peers.is_some() && self.directory.is_none() {
-            // Whoever has written both knows which is which.
+            // With both options, they are hardly confused.
             if self.peers_client_ca.is_none() {
                 return Err(usage(
                     "--peers-ca goes with --directory: it is the CA of gateways that this one asks; those that come to --peers are known by --peers-client-ca",
@@ -331,7 +332,7 @@ impl PeersArgs {
         )))
     }
 
-    /// Refuses a URL with another scheme than the listener that it leads to speaks.
+    /// Refuses a URL with another scheme than that of its listener.
     fn check_scheme(&self, address: &str) -> Result<(), Failure> {
         let Some(url) = &self.advertise else { return Ok(()) };
         let is_own = at_listener(url, &[("--peers", address)])?.is_some();
@@ -356,7 +357,7 @@ impl PeersArgs {
     /// and the secret there.
     ///
     /// # Errors
-    /// It is one.
+    /// It is such a URL.
     pub(crate) fn check_advertised(&self, listening: &Listening<'_>) -> Result<(), Failure> {
         let Some(url) = &self.advertise else { return Ok(()) };
         let others: Vec<_> =
@@ -397,21 +398,21 @@ impl PeersArgs {
                 .ca(certificates::read("--peers-ca", ca, reading)?)
                 .map_err(|e| format!("--peers-ca {}: {e}", ca.display()))?;
         }
-        // The listener's, of which is told there.
+        // It is the listener's, which reports it itself.
         if let Some(identity) = self.pairs().default_again(reading)? {
             tls = tls.identity(identity);
         }
         Ok(tls)
     }
 
-    /// The lines of the file of secrets. None of them is ever told.
+    /// The lines of the file of secrets. None of them is ever shown.
     fn secrets(&self, reading: Reading) -> Result<Option<Vec<String>>, String> {
         let Some(file) = &self.peer_secret else { return Ok(None) };
         let check = |line: &str| Peers::found_by(|_| Ok(None)).secrets([line]).map(drop);
         secrets::read(("--peer-secret", file), reading, check).map(Some)
     }
 
-    /// A mistake of the whole file of secrets.
+    /// The text for a mistake that concerns the whole file of secrets.
     fn of_secrets(&self, e: &Error) -> String {
         let file = self.peer_secret.as_deref().unwrap_or(Path::new(""));
         format!("--peer-secret {}: {e}", file.display())
@@ -429,7 +430,7 @@ impl PeersArgs {
             match (words.next(), words.next(), words.next()) {
                 (None, ..) => {}
                 (Some(name), Some(url), None) => {
-                    // Whether it is one is said now, not when somebody asks.
+                    // A bad URL is reported now, not at the first request.
                     let gateway = Peers::found_by(|_| Ok(None)).advertise(url);
                     gateway.map(drop).map_err(|e| wrong(&e.to_string()))?;
                     check_name(name).map_err(|e| wrong(&e))?;
@@ -444,7 +445,7 @@ impl PeersArgs {
     }
 }
 
-/// What stands for a device in the table: its name, an origin, or all others.
+/// Checks the first word of a line of the table: a name, an origin, or `*`.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let read = match name {
         OTHERS => return Ok(()),
@@ -454,15 +455,15 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     read.map(drop).map_err(|e| format!("device name {name}: {}", e.reason))
 }
 
-/// Other gateways while this one serves.
+/// The state for other gateways while this one serves.
 pub(crate) struct PeersInForce {
     table: Arc<RwLock<Table>>,
-    /// Where they come in, and the scheme of its URL.
+    /// The address of the listener, and the scheme of its URL.
     listening: Option<(SocketAddr, &'static str)>,
 }
 
 impl Cluster {
-    /// Lets other gateways in, where that is wanted.
+    /// Starts the listener for other gateways, if there is one.
     pub(crate) fn start(
         self,
         gateway: &Gateway,
@@ -483,8 +484,8 @@ impl PeersInForce {
         self.listening.map(|(at, scheme)| format!("{scheme}://{at}"))
     }
 
-    /// Reads the files again; a mistake in one changes nothing of what that one says. `args` are those
-    /// of the start, `new` those of now, which count for the directory in Redis.
+    /// Reads the files again; a file with a mistake changes nothing. `args` are those of the start;
+    /// `new` are the current ones, which are used for the directory in Redis.
     pub(crate) fn read_again(&self, gateway: &Gateway, args: &PeersArgs, new: &PeersArgs) {
         let again = Reading::Again;
         if let Some((at, _)) = self.listening {
@@ -516,8 +517,7 @@ impl PeersInForce {
     }
 }
 
-/// Takes what the options and their files say now of the servers in Redis and how this gateway is known
-/// there.
+/// Applies the current settings of the servers in Redis, and of the user, password and CA for them.
 fn follow_redis(gateway: &Gateway, start: &PeersArgs, new: &PeersArgs) {
     let at = match (&start.directory, &new.directory) {
         (Some(Directory::Redis(_)), Some(Directory::Redis(at))) => at,

@@ -1,4 +1,5 @@
-//! One question to a gateway, on its peers' port: whether it serves, and whether it has a device.
+//! One query to a gateway's peers' port: whether it accepts this gateway, and whether it has a
+//! device.
 
 use std::time::{Duration, Instant};
 
@@ -21,16 +22,16 @@ pub(super) struct Asking<'n> {
     pub(super) timeout: Duration,
 }
 
-/// What a gateway has answered.
+/// The answer of a gateway.
 pub(super) struct Reply {
-    /// That it takes requests of this gateway, in words.
+    /// The text that it accepts requests of this gateway.
     pub(super) taken: String,
-    /// Whether it has the device that it was asked about; `None`: it does not say.
+    /// Whether it has the device that it was asked about; `None`: it does not tell.
     pub(super) has: Option<Has>,
     pub(super) took: Duration,
 }
 
-/// What a gateway says of a device.
+/// The state of a device at a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Has {
     Connected,
@@ -43,7 +44,7 @@ impl Has {
     const ALL: [(Has, &'static str); 3] =
         [(Has::Connected, "connected"), (Has::Away, "away"), (Has::Unknown, "unknown")];
 
-    /// `None`: no gateway writes this.
+    /// Reads the state. `None`: the value is unknown.
     fn read(value: &[u8]) -> Option<Self> {
         Has::ALL.into_iter().find(|(_, text)| text.as_bytes() == value).map(|(has, _)| has)
     }
@@ -58,7 +59,8 @@ impl Asking<'_> {
     /// `is_own`: the URL is this gateway's. `device`: the one that it is asked about.
     ///
     /// # Errors
-    /// It does not answer as a gateway does that serves this one; why, and what to do.
+    /// It does not answer like a gateway that accepts this one; the text has the reason and the
+    /// remedy.
     pub(super) fn ask(
         &self,
         url: &str,
@@ -122,7 +124,7 @@ struct Target {
 }
 
 /// # Errors
-/// No gateway's URL: somebody else has written it.
+/// It is not the URL of a gateway: it was not written by one.
 fn target(url: &str) -> Result<Target, String> {
     let wrong = || "this is no URL of a gateway (http://HOST:PORT)".to_owned();
     let uri: http::Uri = url.parse().map_err(|_| wrong())?;
@@ -144,14 +146,14 @@ pub(super) fn spelt(url: &str) -> String {
     format!("{scheme}://{}", with_port(&host.to_ascii_lowercase(), port))
 }
 
-/// What came back.
+/// The received answer.
 #[derive(Default)]
 struct Answered {
     status: u16,
-    /// A gateway's port for others has answered.
+    /// It comes from a gateway's peers' port.
     is_served: bool,
     is_stranger: bool,
-    /// A gateway of this project, at whichever port.
+    /// It comes from a gateway of this project, on any port.
     is_marked: bool,
     has: Option<Has>,
     text: String,
@@ -208,7 +210,7 @@ impl Answered {
         }
     }
 
-    /// Which port of a gateway it is that answers without the mark of others, if it is one.
+    /// The gateway's port that has answered, if it is another one than the peers' port.
     fn place(&self) -> Option<&'static str> {
         match &self.text {
             text if text.contains("admin listener") => Some("a gateway's --admin"),

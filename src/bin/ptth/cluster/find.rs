@@ -1,5 +1,5 @@
 //! `ptth cluster find NAME`: which gateway the directory names for a device, whether that gateway
-//! has it, and in words what is wrong and what to do.
+//! has it, and a text about faults and remedies.
 
 use std::time::Duration;
 
@@ -14,11 +14,12 @@ use crate::output::print_line;
 use crate::peers::{Named, OTHERS, check_name};
 use crate::{Failure, files, usage};
 
-/// Gateways beside those with a claim that are asked at most, and at once.
+/// Most gateways without a claim that are asked, all at once.
 const ASKED_MAX: usize = 64;
 const AT_ONCE: usize = 16;
 
-/// Runs it. Exit codes: 0 found, and its gateway has it; 1 not so; 2 wrong usage.
+/// Runs the command. Exit codes: 0 the device was found, and its gateway has it; 1 otherwise; 2
+/// wrong usage.
 pub(super) fn run(
     named: &Named,
     name: &str,
@@ -46,11 +47,11 @@ pub(super) fn run(
     }
     match conclusion.is_found {
         true => Ok(()),
-        false => Err(Failure { text: String::new(), code: 1 }), // it is told
+        false => Err(Failure { text: String::new(), code: 1 }), // it is printed
     }
 }
 
-/// What the directory says.
+/// The answer of the directory.
 #[derive(Default)]
 struct Table {
     kind: &'static str,
@@ -72,7 +73,7 @@ enum Claim {
 }
 
 impl Claim {
-    /// Requests are sent there.
+    /// Returns true if requests are sent there.
     fn is_valid(&self) -> bool {
         match self {
             Claim::Redis(claim) => claim.valid_for.is_some(),
@@ -80,7 +81,7 @@ impl Claim {
         }
     }
 
-    /// Until when, in words.
+    /// The text for its expiry.
     fn end(&self) -> String {
         match self {
             Claim::Redis(NameClaim { valid_for: Some(left), .. }) => {
@@ -117,7 +118,7 @@ impl Table {
         self.gateways.iter().find(|(of, _)| of == url).map(|(_, ago)| *ago)
     }
 
-    /// What is to be done where a gateway has a device, and is not named for it.
+    /// The remedy if a gateway has a device, but the directory does not name it.
     fn correction(&self) -> &'static str {
         match self.kind {
             "redis" => {
@@ -127,7 +128,7 @@ impl Table {
         }
     }
 
-    /// What its absence from the list of gateways means, in words.
+    /// The text for its absence from the list of gateways.
     fn silence(&self, url: &str) -> String {
         match self.announced(url) {
             _ if self.kind != "redis" => String::new(),
@@ -244,7 +245,7 @@ impl Find<'_> {
         let NameReport { server, round_trip, claims, replaced, invalid, gateways, .. } = report;
         let text = format!("{server} answers within {:.1} ms", millis(round_trip));
         self.tell(Verdict::Good, "directory", text)?;
-        // Whoever can write there has written it.
+        // Anyone who can write there may have written it.
         let claim = |claim: NameClaim| (spelled_out(&claim.gateway), Claim::Redis(claim));
         let gateways = gateways.into_iter().map(|(url, ago)| (spelled_out(&url), ago));
         Ok(Table {
@@ -259,7 +260,7 @@ impl Find<'_> {
         })
     }
 
-    /// Asks this gateway and those with a claim; where none of these has the device, the others.
+    /// Asks this gateway and those with a claim; if none of these has the device, also the others.
     fn gateways(&mut self, table: &Table) -> Result<Vec<Seen>, Failure> {
         let own = self.asking.named.own.as_deref().map(spelt);
         if own.is_none() {
@@ -324,7 +325,7 @@ impl Find<'_> {
         Ok(all)
     }
 
-    /// What a gateway's answer means.
+    /// The meaning of a gateway's answer.
     fn of_gateway(&self, table: &Table, seen: &Seen) -> (Verdict, String) {
         let name = self.name;
         let claim = table.claim_of(&seen.url).filter(|claim| claim.is_valid());
@@ -420,7 +421,7 @@ fn of_claim(claim: &NameClaim, silence: &str) -> (Verdict, String) {
     }
 }
 
-/// What it all comes to.
+/// The result of all answers.
 struct Conclusion {
     is_found: bool,
     text: String,
@@ -485,7 +486,7 @@ fn millis(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
 }
 
-/// As people say it.
+/// A time in words.
 fn spoken(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     match seconds {
