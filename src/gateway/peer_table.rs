@@ -123,9 +123,9 @@ pub(crate) struct PeerRow {
     /// How long ago.
     pub(crate) last_answer: Option<Duration>,
     pub(crate) last_failure: Option<(Duration, Box<str>)>,
-    /// It accepted a request, and has given no sign of life since.
+    /// It accepted a request, and has not answered a probe since.
     pub(crate) hangs: bool,
-    /// Its requests that were served here, as far as it says who it is.
+    /// Its requests that were served here, if it sends its URL.
     pub(crate) served: u64,
     /// How long ago.
     pub(crate) last_served: Option<Duration>,
@@ -148,7 +148,7 @@ impl PeerRow {
         }
     }
 
-    /// Whether it can be reached, in a word, by what came last.
+    /// Whether it can be reached, as one word, by its last result.
     #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
     pub(crate) fn state(&self) -> &'static str {
         match (&self.last_failure, self.last_answer) {
@@ -183,7 +183,7 @@ pub(crate) struct PeerTable {
     asked: HashMap<Box<str>, LookUp>,
     in_line: InLine,
     peers: Vec<Peer>,
-    /// By the URL of the gateway that asked.
+    /// The key is the URL of the asking gateway.
     served: HashMap<Arc<str>, Served>,
 }
 
@@ -514,12 +514,12 @@ impl PeerTable {
             last_served: Some(ago(served.last)),
             ..PeerRow::of(url.clone())
         };
-        // Those of one gateway are added up, as are those of several loops.
+        // Counts of one gateway are added up, as are those of several loops.
         self.peers.iter().map(row).chain(self.served.iter().map(served)).collect()
     }
 
-    /// A request of another gateway is served, which says that this is its URL. Whoever has the secret
-    /// may say anything, so their number has a bound.
+    /// Counts a served request of another gateway, which has sent this URL as its own. Anyone with
+    /// the secret may send any URL, so their number has a bound.
     pub(super) fn count_served(&mut self, gateway: &str, now: Instant) {
         if let Some(served) = self.served.get_mut(gateway) {
             served.requests += 1;

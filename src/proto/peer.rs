@@ -1,5 +1,5 @@
-//! What gateways of one cluster tell each other with a visitor's request: fields of their own, which
-//! count on the peers' listener alone.
+//! The fields that gateways of one cluster add to a visitor's request for each other. They are
+//! honoured on the peers' listener alone.
 //!
 //! ```text
 //! GET /status HTTP/1.1                     as the device gets it: target, Host, X-Forwarded-*, X-Request-Id
@@ -9,15 +9,14 @@
 //! PTTH-Peer-Gateway: http://10.0.0.1:7000  how the gateway that asks is reached itself; for operators alone
 //! PTTH-Peer-Waits: link=5000, first-byte=60000, body-silence=60000      milliseconds
 //! ```
-//! The response is the device's, with `PTTH-Peer-Served: 1`, by which the other side knows that it
-//! comes from a gateway's peers' port: a directory may lead somewhere else by mistake. A gateway that
-//! does not have the device says so with 404 and
-//! `PTTH-Peer-Miss`: `away` where it was there lately, or is expected, else `unknown`. One that does
-//! not know the other's secret answers 403 with `stranger` there. `OPTIONS *` with a device is a
-//! question that reaches no device: the answer says with `PTTH-Peer-Has` whether the gateway has it,
-//! `connected`, `away` or `unknown`. No relay forwards a field whose
-//! name begins like these, in either direction, so what a visitor or a device sends is never taken
-//! for a gateway's word.
+//! The response is the device's, with `PTTH-Peer-Served: 1`, which shows that it comes from a
+//! gateway's peers' port: a directory may contain a wrong address. A gateway that does not have the
+//! device answers 404 with `PTTH-Peer-Miss`: `away` if the device was connected lately or is
+//! expected, else `unknown`. A gateway that does not know the other's secret answers 403 with
+//! `PTTH-Peer-Miss: stranger`. `OPTIONS *` with a device is a query that no device sees:
+//! `PTTH-Peer-Has` in the answer tells whether the gateway has it, `connected`, `away` or
+//! `unknown`. No relay forwards a field whose name begins with this prefix, in either direction, so
+//! visitors and devices cannot forge these fields.
 
 use core::net::IpAddr;
 use core::time::Duration;
@@ -28,7 +27,7 @@ use crate::proto::fields::{Fields, members};
 use crate::proto::head_writer::write_field;
 use crate::proto::turn::Name;
 
-/// How the names of all these fields begin, in lower case.
+/// The prefix of the names of all these fields, in lower case.
 pub(crate) const PREFIX: &str = "ptth-peer-";
 
 /// In a response: the gateway that was asked does not have the device.
@@ -37,10 +36,10 @@ pub(crate) const MISS: &str = "PTTH-Peer-Miss";
 /// In each response at a peers' port, interim ones included.
 pub(crate) const SERVED: (&str, &str) = ("PTTH-Peer-Served", "1");
 
-/// In the answer to a question about a device: whether the gateway has it.
+/// In the answer to a query about a device: whether the gateway has it.
 pub(crate) const HAS: &str = "PTTH-Peer-Has";
 
-/// The value of [`HAS`] for a device that is connected; else it is that of [`MISS`].
+/// The value of [`HAS`] for a connected device; otherwise it is that of [`MISS`].
 pub(crate) const CONNECTED: &str = "connected";
 
 const SECRET: &str = "PTTH-Peer-Secret";
@@ -49,13 +48,13 @@ const VISITOR: &str = "PTTH-Peer-Visitor";
 const GATEWAY: &str = "PTTH-Peer-Gateway";
 const WAITS: &str = "PTTH-Peer-Waits";
 
-/// Longest value of [`PeerWaits`] that is taken.
+/// Longest value of [`PeerWaits`] that is accepted.
 const WAIT_MAX: Duration = Duration::from_secs(30 * 86_400);
 
-/// The longest that all these lines can be, in bytes.
+/// Most bytes that all these lines can have together.
 pub(crate) const LINES_MAX: usize = 1280;
 
-/// The waits that a route grants its request, where they are told.
+/// The waits that a route allows its request, if the gateway sends them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PeerWaits {
     pub(crate) link: Option<Duration>,
@@ -63,20 +62,20 @@ pub(crate) struct PeerWaits {
     pub(crate) body_silence: Option<Duration>,
 }
 
-/// What one gateway tells another of a visitor's request.
+/// What one gateway sends to another about a visitor's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PeerRequest<'a> {
     /// The name or origin of a device.
     pub(crate) device: &'a str,
-    /// `None`: a program asks.
+    /// `None`: the request is a program's.
     pub(crate) visitor: Option<IpAddr>,
-    /// The URL of the gateway that asks; `None`: it does not say.
+    /// The URL of the asking gateway; `None`: it does not send one.
     pub(crate) gateway: Option<&'a str>,
     pub(crate) waits: PeerWaits,
 }
 
 impl PeerRequest<'_> {
-    /// Appends its lines.
+    /// Appends the lines.
     ///
     /// # Errors
     /// The device's name or the secret cannot be written.
@@ -102,7 +101,7 @@ impl PeerRequest<'_> {
     }
 }
 
-/// Asks a gateway whether it lives.
+/// Appends a request that asks a gateway whether it is alive.
 ///
 /// # Errors
 /// The secret cannot be written.
@@ -115,11 +114,11 @@ pub(crate) fn write_probe(out: &mut Vec<u8>, secret: Option<&str>) -> Result<(),
     Ok(())
 }
 
-/// Reads what another gateway tells. What this crate does not know is ignored, so that a later one
-/// can say more.
+/// Reads the fields of another gateway. Unknown ones are ignored, so that a later version can send
+/// more.
 ///
 /// # Errors
-/// 400: no device, several, or a name that can be none; an address or a wait that is none.
+/// 400: no device, several, or an invalid name; an invalid address or wait.
 pub(crate) fn read<'a>(fields: &Fields<'a>) -> Result<PeerRequest<'a>, Refusal> {
     let wrong = |reason| Refusal::new(400, reason);
     let device = one(fields, DEVICE)?.ok_or_else(|| wrong("PTTH-Peer-Device is missing"))?;
@@ -152,17 +151,17 @@ fn check(device: &str) -> Result<(), Refusal> {
     }
 }
 
-/// The device that a question is about; `None`: it is about the gateway alone.
+/// The device that a query is about; `None`: it is about the gateway alone.
 ///
 /// # Errors
-/// 400: several, or a name that can be none.
+/// 400: several, or an invalid name.
 pub(crate) fn asked_about<'a>(fields: &Fields<'a>) -> Result<Option<&'a str>, Refusal> {
     let device = one(fields, DEVICE)?;
     device.map(check).transpose()?;
     Ok(device)
 }
 
-/// The secret that another gateway shows.
+/// The secret that another gateway has sent.
 pub(crate) fn secret<'a>(fields: &Fields<'a>) -> Option<&'a [u8]> {
     let mut shown = fields.all(SECRET);
     match (shown.next(), shown.next()) {
@@ -171,17 +170,17 @@ pub(crate) fn secret<'a>(fields: &Fields<'a>) -> Option<&'a [u8]> {
     }
 }
 
-/// Why a gateway does not ask its device.
+/// Why the other gateway has not forwarded a request to its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Miss {
     Unknown,
-    /// It was connected there lately, or is expected there.
+    /// The device was connected there lately, or is expected there.
     Away,
-    /// It takes nothing of a gateway that shows no secret, or another one.
+    /// That gateway rejects the secret, or that there is none.
     Stranger,
-    /// What answers is no gateway's peers' port; its status.
+    /// The answer does not come from a gateway's peers' port; its status.
     Foreign(u16),
-    /// It refused the certificate of the one that asks, by an alert of TLS.
+    /// It refused the certificate of the asking gateway, by a TLS alert.
     Untrusted,
 }
 
@@ -198,12 +197,12 @@ impl Miss {
     }
 }
 
-/// Returns true if a response comes from a gateway's port for others.
+/// Returns true if a response comes from a gateway's peers' port.
 pub(crate) fn is_served(fields: &Fields<'_>) -> bool {
     fields.get(SERVED.0).is_some()
 }
 
-/// What a response says that comes from no device. `None`: a device gave it.
+/// Why a response does not come from a device. `None`: it does.
 pub(crate) fn miss(status: u16, fields: &Fields<'_>) -> Option<Miss> {
     if !is_served(fields) {
         return Some(Miss::Foreign(status));
