@@ -1,12 +1,12 @@
-//! What a program gives with a callback.
+//! The pointer that a program passes with a callback.
 
 use std::ffi::c_void;
 
-/// Is told once that the library does not use `user` any more.
+/// Called once, when the library no longer uses `user`.
 #[allow(non_camel_case_types)]
 pub type ptth_release_callback = Option<unsafe extern "C" fn(user: *mut c_void)>;
 
-/// A pointer of the program's, which hears when nothing uses it any more.
+/// A pointer of the program's, which is released when nothing uses it any more.
 pub(crate) struct User {
     pub(crate) pointer: *mut c_void,
     release: ptth_release_callback,
@@ -21,7 +21,8 @@ impl User {
 impl Drop for User {
     fn drop(&mut self) {
         if let Some(release) = self.release {
-            // SAFETY: the promise of who gave it (ptth.h); the pointer is not used afterwards.
+            // SAFETY: the promise of the caller who passed it (ptth.h); the pointer is not used
+            // afterwards.
             unsafe { release(self.pointer) };
         }
     }

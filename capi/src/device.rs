@@ -17,14 +17,14 @@ use crate::strings::text;
 #[allow(non_camel_case_types)]
 pub struct ptth_device {
     handle: DeviceHandle,
-    /// With ptth_open.
+    /// Set by ptth_open.
     receiver: Option<Receiver>,
 }
 
-/// What requests are received from.
+/// Receives requests.
 struct Receiver {
     device: Device,
-    /// A request that was there at the start.
+    /// A request that arrived during the start.
     first: Mutex<Option<Exchange>>,
 }
 
@@ -34,39 +34,39 @@ impl Receiver {
     }
 }
 
-/// Answers one request by ptth_respond and its like. It runs on a thread of the library, several at
-/// once (ptth_options_handlers), whose stack has 2 MiB. The request is valid until it returns, and is
-/// sent its response then: a 500 if it gave none.
+/// Answers one request with ptth_respond or a similar function. It runs on a thread of the library,
+/// possibly on several at once (ptth_options_handlers), with a stack of 2 MiB. The request is valid
+/// until it returns. Then its response is sent: a 500 if it gave none.
 #[allow(non_camel_case_types)]
 pub type ptth_handler = Option<unsafe extern "C" fn(request: *mut ptth_request, user: *mut c_void)>;
 
-/// How a gateway is reached.
+/// How the device and a gateway are connected.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(non_camel_case_types)]
 pub enum ptth_transport {
-    /// Not at all now.
+    /// Not connected.
     PTTH_OFFLINE = 0,
-    /// By connections that turned.
+    /// By upgraded connections (links).
     PTTH_UPGRADE = 1,
-    /// By polls of the fallback.
+    /// By polls of the fallback (COMET).
     PTTH_COMET = 2,
 }
 
-/// What a device does now, over all its gateways.
+/// The current state of a device, over all its gateways.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(non_camel_case_types)]
 pub struct ptth_state {
-    /// How its gateway, or the first of them that is, is reached.
+    /// The transport of its gateway, or of the first one that is connected.
     pub transport: ptth_transport,
-    /// Turned connections.
+    /// Upgraded connections.
     pub links: usize,
     /// Polls, those with a request in progress included.
     pub polls: usize,
     /// Links with a request in progress.
     pub busy: usize,
-    /// Connections on their way.
+    /// Connections that are being established.
     pub dialing: usize,
     /// Requests since the start.
     pub requests: u64,
@@ -125,9 +125,9 @@ unsafe fn object<'d>(device: *const ptth_device) -> Result<&'d ptth_device, Fail
 }
 
 /// Starts a device whose requests a callback answers, and stores it in `*device` (NULL if this
-/// fails). `user` is passed to the callback as it is. `release` (may be NULL) is called once, when the
-/// device has ended and the last callback has returned, which may be after ptth_device_free; and also
-/// if this function fails. The options stay the caller's.
+/// fails). `user` is passed to the callback unchanged. `release` (may be NULL) is called once, when
+/// the device has ended and the last callback has returned, which may be after ptth_device_free;
+/// and also if this function fails. The caller keeps the options.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_serve(
     options: *const ptth_options,
@@ -149,7 +149,7 @@ pub unsafe extern "C" fn ptth_serve(
 }
 
 /// Starts a device that forwards its requests to a local HTTP server: "http://127.0.0.1:3000",
-/// "unix:/run/app.sock". No thread for each request. Stores it in `*device` (NULL if this fails).
+/// "unix:/run/app.sock". Requests need no threads. Stores it in `*device` (NULL if this fails).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_forward(
     options: *const ptth_options,
@@ -165,8 +165,8 @@ pub unsafe extern "C" fn ptth_forward(
     }
 }
 
-/// Starts a device whose requests the program takes with ptth_receive. Stores it in `*device` (NULL
-/// if this fails).
+/// Starts a device whose requests the program receives with ptth_receive. Stores it in `*device`
+/// (NULL if this fails).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_open(
     options: *const ptth_options,
@@ -185,8 +185,8 @@ pub unsafe extern "C" fn ptth_open(
 
 /// The next request of a device that ptth_open started, on one thread or on several: stored in
 /// `*request`, which is NULL otherwise. Waits for at most `time_ms` milliseconds (negative: until
-/// there is one). PTTH_TIMEOUT: none came; PTTH_STOPPED, PTTH_REFUSED: none will. Each request ends
-/// with ptth_request_done.
+/// there is one). PTTH_TIMEOUT: there was none; PTTH_STOPPED, PTTH_REFUSED: there will be none.
+/// Each request has to be ended with ptth_request_done.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_receive(
     device: *const ptth_device,
@@ -221,7 +221,7 @@ pub unsafe extern "C" fn ptth_receive(
     })
 }
 
-/// What the device does now, in `*state`.
+/// Stores the current state of the device in `*state`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_device_state(
     device: *const ptth_device,
@@ -252,7 +252,8 @@ pub unsafe extern "C" fn ptth_device_state(
     })
 }
 
-/// Dials now, whatever the pause after the last failure: the network is back.
+/// Dials at once, without the rest of the pause after the last failure: for when the network is
+/// back.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_device_retry_now(device: *const ptth_device) -> ptth_status {
     status(|| {
@@ -262,8 +263,8 @@ pub unsafe extern "C" fn ptth_device_retry_now(device: *const ptth_device) -> pt
     })
 }
 
-/// Takes nothing new, lets requests in progress finish within the time, then ends the device: with 0
-/// they are cut. Returns when its connections are over.
+/// Accepts no new requests, lets requests in progress finish within the time, then ends the device:
+/// with 0 they are cut. Returns when its connections have ended.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_device_stop(device: *const ptth_device, time_ms: u32) -> ptth_status {
     status(|| {
@@ -274,8 +275,8 @@ pub unsafe extern "C" fn ptth_device_stop(device: *const ptth_device, time_ms: u
     })
 }
 
-/// Waits until the device has ended: stopped (PTTH_OK), or refused by its gateway, or out of
-/// attempts.
+/// Waits until the device has ended: because it was stopped (PTTH_OK), was refused by its gateway,
+/// or has used up its attempts.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_device_wait(device: *const ptth_device) -> ptth_status {
     status(|| {
@@ -284,9 +285,9 @@ pub unsafe extern "C" fn ptth_device_wait(device: *const ptth_device) -> ptth_st
     })
 }
 
-/// Stops the device as with ptth_device_stop and 0, and frees it. No other call uses it then, and none
-/// is in progress. A handler that still runs may go on behind this; its request stays valid until it
-/// returns. NULL is nothing.
+/// Stops the device as with ptth_device_stop and 0, and frees it. No other call may use it then or
+/// be in progress. A handler that still runs may continue after this; its request stays valid until
+/// it returns. NULL is ignored.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_device_free(device: *mut ptth_device) {
     if !device.is_null() {

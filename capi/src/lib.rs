@@ -1,7 +1,7 @@
 //! The C interface of the device side: `ptth.h` is written from this (see `tests/header.rs`).
 //!
-//! Each function converts its arguments, calls the Rust library, and converts what comes back;
-//! decisions are the library's. `outcome.rs` keeps panics and errors on this side.
+//! Each function converts its arguments, calls the Rust library, and converts the result; the
+//! library makes all decisions. `outcome.rs` keeps panics and errors on the Rust side.
 
 mod callback;
 mod device;

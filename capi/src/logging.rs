@@ -1,4 +1,4 @@
-//! The library's log lines, on their way to a callback.
+//! Passes the library's log lines to a callback.
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::io::{self, Write};
@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use crate::outcome::{Failure, ptth_status, status};
 use crate::words::in_c;
 
-/// How much is logged: a level and those above it.
+/// The level of logging: lines of this level and of those above it are logged.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(non_camel_case_types)]
@@ -23,8 +23,8 @@ pub enum ptth_level {
 
 use ptth_level::*;
 
-/// Takes one line without its end. It runs on whatever thread has something to say, several at once,
-/// and must neither call the library nor wait: the device waits with it.
+/// Gets one line without its end. It runs on any thread that logs, possibly on several at once, and
+/// must neither call the library nor block: the device would block with it.
 #[allow(non_camel_case_types)]
 pub type ptth_log_callback =
     Option<unsafe extern "C" fn(level: ptth_level, line: *const c_char, user: *mut c_void)>;
@@ -71,15 +71,15 @@ impl log::Log for ToStderr {
 
     fn log(&self, record: &log::Record<'_>) {
         let line = in_c(format!("{} {}\n", record.level(), record.args()));
-        // There is no other place to say that it failed.
+        // A failure cannot be reported anywhere else.
         let _ = without_sigpipe(|| io::stderr().write_all(line.as_bytes()));
     }
 
     fn flush(&self) {}
 }
 
-/// Nobody may read standard error any more, and a program in C is ended by SIGPIPE then, unless it
-/// ignores that: Rust's own programs do, and their library counts on it.
+/// If standard error is no longer read, SIGPIPE ends a program in C unless it ignores that signal.
+/// Rust's own programs ignore it, and their standard library relies on that.
 fn without_sigpipe(write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let is_pending = |signals: &mut libc::sigset_t| {
         // SAFETY: a set of this function's own, which sigpending fills.
@@ -130,9 +130,9 @@ fn log_to(logger: Box<dyn log::Log>, most: log::LevelFilter) -> Result<(), Failu
     Ok(())
 }
 
-/// Gives the log lines of a level (`ptth_level`) and those above it to a callback, from now until the process
-/// ends. `user` is passed to it as it is. Once for each process: later calls are PTTH_USAGE.
-/// Nothing is logged without it.
+/// Passes the log lines of a level (`ptth_level`) and those above it to a callback, from now until
+/// the process ends. `user` is passed to it unchanged. Only once in a process: later calls return
+/// PTTH_USAGE. Without it, nothing is logged.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_log(
     level: c_int,
@@ -146,8 +146,9 @@ pub unsafe extern "C" fn ptth_log(
     })
 }
 
-/// The same without a callback, for languages whose callbacks may not run on any thread: each line is
-/// written to standard error, behind its level. Something has to read that, or the device waits.
+/// The same without a callback, for languages whose callbacks may not run on any thread: each line
+/// is written to standard error, after its level. If that is a pipe, it has to be read, or the
+/// device blocks.
 #[unsafe(no_mangle)]
 pub extern "C" fn ptth_log_to_stderr(level: c_int) -> ptth_status {
     status(|| log_to(Box::new(ToStderr), filter(level)?))

@@ -1,4 +1,4 @@
-//! What a device is set up with.
+//! The settings of a device.
 
 use std::ffi::{c_char, c_int};
 use std::time::{Duration, UNIX_EPOCH};
@@ -15,11 +15,11 @@ use crate::tls::Tls;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(non_camel_case_types)]
 pub enum ptth_fallback {
-    /// Where connections do not turn: the default.
+    /// If connections cannot be upgraded: the default.
     PTTH_FALLBACK_AUTO = 0,
-    /// Never: connections turn, or there is none.
+    /// Never: connections have to be upgraded.
     PTTH_FALLBACK_NEVER = 1,
-    /// Always: nothing turns.
+    /// Always: no connection is upgraded.
     PTTH_FALLBACK_ONLY = 2,
 }
 
@@ -36,7 +36,7 @@ pub struct ptth_options {
 type Setting = Box<dyn Fn(DeviceBuilder) -> DeviceBuilder + Send + Sync>;
 
 impl ptth_options {
-    /// A device of these settings, checked.
+    /// A device with these settings, after checking them.
     pub(crate) fn device(&self) -> Result<Device, Failure> {
         let mut builder = Device::builder(&self.url).limits(self.limits.clone());
         for setting in &self.settings {
@@ -73,7 +73,7 @@ unsafe fn set(
 }
 
 /// Options of a device of the gateway at this URL: "http://gw.example:9999/lamp" registers the name
-/// "lamp"; https:// needs a library with TLS. NULL: the URL is NULL or no UTF-8. What it says is
+/// "lamp"; https:// needs a library with TLS. NULL: the URL is NULL or not UTF-8. Its content is
 /// checked when a device is started.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_new(url: *const c_char) -> *mut ptth_options {
@@ -87,7 +87,7 @@ pub unsafe extern "C" fn ptth_options_new(url: *const c_char) -> *mut ptth_optio
     made.unwrap_or(std::ptr::null_mut())
 }
 
-/// Frees options. Devices that were started with them stay. NULL is nothing.
+/// Frees options. Devices that were started with them are not affected. NULL is ignored.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_free(options: *mut ptth_options) {
     if !options.is_null() {
@@ -100,7 +100,7 @@ pub unsafe extern "C" fn ptth_options_free(options: *mut ptth_options) {
     }
 }
 
-/// Another gateway where the device is reached, too; up to 16 in all.
+/// Adds another gateway to which the device connects, too; up to 16 in all.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_gateway(
     options: *mut ptth_options,
@@ -125,7 +125,7 @@ pub unsafe extern "C" fn ptth_options_failover(
     })
 }
 
-/// Sends "Authorization: Bearer TOKEN" with the offer, to the gateways alone.
+/// Sends "Authorization: Bearer TOKEN" with the offer, to the gateways only.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_token(
     options: *mut ptth_options,
@@ -135,7 +135,7 @@ pub unsafe extern "C" fn ptth_options_token(
     unsafe { set(options, (token, "the token"), |builder, token| builder.bearer_token(token)) }
 }
 
-/// Sends a field with each offer, to the gateways alone.
+/// Sends a field with each offer, to the gateways only.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_field(
     options: *mut ptth_options,
@@ -157,7 +157,7 @@ pub unsafe extern "C" fn ptth_options_field(
     }
 }
 
-/// A proxy that connections are dialled through with CONNECT: "http://proxy.example:3128".
+/// A proxy through which connections are made, with CONNECT: "http://proxy.example:3128".
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_proxy(
     options: *mut ptth_options,
@@ -167,7 +167,7 @@ pub unsafe extern "C" fn ptth_options_proxy(
     unsafe { set(options, (url, "the proxy's URL"), |builder, url| builder.proxy(url)) }
 }
 
-/// User and password for the proxy (Basic), which do not belong into its URL.
+/// User and password for the proxy (Basic). Its URL must not contain them.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_proxy_credentials(
     options: *mut ptth_options,
@@ -189,8 +189,8 @@ pub unsafe extern "C" fn ptth_options_proxy_credentials(
     }
 }
 
-/// A host that a gateway may redirect the device to, beside the hosts of its own gateways:
-/// "gw2.example", "*.gw.example", an address or a network, with ":PORT" that port alone. May be
+/// A host to which a gateway may redirect the device, in addition to the hosts of its own gateways:
+/// "gw2.example", "*.gw.example", an address or a network; with ":PORT" only that port. May be
 /// called several times.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_redirect_host(
@@ -201,8 +201,8 @@ pub unsafe extern "C" fn ptth_options_redirect_host(
     unsafe { set(options, (host, "the host"), |builder, host| builder.redirect_host(host)) }
 }
 
-/// Whether a gateway's URL may have more than a name: then path and query go into the offer as they
-/// are, for gateways of others (not the default).
+/// Whether a gateway's URL may have more than a name: then path and query are sent in the offer
+/// unchanged, for other gateway software (not the default).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_whole_target(
     options: *mut ptth_options,
@@ -226,7 +226,7 @@ pub unsafe extern "C" fn ptth_options_host_header(
     unsafe { set(options, (host, "the host"), |builder, host| builder.host_header(host)) }
 }
 
-/// At least and at most so many turned connections to each gateway (1 and 128 by default).
+/// The least and the most links (upgraded connections) to each gateway (1 and 128 by default).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_links(
     options: *mut ptth_options,
@@ -241,7 +241,7 @@ pub unsafe extern "C" fn ptth_options_links(
     })
 }
 
-/// At least and at most so many polls of the fallback (2 and 64 by default).
+/// The least and the most polls of the fallback (2 and 64 by default).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_polls(
     options: *mut ptth_options,
@@ -293,8 +293,8 @@ pub unsafe extern "C" fn ptth_options_backoff(
     })
 }
 
-/// Ends the device after so many failed attempts in a row while it is not connected
-/// (ptth_device_wait says so); by default it never gives up.
+/// Ends the device after this number of failed attempts in a row while it is not connected
+/// (ptth_device_wait returns the reason); by default it never gives up.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_max_retries(
     options: *mut ptth_options,
@@ -308,7 +308,7 @@ pub unsafe extern "C" fn ptth_options_max_retries(
     })
 }
 
-/// At most so many callbacks answer requests at once (64 by default); more requests wait.
+/// The most callbacks that answer requests at once (64 by default); more requests wait.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_handlers(
     options: *mut ptth_options,
@@ -321,8 +321,8 @@ pub unsafe extern "C" fn ptth_options_handlers(
     })
 }
 
-/// Whether the device ends when a gateway refuses its first offer, instead of coming back later (the
-/// default).
+/// Whether the device ends when a gateway refuses its first offer, instead of trying again later
+/// (the default).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_stop_when_refused(
     options: *mut ptth_options,
@@ -349,8 +349,8 @@ unsafe fn set_tls(
     Ok(())
 }
 
-/// Certificates (PEM) that the gateway's is checked against, instead of the system's. May be called
-/// several times.
+/// CA certificates (PEM) with which the gateway's certificate is verified, instead of the system's.
+/// May be called several times.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_ca(
     options: *mut ptth_options,
@@ -363,8 +363,8 @@ pub unsafe extern "C" fn ptth_options_ca(
     })
 }
 
-/// The public key of the gateway's certificate, "sha256/" and base64 (curl's "sha256//" is taken,
-/// too), instead of a chain to a CA. May be called several times.
+/// The public key of the gateway's certificate, "sha256/" and base64 (curl's "sha256//" is
+/// accepted, too), instead of a chain to a CA. May be called several times.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_pin(
     options: *mut ptth_options,
@@ -377,8 +377,8 @@ pub unsafe extern "C" fn ptth_options_pin(
     })
 }
 
-/// For a device that starts without a clock: it is no earlier than this, in seconds since 1970.
-/// Without it a device whose clock shows a time before 2026 waits until the clock is set.
+/// The earliest possible current time, in seconds since 1970, for a device that starts without a
+/// clock. Without it, a device whose clock shows a time before 2026 waits until the clock is set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_clock_floor(
     options: *mut ptth_options,
@@ -392,7 +392,7 @@ pub unsafe extern "C" fn ptth_options_clock_floor(
     })
 }
 
-/// The certificate chain and the private key (PEM) that the device shows to the gateway.
+/// The certificate chain (PEM) that the device presents to the gateway, and its private key (PEM).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_identity(
     options: *mut ptth_options,

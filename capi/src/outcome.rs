@@ -1,4 +1,4 @@
-//! What functions return, and the last error of a thread.
+//! The status that functions return, and the last error of a thread.
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
@@ -8,28 +8,28 @@ use reverse_http::{Error, ErrorKind};
 
 use crate::words::in_c;
 
-/// What became of a call. `ptth_last_error()` says more.
+/// The result of a call. `ptth_last_error()` has the details.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(non_camel_case_types)]
 pub enum ptth_status {
-    /// It was done.
+    /// The call succeeded.
     PTTH_OK = 0,
     /// The call cannot work: an argument, an option, or their combination is wrong.
     PTTH_USAGE = 1,
-    /// Nothing came within the time.
+    /// The time has passed without a result.
     PTTH_TIMEOUT = 2,
     /// The device has ended: it was stopped.
     PTTH_STOPPED = 3,
     /// The gateway refused the device.
     PTTH_REFUSED = 4,
-    /// The connection of this request is over, or its bytes broke the protocol.
+    /// The connection of this request has ended, or its bytes violate the protocol.
     PTTH_CLOSED = 5,
     /// A bound was reached, or the message is too large.
     PTTH_FULL = 6,
     /// The operating system failed: threads, descriptors, files.
     PTTH_SYSTEM = 7,
-    /// A fault of the library; please report it. The object may be freed and nothing else.
+    /// A defect of the library; please report it. The object may only be freed.
     PTTH_PANIC = 8,
     /// Anything else.
     PTTH_FAILED = 9,
@@ -37,7 +37,7 @@ pub enum ptth_status {
 
 use ptth_status::*;
 
-/// An outcome that is no success.
+/// A result other than success.
 pub(crate) struct Failure {
     status: ptth_status,
     text: String,
@@ -75,11 +75,11 @@ thread_local! {
 
 fn remember(text: String) {
     let text = CString::new(text.replace('\0', "\\0")).unwrap_or_default();
-    // A thread that ends has none any more.
+    // A thread that ends no longer has one.
     let _ = LAST.try_with(|last| last.replace(text));
 }
 
-/// Runs the body of a function: what fails is remembered, and a panic ends here.
+/// Runs the body of a function: an error is remembered, and a panic ends here.
 pub(crate) fn guarded<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, ptth_status> {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => Ok(value),
@@ -99,9 +99,8 @@ pub(crate) fn status(body: impl FnOnce() -> Result<(), Failure>) -> ptth_status 
     guarded(body).err().unwrap_or(PTTH_OK)
 }
 
-/// Why the last call of this thread that did not succeed failed: what was being done, what came
-/// instead, and what to do. Empty if none has failed. Valid until the next call that fails on this
-/// thread.
+/// Why the last failed call of this thread has failed: the operation, the fault, and the remedy.
+/// Empty if none has failed. Valid until the next call that fails on this thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn ptth_last_error() -> *const c_char {
     LAST.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())

@@ -1,4 +1,4 @@
-//! A request in the hands of a program, and its response.
+//! A request that a program answers, and its response.
 
 use std::ffi::{CString, c_char, c_void};
 use std::fs::File;
@@ -13,7 +13,7 @@ use crate::outcome::{Failure, guarded, ptth_status, status};
 use crate::strings::{bytes, text, text_or_none};
 use crate::words::in_c;
 
-/// One request, and what will be its response; an opaque object.
+/// One request, and its future response; an opaque object.
 #[allow(non_camel_case_types)]
 pub struct ptth_request {
     method: CString,
@@ -25,7 +25,7 @@ pub struct ptth_request {
     response: Option<Response<Body>>,
 }
 
-/// Where the request's body is.
+/// The place of the request's body.
 enum Asked {
     Handler(Body),
     Received(Box<Exchange>),
@@ -40,7 +40,7 @@ impl Asked {
     }
 }
 
-/// Fields that a response never has from a program.
+/// Returns true for fields of a response that a program may not set.
 fn is_the_librarys(name: &HeaderName) -> bool {
     const OURS: [&str; 8] = [
         "connection",
@@ -55,7 +55,7 @@ fn is_the_librarys(name: &HeaderName) -> bool {
     OURS.contains(&name.as_str())
 }
 
-/// What has no NUL, as C wants it.
+/// Bytes without a NUL, as a C string.
 fn c_string(bytes: impl Into<Vec<u8>>) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
@@ -88,7 +88,7 @@ impl ptth_request {
         this
     }
 
-    /// The response that was given, or the one that stands for none.
+    /// The response that was given, or the 500 in its place.
     fn take_response(&mut self) -> Response<Body> {
         let mut response = self.response.take().unwrap_or_else(|| {
             log::error!(
@@ -104,7 +104,7 @@ impl ptth_request {
         response
     }
 
-    /// What a handler's thread returns.
+    /// The response that a handler's thread returns.
     pub(crate) fn into_response(mut self) -> Response<Body> {
         self.take_response()
     }
@@ -126,7 +126,7 @@ fn text_of(text: &CString) -> std::borrow::Cow<'_, str> {
 }
 
 /// # Safety
-/// `request` is NULL, or was given to this program and is its own still; no other thread uses it.
+/// `request` is NULL, or was given to this program and not freed yet; no other thread uses it.
 unsafe fn object<'r>(request: *mut ptth_request) -> Result<&'r mut ptth_request, Failure> {
     // SAFETY: the caller's promise.
     unsafe { request.as_mut() }.ok_or_else(|| Failure::usage("the request is NULL"))
@@ -139,7 +139,7 @@ pub unsafe extern "C" fn ptth_request_method(request: *const ptth_request) -> *c
     unsafe { request.as_ref() }.map_or(std::ptr::null(), |request| request.method.as_ptr())
 }
 
-/// The target: the path, and the query where there is one, such as "/status?all". NULL for NULL.
+/// The target: the path, and the query if there is one, such as "/status?all". NULL for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_request_target(request: *const ptth_request) -> *const c_char {
     // SAFETY: NULL or an object of the caller's (ptth.h).
@@ -147,7 +147,7 @@ pub unsafe extern "C" fn ptth_request_target(request: *const ptth_request) -> *c
 }
 
 /// The value of the first field of this name, whatever the case of its letters; NULL if there is
-/// none. It may have bytes that are no UTF-8.
+/// none. It may have bytes that are not UTF-8.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_request_field(
     request: *const ptth_request,
@@ -164,15 +164,15 @@ pub unsafe extern "C" fn ptth_request_field(
     found.unwrap_or(std::ptr::null())
 }
 
-/// How many fields there are, those of the same name one by one. 0 for NULL.
+/// The number of fields; those of the same name are counted separately. 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_request_fields(request: *const ptth_request) -> usize {
     // SAFETY: NULL or an object of the caller's (ptth.h).
     unsafe { request.as_ref() }.map_or(0, |request| request.fields.len())
 }
 
-/// A field by its number, from 0: its name in small letters, and its value. Either pointer may be
-/// NULL. PTTH_USAGE behind the last one.
+/// A field by its number, from 0: its name in lower case, and its value. Either pointer may be
+/// NULL. PTTH_USAGE after the last one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_request_field_at(
     request: *const ptth_request,
@@ -197,7 +197,7 @@ pub unsafe extern "C" fn ptth_request_field_at(
     })
 }
 
-/// Bytes of the body that are still to come; -1 where only its end will tell, or for NULL.
+/// Bytes of the body that are still to come; -1 if that is unknown until its end, or for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_request_length(request: *mut ptth_request) -> i64 {
     let length = guarded(|| {
@@ -211,8 +211,8 @@ pub unsafe extern "C" fn ptth_request_length(request: *mut ptth_request) -> i64 
 /// Bytes of a body that are read at once.
 const STEP: usize = 64 * 1024;
 
-/// Reads what comes next of the body, at most `size` bytes: how many, 0 at its end, -1 if it was cut
-/// (the program then has not the whole body). Waits for the first of them.
+/// Reads the next bytes of the body, at most `size`, and waits for the first of them. Returns their
+/// number, 0 at the end, -1 if the body was cut (then the program does not have the whole body).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_request_read(
     request: *mut ptth_request,
@@ -225,11 +225,11 @@ pub unsafe extern "C" fn ptth_request_read(
         if buffer.is_null() || size > isize::MAX as usize {
             return Err(Failure::usage("the buffer is NULL, or longer than memory"));
         }
-        // The program comes again for the rest: making all of a long buffer valid each time would
+        // The program calls again for the rest: initialising all of a long buffer each time would
         // take longer than reading.
         let size = size.min(STEP);
-        // SAFETY: `size` bytes of the caller's (ptth.h). They are made valid first: a reader may look
-        // at them.
+        // SAFETY: `size` bytes of the caller's (ptth.h). They are initialised first, since a reader
+        // may read them.
         let buffer = unsafe {
             std::ptr::write_bytes(buffer.cast::<u8>(), 0, size);
             std::slice::from_raw_parts_mut(buffer.cast::<u8>(), size)
@@ -243,9 +243,9 @@ pub unsafe extern "C" fn ptth_request_read(
     read.unwrap_or(-1)
 }
 
-/// Adds a field to the response. Those that frame the message or hold for one connection
-/// (Content-Length, Transfer-Encoding, Trailer, Connection, Keep-Alive, Upgrade and the like) are the
-/// library's: PTTH_USAGE.
+/// Adds a field to the response. The library itself writes those that frame the message or apply to
+/// one connection (Content-Length, Transfer-Encoding, Trailer, Connection, Keep-Alive, Upgrade and
+/// similar ones): PTTH_USAGE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_response_field(
     request: *mut ptth_request,
@@ -300,8 +300,9 @@ unsafe fn respond(
     Ok(())
 }
 
-/// The response: its status, its content type (NULL: none), and its body (NULL with 0: empty), which
-/// is copied. It is sent when the handler returns, or by ptth_request_done. Once for each request.
+/// The response: its status, its content type (NULL: none), and its body (NULL with 0: empty),
+/// which is copied. It is sent when the handler returns, or by ptth_request_done. Only once for
+/// each request.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_respond(
     request: *mut ptth_request,
@@ -327,8 +328,8 @@ pub unsafe extern "C" fn ptth_respond(
     })
 }
 
-/// The same with a file as its body, from its beginning to its end as it is now. PTTH_SYSTEM: it
-/// cannot be opened or read, or is a directory.
+/// The same with a file as its body, from its beginning to its current end. PTTH_SYSTEM: it cannot
+/// be opened or read, or is a directory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_respond_file(
     request: *mut ptth_request,
@@ -349,8 +350,8 @@ pub unsafe extern "C" fn ptth_respond_file(
     })
 }
 
-/// Gives bytes of a body: writes at most `size` of them to `buffer` and returns how many, 0 at the
-/// end, -1 for a failure (the response is aborted then). It may wait.
+/// Provides bytes of a body: writes at most `size` of them to `buffer` and returns their number, 0
+/// at the end, -1 for a failure (then the response is aborted). It may block.
 #[allow(non_camel_case_types)]
 pub type ptth_read_callback =
     Option<unsafe extern "C" fn(user: *mut c_void, buffer: *mut c_void, size: usize) -> isize>;
@@ -365,7 +366,7 @@ unsafe impl Send for Source {}
 
 impl Read for Source {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // SAFETY: the promise of ptth_respond_stream's caller; the buffer is as long as is said.
+        // SAFETY: the promise of ptth_respond_stream's caller; the buffer has the given length.
         let read =
             unsafe { (self.read)(self.user.pointer, buffer.as_mut_ptr().cast(), buffer.len()) };
         match usize::try_from(read) {
@@ -379,10 +380,10 @@ impl Read for Source {
     }
 }
 
-/// The same with a body that a callback gives piece by piece, of `length` bytes, or of an unknown
-/// length (-1). It is called on a thread of the library after the handler has returned, until it
-/// gives 0 or -1, or nobody wants more; `release` (may be NULL) is called at the end, and also if this
-/// function fails.
+/// The same with a body that a callback provides piece by piece, of `length` bytes, or of an
+/// unknown length (-1). It is called on a thread of the library after the handler has returned,
+/// until it returns 0 or -1, or the rest is not needed any more; `release` (may be NULL) is called
+/// at the end, and also if this function fails.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_respond_stream(
     request: *mut ptth_request,
@@ -413,7 +414,7 @@ pub unsafe extern "C" fn ptth_respond_stream(
 }
 
 /// Sends the response of a request that came from ptth_receive, and frees the request, whatever
-/// this returns. Without a response it is a 500. A handler's request is not for this.
+/// this returns. Without a response, a 500 is sent. It must not be called for a handler's request.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_request_done(request: *mut ptth_request) -> ptth_status {
     status(|| {

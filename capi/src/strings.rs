@@ -4,10 +4,10 @@ use std::ffi::{CStr, c_char};
 
 use crate::outcome::Failure;
 
-/// What a caller's string says; `what` names the argument in an error.
+/// The text of a caller's string; `what` names the argument in an error.
 ///
 /// # Safety
-/// `text` is NULL, or points to a NUL-terminated string that nobody changes during the call.
+/// `text` is NULL, or points to a NUL-terminated string that does not change during the call.
 pub(crate) unsafe fn text<'t>(text: *const c_char, what: &str) -> Result<&'t str, Failure> {
     if text.is_null() {
         return Err(Failure::usage(format!("{what} is NULL")));
@@ -17,7 +17,7 @@ pub(crate) unsafe fn text<'t>(text: *const c_char, what: &str) -> Result<&'t str
     text.to_str().map_err(|_| Failure::usage(format!("{what} is not UTF-8")))
 }
 
-/// The same where NULL stands for "none".
+/// The same, but NULL means "none".
 ///
 /// # Safety
 /// That of [`text`].
@@ -32,10 +32,10 @@ pub(crate) unsafe fn text_or_none<'t>(
     }
 }
 
-/// Bytes that a caller lends. NULL with length 0 is none.
+/// The bytes of a caller. NULL with length 0 is empty.
 ///
 /// # Safety
-/// `bytes` is NULL, or points to `length` bytes that nobody changes during the call.
+/// `bytes` is NULL, or points to `length` bytes that do not change during the call.
 pub(crate) unsafe fn bytes<'b>(
     bytes: *const u8,
     length: usize,

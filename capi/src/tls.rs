@@ -1,5 +1,5 @@
-//! How the gateway is known, and what the device shows to it. A library without TLS (feature `tls`)
-//! refuses each of these options.
+//! How the gateway is verified, and the device's own certificate. A library without TLS (feature
+//! `tls`) refuses each of these options.
 
 use crate::outcome::Failure;
 

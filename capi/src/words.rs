@@ -1,9 +1,9 @@
 //! Messages in the words of C.
 //!
-//! The library names a setting by its method in Rust and by the command's option. A program in C has
-//! neither, so errors and log lines pass through here.
+//! The library names a setting by its method in Rust and by the command's option. A program in C
+//! has neither, so this file rewrites errors and log lines.
 
-/// What the library says, and what stands for it here.
+/// The library's words, and those that replace them.
 const WORDS: [(&str, &str); 24] = [
     ("DeviceBuilder::bearer_token, or --token-file and PTTH_TOKEN", "ptth_options_token"),
     ("DeviceBuilder::redirect_host, or --redirect-hosts", "ptth_options_redirect_host"),
@@ -20,7 +20,7 @@ const WORDS: [(&str, &str); 24] = [
     ("DeviceTls::ca, or --ca", "ptth_options_ca"),
     ("DeviceTls::pin, or --pin", "ptth_options_pin"),
     ("DeviceTls::identity, or --cert and --key", "ptth_options_identity"),
-    // What a program in C cannot set.
+    // Settings that a program in C does not have.
     ("DeviceBuilder::request_fields, or --set-field", NONE),
     ("DeviceBuilder::origin, or --origin", NONE),
     ("DeviceBuilder::dialect, or --dialect", NONE),
@@ -52,7 +52,7 @@ pub(crate) fn in_c(text: String) -> String {
 mod tests {
     use super::*;
 
-    /// Each setting that a device may name (src/setting.rs) has its word here.
+    /// Each setting that a device's messages may name (src/setting.rs) has its word here.
     #[test]
     fn no_message_names_a_method_or_an_option() {
         let settings = include_str!("../../src/setting.rs");
