@@ -7,8 +7,8 @@ use crossbeam_channel::Sender;
 
 use crate::cancel::Cancel;
 use crate::error::Error;
-use crate::gateway::directory::Directory;
 use crate::gateway::leases::Lease;
+use crate::gateway::name_owners::NameOwners;
 use crate::relay::Wait;
 
 pub(super) type LeaseReply = Sender<Result<Lease, Error>>;
@@ -30,7 +30,7 @@ impl Caller {
 }
 
 pub(super) struct Callers {
-    directory: Arc<Directory>,
+    owners: Arc<NameOwners>,
     waiting: BTreeMap<u64, Caller>,
     latest: u64,
 }
@@ -42,14 +42,14 @@ impl Drop for Callers {
 }
 
 impl Callers {
-    /// The callers of one loop; all loops have the same directory.
-    pub(super) fn new(directory: Arc<Directory>) -> Self {
-        Callers { directory, waiting: BTreeMap::new(), latest: 0 }
+    /// The callers of one loop; all loops share the table of owners.
+    pub(super) fn new(owners: Arc<NameOwners>) -> Self {
+        Callers { owners, waiting: BTreeMap::new(), latest: 0 }
     }
 
     fn is_over(&self, caller: &Caller) {
         if let Caller::Name { .. } = caller {
-            self.directory.end_wait();
+            self.owners.end_wait();
         }
     }
 
@@ -61,7 +61,7 @@ impl Callers {
 
     pub(super) fn add(&mut self, number: u64, caller: Caller) {
         if let Caller::Name { .. } = caller {
-            self.directory.begin_wait();
+            self.owners.begin_wait();
         }
         self.waiting.insert(number, caller);
     }
@@ -90,11 +90,11 @@ impl Callers {
 
     /// These names are connected, to any loop: wakes the callers that wait for them.
     pub(super) fn announce(&mut self, names: &[Arc<str>]) {
-        let directory = &self.directory;
+        let owners = &self.owners;
         self.waiting.retain(|_, caller| match caller {
             Caller::Name { name, reply, .. } if names.iter().any(|up| **up == **name) => {
                 let _ = reply.send(Ok(())); // the caller may have left
-                directory.end_wait();
+                owners.end_wait();
                 false
             }
             _ => true,
@@ -103,7 +103,7 @@ impl Callers {
 
     /// Returns true if a thread waits for any name, at any loop.
     pub(super) fn are_anywhere(&self) -> bool {
-        self.directory.is_awaited()
+        self.owners.is_awaited()
     }
 
     #[cfg(test)]

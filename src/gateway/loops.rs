@@ -6,28 +6,28 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::engine::event_loop::Remote;
 use crate::gateway::changes::{Changes, Outdated};
-use crate::gateway::directory::Directory;
+use crate::gateway::name_owners::NameOwners;
 
 /// A request or offer was moved too often, because its name kept changing its loop.
 pub(super) const MOVED_TOO_OFTEN: &str =
     "the device changes from one event loop of this gateway to another; try again";
 
-/// The senders to all loops. Clones share the directory.
+/// The senders to all loops. Clones share the table of owners.
 pub(crate) struct Loops<C> {
     remotes: Arc<[Remote<C>]>,
-    directory: Arc<Directory>,
+    owners: Arc<NameOwners>,
 }
 
 impl<C> Clone for Loops<C> {
     fn clone(&self) -> Self {
-        Loops { remotes: self.remotes.clone(), directory: self.directory.clone() }
+        Loops { remotes: self.remotes.clone(), owners: self.owners.clone() }
     }
 }
 
 impl<C> Loops<C> {
     /// Of these loops, at least one, in the order of their numbers.
-    pub(crate) fn new(remotes: Vec<Remote<C>>, directory: Arc<Directory>) -> Self {
-        Loops { remotes: remotes.into(), directory }
+    pub(crate) fn new(remotes: Vec<Remote<C>>, owners: Arc<NameOwners>) -> Self {
+        Loops { remotes: remotes.into(), owners }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -44,17 +44,17 @@ impl<C> Loops<C> {
             return 0;
         }
         let spread = || name.bytes().fold(0, |sum: usize, b| sum.wrapping_mul(31) + b as usize);
-        self.directory.owner(name).unwrap_or_else(spread) % self.len()
+        self.owners.owner(name).unwrap_or_else(spread) % self.len()
     }
 
     /// The names that are connected, each with the loop that owns it.
     pub(crate) fn connected_names(&self) -> Vec<(Arc<str>, usize)> {
-        self.directory.connected_names()
+        self.owners.connected_names()
     }
 
     /// The loop that owns this name, if it is connected.
     pub(crate) fn home_of_connected(&self, name: &str) -> Option<usize> {
-        self.directory.is_connected(name).then(|| self.directory.owner(name)).flatten()
+        self.owners.is_connected(name).then(|| self.owners.owner(name)).flatten()
     }
 
     /// Sends a command to a loop. Returns false if it has ended.

@@ -16,7 +16,7 @@
 // |---|---|
 // | `secrets.rs` | secrets that an operator gives, several at once |
 // | `tokens.rs` | credentials bound to names: the table, and the parsing of `Authorization` |
-// | `directory.rs` | which loop holds a name; counters of all loops |
+// | `name_owners.rs` | which loop owns a name; counters of all loops |
 // | `registry.rs` | the connected devices: names, sessions, idle links, held polls, waiting callers |
 // | `rates.rs` | limits of the rate of requests |
 // | `sign_in.rs` | cookies and pages of the sign-in |
@@ -30,18 +30,18 @@
 // | `offer.rs` | an offer as `authorize` sees it, and the possible decisions |
 // | `certificates.rs` | the names that a device's certificate allows |
 // | `credentials.rs` | checks tokens with the current tables; certificates that are no longer accepted |
-// | `changes.rs` | what the loops have yet to hear of changes in the directory of gateways |
-// | `announced.rs` | what gateways say of themselves in a table that they share |
+// | `changes.rs` | changes in the directory of gateways that the loops have not processed yet |
+// | `announced.rs` | how gateways announce themselves in a shared table |
 // | `claims.rs` | claims of names in a table that several gateways share |
-// | `redis.rs` | such a table in Redis (feature `redis`); `redis/examine.rs`: how its server does; `redis/name_report.rs`: what it has of one name |
-// | `restoring.rs` | names that are claimed again after the table has lost them |
-// | `ledger.rs` | this gateway's claims, renewed and released on threads of their own |
-// | `resolving.rs` | what waits until the hosts of other gateways are resolved |
-// | `mismatches.rs` | why another gateway cannot be asked, in words |
-// | `setbacks.rs` | other gateways that were asked in vain lately |
-// | `look_ups.rs` | names that the directory of gateways is to be asked for, in turn |
-// | `peer_url.rs` | where another gateway is |
-// | `peers.rs` | what a gateway is told of others, and how it asks which of them has a device |
+// | `redis.rs` | such a table in Redis (feature `redis`); `redis/examine.rs`: a report about its server; `redis/name_report.rs`: a report about one name |
+// | `restoring.rs` | names to claim again after the table has lost its data |
+// | `ledger.rs` | this gateway's claims, renewed and released on separate threads |
+// | `resolving.rs` | requests that wait until the hosts of other gateways are resolved |
+// | `mismatches.rs` | texts about other gateways that cannot be used |
+// | `setbacks.rs` | other gateways that could not serve a request lately |
+// | `look_ups.rs` | the queue of names to look up in the directory of gateways |
+// | `peer_url.rs` | the URL of another gateway |
+// | `peers.rs` | settings for other gateways, and look-ups of the one that has a device |
 // | `settings.rs` | the settings of a gateway |
 // | `device_head.rs` | the head of a request on the devices' port |
 // | `leases.rs` | links that program code uses |
@@ -71,10 +71,10 @@
 // | `polls/handing.rs` | hands requests out as events |
 // | `leasing.rs` | leases links and polls to programs |
 // | `waiting.rs` | requests that wait for a link or a poll, and the answer if none comes |
-// | `peer_lines.rs` | what other gateways are told of a request |
+// | `peer_lines.rs` | the fields of a request for other gateways |
 // | `peering.rs` | requests for devices that are connected to other gateways |
-// | `forgetting.rs` | the directory of gateways has changed: what was heard of others counts no more |
-// | `peer_pulse.rs` | other gateways that hang: asked for a sign of life, and given up |
+// | `forgetting.rs` | forgets cached locations after changes in the directory of gateways |
+// | `peer_pulse.rs` | probes of other gateways; requests to those that hang are given up |
 // | `polls/collecting.rs` | reads a whole request before it is handed out |
 // | `link_assignment.rs` | which caller gets a free link, and which link or poll a request gets |
 // | `polls/feeding.rs` | a poll takes a waiting request, or is held |
@@ -117,7 +117,6 @@ mod credentials;
 mod device_head;
 mod device_info;
 mod device_ref;
-mod directory;
 mod draining;
 mod events;
 mod exchange_deadlines;
@@ -141,6 +140,7 @@ pub(crate) mod loops;
 mod making_room;
 mod mismatches;
 mod moves;
+mod name_owners;
 mod new_connections;
 pub(crate) mod observation;
 mod observed;

@@ -22,7 +22,7 @@ use crate::engine::budget::Part;
 use crate::engine::connections::Id;
 use crate::engine::departed::Departed;
 use crate::engine::slab::Key;
-use crate::gateway::directory::Home;
+use crate::gateway::name_owners::Home;
 use crate::gateway::tokens::Digest;
 use crate::limits::{Limits, PINNED_PART};
 use crate::proto::turn::Transport;
@@ -127,7 +127,7 @@ pub(crate) struct Registry {
     limits: Arc<Limits>,
     /// Sessions of one credential share a name instead of taking it over.
     shared: bool,
-    /// This loop's part of the directory, which has an entry for each name here.
+    /// This loop's number and the table of owners, which has an entry for each name here.
     home: Home,
     entries: HashMap<Arc<str>, Entry>,
     /// Names whose last link has ended.
@@ -139,19 +139,19 @@ impl Drop for Registry {
     fn drop(&mut self) {
         // The loop has ended; other loops may own the names.
         for (name, entry) in &self.entries {
-            self.home.directory.disown(name);
+            self.home.owners.disown(name);
             if entry.is_connected() {
-                self.home.directory.disconnect();
+                self.home.owners.disconnect();
             }
         }
         for _ in 0..self.departed.len() {
-            self.home.directory.forget();
+            self.home.owners.forget();
         }
     }
 }
 
 impl Registry {
-    /// The registry of the loop with this part of the directory.
+    /// The registry of the loop with this number.
     pub(crate) fn new(limits: Arc<Limits>, shared: bool, home: Home) -> Self {
         Registry {
             limits,
@@ -183,7 +183,7 @@ impl Registry {
     /// Names that are connected, of all loops.
     #[cfg(test)]
     pub(crate) fn connected(&self) -> usize {
-        self.home.directory.connected()
+        self.home.owners.connected()
     }
 
     /// The other loop that owns this name.
@@ -191,19 +191,19 @@ impl Registry {
         if self.entries.contains_key(name) {
             return None;
         }
-        self.home.directory.owner(name).filter(|owner| *owner != self.home.number)
+        self.home.owners.owner(name).filter(|owner| *owner != self.home.number)
     }
 
     /// Returns true if any loop knows this name, connected or not.
     pub(crate) fn is_known_anywhere(&self, name: &str) -> bool {
-        self.entries.contains_key(name) || self.home.directory.owner(name).is_some()
+        self.entries.contains_key(name) || self.home.owners.owner(name).is_some()
     }
 
     /// Returns true if a device of this name is connected to any loop.
     pub(crate) fn is_connected_anywhere(&self, name: &str) -> bool {
         match self.entries.get(name) {
             Some(entry) => entry.is_connected(),
-            None => self.home.directory.is_connected(name),
+            None => self.home.owners.is_connected(name),
         }
     }
 
@@ -211,7 +211,7 @@ impl Registry {
     pub(crate) fn is_linked_anywhere(&self, name: &str) -> bool {
         match self.entries.get(name) {
             Some(entry) => entry.links() > 0,
-            None => self.home.directory.is_connected(name),
+            None => self.home.owners.is_connected(name),
         }
     }
 
@@ -372,9 +372,9 @@ impl Registry {
             self.epochs += 1;
             entry.epoch = self.epochs;
             entry.since = now;
-            self.home.directory.disconnect();
-            self.home.directory.set_connected(name, false);
-            self.home.directory.remember();
+            self.home.owners.disconnect();
+            self.home.owners.set_connected(name, false);
+            self.home.owners.remember();
             entry.departed = Some(self.departed.insert(name.clone(), &entry.owner.credential, now));
             left.down.push(name.clone());
         }
@@ -427,8 +427,8 @@ impl Registry {
     /// The loop of this number owns it.
     pub(crate) fn expect(&mut self, name: &str, now: Instant) -> Result<(), usize> {
         let name: Arc<str> = name.into();
-        self.home.directory.own(&name, self.home.number)?;
-        self.home.directory.remember();
+        self.home.owners.own(&name, self.home.number)?;
+        self.home.owners.remember();
         self.epochs += 1;
         let mut entry = Entry::new(
             Owner {
@@ -467,7 +467,7 @@ impl Registry {
         }
         let credential = entry.as_ref().and_then(|entry| entry.owner.credential.as_deref());
         let key = credential.map_or_else(|| format!("name {name}"), |c| format!("credential {c}"));
-        let part = self.home.directory.part(&key);
+        let part = self.home.owners.part(&key);
         entry.into_iter().for_each(|entry| entry.part = Arc::downgrade(&part));
         part
     }
@@ -524,7 +524,7 @@ impl Registry {
     fn forget(&mut self, now: Instant) {
         let mut awaited = Vec::new();
         loop {
-            let too_many = self.home.directory.remembered() > self.limits.remembered_max;
+            let too_many = self.home.owners.remembered() > self.limits.remembered_max;
             let stamp =
                 if too_many { self.departed.first_of_most() } else { self.departed.first() };
             let Some(stamp) = stamp else { break };
@@ -532,11 +532,11 @@ impl Registry {
                 break;
             }
             let Some(name) = self.departed.remove(stamp) else { break };
-            self.home.directory.forget();
+            self.home.owners.forget();
             match self.entries.get(&name).map(|entry| !entry.is_awaited()) {
                 Some(true) => {
                     self.entries.remove(&name);
-                    self.home.directory.disown(&name);
+                    self.home.owners.disown(&name);
                 }
                 Some(false) => awaited.push(name),
                 None => {}
@@ -544,7 +544,7 @@ impl Registry {
         }
         for name in awaited {
             if let Some(entry) = self.entries.get_mut(&name) {
-                self.home.directory.remember();
+                self.home.owners.remember();
                 entry.departed = Some(self.departed.insert(name, &entry.owner.credential, now));
             }
         }

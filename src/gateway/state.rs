@@ -23,7 +23,6 @@ use crate::gateway::callers::{Callers, LeaseReply, NameReply};
 use crate::gateway::credentials::Credentials;
 use crate::gateway::device_head::DeviceHead;
 use crate::gateway::device_info::DeviceInfo;
-use crate::gateway::directory::{Directory, Home};
 use crate::gateway::events::{Subscriber, Subscribers};
 use crate::gateway::exchange_deadlines::ExchangeDeadlines;
 use crate::gateway::follow_ups::FollowUp;
@@ -32,6 +31,7 @@ use crate::gateway::ledger::{ClaimGuard, Rival};
 use crate::gateway::lifecycle::Lifecycle;
 use crate::gateway::listeners::{Listeners, Side};
 use crate::gateway::loops::Loops;
+use crate::gateway::name_owners::{Home, NameOwners};
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::peer_table::{PeerLink, PeerTable};
 use crate::gateway::peers::OtherOwner;
@@ -586,7 +586,7 @@ pub(super) const TICK: Duration = Duration::from_secs(30);
 /// Settings, counters and worker threads that the loops of a gateway share.
 pub(super) struct Common {
     settings: Settings,
-    directory: Arc<Directory>,
+    owners: Arc<NameOwners>,
     stats: Arc<Stats>,
     rules: Arc<Rules>,
     helpers: Workers,
@@ -621,10 +621,10 @@ impl Common {
             upstream_is_link: true,
         };
         let (offers, links) = (limits.authorize_queue_max, limits.on_link_max);
-        let directory: Arc<Directory> = Arc::default();
+        let owners: Arc<NameOwners> = Arc::default();
         Common {
-            stats: Arc::new(Stats::of(directory.clone(), settings.observer.taken_by_records())),
-            directory,
+            stats: Arc::new(Stats::of(owners.clone(), settings.observer.taken_by_records())),
+            owners,
             rules: Arc::new(rules),
             helpers: Workers::new("ptth-authorize", limits.helpers_max, offers, idle),
             json_workers: Workers::new("ptth-json", JSON_THREADS, offers, idle),
@@ -646,8 +646,8 @@ impl Common {
         }
     }
 
-    pub(super) fn directory(&self) -> Arc<Directory> {
-        self.directory.clone()
+    pub(super) fn directory(&self) -> Arc<NameOwners> {
+        self.owners.clone()
     }
 
     pub(super) fn stats(&self) -> Arc<Stats> {
@@ -691,7 +691,7 @@ impl GatewayRole {
             common.origins.store(true, Relaxed);
         }
         let limits = settings.limits.clone();
-        let home = Home { directory: common.directory.clone(), number };
+        let home = Home { owners: common.owners.clone(), number };
         GatewayRole {
             helpers: common.helpers.clone(),
             json_workers: common.json_workers.clone(),
@@ -723,7 +723,7 @@ impl GatewayRole {
             exchanges: Slab::new(),
             deadlines: ExchangeDeadlines::default(),
             leases: Leases::numbered(number),
-            callers: Callers::new(common.directory.clone()),
+            callers: Callers::new(common.owners.clone()),
             alarms: Alarms::default(),
             follow_ups: VecDeque::new(),
             subscribers: common.subscribers.clone(),

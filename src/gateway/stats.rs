@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::close_reason::{CloseCounts, Counters};
-use crate::gateway::directory::Directory;
+use crate::gateway::name_owners::NameOwners;
 use crate::observe::records::Taken;
 
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     /// It counts the connected names.
-    pub(super) directory: Arc<Directory>,
+    pub(super) owners: Arc<NameOwners>,
     pub(super) polls: AtomicUsize,
     pub(super) turns: AtomicU64,
     pub(super) events: AtomicU64,
@@ -95,13 +95,13 @@ impl LinkCounts {
 }
 
 impl Stats {
-    pub(super) fn of(directory: Arc<Directory>, records: Taken) -> Self {
-        Stats { directory, records, ..Stats::default() }
+    pub(super) fn of(owners: Arc<NameOwners>, records: Taken) -> Self {
+        Stats { owners, records, ..Stats::default() }
     }
 
     pub(crate) fn read(&self) -> GatewayStats {
         GatewayStats {
-            devices: self.directory.connected(),
+            devices: self.owners.connected(),
             polls: self.polls.load(Relaxed),
             turns: self.turns.load(Relaxed),
             events: self.events.load(Relaxed),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use crate::engine::connections::Id;
-use crate::gateway::directory::Home;
+use crate::gateway::name_owners::Home;
 use crate::gateway::registry::entry::Entry;
 use crate::gateway::registry::{Owner, Registration, Registry, Session, Waiter};
 use crate::proto::turn::Transport;
@@ -155,7 +155,7 @@ impl Registry {
     /// Makes this loop the owner of names that it may have, and counts those that are not connected
     /// yet: all of them, or none.
     fn reserve(&self, names: &[&String]) -> Result<Vec<Arc<str>>, Unclaimed> {
-        let Home { directory, number } = &self.home;
+        let Home { owners, number } = &self.home;
         let (mut reserved, mut own): (Vec<Arc<str>>, Vec<Arc<str>>) = (Vec::new(), Vec::new());
         let mut refused = None;
         for name in names {
@@ -164,7 +164,7 @@ impl Registry {
                 continue;
             }
             let name: Arc<str> = name.as_str().into();
-            match directory.own(&name, *number) {
+            match owners.own(&name, *number) {
                 Ok(_) => own.push(name.clone()),
                 Err(owner) => {
                     refused = Some(Unclaimed::Elsewhere(owner));
@@ -176,7 +176,7 @@ impl Registry {
         let is_new =
             |name: &&Arc<str>| self.entries.get(*name).is_none_or(|entry| !entry.is_connected());
         let new = reserved.iter().filter(is_new).count();
-        if refused.is_none() && !directory.connect(new, self.limits.devices_max) {
+        if refused.is_none() && !owners.connect(new, self.limits.devices_max) {
             refused = Some(Unclaimed::Denied(Denied {
                 status: 503,
                 reason: "this gateway holds as many device names as devices_max allows",
@@ -186,7 +186,7 @@ impl Registry {
         match refused {
             None => Ok(reserved),
             Some(refused) => {
-                own.iter().for_each(|name| directory.disown(name));
+                own.iter().for_each(|name| owners.disown(name));
                 Err(refused)
             }
         }
@@ -248,7 +248,7 @@ impl Registry {
             claimed.inherited.push(name.clone());
         }
         if !entry.is_connected() {
-            self.home.directory.set_connected(name, true);
+            self.home.owners.set_connected(name, true);
             entry.since = now;
             entry.epoch = fresh;
             entry.registration = None;
@@ -257,7 +257,7 @@ impl Registry {
             entry.transport = transport;
             if let Some(stamp) = entry.departed.take() {
                 self.departed.remove(stamp);
-                self.home.directory.forget();
+                self.home.owners.forget();
             }
             claimed.up.push(name.clone());
         } else if other_owner {
@@ -315,9 +315,9 @@ impl Registry {
         for name in registration.names() {
             if self.entries.get(name).is_some_and(|e| !e.is_connected() && !e.is_awaited()) {
                 let stamp = self.entries.remove(name).and_then(|entry| entry.departed);
-                self.home.directory.disown(name);
+                self.home.owners.disown(name);
                 if stamp.and_then(|stamp| self.departed.remove(stamp)).is_some() {
-                    self.home.directory.forget();
+                    self.home.owners.forget();
                 }
             }
         }
@@ -346,13 +346,13 @@ impl Registry {
         now: Instant,
     ) -> Option<Surrendered> {
         let mut entry = self.entries.remove(name)?;
-        self.home.directory.disown(name);
+        self.home.owners.disown(name);
         let was_connected = entry.is_connected();
         if was_connected {
-            self.home.directory.disconnect();
+            self.home.owners.disconnect();
         }
         if entry.departed.and_then(|stamp| self.departed.remove(stamp)).is_some() {
-            self.home.directory.forget();
+            self.home.owners.forget();
         }
         let is_replaced = was_connected && to.is_none_or(|to| entry.owner != *to);
         if let Some(session) = entry.owner.session.filter(|_| is_replaced) {

@@ -54,7 +54,7 @@ fn names_of_one_credential_have_one_share_of_memory() {
     for n in 0..1000 {
         registry.messages(&format!("name-{n}"));
     }
-    let parts = registry.home.directory.parts();
+    let parts = registry.home.owners.parts();
     assert!(parts < 200, "what nobody holds is swept: {parts}");
 }
 

@@ -25,7 +25,7 @@ struct Known {
 
 /// The names of all loops, and their common counters.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub(crate) struct NameOwners {
     shards: [RwLock<Names>; SHARDS],
     hash: RandomState,
     /// Names that are connected.
@@ -45,9 +45,9 @@ struct Parts {
     left: usize,
 }
 
-impl Default for Directory {
+impl Default for NameOwners {
     fn default() -> Self {
-        Directory {
+        NameOwners {
             shards: Default::default(),
             hash: RandomState::new(),
             connected: AtomicUsize::new(0),
@@ -58,7 +58,7 @@ impl Default for Directory {
     }
 }
 
-impl Directory {
+impl NameOwners {
     fn shard(&self, name: &str) -> &RwLock<Names> {
         &self.shards[self.hash.hash_one(name) as usize % SHARDS]
     }
@@ -192,10 +192,10 @@ impl Directory {
     }
 }
 
-/// One loop's place in a directory.
+/// A loop's number, and the table of owners.
 #[derive(Clone)]
 pub(crate) struct Home {
-    pub(super) directory: Arc<Directory>,
+    pub(super) owners: Arc<NameOwners>,
     /// The loop's number.
     pub(super) number: usize,
 }
@@ -204,7 +204,7 @@ pub(crate) struct Home {
 impl Home {
     /// The place of a single loop.
     pub(super) fn alone() -> Self {
-        Home { directory: Arc::default(), number: 0 }
+        Home { owners: Arc::default(), number: 0 }
     }
 }
 
@@ -214,33 +214,33 @@ mod tests {
 
     #[test]
     fn the_first_loop_owns_a_name_until_it_is_forgotten() {
-        let (directory, name) = (Directory::default(), Arc::from("lamp"));
-        assert_eq!(directory.owner("lamp"), None);
-        assert_eq!(directory.own(&name, 1), Ok(true));
-        assert_eq!(directory.own(&name, 1), Ok(false));
-        assert_eq!(directory.own(&name, 0), Err(1));
-        assert!(!directory.is_connected("lamp"));
-        directory.set_connected("lamp", true);
-        assert!(directory.is_connected("lamp") && directory.owner("lamp") == Some(1));
-        directory.disown("lamp");
-        assert_eq!((directory.owner("lamp"), directory.len()), (None, 0));
-        assert_eq!(directory.own(&name, 0), Ok(true));
+        let (owners, name) = (NameOwners::default(), Arc::from("lamp"));
+        assert_eq!(owners.owner("lamp"), None);
+        assert_eq!(owners.own(&name, 1), Ok(true));
+        assert_eq!(owners.own(&name, 1), Ok(false));
+        assert_eq!(owners.own(&name, 0), Err(1));
+        assert!(!owners.is_connected("lamp"));
+        owners.set_connected("lamp", true);
+        assert!(owners.is_connected("lamp") && owners.owner("lamp") == Some(1));
+        owners.disown("lamp");
+        assert_eq!((owners.owner("lamp"), owners.len()), (None, 0));
+        assert_eq!(owners.own(&name, 0), Ok(true));
     }
 
     #[test]
     fn names_are_counted_for_all_loops_up_to_their_bound() {
-        let directory = Directory::default();
-        assert!(directory.connect(2, 3) && !directory.connect(2, 3) && directory.connect(1, 3));
-        assert_eq!(directory.connected(), 3);
-        directory.disconnect();
-        assert!(directory.connect(1, 3));
+        let owners = NameOwners::default();
+        assert!(owners.connect(2, 3) && !owners.connect(2, 3) && owners.connect(1, 3));
+        assert_eq!(owners.connected(), 3);
+        owners.disconnect();
+        assert!(owners.connect(1, 3));
     }
 
     #[test]
     fn one_credential_has_one_part_wherever_its_names_are() {
-        let directory = Directory::default();
-        let part = directory.part("credential mine");
-        assert!(Arc::ptr_eq(&part, &directory.part("credential mine")));
-        assert!(!Arc::ptr_eq(&part, &directory.part("name lamp")));
+        let owners = NameOwners::default();
+        let part = owners.part("credential mine");
+        assert!(Arc::ptr_eq(&part, &owners.part("credential mine")));
+        assert!(!Arc::ptr_eq(&part, &owners.part("name lamp")));
     }
 }
