@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::cluster::{Cluster, SECRET, device};
-use crate::support::{LocalServer, Ptth, RawGateway, RawPeer, eventually, free_port};
+use crate::support::{LocalServer, Ptth, RawGateway, RawPeer, eventually};
 
 #[track_caller]
 fn find(options: &[&str]) -> (i32, String) {
@@ -82,7 +82,7 @@ fn a_device_is_found_at_the_gateway_that_a_file_names() {
 #[test]
 fn a_gateway_that_does_not_answer_or_is_older_is_told() {
     let cluster = Cluster::new();
-    let closed = format!("http://127.0.0.1:{}", free_port());
+    let closed = format!("http://{}", RawGateway::start().addr); // nobody else's address
     let older = RawGateway::start();
     let older_url = format!("http://{}", older.addr);
     cluster.say("all", &format!("lamp {closed}\ndoor {older_url}\n* {closed}\n"));

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, device};
-use crate::support::{Answer, Gateway, LocalServer, Process, Ptth, RawPeer, eventually, free_port};
+use crate::support::{
+    Answer, Gateway, LocalServer, Process, Ptth, RawGateway, RawPeer, eventually,
+};
 
 /// A gateway of a cluster, with its operators' listener and an access log.
 struct Seen {
@@ -197,7 +199,8 @@ fn a_hop_is_seen_at_both_ends() {
 #[test]
 fn a_gateway_that_fails_is_told_with_the_reason() {
     let (cluster, local) = (Cluster::new(), LocalServer::start());
-    let away = format!("http://127.0.0.1:{}", free_port());
+    // An address of its own: no other listener gets this port.
+    let away = format!("http://{}", RawGateway::start().addr);
     let wrong = local.url();
     cluster.say("first", &format!("lamp {away}\ndoor {wrong}\n"));
     let first = Seen::start(&cluster, "first", &["--wait-for-link", "0s"]);
