@@ -8,7 +8,7 @@ int main(void) {
     ptth_log_to_stderr(PTTH_LOG_DEBUG);
     ptth_options_backoff(options, 1, 2);
     ptth_options_max_retries(options, 3);
-    if (ptth_open(options, &device) != PTTH_OK) return 1;
+    if (ptth_forward(options, "http://127.0.0.1:1", &device) != PTTH_OK) return 1;
     ptth_options_free(options);
     ptth_status status = ptth_device_wait(device); /* it has logged each attempt */
     ptth_device_free(device);
