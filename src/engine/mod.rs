@@ -17,6 +17,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `random.rs` | random bytes of the operating system |
+//! | `time.rs` | the time for what has no event loop |
 //! | `slab.rs` | a table whose keys have a generation |
 //! | `timers.rs` | the heap of deadlines and alarms |
 //! | `permits.rs` | shares of a bound on connections |
@@ -48,6 +49,7 @@ mod role;
 #[cfg(test)]
 pub(crate) mod simulated;
 pub(crate) mod slab;
+pub(crate) mod time;
 pub(crate) mod timers;
 pub(crate) mod workers;
 

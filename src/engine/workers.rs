@@ -56,9 +56,15 @@ impl Workers {
     /// Runs `job` on a thread of the pool. Returns false, and does not run it, if pool and queue
     /// are full, or if no thread could be started and none exists that could take it later.
     pub(crate) fn submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
+        let job: Job = Box::new(job);
+        #[cfg(test)]
+        let job = match crate::sim::net::submit(job) {
+            None => return true,
+            Some(job) => job,
+        };
         let mut state = self.0.lock();
         if state.waiting > state.queue.len() {
-            state.queue.push_back(Box::new(job));
+            state.queue.push_back(job);
             self.0.wake.notify_one();
             return true;
         }
@@ -68,7 +74,7 @@ impl Workers {
         } else if state.threads == 0 || state.queue.len() - state.waiting >= self.0.queue_max {
             return false;
         }
-        state.queue.push_back(Box::new(job));
+        state.queue.push_back(job);
         true
     }
 

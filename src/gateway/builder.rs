@@ -1,6 +1,6 @@
 //! Builds and starts a gateway.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -502,11 +502,11 @@ impl GatewayBuilder {
 const WITHIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Tells the loops of changes in a table that several gateways share.
-fn tell_loops(cluster: Weak<Cluster>, loops: Loops<Command>) -> impl Fn(Told) {
+pub(super) fn tell_loops(cluster: Weak<Cluster>, loops: Loops<Command>) -> impl Fn(Told) {
     move |told| match told {
         Told::Changed(change) => {
             let what = change.map_or(Outdated::All, |change| {
-                Outdated::Names(HashMap::from([(change.name, Some(change.gateway))]))
+                Outdated::Names(BTreeMap::from([(change.name, Some(change.gateway))]))
             });
             if let Some(cluster) = cluster.upgrade() {
                 loops.send_once(cluster.changes(), &what, || Command::ForgetPeers);

@@ -1,7 +1,7 @@
 //! Changes in the directory of gateways that the loops have not processed yet. However fast changes
 //! come, each loop has one command in its queue, and for each name only the last change.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::limits::CHANGED_NAMES_MAX;
@@ -12,19 +12,19 @@ pub(crate) enum Outdated {
     All,
     /// Names, each with the gateway that has it now, if that is known: an answer with this gateway
     /// remains valid.
-    Names(HashMap<Arc<str>, Option<Box<str>>>),
+    Names(BTreeMap<Arc<str>, Option<Box<str>>>),
 }
 
 impl Default for Outdated {
     fn default() -> Self {
-        Outdated::Names(HashMap::new())
+        Outdated::Names(BTreeMap::new())
     }
 }
 
 impl Outdated {
     /// One name.
     pub(crate) fn name(name: &str) -> Self {
-        Outdated::Names(HashMap::from([(name.into(), None)]))
+        Outdated::Names(BTreeMap::from([(name.into(), None)]))
     }
 
     fn is_nothing(&self) -> bool {
@@ -82,7 +82,7 @@ mod tests {
     fn a_loop_is_woken_once_for_all_changes_and_hears_of_each_name_the_last() {
         let (changes, mut woken) = (Changes::default(), Vec::new());
         let moved = |name: &str, gateway: &str| {
-            Outdated::Names(HashMap::from([(name.into(), Some(gateway.into()))]))
+            Outdated::Names(BTreeMap::from([(name.into(), Some(gateway.into()))]))
         };
         for what in [moved("lamp", "a"), moved("door", "a"), moved("lamp", "b")] {
             changes.note(&what, 2, |number| woken.push(number));

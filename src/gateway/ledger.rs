@@ -7,6 +7,9 @@
 
 #![cfg_attr(not(feature = "redis"), allow(dead_code, reason = "no table is shared"))]
 
+#[cfg(test)]
+mod tests;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -14,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::engine::random;
+use crate::engine::{random, time};
 use crate::gateway::announced::{Announced, ClusterGateway, OtherTimes};
 use crate::gateway::claims::{Change, Claimant, Failed, Renewal, Renewed, SharedTable, Verdict};
 use crate::gateway::restoring::Restoring;
@@ -56,7 +59,7 @@ pub(crate) enum Rival {
     Credential,
 }
 
-type Tell = Arc<dyn Fn(Told) + Send + Sync>;
+pub(super) type Tell = Arc<dyn Fn(Told) + Send + Sync>;
 /// How others reach this gateway, once that is known.
 type Own = Arc<dyn Fn() -> Option<Arc<str>> + Send + Sync>;
 
@@ -92,6 +95,16 @@ struct State {
     running: usize,
     /// When the table last answered to one of them, or they were told to stop.
     answered: Option<Instant>,
+}
+
+/// What the thread that renews and releases knows from one turn to the next.
+#[derive(Default)]
+pub(super) struct Keeper {
+    /// When the table was last told that this gateway is there.
+    announced: Option<Instant>,
+    times: OtherTimes,
+    /// The last turn failed then.
+    failed_at: Option<Instant>,
 }
 
 /// A thread that runs.
@@ -191,7 +204,7 @@ impl Ledger {
     pub(crate) fn stop(&self, patience: Duration) {
         let mut state = self.lock();
         state.is_stopped = true;
-        state.answered = Some(Instant::now());
+        state.answered = Some(time::now());
         self.wake.notify_all();
         while state.running > 0 {
             let silence = state.answered.map_or(Duration::ZERO, |at| at.elapsed());
@@ -252,7 +265,7 @@ impl Ledger {
                 log::warn!(
                     "the directory of gateways cannot be used: {why}; devices of this gateway are served, those of others are not found"
                 );
-                state.away = Some((why, Instant::now()));
+                state.away = Some((why, time::now()));
                 self.wake.notify_all();
             }
             (None, Some((_, since))) => {
@@ -260,7 +273,7 @@ impl Ledger {
                     "the directory of gateways can be used again, after {:.1} s",
                     since.elapsed().as_secs_f64()
                 );
-                (state.away, state.back) = (None, Some(Instant::now()));
+                (state.away, state.back) = (None, Some(time::now()));
             }
             _ => {}
         }
@@ -269,7 +282,7 @@ impl Ledger {
 
     /// A device with this name was let in.
     pub(crate) fn hold(&self, name: &Arc<str>, epoch: u64, claimant: &Claimant) {
-        let now = Instant::now();
+        let now = time::now();
         let mut state = self.lock();
         let held = state.held.entry(name.clone()).or_insert_with(|| Held {
             epoch,
@@ -300,7 +313,7 @@ impl Ledger {
     fn release(&self, names: &[Arc<str>], epoch: u64) {
         let mut state = self.lock();
         state.releases.extend(names.iter().map(|name| (name.clone(), epoch)));
-        names.iter().for_each(|name| state.put_off(name, Instant::now()));
+        names.iter().for_each(|name| state.put_off(name, time::now()));
         self.wake.notify_all();
     }
 
@@ -328,48 +341,64 @@ impl Ledger {
 
     /// The thread that renews and releases.
     fn keep(&self, own: &dyn Fn() -> Option<Arc<str>>, tell: &Tell) {
-        let mut announced = None;
-        let mut times = OtherTimes::default();
-        let mut failed_at = None;
+        let mut keeper = Keeper::default();
         loop {
-            let is_stopped = self.wait(failed_at);
-            let Some(by) = own() else {
-                if is_stopped {
-                    return;
-                }
-                failed_at = Some(Instant::now()); // later
-                continue;
-            };
-            let was_away = self.lock().away.is_some();
-            let step = self.step(&by, (&mut announced, &mut times), tell);
-            failed_at = self.noted(step).err().map(|_| Instant::now());
-            if was_away && failed_at.is_none() {
-                self.renew_all(); // what has changed meanwhile is not known
-            }
+            let is_stopped = self.wait(keeper.failed_at);
+            self.take_turn(&mut keeper, own, tell, is_stopped);
             if is_stopped {
-                // What cannot be released now expires by itself.
-                let last = || -> Result<(), Failed> {
-                    while self.release_some(&by)? {}
-                    self.table.announce(&by, None, false).map(drop)
-                };
-                if failed_at.is_none() {
-                    let _ = self.noted(last());
-                }
                 return;
             }
         }
     }
 
+    /// Does what is due. `is_last`: this gateway stops, and releases all.
+    pub(super) fn take_turn(
+        &self,
+        keeper: &mut Keeper,
+        own: &dyn Fn() -> Option<Arc<str>>,
+        tell: &Tell,
+        is_last: bool,
+    ) {
+        let Some(by) = own() else {
+            keeper.failed_at = Some(time::now()); // later
+            return;
+        };
+        if is_last {
+            self.lock().let_go_all(); // a device that polls counts as connected for a while
+        }
+        let was_away = self.lock().away.is_some();
+        let step = self.step(&by, keeper, tell);
+        keeper.failed_at = self.noted(step).err().map(|_| time::now());
+        if was_away && keeper.failed_at.is_none() {
+            self.renew_all(); // what has changed meanwhile is not known
+        }
+        if is_last && keeper.failed_at.is_none() {
+            // What cannot be released now expires by itself.
+            let last = || -> Result<(), Failed> {
+                while self.release_some(&by)? {}
+                self.table.announce(&by, None, false).map(drop)
+            };
+            let _ = self.noted(last());
+        }
+    }
+
+    /// When the next turn is due.
+    #[cfg(test)]
+    pub(super) fn next_turn(&self, keeper: &Keeper) -> Instant {
+        let now = time::now();
+        self.lock().next_step(keeper.failed_at, now).min(now + SECOND_LOOK)
+    }
+
     /// Waits until there is something to do; returns true if that is to stop. `failed_at`: when the
     /// step before failed.
     fn wait(&self, failed_at: Option<Instant>) -> bool {
-        let latest = Instant::now() + SECOND_LOOK;
+        let latest = time::now() + SECOND_LOOK;
         let mut state = self.lock();
         loop {
             if state.is_stopped {
                 return true;
             }
-            let now = Instant::now();
+            let now = time::now();
             let next = state.next_step(failed_at, now).min(latest);
             let left = next.saturating_duration_since(now);
             if left.is_zero() {
@@ -380,28 +409,24 @@ impl Ledger {
     }
 
     /// Renews and releases what is due.
-    fn step(
-        &self,
-        by: &Arc<str>,
-        (announced, times): (&mut Option<Instant>, &mut OtherTimes),
-        tell: &Tell,
-    ) -> Result<(), Failed> {
+    fn step(&self, by: &Arc<str>, keeper: &mut Keeper, tell: &Tell) -> Result<(), Failed> {
         let interval = self.table.claim_time() / 3;
         let (is_wanted, names, lists) = {
             let mut state = self.lock();
             let is_wanted = std::mem::take(&mut state.announces) || state.away.is_some();
             (is_wanted, state.held.len(), state.lists())
         };
-        if is_wanted || announced.is_none_or(|at| at.elapsed() >= interval) {
+        let announced = keeper.announced.map(|at| time::now().saturating_duration_since(at));
+        if is_wanted || announced.is_none_or(|ago| ago >= interval) {
             let told = self.table.announce(by, Some(names), lists)?;
             // One of another process with this URL may have been taken out with that.
-            let was_known = announced.is_some_and(|at| at.elapsed() < FORGOTTEN)
-                && !self.url_is_shared.load(Relaxed);
-            *announced = Some(Instant::now());
+            let was_known =
+                announced.is_some_and(|ago| ago < FORGOTTEN) && !self.url_is_shared.load(Relaxed);
+            keeper.announced = Some(time::now());
             if told.is_new && was_known {
                 self.restore();
             }
-            self.heard_of_gateways(by, told, times);
+            self.heard_of_gateways(by, told, &mut keeper.times);
         }
         while self.release_some(by)? {}
         while self.renew_some(by, tell)? {}
@@ -427,7 +452,7 @@ impl Ledger {
         }
         gateways.iter_mut().for_each(|gateway| gateway.lives = gateway.is_alive(own));
         let mut state = self.lock();
-        (state.gateways, state.heard_of_gateways) = (gateways, Some(Instant::now()));
+        (state.gateways, state.heard_of_gateways) = (gateways, Some(time::now()));
     }
 
     /// The table has lost what it knew: everything is claimed again.
@@ -439,7 +464,7 @@ impl Ledger {
         );
         if !state.held.is_empty() {
             let all = state.held.keys().cloned();
-            let restoring = Restoring::begin(all, state.restoring.as_ref(), Instant::now());
+            let restoring = Restoring::begin(all, state.restoring.as_ref(), time::now());
             state.restoring = Some(restoring);
         }
         drop(state);
@@ -458,13 +483,13 @@ impl Ledger {
         }
         // One that fails is not tried again: the claim expires.
         self.table.release(by, &batch)?;
-        self.lock().answered = Some(Instant::now());
+        self.lock().answered = Some(time::now());
         Ok(batch.len() == BATCH)
     }
 
     /// Returns true if there may be more.
     fn renew_some(&self, by: &str, tell: &Tell) -> Result<bool, Failed> {
-        let batch = self.lock().take_due(Instant::now() + GATHER);
+        let batch = self.lock().take_due(time::now() + GATHER);
         if batch.is_empty() {
             return Ok(false);
         }
@@ -474,7 +499,7 @@ impl Ledger {
                 Ok(batch.len() == BATCH)
             }
             Err(e) => {
-                let at = Instant::now();
+                let at = time::now();
                 let mut state = self.lock();
                 batch.iter().for_each(|renewal| state.put_off(&renewal.name, at));
                 Err(e)
@@ -495,7 +520,7 @@ impl Ledger {
                             // Where another device of this gateway has come meanwhile, or came in
                             // another order, the table has that one still, or an older one.
                             let is_noted = is_same && [0, *epoch].contains(&renewal.epoch);
-                            let at = Instant::now()
+                            let at = time::now()
                                 + match is_noted {
                                     true => interval - by_chance(interval / JITTER_PARTS),
                                     false => SECOND_LOOK,
@@ -526,8 +551,9 @@ impl Ledger {
     /// Has every claim renewed soon, and not all at once.
     fn renew_all(&self) {
         let mut state = self.lock();
-        let names: Vec<Arc<str>> = state.held.keys().cloned().collect();
-        let now = Instant::now();
+        let mut names: Vec<Arc<str>> = state.held.keys().cloned().collect();
+        names.sort_unstable(); // a simulated run can be repeated
+        let now = time::now();
         names.iter().for_each(|name| state.put_off(name, now + by_chance(RETRY)));
         self.wake.notify_all();
     }
@@ -538,23 +564,19 @@ impl Ledger {
             let mut has_begun = false;
             let ended = self.table.listen(&mut |change| {
                 if !std::mem::replace(&mut has_begun, true) {
-                    // What has changed is not known, nor whether the table lost what it knew.
-                    tell(Told::Changed(None));
-                    self.lock().announces = true;
-                    self.renew_all();
+                    self.listens(tell);
                 }
                 if let Some(change) = change {
-                    self.heard(&change, own().as_deref());
-                    tell(Told::Changed(Some(change)));
+                    self.heard(change, own().as_deref(), tell);
                 }
                 !self.lock().is_stopped
             });
             let mut state = self.lock();
             if let Err(e) = ended {
                 log::debug!("changes of the directory of gateways are not heard of: {e}");
-                let until = Instant::now() + RETRY + by_chance(RETRY);
-                while !state.is_stopped && Instant::now() < until {
-                    let left = until.saturating_duration_since(Instant::now());
+                let until = time::now() + RETRY + by_chance(RETRY);
+                while !state.is_stopped && time::now() < until {
+                    let left = until.saturating_duration_since(time::now());
                     let waited = self.wake.wait_timeout(state, left);
                     state = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
@@ -565,20 +587,36 @@ impl Ledger {
         }
     }
 
-    /// A claim of this gateway that is older may be lost. Whether it is the table says: the device may
-    /// be connected to both gateways.
-    fn heard(&self, change: &Change, own: Option<&str>) {
+    /// Changes are told from here on. What changed before is not known, nor whether the table lost
+    /// what it knew.
+    pub(super) fn listens(&self, tell: &Tell) {
+        tell(Told::Changed(None));
+        self.lock().announces = true;
+        self.renew_all();
+    }
+
+    /// A name has another owner. A claim of this gateway that is older may be lost. Whether it is, the
+    /// table says: the device may be connected to both gateways.
+    pub(super) fn heard(&self, change: Change, own: Option<&str>, tell: &Tell) {
         let mut state = self.lock();
         let is_older =
             |held: &Held| held.epoch < change.epoch && *held.claimant.session != *change.session;
         if own != Some(&*change.gateway) && state.held.get(&change.name).is_some_and(is_older) {
-            state.put_off(&change.name, Instant::now());
+            state.put_off(&change.name, time::now());
             self.wake.notify_all();
         }
+        drop(state);
+        tell(Told::Changed(Some(change)));
     }
 }
 
 impl State {
+    /// No device is connected any more.
+    fn let_go_all(&mut self) {
+        let claimed = self.held.drain().filter(|(_, held)| held.epoch > 0);
+        self.releases.extend(claimed.map(|(name, held)| (name, held.epoch)));
+    }
+
     /// When the table is to be asked next. Where a look-up or a claim has found out that it does not
     /// answer, it is tried at once, since until then nothing else asks it; yet not in a circle, where
     /// it answers to this and not to that.
@@ -611,13 +649,14 @@ impl State {
     /// Returns true if it is time to ask for all gateways.
     fn lists(&self) -> bool {
         let count = u32::try_from(self.gateways.len()).unwrap_or(u32::MAX);
-        self.heard_of_gateways.is_none_or(|at| at.elapsed() >= LIST_EACH * count)
+        let ago = self.heard_of_gateways.map(|at| time::now().saturating_duration_since(at));
+        ago.is_none_or(|ago| ago >= LIST_EACH * count)
     }
 
     /// A name is claimed again, or is not to be any more.
     fn restored(&mut self, name: &str) {
         let Some(restoring) = &mut self.restoring else { return };
-        if let Some((names, took)) = restoring.restored(name, Instant::now()) {
+        if let Some((names, took)) = restoring.restored(name, time::now()) {
             log::info!(
                 "what the directory of gateways had lost is there again, after {:.1} s: {}",
                 took.as_secs_f64(),
@@ -672,111 +711,6 @@ impl Drop for ClaimGuard {
     fn drop(&mut self) {
         if !self.names.is_empty() {
             self.ledger.release(&self.names, self.epoch);
-        }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use super::*;
-
-    /// A table that nobody asks.
-    struct Nowhere;
-
-    impl SharedTable for Nowhere {
-        fn find(&self, _: &[&str]) -> Result<Vec<Vec<String>>, Failed> {
-            Err("away".into())
-        }
-        fn claim(&self, _: &str, _: &[String], _: &Claimant) -> Result<Verdict, Failed> {
-            Err("away".into())
-        }
-        fn renew(&self, _: &str, _: &[Renewal]) -> Result<Vec<Renewed>, Failed> {
-            Err("away".into())
-        }
-        fn release(&self, _: &str, _: &[(Arc<str>, u64)]) -> Result<(), Failed> {
-            Err("away".into())
-        }
-        fn announce(&self, _: &str, _: Option<usize>, _: bool) -> Result<Announced, Failed> {
-            Err("away".into())
-        }
-        fn listen(&self, _: &mut dyn FnMut(Option<Change>) -> bool) -> Result<(), Failed> {
-            Err("away".into())
-        }
-        fn claim_time(&self) -> Duration {
-            Duration::from_secs(30)
-        }
-    }
-
-    #[test]
-    fn devices_that_come_and_go_while_the_table_is_away_fill_nothing() {
-        let ledger = Ledger::new(Arc::new(Nowhere));
-        let claimant = Claimant { credential: "".into(), session: "01".into() };
-        let names: Vec<Arc<str>> = (0..10).map(|n| format!("lamp{n}").into()).collect();
-        for n in 0..100_000 {
-            let name = &names[n % names.len()];
-            ledger.hold(name, 0, &claimant);
-            if n % 3 == 0 {
-                ledger.let_go(name);
-            }
-        }
-        let state = ledger.lock();
-        assert!(state.due.len() <= 2 * names.len() + BATCH, "{}", state.due.len());
-        assert!(state.releases.is_empty());
-        let is_due = |name: &Arc<str>| {
-            let turn = state.held.get(name).map(|held| held.turn);
-            state.due.iter().any(|Reverse((_, due, of))| of == name && Some(*due) == turn)
-        };
-        assert!(state.held.keys().all(is_due));
-    }
-
-    #[test]
-    fn a_table_that_somebody_found_away_is_tried_at_once() {
-        let ledger = Ledger::new(Arc::new(Nowhere));
-        let now = Instant::now();
-        let next = |failed_at| ledger.lock().next_step(failed_at, now);
-        assert_eq!(next(None), now + SECOND_LOOK);
-        assert!(ledger.find(&["lamp"]).is_err());
-        assert_eq!(next(None), now);
-        // There is a pause behind a try that failed, and behind one that came to something.
-        assert_eq!(next(Some(now)), now + RETRY);
-        ledger.lock().back = Some(now);
-        assert_eq!(next(None), now + SECOND_LOOK);
-    }
-
-    #[test]
-    fn the_more_gateways_there_are_the_less_often_each_asks_for_all() {
-        let mut state = State::default();
-        assert!(state.lists());
-        let gateway = |n: u32| {
-            ClusterGateway::read(format!("http://a{n}:1"), false, Duration::ZERO, "7 30000")
-        };
-        let now = Instant::now();
-        for (count, ago, lists) in
-            [(0, 0, true), (3, 10, true), (100, 9, false), (100, 10, true), (1000, 60, false)]
-        {
-            state.gateways = (0..count).filter_map(gateway).collect();
-            state.heard_of_gateways = now.checked_sub(Duration::from_secs(ago));
-            assert_eq!(state.lists(), lists, "{count} gateways, {ago} s");
-        }
-    }
-
-    #[test]
-    fn a_renewal_of_a_device_that_was_replaced_meanwhile_is_looked_at_soon() {
-        let ledger = Ledger::new(Arc::new(Nowhere));
-        let session = |text: &str| Claimant { credential: "".into(), session: text.into() };
-        let lamp: Arc<str> = "lamp".into();
-        let tell: Tell = Arc::new(|_| {});
-        for (asked, kept, holds) in [(5, 5, "01"), (0, 5, "01"), (5, 7, "01"), (5, 5, "02")] {
-            *ledger.lock() = State::default();
-            ledger.hold(&lamp, 5, &session(holds));
-            let renewal = Renewal { name: lamp.clone(), epoch: asked, claimant: session("01") };
-            ledger.renewed(&[renewal], &[Renewed::Kept { epoch: kept }], &tell);
-            let state = ledger.lock();
-            let turn = state.held[&lamp].turn;
-            let due = state.due.iter().find(|Reverse((_, due, _))| *due == turn).unwrap();
-            let is_soon = due.0.0 <= Instant::now() + SECOND_LOOK;
-            assert_eq!(is_soon, kept == 7 || holds == "02", "{asked} {kept} {holds}");
         }
     }
 }

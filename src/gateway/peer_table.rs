@@ -1,7 +1,7 @@
 //! Other gateways as one loop knows them: the cached locations of devices, the exchanges that wait
 //! for a look-up, and the connections to each gateway. Pure data, no socket.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -220,7 +220,7 @@ pub(super) struct LookUp {
 /// does. One that no longer waits is removed later.
 #[derive(Default)]
 struct InLine {
-    by_name: HashMap<Box<str>, Vec<(Id, Key)>>,
+    by_name: BTreeMap<Box<str>, Vec<(Id, Key)>>,
     len: usize,
     /// When there are as many, those that no longer wait are removed.
     most: usize,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::engine::time;
 use crate::engine::workers::Workers;
 use crate::error::Error;
 use crate::gateway::changes::Changes;
@@ -41,6 +42,8 @@ enum Source {
     /// In a table that gateways share.
     #[cfg(feature = "redis")]
     Redis(RedisDirectory),
+    #[cfg(test)]
+    Simulated(Arc<dyn crate::gateway::claims::SharedTable>),
 }
 
 /// Other gateways: this one sends them requests for devices that are connected there, and serves
@@ -108,6 +111,11 @@ impl Peers {
     #[cfg(feature = "redis")]
     pub fn shared_in(directory: RedisDirectory) -> Self {
         Peers::of(Source::Redis(directory), "redis")
+    }
+
+    #[cfg(test)]
+    pub(super) fn simulated(table: Arc<dyn crate::gateway::claims::SharedTable>) -> Self {
+        Peers::of(Source::Simulated(table), "simulated")
     }
 
     fn of(source: Source, kind: &'static str) -> Self {
@@ -285,6 +293,8 @@ impl Cluster {
                 cluster.ledger = Some(Arc::new(Ledger::new(table.clone())));
                 cluster.redis = Some(table);
             }
+            #[cfg(test)]
+            Source::Simulated(table) => cluster.ledger = Some(Arc::new(Ledger::new(table))),
         }
         let _ = shares_names; // unused without a table
         cluster
@@ -466,7 +476,7 @@ impl Cluster {
     /// while.
     pub(super) fn note_setback(&self, url: &PeerUrl, setback: Setback) {
         let mut setbacks = self.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
-        setbacks.note(&url.text, setback, Instant::now());
+        setbacks.note(&url.text, setback, time::now());
     }
 
     /// Starts the threads for a shared table; they call `tell`.
@@ -563,7 +573,7 @@ impl Cluster {
         match (failure, &mut *away) {
             (None, away) => *away = None,
             (Some(why), Some((text, _))) => why.clone_into(text),
-            (Some(why), away) => *away = Some((why.to_owned(), Instant::now())),
+            (Some(why), away) => *away = Some((why.to_owned(), time::now())),
         }
     }
 
@@ -584,7 +594,7 @@ impl Cluster {
         }
         if others.len() > 1 {
             let setbacks = self.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
-            let has_setback = |url: &PeerUrl| setbacks.has(&url.text, name, Instant::now());
+            let has_setback = |url: &PeerUrl| setbacks.has(&url.text, name, time::now());
             if !others.iter().all(has_setback) {
                 others.retain(|url| !has_setback(url));
             }

@@ -385,7 +385,7 @@ impl Relaying for GatewayRole {
 #[cfg(test)]
 impl GatewayRole {
     /// The entries that are left in the tables when no connection exists.
-    pub(super) fn leftovers(&self, drained: bool) -> Vec<String> {
+    pub(super) fn leftovers(&self, drained: bool, is_last: bool) -> Vec<String> {
         let mut left = Vec::new();
         let mut none = |what: &str, n: usize| {
             if n > 0 {
@@ -394,14 +394,16 @@ impl GatewayRole {
         };
         none("exchanges", self.exchanges.len());
         none("events handed out", self.events.in_hand());
-        none("bytes of the budget", self.budget.taken());
-        none("bytes of heads", self.heads.taken());
         none("leases", self.leases.len());
         none("callers", self.callers.len());
         none("follow-ups", self.follow_ups.len());
-        let observed = self.observer.table().map_or(0, |table| table.totals.in_progress);
-        none("exchanges observed", observed as usize);
-        none("polls counted", self.stats.polls.load(Relaxed));
+        if is_last {
+            none("bytes of the budget", self.budget.taken());
+            none("bytes of heads", self.heads.taken());
+            let observed = self.observer.table().map_or(0, |table| table.totals.in_progress);
+            none("exchanges observed", observed as usize);
+            none("polls counted", self.stats.polls.load(Relaxed));
+        }
         if !drained {
             none("names connected", self.registry.connected()); // a drained mailbox still has its poll_gap
             // By now names are forgotten, and only the alarm for forgetting is set.

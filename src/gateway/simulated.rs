@@ -1,6 +1,6 @@
-//! A gateway without sockets, for the simulation: how it is made, requests of programs, and what
-//! must be left of it at the end.
-#![allow(clippy::expect_used)] // only for tests
+//! A gateway without sockets, for the simulation: how it is made, what programs ask of it, and what
+//! must be left of it when all is over.
+#![allow(clippy::expect_used)] // tests alone
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,11 +12,17 @@ use crate::close_reason::CloseReason;
 use crate::engine::simulated::Loop;
 use crate::error::Error;
 use crate::gateway::alarms::FIRST_ALARM;
-use crate::gateway::builder::GatewayBuilder;
+pub(crate) use crate::gateway::announced::Announced;
+use crate::gateway::builder::{GatewayBuilder, tell_loops};
+pub(crate) use crate::gateway::claims::{
+    Change, Claimant, Failed, Renewal, Renewed, SharedTable, Verdict,
+};
 pub(crate) use crate::gateway::leases::Lease;
 use crate::gateway::leases::Leased;
+use crate::gateway::ledger::{Keeper, Ledger, Tell};
 use crate::gateway::listeners::Side;
 pub(crate) use crate::gateway::loops::Loops;
+use crate::gateway::peers::{Cluster, Peers};
 use crate::gateway::routes::{Routes, Table};
 pub(crate) use crate::gateway::state::Command;
 use crate::gateway::state::{Borrow, Common, GatewayRole, TICK};
@@ -28,14 +34,68 @@ use crate::stream::Stream;
 /// A gateway whose turns are driven by hand.
 pub(crate) type Simulated = Loop<GatewayRole>;
 
-/// The builder's gateway on the loops of these nodes, of which the first accepts. Listener 0 is for
-/// devices, listener 1 for visitors (by path).
+/// A gateway that was started.
+pub(crate) struct Started {
+    pub(crate) made: Vec<Simulated>,
+    pub(crate) loops: Loops<Command>,
+    /// What keeps its claims, where gateways share a table.
+    pub(crate) claims: Option<Claims>,
+}
+
+/// Other gateways that are found in a table.
+pub(crate) fn peers_in(table: Arc<dyn SharedTable>) -> Peers {
+    Peers::simulated(table)
+}
+
+/// The work of the threads that keep a gateway's claims, and hear of changes.
+pub(crate) struct Claims {
+    cluster: Arc<Cluster>,
+    ledger: Arc<Ledger>,
+    keeper: Keeper,
+    tell: Tell,
+}
+
+impl Claims {
+    fn own(&self) -> Option<Arc<str>> {
+        Some(self.cluster.own()?.text)
+    }
+
+    /// When the next turn is due.
+    pub(crate) fn next_turn(&self) -> Instant {
+        self.ledger.next_turn(&self.keeper)
+    }
+
+    /// Does what is due. `is_last`: the gateway has stopped.
+    pub(crate) fn take_turn(&mut self, is_last: bool) {
+        let cluster = self.cluster.clone();
+        let own = move || Some(cluster.own()?.text);
+        self.ledger.take_turn(&mut self.keeper, &own, &self.tell, is_last);
+    }
+
+    /// Changes are told from here on.
+    pub(crate) fn listens(&self) {
+        self.ledger.listens(&self.tell);
+    }
+
+    pub(crate) fn heard(&self, change: Change) {
+        self.ledger.heard(change, self.own().as_deref(), &self.tell);
+    }
+
+    /// Names of devices that it has.
+    pub(crate) fn held(&self) -> usize {
+        let status = self.ledger.status();
+        status.claimed + status.unclaimed
+    }
+}
+
+/// The builder's gateway on the loops of these nodes, of which the first accepts; listener 0 is the
+/// devices', listener 1 the visitors' (by path), listener 2 that of other gateways.
 pub(crate) fn start(
     builder: GatewayBuilder,
     nodes: &[usize],
     now: Instant,
     visitors: SocketAddr,
-) -> (Vec<Simulated>, Loops<Command>) {
+) -> Started {
     let mut settings = builder.settings;
     settings.observer = Observer::on(Bounds { names: 16, bytes: 16 * 1024, records: 16 * 1024 });
     settings.via = format!("ptth-{}", nodes[0]).into();
@@ -48,10 +108,17 @@ pub(crate) fn start(
         role.dealt = (nodes.len() > 1 && number == 0).then_some(0);
         let routes = Routes::path().and_host("sim.example").expect("a suffix");
         role.listeners.add(Some(visitors), None, Side::Visitors(Arc::new(Table::new(routes))));
+        role.listeners.add(None, None, Side::Peers);
         role
     });
     let remotes = made.iter().map(|gateway: &Simulated| gateway.remote.clone()).collect();
-    (made, Loops::new(remotes, common.directory()))
+    let loops = Loops::new(remotes, common.directory());
+    let claims = common.peers().and_then(|cluster| {
+        let ledger = cluster.ledger()?.clone();
+        let tell: Tell = Arc::new(tell_loops(Arc::downgrade(&cluster), loops.clone()));
+        Some(Claims { cluster, ledger, keeper: Keeper::default(), tell })
+    });
+    Started { made, loops, claims }
 }
 
 /// Asks it to stop.
@@ -71,7 +138,7 @@ pub(crate) fn borrow(
     loops.send(loops.home_of(name), Command::Borrow(wanted));
 }
 
-/// Returns a link, or reports its end. A stream that is not a link ends when it is dropped.
+/// The link comes back, or has ended. A stream that is no link ends when it is dropped.
 pub(crate) fn give_back(loops: &Loops<Command>, of: Leased, stream: Result<Stream, CloseReason>) {
     if let Leased::Link(lease) = of {
         let stream = stream.map(|stream| (stream, Vec::new()));
@@ -79,10 +146,10 @@ pub(crate) fn give_back(loops: &Loops<Command>, of: Leased, stream: Result<Strea
     }
 }
 
-/// Entries that are left without any connection; empty if all is well. `drained` means that the
-/// gateway was stopped.
-pub(crate) fn leftovers(gateway: &Simulated, drained: bool) -> Vec<String> {
-    let mut left = gateway.role.leftovers(drained);
+/// Entries that are left although nobody is connected; empty if all is well. `drained`: the gateway
+/// was asked to stop, and has stopped. `is_last`: its other loops have ended.
+pub(crate) fn leftovers(gateway: &Simulated, drained: bool, is_last: bool) -> Vec<String> {
+    let mut left = gateway.role.leftovers(drained, is_last);
     if gateway.connections.len() > 0 {
         left.push(format!("{} connections", gateway.connections.len()));
     }

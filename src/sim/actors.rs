@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
-use crate::gateway::simulated as gateways;
 use crate::sim::net::{self, Happening, Micros, Socket, tell};
 use crate::sim::rng::Rng;
+use crate::sim::world::Member;
 
 /// An answer that nobody asked for bears this number; no visitor may ever see it.
 pub(super) const BOGUS: u64 = 999_999_999;
@@ -67,15 +67,14 @@ pub(super) struct Cx<'w> {
     pub(super) ledger: &'w mut Ledger,
     /// Failures are over.
     pub(super) calm: bool,
-    /// The gateway that runs now, for programs of its process.
-    pub(super) gateway: &'w gateways::Loops<gateways::Command>,
-    pub(super) gateway_nodes: &'w [usize],
+    /// The gateways that run now, for programs of their processes.
+    pub(super) gateways: &'w [Member],
 }
 
 impl Cx<'_> {
     /// A loop of the gateway has a command to look at.
-    pub(super) fn wake_gateway(&self) {
-        net::with(|net| self.gateway_nodes.iter().for_each(|node| net.wants_turn(*node)));
+    pub(super) fn wake_gateway(&self, number: usize) {
+        net::with(|net| self.gateways[number].nodes.iter().for_each(|node| net.wants_turn(*node)));
     }
 
     pub(super) fn wake(&self, at: Micros) {

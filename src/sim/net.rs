@@ -4,6 +4,7 @@
 //! Nothing here knows of HTTP. Delays, splits and failures are drawn from one stream of random
 //! numbers, so that a seed decides everything.
 
+mod jobs;
 mod socket;
 mod story;
 
@@ -11,7 +12,10 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
+pub(crate) use self::jobs::submit;
+use self::jobs::{Job, Jobs};
 pub(crate) use self::socket::Socket;
 use crate::engine::connection::Readiness;
 use crate::sim::rng::Rng;
@@ -49,6 +53,11 @@ pub(crate) fn second() -> Option<u64> {
     if_any(|_| 1_790_000_000)
 }
 
+/// The time, where a network is installed.
+pub(crate) fn instant() -> Option<Instant> {
+    if_any(|net| net.instant(net.now))
+}
+
 /// Begins a connection, where a network is installed.
 pub(crate) fn connect(to: SocketAddr) -> Option<Socket> {
     if_any(|net| net.connect(to))
@@ -77,6 +86,8 @@ pub(crate) struct Weather {
     pub(crate) splits: bool,
     /// Connections of a thousand with a buffer of some hundred bytes.
     pub(crate) narrow: u64,
+    /// Longest time until a job is done.
+    pub(crate) work: Micros,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +193,8 @@ pub(crate) enum Happening {
     Turn(usize),
     /// A node asked to be woken, with this word of its own.
     Wake(usize, u64),
+    /// A node's job is done.
+    Job(u64),
 }
 
 #[derive(Debug, Default)]
@@ -195,6 +208,7 @@ struct Node {
 
 #[derive(Debug)]
 pub(crate) struct Net {
+    began: Instant,
     pub(crate) now: Micros,
     pub(crate) rng: Rng,
     pub(crate) weather: Weather,
@@ -203,6 +217,7 @@ pub(crate) struct Net {
     happened: u64,
     nodes: Vec<Node>,
     listeners: BTreeMap<SocketAddr, (usize, usize)>,
+    jobs: Jobs,
     /// The loop at work, whose connections are made now.
     pub(crate) current: usize,
     /// `None`: the story is not told.
@@ -214,6 +229,7 @@ pub(crate) struct Net {
 impl Net {
     pub(crate) fn new(rng: Rng, weather: Weather, told: bool) -> Self {
         Net {
+            began: Instant::now(),
             now: 0,
             rng,
             weather,
@@ -222,6 +238,7 @@ impl Net {
             happened: 0,
             nodes: Vec::new(),
             listeners: BTreeMap::new(),
+            jobs: Jobs::default(),
             current: 0,
             story: told.then(Vec::new),
             fingerprint: 0xCBF2_9CE4_8422_2325,
@@ -249,6 +266,15 @@ impl Net {
     }
 
     // --- time ---
+
+    pub(crate) fn instant(&self, at: Micros) -> Instant {
+        self.began + Duration::from_micros(at)
+    }
+
+    /// When this instant is.
+    pub(crate) fn micros(&self, at: Instant) -> Micros {
+        at.saturating_duration_since(self.began).as_nanos().div_ceil(1000) as Micros
+    }
 
     pub(crate) fn at(&mut self, when: Micros, what: Happening) {
         self.happened += 1;
@@ -291,7 +317,7 @@ impl Net {
                     self.nodes[node].turn = false;
                     return Some(Happening::Turn(node));
                 }
-                wake @ Happening::Wake(..) => return Some(wake),
+                done @ (Happening::Wake(..) | Happening::Job(_)) => return Some(done),
                 Happening::Held(_) => {}
             }
         }
@@ -354,8 +380,10 @@ impl Net {
             self.conns[conn].ends[side].queued = false;
             let news = self.readiness(conn, side);
             match self.conns[conn].ends[side].watch {
-                Some((_, token)) if news != Readiness::default() => found.push((token, news)),
-                _ => {}
+                _ if news == Readiness::default() => {}
+                Some((of, token)) if of == node => found.push((token, news)),
+                Some(_) => self.notify(conn, side), // it has moved to another loop meanwhile
+                None => {}
             }
         }
         found
@@ -369,13 +397,15 @@ impl Net {
         Some((listener, Socket { conn, side: 1 }, self.conns[conn].from))
     }
 
-    /// A node has gone: nobody accepts what waits, or listens.
-    pub(crate) fn lose_node(&mut self, node: usize) {
+    /// A node has gone: nobody accepts what waits, or listens. Returns what its threads would have
+    /// done, which may only be dropped when the network is free.
+    pub(crate) fn lose_node(&mut self, node: usize) -> Vec<Job> {
         self.listeners.retain(|_, (owner, _)| *owner != node);
         while let Some((_, conn)) = self.nodes[node].backlog.pop_front() {
             self.conns[conn].ends[1].opened = true;
             self.reset_other(conn, 1);
         }
+        self.jobs.lose(node)
     }
 
     /// Sockets that are open, by their connections.

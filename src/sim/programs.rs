@@ -17,6 +17,8 @@ use crate::sim::visitor::{Answer, Reading, Request, check, take_answer};
 
 /// A thread that sends one request after the other.
 pub(super) struct Program {
+    /// The gateway in whose process it runs.
+    of: usize,
     plan: VecDeque<Request>,
     starts: Micros,
     not_before: Option<Micros>,
@@ -46,8 +48,15 @@ struct Asking {
 const TIME_LIMIT: Micros = 60 * SECOND;
 
 impl Program {
-    pub(super) fn new(plan: VecDeque<Request>, starts: Micros) -> Self {
-        Program { plan, starts, not_before: None, state: State::Idle, limits: Limits::default() }
+    pub(super) fn new(of: usize, plan: VecDeque<Request>, starts: Micros) -> Self {
+        Program {
+            of,
+            plan,
+            starts,
+            not_before: None,
+            state: State::Idle,
+            limits: Limits::default(),
+        }
     }
 
     fn failed(cx: &mut Cx<'_>, request: &Request, why: String) {
@@ -69,8 +78,13 @@ impl Program {
         tell(|| {
             format!("a program sends {} {} to {}", request.method, request.nonce, request.device)
         });
-        gateways::borrow(cx.gateway, &request.device, Duration::from_secs(5), reply);
-        cx.wake_gateway();
+        gateways::borrow(
+            &cx.gateways[self.of].loops,
+            &request.device,
+            Duration::from_secs(5),
+            reply,
+        );
+        cx.wake_gateway(self.of);
         self.state = State::Borrowing(Box::new(request), answer);
         true
     }
@@ -184,8 +198,8 @@ impl Actor for Program {
                     let stream = over
                         .map_err(|_| CloseCause::Program.because("its exchange ended it"))
                         .and(stream);
-                    gateways::give_back(cx.gateway, lease.of, stream);
-                    cx.wake_gateway();
+                    gateways::give_back(&cx.gateways[self.of].loops, lease.of, stream);
+                    cx.wake_gateway(self.of);
                 }
             }
         }

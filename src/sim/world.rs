@@ -1,12 +1,14 @@
 //! One simulated run: its nodes, its events, and the conditions that hold at its end.
 
 mod cast;
+mod cluster;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+pub(crate) use self::cluster::Member;
+use self::cluster::{Directory, News};
 use crate::device::simulated as devices;
-use crate::engine::event_loop::Remote;
 use crate::gateway::{TurnMode, simulated as gateways};
 use crate::limits::Limits;
 use crate::proto::turn::{Encoding, Fallback};
@@ -21,6 +23,10 @@ const SCRIPT: Micros = 40 * SECOND;
 /// How long after that the last visitor may wait: the longest waits of its exchanges, on the
 /// slowest network.
 const TIME_LIMIT: Micros = 3000 * SECOND;
+
+/// In which gateways hear of each other's devices: what is out of date expires, and each device
+/// that lost its gateway has dialled again.
+const SETTLES: Micros = 300 * SECOND;
 
 /// How long a role may take to stop: the pending output goes out over the slowest network.
 const STOPS: Micros = 2000 * SECOND;
@@ -38,10 +44,14 @@ enum Deed {
     /// A device ends without a word, and another run of it begins after so long.
     Restart(usize, Micros),
     /// Another run of the device begins beside it.
-    TakeOver(usize),
+    TakeOver(usize, SocketAddr),
+    /// The device dials another gateway from its next run on.
+    Move(usize, SocketAddr),
     /// Whatever address this is has all its connections reset, or nothing gets through for so long.
     Strike(IpAddr, Option<Micros>),
-    RestartGateway,
+    RestartGateway(usize),
+    RollGateway(usize),
+    DisturbDirectory,
     /// A device that was restarted begins.
     Begin(usize),
 }
@@ -84,9 +94,14 @@ pub(super) struct World {
     /// The visitors are done: nobody begins any more.
     ends: bool,
     turns: usize,
-    /// One for each of its loops; the first accepts.
-    gateway_nodes: Vec<usize>,
-    gateway: gateways::Loops<gateways::Command>,
+    /// The gateways, by their numbers.
+    members: Vec<Member>,
+    directory: Directory,
+    /// The node whose wakes are the directory's.
+    directory_node: usize,
+    /// What the directory has to tell, until it is told: to which gateway, and to which run of it.
+    news: Vec<Option<(usize, usize, News)>>,
+    /// Of each gateway.
     loops: usize,
     /// The setup of the device whose gateway breaks the protocol.
     attacked: Option<usize>,
@@ -100,12 +115,13 @@ fn ip(third: u8, last: usize) -> IpAddr {
     IpAddr::from([10, 0, third, last as u8])
 }
 
-fn gateway_at(port: u16) -> SocketAddr {
-    SocketAddr::new(ip(0, 1), port)
+fn gateway_at(number: usize, port: u16) -> SocketAddr {
+    SocketAddr::new(ip(0, number + 1), port)
 }
 
 const DEVICES: u16 = 9999;
 const VISITORS: u16 = 8080;
+const PEERS: u16 = 7000;
 /// What an attacked device may hold: far more than any exchange needs, far less than a flood
 /// brings.
 const HELD_MAX: usize = 2 << 20;
@@ -129,6 +145,11 @@ pub(super) fn run(seed: u64, told: bool) -> Outcome {
         } else {
             20
         },
+        work: if fair {
+            20 * MILLI
+        } else {
+            [MILLI, 300 * MILLI, 5 * SECOND, 30 * SECOND][rng.size(0, 3)]
+        },
     };
     let net = Net::new(Rng::new(seed ^ 0x6E65_7477_6F72_6B00), weather, told);
     let before = net::install(Some(net));
@@ -137,8 +158,8 @@ pub(super) fn run(seed: u64, told: bool) -> Outcome {
     world.populate();
     world.play();
     world.end();
-    let World { ledger, turns, nodes, .. } = world;
-    drop(nodes);
+    let World { ledger, turns, nodes, members, .. } = world;
+    drop((nodes, members));
     let mut violations = ledger.violations;
     let open = net::with(|net| net.open());
     if !open.is_empty() {
@@ -172,6 +193,7 @@ impl World {
         }
         if fair {
             limits.wait_for_link = Duration::from_secs(120); // few links may be wanted by many
+            limits.half_close_timeout = limits.wait_for_link;
         }
         if rng.permille(400) {
             limits.read_ahead_bytes_max = rng.size(1024, 8192);
@@ -186,19 +208,21 @@ impl World {
             limits.poll_hold = Duration::from_secs(rng.range(1, 10));
             limits.redeliver_after = Duration::from_secs(rng.range(1, 10));
         }
-        World {
+        let mut world = World {
             nodes: Vec::new(),
             setups: Vec::new(),
             running: Vec::new(),
             deeds: Vec::new(),
             ledger: Ledger::default(),
-            base: Instant::now(),
+            base: net::with(|net| net.instant(0)),
             calm: false,
             fair,
             ends: false,
             turns: 0,
-            gateway_nodes: Vec::new(),
-            gateway: gateways::Loops::new(vec![Remote::simulated().0], Default::default()),
+            members: Vec::new(),
+            directory: Directory::None,
+            directory_node: 0,
+            news: Vec::new(),
             loops: rng.size(1, 2),
             attacked: None,
             turn: if rng.permille(200) { TurnMode::OnDemand } else { TurnMode::Now },
@@ -206,7 +230,9 @@ impl World {
             limits,
             device_limits,
             rng,
-        }
+        };
+        world.directory = Directory::chosen(&mut world);
+        world
     }
 
     fn instant(&self, at: Micros) -> Instant {
@@ -253,12 +279,17 @@ impl World {
                 1 => ip(3, self.rng.size(1, 2)),
                 _ => self.setups[setup].ip,
             };
-            let deed = match self.rng.range(0, 9) {
+            let gateway = self.rng.size(0, self.gateways() - 1);
+            let deed = match self.rng.range(0, if self.gateways() > 1 { 13 } else { 9 }) {
                 0..=2 => Deed::Restart(setup, self.rng.skewed(10 * SECOND)),
-                3..=4 => Deed::TakeOver(setup),
+                3..=4 => Deed::TakeOver(setup, self.some_gateway()),
                 5..=6 => Deed::Strike(address, None),
                 7..=8 => Deed::Strike(address, Some(self.rng.skewed(90 * SECOND))),
-                _ => Deed::RestartGateway,
+                9 => Deed::RestartGateway(gateway),
+                10 => Deed::RollGateway(gateway),
+                11 => Deed::DisturbDirectory,
+                12 => Deed::Strike(ip(0, gateway + 1), Some(self.rng.skewed(60 * SECOND))),
+                _ => Deed::Move(setup, self.some_gateway()),
             };
             self.do_at(at, deed);
         }
@@ -270,7 +301,21 @@ impl World {
         net::tell(|| format!("script: {deed:?}"));
         match deed {
             Deed::Begin(_) if self.ends => {}
-            Deed::Begin(setup) | Deed::TakeOver(setup) => self.begin_device(setup),
+            Deed::Begin(setup) => self.begin_device(setup, self.setups[setup].gateway),
+            Deed::TakeOver(setup, gateway) => {
+                let of = self.setups[setup].gateway;
+                let is_attacked = self.attacked == Some(setup);
+                self.begin_device(setup, if is_attacked { of } else { gateway });
+            }
+            Deed::Move(setup, _) if self.attacked == Some(setup) => {}
+            Deed::Move(setup, gateway) => {
+                self.setups[setup].gateway = gateway;
+                let at = net::with(|net| net.now) + self.rng.skewed(3 * SECOND);
+                self.do_at(at, Deed::Restart(setup, 0));
+            }
+            Deed::RollGateway(number) => self.roll_gateway(number),
+            Deed::RestartGateway(number) => self.restart_gateway(number),
+            Deed::DisturbDirectory => self.disturb_directory(),
             Deed::Restart(setup, pause) => {
                 let gone: Vec<usize> = self
                     .running
@@ -284,18 +329,12 @@ impl World {
                 self.do_at(at, Deed::Begin(setup));
             }
             Deed::Strike(address, hole) => net::with(|net| net.strike(address, hole)),
-            Deed::RestartGateway => {
-                std::mem::take(&mut self.gateway_nodes)
-                    .into_iter()
-                    .for_each(|node| self.lose(node));
-                self.begin_gateway();
-            }
         }
     }
 
     fn lose(&mut self, node: usize) {
         self.nodes[node] = Node::Gone; // its sockets close
-        net::with(|net| net.lose_node(node));
+        drop(net::with(|net| net.lose_node(node)));
     }
 
     // --- time ---
@@ -355,6 +394,15 @@ impl World {
     fn happen(&mut self, what: Happening) {
         match what {
             Happening::Wake(SCRIPT_NODE, number) => self.act(number),
+            Happening::Wake(node, word) if node == self.directory_node => {
+                self.directory_wakes(word)
+            }
+            Happening::Job(number) => {
+                if let Some(job) = net::with(|net| net.take_job(number)) {
+                    job();
+                    self.directory_was_asked();
+                }
+            }
             Happening::Wake(node, _) | Happening::Turn(node) => self.turn(node),
             _ => {}
         }
@@ -372,15 +420,13 @@ impl World {
             Node::Device(device) => (device.event_loop.turn(instant), device.event_loop.is_eager()),
             Node::Actor(actor) => {
                 net::with(|net| net.take_ready(node));
-                let (gateway, gateway_nodes) = (&self.gateway, &self.gateway_nodes[..]);
                 let mut cx = Cx {
                     node,
                     now,
                     rng: &mut self.rng,
                     ledger: &mut self.ledger,
                     calm: self.calm,
-                    gateway,
-                    gateway_nodes,
+                    gateways: &self.members,
                 };
                 actor.step(&mut cx);
                 (true, false)
@@ -393,8 +439,10 @@ impl World {
         if self.attacked.is_some_and(|attacked| self.running.contains(&(attacked, node))) {
             self.check_memory(node);
         }
-        if self.gateway_nodes.contains(&node) {
-            self.wake_loops(node, goes_on);
+        if let Some(number) = self.member_of(node) {
+            self.wake_loops(number, node, goes_on);
+            self.look_after(number);
+            self.note_whereabouts();
         }
         if !goes_on {
             self.finished(node);
@@ -402,8 +450,8 @@ impl World {
     }
 
     /// What a loop of the gateway has asked of the others, or its end, wakes them.
-    fn wake_loops(&self, node: usize, goes_on: bool) {
-        for other in self.gateway_nodes.iter().filter(|other| **other != node) {
+    fn wake_loops(&self, number: usize, node: usize, goes_on: bool) {
+        for other in self.members[number].nodes.iter().filter(|other| **other != node) {
             let Node::Gateway(gateway) = &self.nodes[*other] else { continue };
             if gateway.is_eager() || !goes_on {
                 net::with(|net| net.wants_turn(*other));
@@ -414,7 +462,8 @@ impl World {
     /// A role has ended by itself.
     fn finished(&mut self, node: usize) {
         let left = match &self.nodes[node] {
-            Node::Gateway(gateway) => gateways::leftovers(gateway, true),
+            Node::Gateway(_) if self.is_cut_off(node) => Vec::new(),
+            Node::Gateway(gateway) => gateways::leftovers(gateway, true, self.is_last_loop(node)),
             Node::Device(device) => devices::leftovers(device),
             _ => Vec::new(),
         };
@@ -428,6 +477,9 @@ impl World {
         }
         self.running.retain(|(_, running)| *running != node);
         self.lose(node);
+        if let Some(number) = self.member_of(node) {
+            self.loop_ended(number);
+        }
     }
 
     // --- the run ---
@@ -442,6 +494,7 @@ impl World {
         }
         self.calm = true;
         net::with(|net| net.calm());
+        self.directory_calm();
         if !self.run_until(SCRIPT + TIME_LIMIT, Self::visitors_are_done) {
             return;
         }
@@ -458,6 +511,12 @@ impl World {
         }
         if self.fair {
             self.check_fairness();
+        }
+        if self.gateways() > 1
+            && self.attacked.is_none()
+            && self.run_until(self.now() + SETTLES, |_| false)
+        {
+            self.check_owners();
         }
     }
 
@@ -532,6 +591,10 @@ impl World {
         }
     }
 
+    fn gateway_nodes(&self) -> Vec<usize> {
+        self.members.iter().flat_map(|member| member.nodes.iter().copied()).collect()
+    }
+
     fn end_devices_first(&mut self) {
         if !self.drain_devices() {
             return;
@@ -542,9 +605,9 @@ impl World {
         if !self.run_until(until, |_| false) {
             return;
         }
-        for node in self.gateway_nodes.clone() {
+        for node in self.gateway_nodes() {
             let Node::Gateway(gateway) = &self.nodes[node] else { continue };
-            let left = gateways::leftovers(gateway, false);
+            let left = gateways::leftovers(gateway, false, true);
             if !left.is_empty() {
                 self.ledger.violation(format!(
                     "nobody is connected any more, and the gateway still has {}",
@@ -555,14 +618,10 @@ impl World {
     }
 
     fn end_gateway_first(&mut self) {
-        let nodes = self.gateway_nodes.clone();
-        for node in &nodes {
-            if let Node::Gateway(gateway) = &self.nodes[*node] {
-                gateways::drain(gateway, Duration::from_secs(3600));
-                net::with(|net| net.wants_turn(*node));
-            }
-        }
-        net::tell(|| "--- the gateway is asked to stop ---".to_owned());
+        let nodes = self.gateway_nodes();
+        (0..self.members.len())
+            .for_each(|number| self.drain_gateway(number, Duration::from_secs(3600)));
+        net::tell(|| "--- the gateways are asked to stop ---".to_owned());
         let until = self.now() + STOPS;
         let gone = |world: &Self| nodes.iter().all(|node| matches!(world.nodes[*node], Node::Gone));
         if !self.run_until(until, gone) {
@@ -570,7 +629,7 @@ impl World {
         }
         for node in &nodes {
             let Node::Gateway(gateway) = &self.nodes[*node] else { continue };
-            let left = gateways::leftovers(gateway, true).join(", ");
+            let left = gateways::leftovers(gateway, true, true).join(", ");
             return self.ledger.violation(format!(
                 "the gateway was asked to stop and did not within {} s; it has {left}",
                 STOPS / SECOND

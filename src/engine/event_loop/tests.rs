@@ -35,7 +35,7 @@ impl Role for Noting {
 
 #[test]
 fn streams_share_what_a_turn_leaves_them_and_each_has_its_turn() {
-    let calm = Weather { cuts: 0, refusals: 0, delay: 0, splits: false, narrow: 0 };
+    let calm = Weather { cuts: 0, refusals: 0, delay: 0, splits: false, narrow: 0, work: 0 };
     let mut network = Net::new(Rng::new(1), calm, false);
     let node = network.add_node("loop", None);
     net::install(Some(network));

@@ -143,7 +143,7 @@ impl Scene {
             downstream_may_half_close: true,
             upstream_is_link: true,
         });
-        let calm = Weather { cuts: 0, refusals: 0, delay: 0, splits: false, narrow: 0 };
+        let calm = Weather { cuts: 0, refusals: 0, delay: 0, splits: false, narrow: 0, work: 0 };
         let mut network = Net::new(Rng::new(1), calm, false);
         let node = network.add_node("relay", None);
         net::install(Some(network));

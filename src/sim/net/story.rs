@@ -24,6 +24,7 @@ impl Net {
             Happening::Refuse { conn } => 5 << 60 | *conn as u64,
             Happening::Turn(node) => 6 << 60 | *node as u64,
             Happening::Wake(node, word) => 7 << 60 | (*node as u64) << 40 | *word,
+            Happening::Job(number) => 8 << 60 | *number,
             Happening::Held(_) => 0,
         };
         for part in [self.now, word] {
@@ -50,6 +51,7 @@ impl Net {
                 }
                 Happening::Syn { conn } => format!("{}: connects", self.transport(*conn, 1)),
                 Happening::Refuse { conn } => format!("{}: refused", self.transport(*conn, 1)),
+                Happening::Job(number) => format!("job {number} is done"),
                 Happening::Wake(node, word) => format!("{} wakes ({word})", self.label(*node)),
             };
             self.tell(|| line);

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 
 use super::{DEVICES, Deed, Node, Setup, VISITORS, World, gateway_at, ip};
 use crate::device::{self, Device, simulated as devices};
-use crate::gateway::{Gateway, simulated as gateways};
 use crate::proto::turn::{Encoding, Fallback};
 use crate::sim::actors::Entry;
 use crate::sim::attackers::{Attacker, HostileGateway};
@@ -19,7 +18,8 @@ use crate::sim::visitor::{Request, Visitor};
 impl World {
     pub(super) fn populate(&mut self) {
         self.add("script", None, |_, _| Node::Gone);
-        self.begin_gateway();
+        self.directory_node = self.add("directory", None, |_, _| Node::Gone);
+        (0..self.gateways()).for_each(|number| self.begin_gateway(number));
         let count = self.rng.size(1, 3);
         for n in 1..=count {
             let setup = self.setup(n);
@@ -30,11 +30,11 @@ impl World {
         }
         let mut names: Vec<String> = self.setups.iter().map(|setup| setup.name.clone()).collect();
         if !self.fair && self.rng.permille(400) {
-            let links = self.rng.size(1, 3);
+            let (links, gateway) = (self.rng.size(1, 3), self.some_gateway());
             self.add("hostile", Some(ip(3, 1)), |_, _| {
                 Node::Actor(Box::new(Hostile::new(
                     "hostile".to_owned(),
-                    gateway_at(DEVICES),
+                    gateway,
                     "h1".to_owned(),
                     links,
                 )))
@@ -42,10 +42,11 @@ impl World {
             names.push("h1".to_owned());
         }
         if !self.fair && self.rng.permille(300) {
+            let gateway = self.some_gateway();
             self.add("poller", Some(ip(3, 2)), |_, _| {
                 Node::Actor(Box::new(HostilePoller::new(
                     "poller".to_owned(),
-                    gateway_at(DEVICES),
+                    gateway,
                     "h2".to_owned(),
                 )))
             });
@@ -61,35 +62,14 @@ impl World {
         }
     }
 
-    pub(super) fn begin_gateway(&mut self) {
-        let (turn, shared, limits) = (self.turn, self.shared_names, self.limits.clone());
-        let builder = Gateway::builder().limits(limits).turn(turn).shared_names(shared);
-        let nodes: Vec<usize> = (0..self.loops)
-            .map(|number| {
-                let address = (number == 0).then(|| ip(0, 1));
-                self.add(&format!("gateway loop {number}"), address, |_, _| Node::Gone)
-            })
-            .collect();
-        let now = self.instant(self.now());
-        let (made, loops) = gateways::start(builder, &nodes, now, gateway_at(VISITORS));
-        for (node, gateway) in nodes.iter().zip(made) {
-            self.nodes[*node] = Node::Gateway(Box::new(gateway));
-        }
-        let node = nodes[0];
-        (self.gateway_nodes, self.gateway) = (nodes, loops);
-        net::with(|net| {
-            net.listen(gateway_at(DEVICES), node, 0);
-            net.listen(gateway_at(VISITORS), node, 1);
-        });
-    }
-
     fn setup(&mut self, n: usize) -> Setup {
+        let gateway = self.some_gateway();
         let rng = &mut self.rng;
         let min = rng.size(1, 3);
         let only = rng.permille(350);
         Setup {
             name: format!("d{n}"),
-            gateway: gateway_at(DEVICES),
+            gateway,
             ip: ip(1, n),
             min,
             max: min + rng.size(0, 4),
@@ -103,6 +83,11 @@ impl World {
         }
     }
 
+    /// A gateway's address for visitors.
+    fn some_door(&mut self) -> SocketAddr {
+        gateway_at(self.rng.size(0, self.gateways() - 1), VISITORS)
+    }
+
     fn add_origin(&mut self, n: usize) {
         let rough = !self.fair && self.rng.permille(700);
         let node = self.add(&format!("server{n}"), None, |_, _| {
@@ -111,16 +96,15 @@ impl World {
         net::with(|net| net.listen(SocketAddr::new(ip(1, n), 80), node, 0));
     }
 
-    pub(super) fn begin_device(&mut self, setup: usize) {
-        let Setup { name, gateway, ip, min, max, fallback, polls, comet } =
-            self.setups[setup].clone();
+    pub(super) fn begin_device(&mut self, setup: usize, gateway: SocketAddr) {
+        let Setup { name, ip, min, max, fallback, polls, comet, .. } = self.setups[setup].clone();
         let limits = self.device_limits.clone();
         let node = self.add(&name, Some(ip), |world, node| {
             let url = format!("http://{gateway}/{name}");
             let builder = Device::builder(url).links(min..=max).fallback(fallback).polls(polls..=polls).limits(limits);
             let builder = comet.into_iter().fold(builder, device::DeviceBuilder::poll_encoding);
             let now = net::with(|net| {
-                net.tell(|| format!("{name} begins on node {node}: links {min}..{max}, {fallback:?}, {polls} polls, {comet:?}"));
+                net.tell(|| format!("{name} begins on node {node} for {gateway}: links {min}..{max}, {fallback:?}, {polls} polls, {comet:?}"));
                 net.now
             });
             Node::Device(Box::new(devices::start(builder, node, world.instant(now), &format!("http://{ip}:80"))))
@@ -135,14 +119,9 @@ impl World {
         if self.rng.permille(400) {
             let theme = self.rng.permille(500).then(|| self.rng.range(0, 11));
             let attacks = if theme.is_some() { self.rng.size(6, 30) } else { self.rng.size(1, 12) };
+            let at = self.some_door();
             self.add("attacker", Some(ip(3, 3)), |_, _| {
-                Node::Actor(Box::new(Attacker::new(
-                    gateway_at(VISITORS),
-                    devices.clone(),
-                    fair,
-                    attacks,
-                    theme,
-                )))
+                Node::Actor(Box::new(Attacker::new(at, devices.clone(), fair, attacks, theme)))
             });
         }
         for n in 1..=self.rng.skewed(3) as usize {
@@ -151,14 +130,16 @@ impl World {
                 (self.rng.skewed(8 * 1024) as usize, self.rng.range(3 * SECOND, 12 * SECOND));
             let name = devices[self.rng.size(0, devices.len() - 1)].clone();
             self.ledger.requests.insert(*nonce, Entry::new("GET"));
-            let tunnel = Tunnelling::new(gateway_at(VISITORS), name, *nonce, length, starts, fair);
+            let at = self.some_door();
+            let tunnel = Tunnelling::new(at, name, *nonce, length, starts, fair);
             self.add(&format!("tunnel{n}"), Some(ip(4, n)), |_, _| Node::Actor(Box::new(tunnel)));
         }
         if self.rng.permille(300) {
             let (plan, starts) =
                 (self.program_plan(names, nonce), self.rng.range(3 * SECOND, 9 * SECOND));
-            let node =
-                self.add("program", None, |_, _| Node::Actor(Box::new(Program::new(plan, starts))));
+            let of = self.rng.size(0, self.gateways() - 1);
+            let node = self
+                .add("program", None, |_, _| Node::Actor(Box::new(Program::new(of, plan, starts))));
             net::with(|net| net.at(starts, Happening::Wake(node, 0)));
         }
         if !fair && self.rng.permille(250) {
@@ -243,8 +224,9 @@ impl World {
         let starts = if fair { rng.range(3, 6) * SECOND } else { rng.skewed(20 * SECOND) };
         let pace =
             (!fair && rng.permille(150)).then(|| (rng.size(50, 3000), rng.range(1, 300) * MILLI));
+        let at = self.some_door();
         let node = self.add(&format!("visitor{n}"), Some(ip(2, n)), |_, _| {
-            Node::Actor(Box::new(Visitor::new(gateway_at(VISITORS), plan, pace, starts, fair)))
+            Node::Actor(Box::new(Visitor::new(at, plan, pace, starts, fair)))
         });
         net::with(|net| net.at(starts, Happening::Wake(node, 0)));
     }
