@@ -521,16 +521,17 @@ impl PeerTable {
     /// Counts a served request of another gateway, which has sent this URL as its own. Anyone with
     /// the secret may send any URL, so their number has a bound.
     pub(super) fn count_served(&mut self, gateway: &str, now: Instant) {
-        if let Some(served) = self.served.get_mut(gateway) {
-            served.requests += 1;
-            served.last = now;
-        } else if let Ok(url) = PeerUrl::parse(gateway)
-            && self.served.len() < PEERS_MAX
-        {
-            let served = self.served.entry(url.text).or_insert(Served { requests: 0, last: now });
-            served.requests += 1;
-            served.last = now;
-        }
+        let is_full = self.served.len() >= PEERS_MAX;
+        let served = match self.served.get_mut(gateway) {
+            Some(served) => served,
+            None if is_full => return,
+            None => {
+                let Ok(url) = PeerUrl::parse(gateway) else { return };
+                self.served.entry(url.text).or_insert(Served { requests: 0, last: now })
+            }
+        };
+        served.requests += 1;
+        served.last = now;
     }
 
     /// Every idle connection.
