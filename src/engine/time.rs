@@ -1,7 +1,7 @@
 //! The time for what runs on threads of its own. The simulation puts its clock in its place, so that
 //! a seed tells all; an event loop has the time from its connections.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) fn now() -> Instant {
     #[cfg(test)]
@@ -9,4 +9,9 @@ pub(crate) fn now() -> Instant {
         return now;
     }
     Instant::now()
+}
+
+/// How long ago `at` was.
+pub(crate) fn since(at: Instant) -> Duration {
+    now().saturating_duration_since(at)
 }

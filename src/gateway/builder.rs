@@ -462,7 +462,7 @@ impl GatewayBuilder {
         let limits = InForce::new(settings.limits.clone());
         let common = Common::new(settings);
         let stats = common.stats();
-        let loops = Loops::new(remotes, common.directory());
+        let loops = Loops::new(remotes, common.name_owners());
         let mut running = Running {
             #[cfg(feature = "admin")]
             first_events: Mutex::new(observes.then(|| common.subscribe())),

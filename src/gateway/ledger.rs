@@ -207,7 +207,7 @@ impl Ledger {
         state.answered = Some(time::now());
         self.wake.notify_all();
         while state.running > 0 {
-            let silence = state.answered.map_or(Duration::ZERO, |at| at.elapsed());
+            let silence = state.answered.map_or(Duration::ZERO, time::since);
             let left = patience.saturating_sub(silence);
             if left.is_zero() {
                 log::warn!(
@@ -271,7 +271,7 @@ impl Ledger {
             (None, Some((_, since))) => {
                 log::info!(
                     "the directory of gateways can be used again, after {:.1} s",
-                    since.elapsed().as_secs_f64()
+                    time::since(*since).as_secs_f64()
                 );
                 (state.away, state.back) = (None, Some(time::now()));
             }
@@ -325,7 +325,7 @@ impl Ledger {
     pub(crate) fn status(&self) -> DirectoryStatus {
         let state = self.lock();
         let claimed = state.held.values().filter(|held| held.epoch > 0).count();
-        let since = state.heard_of_gateways.map(|at| at.elapsed()).unwrap_or_default();
+        let since = state.heard_of_gateways.map(time::since).unwrap_or_default();
         let mut gateways = state.gateways.clone();
         gateways.iter_mut().for_each(|gateway| gateway.announced += since);
         DirectoryStatus {
@@ -333,7 +333,7 @@ impl Ledger {
             restoring: state.restoring.as_ref().map_or(0, Restoring::left),
             claimed,
             unclaimed: state.held.len() - claimed,
-            away: state.away.as_ref().map(|(why, since)| (why.clone(), since.elapsed())),
+            away: state.away.as_ref().map(|(why, since)| (why.clone(), time::since(*since))),
             lost: self.lost.load(Relaxed),
             url_is_shared: self.url_is_shared.load(Relaxed),
         }
@@ -416,7 +416,7 @@ impl Ledger {
             let is_wanted = std::mem::take(&mut state.announces) || state.away.is_some();
             (is_wanted, state.held.len(), state.lists())
         };
-        let announced = keeper.announced.map(|at| time::now().saturating_duration_since(at));
+        let announced = keeper.announced.map(time::since);
         if is_wanted || announced.is_none_or(|ago| ago >= interval) {
             let told = self.table.announce(by, Some(names), lists)?;
             // One of another process with this URL may have been taken out with that.
@@ -649,7 +649,7 @@ impl State {
     /// Returns true if it is time to ask for all gateways.
     fn lists(&self) -> bool {
         let count = u32::try_from(self.gateways.len()).unwrap_or(u32::MAX);
-        let ago = self.heard_of_gateways.map(|at| time::now().saturating_duration_since(at));
+        let ago = self.heard_of_gateways.map(time::since);
         ago.is_none_or(|ago| ago >= LIST_EACH * count)
     }
 

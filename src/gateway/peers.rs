@@ -532,7 +532,7 @@ impl Cluster {
             Some(status) => status.away.clone(),
             None => {
                 let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-                away.as_ref().map(|(why, since)| (why.clone(), since.elapsed()))
+                away.as_ref().map(|(why, since)| (why.clone(), time::since(*since)))
             }
         };
         DirectoryRow { kind: self.kind, away, claims }

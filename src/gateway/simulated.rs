@@ -102,7 +102,7 @@ pub(crate) fn start(
     let limits = settings.limits.clone();
     let common = Common::new(settings);
     let made = Loop::several(nodes, now, &limits, (TICK, FIRST_ALARM), |remotes, number| {
-        let loops = Loops::new(remotes.to_vec(), common.directory());
+        let loops = Loops::new(remotes.to_vec(), common.name_owners());
         let place = (loops, number);
         let mut role = GatewayRole::new(&common, place, vec![(visitors, None)]);
         role.dealt = (nodes.len() > 1 && number == 0).then_some(0);
@@ -112,7 +112,7 @@ pub(crate) fn start(
         role
     });
     let remotes = made.iter().map(|gateway: &Simulated| gateway.remote.clone()).collect();
-    let loops = Loops::new(remotes, common.directory());
+    let loops = Loops::new(remotes, common.name_owners());
     let claims = common.peers().and_then(|cluster| {
         let ledger = cluster.ledger()?.clone();
         let tell: Tell = Arc::new(tell_loops(Arc::downgrade(&cluster), loops.clone()));

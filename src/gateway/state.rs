@@ -646,7 +646,7 @@ impl Common {
         }
     }
 
-    pub(super) fn directory(&self) -> Arc<NameOwners> {
+    pub(super) fn name_owners(&self) -> Arc<NameOwners> {
         self.owners.clone()
     }
 

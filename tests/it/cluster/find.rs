@@ -281,7 +281,7 @@ mod redis {
         );
         two.redis.ask(&["SET", "ptth:n:lamp", "a text"]);
         let (code, out) = two.find("lamp", &[]);
-        assert!(code == 1 && out.contains("1 entry of its key no gateway has written"), "{out}");
+        assert!(code == 1 && out.contains("1 field of its key not written by a gateway"), "{out}");
     }
 
     #[test]

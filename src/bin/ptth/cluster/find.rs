@@ -211,8 +211,8 @@ impl Find<'_> {
             self.tell(Verdict::Note, "claim", text)?;
         }
         if table.invalid > 0 {
-            let count = counted(table.invalid as u64, "entry").replace("entrys", "entries");
-            let text = format!("{count} of its key no gateway has written: they count as nothing");
+            let count = counted(table.invalid as u64, "field");
+            let text = format!("{count} of its key not written by a gateway: ignored");
             self.tell(Verdict::Note, "claim", text)?;
         }
         Ok(table)
