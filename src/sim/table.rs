@@ -1,6 +1,9 @@
 //! The table that simulated gateways share, by the rules of [`claims`](crate::gateway::claims), on the
 //! simulation's clock. It forgets and fails when it is told to.
 
+#[cfg(feature = "redis")]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
