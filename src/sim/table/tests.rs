@@ -96,10 +96,12 @@ impl Drop for Ends<'_> {
 
 /// A server on a Unix socket in this folder.
 fn server(folder: &TempDir) -> (Process, String) {
-    let socket = folder.0.join("socket").display().to_string();
+    let (config, socket) = (folder.0.join("redis.conf"), folder.0.join("socket"));
+    let (socket, within) = (socket.display().to_string(), folder.0.display());
+    std::fs::write(&config, format!("port 0\nsave \"\"\nunixsocket {socket}\ndir {within}\n"))
+        .unwrap();
     let mut command = Command::new(program("redis-server"));
-    command.args(["--port", "0", "--save", "", "--unixsocket", &socket]);
-    command.args(["--dir", &folder.0.display().to_string()]);
+    command.arg(&config);
     let process = Process::start(&mut command);
     eventually("the server listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
     (process, socket)
