@@ -277,7 +277,7 @@ fn link_json(link: &LinkRow) -> Value {
         "id": link.id,
         "device": &*link.device,
         "state": link.state,
-        "address": link.peer.map(|address| address.to_string()),
+        "address": link.remote_ip.map(|address| address.to_string()),
         "bytes": { "to_device": link.written, "from_device": link.received },
         "exchange": exchange,
     })

@@ -564,7 +564,7 @@ fn link_table(html: &mut String, links: &[LinkRow]) {
             });
             row_of(&[
                 ("state", "", link.state.to_owned()),
-                ("address", "", link.peer.map(|ip| ip.to_string()).unwrap_or_default()),
+                ("address", "", link.remote_ip.map(|ip| ip.to_string()).unwrap_or_default()),
                 ("in", "n", size(link.received)),
                 ("out", "n", size(link.written)),
                 ("request", "wide", what),

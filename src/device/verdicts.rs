@@ -338,7 +338,7 @@ impl DeviceRole {
         let Some((stream, _, State::Dial(dial))) = cx.remove(id) else { return };
         self.has_no_connection(dial.slot);
         // Through a proxy, only the URL shows how far away the gateway is.
-        let from = match (self.proxy_to(&dial.url), stream.peer_ip()) {
+        let from = match (self.proxy_to(&dial.url), stream.remote_ip()) {
             (None, Some(address)) => Reach::of(address),
             _ => Reach::of_host(&dial.url.host),
         };

@@ -212,8 +212,8 @@ impl<T> Connection<T> {
     }
 
     /// Sets the address of the other end that a load balancer has named.
-    pub(crate) fn set_peer(&mut self, peer: SocketAddr) {
-        self.stream.set_peer(peer);
+    pub(crate) fn set_remote(&mut self, remote: SocketAddr) {
+        self.stream.set_remote(remote);
     }
 
     /// Keeps bytes that were fetched and not used, for the next [`fetch`](Self::fetch).

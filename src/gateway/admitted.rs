@@ -13,7 +13,7 @@ use crate::gateway::links::peer_flush;
 use crate::gateway::refusals::REPLACED;
 use crate::gateway::registry::Registration;
 use crate::gateway::state::{Command, Device, GatewayRole, Hold, State, States};
-use crate::link::{CutError, GatewayLink, Peer};
+use crate::link::{CutError, GatewayLink, LinkedDevice};
 use crate::observe::Observed;
 use crate::proto::turn::{STOPPING, Transport};
 use crate::relay::LocalAnswer;
@@ -167,7 +167,7 @@ impl GatewayRole {
         }
         let turned = peer_flush(cx, id);
         let permit = cx.take_permit(id);
-        let peer = self.peer(cx, id, &registration);
+        let device = self.linked_device(cx, id, &registration);
         let Some((stream, unread, _)) = cx.remove(id).filter(|_| turned) else {
             cx.set_leases(self.leases.len());
             return give_up(self, cx);
@@ -189,7 +189,7 @@ impl GatewayRole {
                 Ok(()) => handler(
                     GatewayLink::within(stream, unread, limits)
                         .taking_events(airplay)
-                        .of_device(peer),
+                        .of_device(device),
                 ),
                 Err(e) => log::error!("a turned connection cannot be made blocking: {e}"),
             }
@@ -202,10 +202,15 @@ impl GatewayRole {
     }
 
     /// The description of a link's device for the program.
-    fn peer(&self, cx: &Connections<State>, id: Id, registration: &Registration) -> Peer {
-        Peer {
+    fn linked_device(
+        &self,
+        cx: &Connections<State>,
+        id: Id,
+        registration: &Registration,
+    ) -> LinkedDevice {
+        LinkedDevice {
             name: registration.name().clone(),
-            address: cx.get(id).and_then(|connection| connection.stream().peer_ip()),
+            remote_ip: cx.get(id).and_then(|connection| connection.stream().remote_ip()),
             transport: Transport::Turn,
             token: registration.token().and_then(|digest| self.credentials.label(digest)),
         }

@@ -240,7 +240,7 @@ impl GatewayRole {
             ProxyHeader::NotYet => {}
             ProxyHeader::Whole(source) => {
                 if let (Some(source), Some(connection)) = (source, cx.get_mut(id)) {
-                    connection.set_peer(source);
+                    connection.set_remote(source);
                 }
                 self.name_peer(cx, id, listener, source.unwrap_or(from));
             }

@@ -104,7 +104,7 @@ impl GatewayRole {
             id: id.number(),
             device: lease.registration.name().clone(),
             state: "program",
-            peer: None,
+            remote_ip: None,
             received: 0,
             written: 0,
             exchange: lease.observed.in_progress(now),
@@ -143,7 +143,7 @@ impl GatewayRole {
             id: id.bits() as u64,
             device: registration.name().clone(),
             state,
-            peer: connection.stream().peer_ip(),
+            remote_ip: connection.stream().remote_ip(),
             received: connection.received(),
             written: connection.written(),
             exchange: exchange.and_then(|exchange| exchange.observed.in_progress(now)),
@@ -242,7 +242,7 @@ impl GatewayRole {
             idle: load.idle + load.polls,
             busy: load.busy + load.events,
             waiting: load.waiting,
-            address: connection.and_then(|id| cx.get(id)?.stream().peer_ip()),
+            address: connection.and_then(|id| cx.get(id)?.stream().remote_ip()),
             token: token.and_then(|digest| self.credentials.label(digest)).map(String::from),
         })
     }

@@ -52,7 +52,7 @@ impl GatewayRole {
         let seen = OfferSeen {
             agent: cut(&agent, OFFER_TEXT_MAX),
             protocol: cut(offer.upgrade_token(), OFFER_TEXT_MAX),
-            address: offer.peer(),
+            address: offer.remote_ip(),
             secure: offer.secure,
             token: offer.token.and_then(|digest| self.credentials.label(&digest)),
             certificate: offer

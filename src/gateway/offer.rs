@@ -29,7 +29,7 @@ use crate::stream::Shown;
 #[derive(Clone, Debug)]
 pub struct Offer {
     pub(super) wire: turn::Offer,
-    peer: Option<IpAddr>,
+    remote_ip: Option<IpAddr>,
     /// It came over TLS.
     pub(super) secure: bool,
     /// Its token, if it is in the gateway's table.
@@ -40,16 +40,16 @@ pub struct Offer {
 impl Offer {
     pub(super) fn new(
         wire: turn::Offer,
-        peer: Option<IpAddr>,
+        remote_ip: Option<IpAddr>,
         certificate: Option<Arc<Shown>>,
     ) -> Self {
-        Offer { wire, peer, secure: false, token: None, certificate }
+        Offer { wire, remote_ip, secure: false, token: None, certificate }
     }
 
     /// An offer that another server has read; for [`Gateway::adopt`](crate::Gateway::adopt).
     #[must_use]
-    pub fn from_wire(wire: turn::Offer, peer: Option<IpAddr>) -> Self {
-        Offer { wire, peer, secure: false, token: None, certificate: None }
+    pub fn from_wire(wire: turn::Offer, remote_ip: Option<IpAddr>) -> Self {
+        Offer { wire, remote_ip, secure: false, token: None, certificate: None }
     }
 
     /// The names it wants to register: device names, or origins for an IETF offer. At least one.
@@ -73,10 +73,10 @@ impl Offer {
     pub fn target(&self) -> &str {
         &self.wire.target
     }
-    /// Address of the device, or of the proxy before this gateway; `None` over a Unix socket.
+    /// The IP address of the device, or of the proxy before this gateway; `None` over a Unix socket.
     #[must_use]
-    pub fn peer(&self) -> Option<IpAddr> {
-        self.peer
+    pub fn remote_ip(&self) -> Option<IpAddr> {
+        self.remote_ip
     }
     /// The DNS names, sorted, of the certificate that the device presented and a CA of this gateway
     /// has issued (feature `tls`). They allow the names of the offer; otherwise `authorize` would
@@ -114,7 +114,7 @@ impl Offer {
     }
     /// The names and the address, for the log.
     pub(super) fn whose(&self) -> String {
-        let from = self.peer.map(|peer| format!(" from {peer}")).unwrap_or_default();
+        let from = self.remote_ip.map(|ip| format!(" from {ip}")).unwrap_or_default();
         format!("{}{from}", self.label())
     }
 
@@ -131,7 +131,7 @@ impl Offer {
 /// let gateway = Gateway::builder()
 ///     .listen("127.0.0.1:0")
 ///     .authorize(|offer| {
-///         println!("{} comes from {:?}", offer.names()[0], offer.peer());
+///         println!("{} comes from {:?}", offer.names()[0], offer.remote_ip());
 ///         Ok(Grant::names(["lamp"]).expect("it is a name").to("the only lamp"))
 ///     })
 ///     .start()?;

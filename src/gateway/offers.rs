@@ -213,9 +213,9 @@ impl GatewayRole {
             log_names!(
                 Info,
                 "an offer or poll from {} was refused: {refusal}",
-                conn.stream().peer_label()
+                conn.stream().remote_label()
             );
-            let from = conn.stream().peer_ip();
+            let from = conn.stream().remote_ip();
             self.observe_refusal(None, from, (refusal.status, &refusal.reason));
         }
         let purpose = format!("{}; {PORT_PURPOSE}", refusal.reason);
@@ -253,10 +253,10 @@ impl GatewayRole {
         head: Box<DeviceHead>,
     ) {
         let Some(conn) = cx.get_mut(id) else { return };
-        let peer_ip: Option<IpAddr> = conn.stream().peer_ip();
+        let remote_ip: Option<IpAddr> = conn.stream().remote_ip();
         let (certificate, secure) = (conn.stream().certificate(), conn.stream().is_secure());
         conn.state = State::Device(Device::Deciding(head));
-        let mut offer = Offer::new(wire, peer_ip, certificate);
+        let mut offer = Offer::new(wire, remote_ip, certificate);
         offer.secure = secure;
         // A certificate identifies the device as well as a token does; a device that presents one
         // needs no token.
@@ -432,7 +432,7 @@ impl GatewayRole {
     fn rejected(&mut self, cx: &mut Connections<State>, id: Id, offer: &Offer, reject: &Reject) {
         let (status, reason) = (reject.status, &*reject.reason);
         log_names!(Info, "an offer for {} was refused: {status} {reason}", offer.whose());
-        self.observe_refusal(Some(offer), offer.peer(), (status, reason));
+        self.observe_refusal(Some(offer), offer.remote_ip(), (status, reason));
         let location = reject.location.as_deref().map(|l| [("Location", l)]);
         let fields: &[_] = location.as_ref().map_or(&[], |location| location);
         let origin = self.origin_of(cx, id);

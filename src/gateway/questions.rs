@@ -115,7 +115,7 @@ pub(crate) struct LinkRow {
     pub(crate) device: Arc<str>,
     /// `idle`, `busy`, `tunnel`, `pinned`, `leaving`, `held-offer`, `held-poll`, `answering`, `program`.
     pub(crate) state: &'static str,
-    pub(crate) peer: Option<IpAddr>,
+    pub(crate) remote_ip: Option<IpAddr>,
     pub(crate) received: u64,
     pub(crate) written: u64,
     /// Method, path and age of its exchange.

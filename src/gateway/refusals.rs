@@ -122,7 +122,7 @@ impl GatewayRole {
         let names = offer.names().iter().map(Name::to_string);
         names.into_iter().find_map(|name| {
             let (since, _, connection) = self.registry.presence(&name)?;
-            let from = cx.get(connection?)?.stream().peer_ip()?;
+            let from = cx.get(connection?)?.stream().remote_ip()?;
             let seconds = cx.now().saturating_duration_since(since).as_secs();
             Some(format!("{name} is connected from {from}, for {seconds} s"))
         })
@@ -140,7 +140,7 @@ impl GatewayRole {
         let (status, reason) = (denied.status, denied.reason);
         let owner = owner.map(|owner| format!(" ({owner})")).unwrap_or_default();
         log_names!(Info, "an offer for {} was refused: {status} {reason}{owner}", offer.whose());
-        self.observe_refusal(Some(offer), offer.peer(), (status, &format!("{reason}{owner}")));
+        self.observe_refusal(Some(offer), offer.remote_ip(), (status, &format!("{reason}{owner}")));
         let origin = self.origin_of(cx, id);
         let answer =
             LocalAnswer { retry_after: denied.retry_after, ..LocalAnswer::new(status, reason) };

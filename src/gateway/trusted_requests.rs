@@ -145,7 +145,7 @@ impl GatewayRole {
     /// Logs a request of a client that is not a gateway of this cluster.
     pub(super) fn log_stranger(&self, cx: &Connections<State>, id: Id) {
         let Some(connection) = cx.get(id) else { return };
-        let from = connection.stream().peer_label();
+        let from = connection.stream().remote_label();
         log_names!(
             Warn,
             "a request from {from} on the peers' port got 403: it does not show the secret of this cluster"

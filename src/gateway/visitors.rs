@@ -633,7 +633,7 @@ impl GatewayRole {
         let ToDevice { name, target, prefix, rewrites, terms, .. } = device;
         let edits = terms.as_ref().and_then(|terms| terms.edits.request.clone());
         let forwarded = Forwarded {
-            peer: Some(arrival.from),
+            remote_ip: Some(arrival.from),
             proto: if arrival.secure { "https" } else { "http" },
             host: to.authority,
             claims: claims.as_ref(),

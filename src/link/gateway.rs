@@ -57,15 +57,15 @@ use crate::stream::{Stream, TimedStream};
 pub struct GatewayLink<S: TimedStream + 'static = Stream> {
     line: Arc<Line<S>>,
     buffers: WriteBuffers,
-    peer: Option<Box<Peer>>,
+    device: Option<Box<LinkedDevice>>,
 }
 
 /// A gateway's description of a link's device.
 #[derive(Clone, Debug)]
-pub(crate) struct Peer {
+pub(crate) struct LinkedDevice {
     /// The (first) name under which it is registered.
     pub(crate) name: Arc<str>,
-    pub(crate) address: Option<IpAddr>,
+    pub(crate) remote_ip: Option<IpAddr>,
     pub(crate) transport: Transport,
     /// The label of the token that admitted it.
     pub(crate) token: Option<Box<str>>,
@@ -126,13 +126,13 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         GatewayLink {
             line: Line::new(Wire::new(stream, unread, limits, Side::Gateway)),
             buffers: WriteBuffers::default(),
-            peer: None,
+            device: None,
         }
     }
 
     /// The same, for this device.
-    pub(crate) fn of_device(self, peer: Peer) -> Self {
-        GatewayLink { peer: Some(Box::new(peer)), ..self }
+    pub(crate) fn of_device(self, device: LinkedDevice) -> Self {
+        GatewayLink { device: Some(Box::new(device)), ..self }
     }
 
     /// The name that its device is registered under, the first of several: for links that a
@@ -140,21 +140,21 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
     /// the link was made with [`new`](Self::new).
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        self.peer.as_deref().map(|peer| &*peer.name)
+        self.device.as_deref().map(|device| &*device.name)
     }
 
-    /// The address of the device, or of the proxy before the gateway. `None` over a Unix socket, or
+    /// The IP address of the device, or of the proxy before the gateway. `None` over a Unix socket, or
     /// for the same reason as [`name`](Self::name).
     #[must_use]
-    pub fn peer(&self) -> Option<IpAddr> {
-        self.peer.as_deref()?.address
+    pub fn remote_ip(&self) -> Option<IpAddr> {
+        self.device.as_deref()?.remote_ip
     }
 
     /// How the device is connected: by a turned connection. `None` for the same reason as
     /// [`name`](Self::name).
     #[must_use]
     pub fn transport(&self) -> Option<Transport> {
-        Some(self.peer.as_deref()?.transport)
+        Some(self.device.as_deref()?.transport)
     }
 
     /// The label of the [token](crate::GatewayBuilder::tokens) that admitted the device (`line 7`
@@ -162,7 +162,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
     /// [`name`](Self::name).
     #[must_use]
     pub fn token(&self) -> Option<&str> {
-        self.peer.as_deref()?.token.as_deref()
+        self.device.as_deref()?.token.as_deref()
     }
 
     /// The same, for a device whose answers may begin with `EVENT/1.0` (AirPlay senders).

@@ -128,7 +128,7 @@ impl fmt::Display for Network {
 /// ```
 /// use reverse_http::proto::forwarded::Forwarded;
 /// let visitor = Forwarded {
-///     peer: "203.0.113.7".parse().ok(),
+///     remote_ip: "203.0.113.7".parse().ok(),
 ///     proto: "https",
 ///     host: "gw.example",
 ///     ..Forwarded::default()
@@ -137,13 +137,13 @@ impl fmt::Display for Network {
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Forwarded<'a> {
-    /// The peer's address: the visitor's, or its proxy's.
-    pub peer: Option<IpAddr>,
-    /// `http` or `https`: the scheme of the peer's request.
+    /// The IP address of the client: a visitor, or its proxy.
+    pub remote_ip: Option<IpAddr>,
+    /// `http` or `https`: the scheme of the client's request.
     pub proto: &'a str,
-    /// The `Host` that the peer sent.
+    /// The `Host` that the client sent.
     pub host: &'a str,
-    /// The fields of a trusted proxy; `None`: the peer is not trusted.
+    /// The fields of a trusted proxy; `None`: the client is not a trusted proxy.
     pub claims: Option<&'a ProxyClaims<'a>>,
     /// Whether to add our element of `Forwarded`, too.
     pub element: bool,
@@ -154,12 +154,10 @@ impl Forwarded<'_> {
     pub(crate) fn write(&self, out: &mut Vec<u8>, prefix: Option<&str>) -> Result<(), Refusal> {
         let nothing = ProxyClaims::default();
         let claims = self.claims.unwrap_or(&nothing);
-        let peer = self.peer.map(|peer| peer.to_canonical());
-        match peer {
-            Some(peer) if claims.hops.is_empty() => push_address(out, "X-Forwarded-For", peer),
-            Some(peer) => {
-                push_shown(out, "X-Forwarded-For", format_args!("{}, {peer}", claims.hops))
-            }
+        let ip = self.remote_ip.map(|ip| ip.to_canonical());
+        match ip {
+            Some(ip) if claims.hops.is_empty() => push_address(out, "X-Forwarded-For", ip),
+            Some(ip) => push_shown(out, "X-Forwarded-For", format_args!("{}, {ip}", claims.hops)),
             None if claims.hops.is_empty() => {}
             None => push_field(out, "X-Forwarded-For", claims.hops.as_bytes()),
         }
@@ -183,8 +181,8 @@ impl Forwarded<'_> {
         }
         let elements = match self.element {
             false => claims.elements.clone(),
-            true if claims.elements.is_empty() => self.own_element(peer),
-            true => [&claims.elements, ", ", &self.own_element(peer)].concat(),
+            true if claims.elements.is_empty() => self.own_element(ip),
+            true => [&claims.elements, ", ", &self.own_element(ip)].concat(),
         };
         if !elements.is_empty() {
             write_field(out, "Forwarded", elements.as_bytes())?;
@@ -194,9 +192,9 @@ impl Forwarded<'_> {
 
     /// The element of this hop (RFC 7239 §4): the client's address, host and scheme. Our own
     /// address and all ports are kept private.
-    fn own_element(&self, peer: Option<IpAddr>) -> String {
+    fn own_element(&self, ip: Option<IpAddr>) -> String {
         let mut element = String::new();
-        push_pair(&mut element, "for", &peer.map_or_else(|| UNKNOWN.to_owned(), node));
+        push_pair(&mut element, "for", &ip.map_or_else(|| UNKNOWN.to_owned(), node));
         if !self.host.is_empty() {
             push_pair(&mut element, "host", self.host);
         }

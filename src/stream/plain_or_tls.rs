@@ -41,7 +41,7 @@ const EINPROGRESS: i32 = 36;
 ///
 /// let listener = TcpListener::bind("127.0.0.1:0")?;
 /// let stream = Stream::from(TcpStream::connect(listener.local_addr()?)?);
-/// assert!(stream.peer_ip().is_some_and(|address| address.is_loopback()));
+/// assert!(stream.remote_ip().is_some_and(|address| address.is_loopback()));
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Stream {
@@ -399,14 +399,14 @@ impl Stream {
     }
 
     /// Sets the address of the other end that a load balancer has named.
-    pub(crate) fn set_peer(&mut self, peer: SocketAddr) {
-        self.named = Some(Box::new(peer));
+    pub(crate) fn set_remote(&mut self, remote: SocketAddr) {
+        self.named = Some(Box::new(remote));
     }
 
     /// Address of the other end, behind a balancer that names it (PROXY protocol) the one that it
     /// names; `None` on a Unix socket.
     #[must_use]
-    pub fn peer_ip(&self) -> Option<IpAddr> {
+    pub fn remote_ip(&self) -> Option<IpAddr> {
         if let Some(named) = &self.named {
             return Some(named.ip().to_canonical());
         }
@@ -414,13 +414,13 @@ impl Stream {
             Socket::Tcp(s) => s.peer_addr().ok().map(|a| a.ip().to_canonical()),
             Socket::Unix(_) | Socket::Within(_) => None,
             #[cfg(test)]
-            Socket::Sim(s) => s.peer_ip(),
+            Socket::Sim(s) => s.remote_ip(),
         }
     }
 
     /// The other end for logs: `203.0.113.7:40112` or `unix socket`.
     #[must_use]
-    pub fn peer_label(&self) -> String {
+    pub fn remote_label(&self) -> String {
         if let Some(named) = &self.named {
             return named.to_string();
         }

@@ -77,7 +77,7 @@ impl Socket {
         with(|net| net.conns[self.conn].ends[self.side].handles += 1);
         Socket { conn: self.conn, side: self.side }
     }
-    pub(crate) fn peer_ip(&self) -> Option<IpAddr> {
+    pub(crate) fn remote_ip(&self) -> Option<IpAddr> {
         with(|net| {
             let conn = &net.conns[self.conn];
             (!conn.local).then(|| if self.side == 0 { conn.to.ip() } else { conn.from.ip() })

@@ -160,7 +160,7 @@ fn a_link_knows_whose_it_is() {
         .listen("127.0.0.1:0")
         .tokens(Tokens::parse(&line).unwrap())
         .on_link(move |link| {
-            let address = link.peer();
+            let address = link.remote_ip();
             let token = link.token().map(str::to_owned);
             let _ = tell.send((link.name().map(str::to_owned), address, link.transport(), token));
         })

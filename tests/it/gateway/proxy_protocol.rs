@@ -268,7 +268,7 @@ fn a_program_sees_the_peer_and_what_was_refused() {
         .devices_proxy_protocol(["127.0.0.1"])
         .visitors_proxy_protocol(["127.0.0.0/8"])
         .authorize(move |offer| {
-            seen.lock().unwrap().push(offer.peer().unwrap().to_string());
+            seen.lock().unwrap().push(offer.remote_ip().unwrap().to_string());
             Ok(Grant::offered())
         })
         .start()

@@ -224,8 +224,8 @@ fn forwarding_fields_are_overwritten_for_visitors_and_kept_for_the_forwarder() {
     let bytes = "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 6.6.6.6\r\nx-forwarded-proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-: x\r\nX-Forwarded-Prefix: /evil\r\n\
                   X-Forwarded-Port: 1\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 7.7.7.7\r\nVia: 1.1 theirs\r\n\r\n";
     let peer = |text: &str| Some(text.parse::<IpAddr>().unwrap());
-    let by = |peer| {
-        Some(Forwarded { peer, proto: "http", host: "gw.example:80", ..Forwarded::default() })
+    let by = |remote_ip| {
+        Some(Forwarded { remote_ip, proto: "http", host: "gw.example:80", ..Forwarded::default() })
     };
     let rules = RequestRules {
         prefix: Some("/lamp"),

@@ -114,9 +114,9 @@ fn told(lines: &str, prefix: Option<&str>, element: bool) -> Vec<String> {
     let bytes = format!("GET /lamp/x HTTP/1.1\r\nHost: gw.example:8080\r\n{lines}\r\n");
     let head = asked(&bytes);
     let said = ProxyClaims::read(&head.fields);
-    let peer = Some("::ffff:127.0.0.1".parse::<IpAddr>().unwrap());
+    let remote_ip = Some("::ffff:127.0.0.1".parse::<IpAddr>().unwrap());
     let forwarded = Some(Forwarded {
-        peer,
+        remote_ip,
         proto: "http",
         host: "gw.example:8080",
         claims: Some(&said),
@@ -366,10 +366,11 @@ fn a_malformed_element_hides_itself_and_what_stands_before_it() {
 }
 
 #[test]
-fn our_own_element_names_the_peer_the_host_and_the_scheme() {
-    let own = |peer: Option<&str>, host: &str, said: Option<&ProxyClaims<'_>>| {
-        let peer = peer.map(|text| text.parse::<IpAddr>().unwrap());
-        let forwarded = Some(Forwarded { peer, proto: "http", host, claims: said, element: true });
+fn our_own_element_names_the_client_the_host_and_the_scheme() {
+    let own = |client: Option<&str>, host: &str, said: Option<&ProxyClaims<'_>>| {
+        let remote_ip = client.map(|text| text.parse::<IpAddr>().unwrap());
+        let forwarded =
+            Some(Forwarded { remote_ip, proto: "http", host, claims: said, element: true });
         let rules = RequestRules {
             target: "/",
             host: "x",
