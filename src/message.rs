@@ -11,9 +11,10 @@ use crate::error::Refusal;
 use crate::http_date::date_now;
 use crate::proto::body::{Framing, may_trail};
 use crate::proto::digits::decimal;
-use crate::proto::forward;
+use crate::proto::fields::members;
 use crate::proto::head_writer;
 use crate::proto::hop_by_hop::is_of_connection;
+use crate::proto::upgrade::{self, Offered};
 
 /// The properties of a request that its response depends on.
 #[derive(Clone, Copy, Debug)]
@@ -27,14 +28,14 @@ pub(crate) struct Asked {
 }
 
 /// How a message continues after its head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sending {
     /// How the body goes out.
     pub(crate) framing: Framing,
     /// The head says (or the framing means) that the connection ends after this.
     pub(crate) close: bool,
-    /// The head offers another protocol.
-    pub(crate) upgrade: bool,
+    /// The other protocols that the head offers.
+    pub(crate) offered: Option<Offered>,
 }
 
 /// Appends the head of a request (protocol.md §1.1): always a `Host` (the request's own, else its
@@ -87,21 +88,27 @@ pub(crate) fn write_request_head(
     write_framing(out, framing, announces_empty.then_some(0))?;
     let close = lists_close(&parts.headers);
     // An offer with a body does not count (T9).
-    let upgrade = framing == Framing::Empty && !close && offer_protocols(out, &parts.headers);
+    let offered = if framing == Framing::Empty && !close {
+        offer_protocols(out, &parts.headers)
+    } else {
+        None
+    };
     finish_head(out, close)?;
-    Ok(Sending { framing, close, upgrade })
+    Ok(Sending { framing, close, offered })
 }
 
-/// Writes the protocols that a program's `Upgrade` names. Returns true if there are any.
-fn offer_protocols(out: &mut Vec<u8>, headers: &HeaderMap) -> bool {
+/// Writes the protocols that a program's `Upgrade` names, and returns them.
+fn offer_protocols(out: &mut Vec<u8>, headers: &HeaderMap) -> Option<Offered> {
+    let lines = headers.get_all(header::UPGRADE);
+    let protocols = || lines.iter().flat_map(|line| upgrade::protocols_of(line.as_bytes()));
+    upgrade::push_protocols(out, protocols());
+    Offered::of(protocols())
+}
+
+/// Checks the `Upgrade` of a 101, whose request has offered these protocols.
+pub(crate) fn check_switch(offered: &Offered, headers: &HeaderMap) -> Result<(), &'static str> {
     let lines = headers.get_all(header::UPGRADE).iter();
-    forward::push_protocols(out, lines.flat_map(|line| forward::protocols_of(line.as_bytes())))
-}
-
-/// Returns true if `Upgrade` names a protocol that may pass.
-pub(crate) fn names_protocol(headers: &HeaderMap) -> bool {
-    let mut lines = headers.get_all(header::UPGRADE).iter();
-    lines.any(|line| forward::protocols_of(line.as_bytes()).next().is_some())
+    offered.check_switch(lines.flat_map(|line| members(line.as_bytes())))
 }
 
 /// Appends the head of a response to a request, framed by us (protocol.md §3): `Date` where there
@@ -128,7 +135,7 @@ pub(crate) fn write_response_head(
             head_writer::write_field(out, "Connection", b"Upgrade")?;
         }
         out.extend_from_slice(b"\r\n");
-        return Ok(Sending { framing: Framing::Empty, close: false, upgrade: false });
+        return Ok(Sending { framing: Framing::Empty, close: false, offered: None });
     }
     if !parts.headers.contains_key(header::DATE) {
         write_date(out)?;
@@ -146,7 +153,7 @@ pub(crate) fn write_response_head(
         || framing == Framing::UntilClose
         || lists_close(&parts.headers);
     finish_head(out, close)?;
-    Ok(Sending { framing, close, upgrade: false })
+    Ok(Sending { framing, close, offered: None })
 }
 
 /// How a final response's body goes out.

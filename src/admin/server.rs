@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -199,7 +199,8 @@ fn bind_unix(path: &Path) -> Result<Listener, Error> {
         let at = format!("listening for operators on unix:{}", path.display());
         Error::io(Fault::Gateway, at, e)
     };
-    if UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+    // Without waiting: the process behind it may hang, and its backlog be full.
+    if Stream::connect_unix(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
         remove_socket(path).map_err(doing)?;
     }
     let listener = listen_privately(path).map_err(doing)?;

@@ -21,7 +21,7 @@ use crate::proto::head;
 use crate::proto::prefixes::Prefixes;
 use crate::proto::prefixes::path_of;
 use crate::proto::prefixes::without_prefix;
-use crate::relay;
+use crate::proto::upgrade;
 use crate::relay::Exchange;
 use crate::relay::LocalAnswer;
 use crate::stream::Connector;
@@ -279,7 +279,7 @@ impl Servers {
             via: None,
             keep_underscore: true,
             drop_authorization: false, // the gateway has dropped untrusted ones
-            upgrade: relay::wants_upgrade(request, framing),
+            upgrade: upgrade::is_offer(request, framing),
             request_id: None,
             edits: target.edits.request.as_deref(),
             alias: alias.as_ref(),

@@ -19,6 +19,7 @@ use crate::error::Refusal;
 use crate::proto::forward;
 use crate::proto::framed::FramedRequest;
 use crate::proto::tcp;
+use crate::proto::upgrade;
 use crate::relay;
 use crate::relay::Exchange;
 use crate::relay::Waits;
@@ -39,7 +40,7 @@ impl DeviceRole {
         request: &FramedRequest<'_>,
         now: Instant,
     ) -> Result<Option<AskedTcp>, Refusal> {
-        if self.plan.tcp.is_empty() || !relay::wants_upgrade(request, request.framing()) {
+        if self.plan.tcp.is_empty() || !upgrade::is_offer(request, request.framing()) {
             return Ok(None);
         }
         let Some(name) = tcp::asked(request) else { return Ok(None) };

@@ -156,8 +156,9 @@ impl GatewayBuilder {
         self.settings.shared_names = shared;
         self
     }
-    /// Forwards visitors' fields whose names contain an underscore. Default: they are dropped,
-    /// since many servers treat `_` as `-`.
+    /// Forwards visitors' fields whose names contain an underscore, or another character besides
+    /// letters, digits and `-`. Default: they are dropped, since many servers treat `_` as `-`, and
+    /// some treat all of them so.
     pub fn keep_underscore(mut self, keep: bool) -> Self {
         self.settings.keep_underscore = keep;
         self

@@ -17,6 +17,7 @@ use crate::proto::framed::FramedRequest;
 use crate::proto::head;
 use crate::proto::peer::{self, Miss};
 use crate::proto::turn;
+use crate::proto::upgrade;
 use crate::relay::{self, Exchange};
 
 pub(super) const TOO_LONG_WITH_OURS: &str = "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
@@ -49,7 +50,7 @@ impl GatewayRole {
         let host = host_of(request);
         let mut head = Vec::with_capacity(request.len + 16);
         let planned = forward::origin_form(request).and_then(|target| {
-            let rules = as_written(target, host, relay::wants_upgrade(request, framing));
+            let rules = as_written(target, host, upgrade::is_offer(request, framing));
             forward::request(&mut head, request, framing, &rules)
         });
         match planned {
@@ -114,7 +115,7 @@ impl GatewayRole {
         if let Some(to) = self.elsewhere(told.device, now) {
             return Asked::Elsewhere(to);
         }
-        let upgrade = relay::wants_upgrade(request, framing);
+        let upgrade = upgrade::is_offer(request, framing);
         let via = Some(&*self.settings.via);
         let rules = RequestRules { via, ..as_written(target, host_of(request), upgrade) };
         let mut head = Vec::with_capacity(request.len + 64);

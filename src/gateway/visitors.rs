@@ -33,7 +33,8 @@ use crate::proto::head::{self, LineEnds};
 use crate::proto::peer::{HAS, MISS, Miss};
 use crate::proto::prefixes::path_of;
 use crate::proto::turn;
-use crate::relay::{self, Exchange, LocalAnswer};
+use crate::proto::upgrade;
+use crate::relay::{Exchange, LocalAnswer};
 use crate::setting::DEVICES;
 
 const SEVERAL_TOKENS: &str = "there are several PTTH-Authorization fields; send one";
@@ -566,7 +567,7 @@ impl GatewayRole {
         if let Some(answer) = self.own_page(scope, request, to, digest) {
             return Err(answer.into());
         }
-        let is_offer = relay::wants_upgrade(request, request.framing());
+        let is_offer = upgrade::is_offer(request, request.framing());
         if by_cookie.is_some() && is_offer && !self.is_same_origin(&request.fields, to, claims) {
             log_other_site(&request.fields, to, claims);
             return Err(SignInAnswer::of_another_site().into());
@@ -652,7 +653,7 @@ impl GatewayRole {
             via: Some(&self.settings.via),
             keep_underscore: self.settings.keep_underscore,
             drop_authorization,
-            upgrade: relay::wants_upgrade(request, framing),
+            upgrade: upgrade::is_offer(request, framing),
             request_id: visit.request_id.as_deref(),
             edits: edits.as_deref(),
             alias: None,

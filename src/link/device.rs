@@ -13,13 +13,14 @@ use crate::link::line::Line;
 use crate::link::send::{SendFault, WriteBuffers};
 use crate::link::wire::{Expectation, HeadFault, Side, Wire, header_map, is_timeout};
 use crate::link::wire_body::WireBody;
-use crate::message::{Asked, write_refusal, write_response_head};
+use crate::message::{Asked, check_switch, write_refusal, write_response_head};
 use crate::proto::body::Framing;
 use crate::proto::forward::{SAME_VISITOR, WAITING, callers_waiting, host_of};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::foreign_protocol;
 use crate::proto::head::{self, LineEnds, RequestHead};
 use crate::proto::heartbeat;
+use crate::proto::upgrade::Offered;
 use crate::stream::{Stream, TimedStream};
 
 /// The device's side of a turned connection: it answers requests, one exchange at a time.
@@ -46,11 +47,19 @@ pub struct DeviceLink<S: TimedStream + 'static = Stream> {
 }
 
 /// A request that waits for its response.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Pending {
     asked: Asked,
-    /// It offers an upgrade, so that a 101 is a valid answer.
-    upgrade: bool,
+    /// The other protocols that it offers, to which a 101 may switch.
+    offered: Option<Offered>,
+}
+
+/// What an informational response was.
+enum Interim {
+    /// The final response follows, now or later.
+    Sent,
+    /// The 101: nothing follows.
+    Switched,
 }
 
 /// The result of [`DeviceLink::linger`].
@@ -197,16 +206,19 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
     /// cannot mistake the response for complete); the gateway does not read it. After all but the
     /// first, the link has ended.
     pub fn respond(&mut self, response: Response<Body>) -> Result<(), Error> {
-        let Some(pending) = self.pending else {
+        let Some(pending) = self.pending.take() else {
             return Err(Error::usage(
                 "responding although no request waits for a response; call next_request() first",
             ));
         };
-        if response.status().is_informational() {
-            return self.respond_informational(pending, response);
+        if !response.status().is_informational() {
+            return self.respond_finally(&pending, response);
         }
-        self.pending = None;
-        self.respond_finally(pending, response)
+        let sent = self.respond_informational(&pending, response);
+        if !matches!(sent, Ok(Interim::Switched)) {
+            self.pending = Some(pending); // the final response follows
+        }
+        sent.map(drop)
     }
 
     /// Returns true if another request may follow.
@@ -338,19 +350,20 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
 
     fn respond_informational(
         &mut self,
-        pending: Pending,
+        pending: &Pending,
         response: Response<Body>,
-    ) -> Result<(), Error> {
+    ) -> Result<Interim, Error> {
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if switches && !(pending.upgrade && response.headers().contains_key(http::header::UPGRADE))
-        {
+        let offered = pending.offered.as_ref();
+        let is_right = || offered.is_some_and(|it| check_switch(it, response.headers()).is_ok());
+        if switches && !is_right() {
             return Err(Error::usage(
-                "responding with 101: it needs a request that offers an Upgrade, and an Upgrade field that names one of its protocols",
+                "responding with 101: it needs a request that offers an Upgrade, and an Upgrade field that names one of its protocols, and no other",
             ));
         }
         // HTTP/1.0 has no 1xx (RFC 9110 §15.2).
         if pending.asked.minor == 0 {
-            return Ok(());
+            return Ok(Interim::Sent);
         }
         let (parts, body) = response.into_parts();
         self.buffers.out.clear();
@@ -370,13 +383,16 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
             .map_err(|e| wire.write_failed("writing a 1xx response", e))?;
         if switches {
             wire.spoil("the link was switched to another protocol");
-            drop(wire);
-            self.pending = None;
+            return Ok(Interim::Switched);
         }
-        Ok(())
+        Ok(Interim::Sent)
     }
 
-    fn respond_finally(&mut self, pending: Pending, response: Response<Body>) -> Result<(), Error> {
+    fn respond_finally(
+        &mut self,
+        pending: &Pending,
+        response: Response<Body>,
+    ) -> Result<(), Error> {
         let (parts, mut body) = response.into_parts();
         let (close, read_first) = self.plan_for_unread_body(body.in_memory().is_none());
         let asked = Asked { close: pending.asked.close || close, ..pending.asked };
@@ -525,13 +541,10 @@ fn question(head: &FramedRequest<'_>) -> Result<Question, Refusal> {
         minor: head.minor,
         close: head.minor == 0 || !head::keeps_alive(head.minor, &head.fields),
     };
-    let upgrade = head.minor > 0
-        && head.fields.lists("connection", "upgrade")
-        && head.fields.get("upgrade").is_some();
     let expects_continue = head.minor > 0 && head.fields.lists("expect", "100-continue");
-    let pending = Pending { asked, upgrade };
-    let waiting = callers_waiting(&head.fields);
     let framing = head.framing();
+    let pending = Pending { asked, offered: Offered::by(head, framing) };
+    let waiting = callers_waiting(&head.fields);
     Ok(Question { request, framing, pending, expects_continue, is_heartbeat, waiting })
 }
 

@@ -17,7 +17,7 @@ use crate::link::send::{COPY_MAX, SendFault, WriteBuffers};
 use crate::link::upload::{EARLY, Step, Upload};
 use crate::link::wire::{HeadFault, Side, Wire, header_map};
 use crate::link::wire_body::{CutError, Done, Settlement, WireBody};
-use crate::message::{names_protocol, write_request_head};
+use crate::message::{check_switch, write_request_head};
 use crate::proto::body::{self, Framing};
 use crate::proto::bound_login;
 use crate::proto::forward;
@@ -323,7 +323,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         self.tell_waiting(waiting, parts.headers.len());
         let mut wire = self.line.lock();
         wire.forget_arrivals();
-        wire.offers_upgrade = sending.upgrade;
+        wire.offered = sending.offered;
         drop(wire);
         let exchanged = match self.send(body, sending.framing, &parts.method, deadline) {
             Ok(Some(early)) => early?,
@@ -450,7 +450,11 @@ fn read_one_answer<S: TimedStream + 'static>(
     if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(text) = why_no_switch(wire, &answer.response) else { return Ok(Some(answer)) };
         wire.spoil("the device switched protocols unasked");
-        return Err(Error::malformed(Fault::Device, 502, format!("reading a response: {text}")));
+        return Err(Error::malformed(
+            Fault::Device,
+            502,
+            format!("reading a response: the device {text}"),
+        ));
     }
     if !answer.response.status().is_informational() {
         return Ok(Some(answer));
@@ -467,12 +471,13 @@ fn why_no_switch<S: TimedStream + 'static>(
     wire: &Wire<S>,
     response: &Response<()>,
 ) -> Option<&'static str> {
-    if !wire.offers_upgrade {
-        return Some("the device sent 101 to a request that offered no protocol");
+    let Some(offered) = &wire.offered else {
+        return Some("sent 101 to a request that offered no protocol");
+    };
+    if response.version() == Version::HTTP_10 {
+        return Some("switched protocols in HTTP/1.0");
     }
-    let is_old = response.version() == Version::HTTP_10;
-    (is_old || !names_protocol(response.headers()))
-        .then_some("the device switched protocols without saying to which")
+    check_switch(offered, response.headers()).err()
 }
 
 /// Returns true if a head is part of a login that belongs to its connection, which others must not

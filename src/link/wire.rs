@@ -21,6 +21,7 @@ use crate::link::socket;
 use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::head::{Fields, LineEnds};
 use crate::proto::interim::CONTINUE;
+use crate::proto::upgrade::Offered;
 use crate::stream::TimedStream;
 
 /// Which end of the link this is.
@@ -95,8 +96,8 @@ pub(super) struct Wire<S> {
     pub(super) arrived: bool,
     /// Responses may begin with `EVENT/1.0`.
     pub(super) takes_events: bool,
-    /// The request in progress offers another protocol.
-    pub(super) offers_upgrade: bool,
+    /// The other protocols that the request in progress offers.
+    pub(super) offered: Option<Offered>,
 }
 
 /// The state of an `Expect: 100-continue` (RFC 9110 §10.1.1).
@@ -140,7 +141,7 @@ impl<S: TimedStream + 'static> Wire<S> {
             more_may_come: false,
             arrived: false,
             takes_events: false,
-            offers_upgrade: false,
+            offered: None,
         }
     }
 

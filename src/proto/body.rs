@@ -20,7 +20,7 @@
 use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::digits::decimal;
-use crate::proto::fields::{Fields, begins, same_name, trim};
+use crate::proto::fields::{Fields, begins, is_ambiguous, same_name, trim};
 use crate::proto::head::{LineEnds, Part, RequestHead, ResponseHead, is_token, section};
 use crate::proto::head_writer::write_field;
 
@@ -541,10 +541,11 @@ impl Decoder {
 
 /// Returns true if a field of this name is allowed in a trailer section: not those of framing,
 /// routing, authentication, request modifiers, control data or content (RFC 9110 §6.5.1), nor those
-/// of a proxy or of this protocol, nor names with `_`. `Content-Digest` is allowed, as in RFC 9530.
+/// of a proxy or of this protocol, nor names with a character besides
+/// letters, digits and `-`, such as `_`. `Content-Digest` is allowed, as in RFC 9530.
 #[must_use]
 pub fn may_trail(name: &str) -> bool {
-    const NEVER: [&str; 31] = [
+    const NEVER: [&str; 32] = [
         "transfer-encoding",
         "host",
         "connection",
@@ -574,11 +575,12 @@ pub fn may_trail(name: &str) -> bool {
         "vary",
         "warning",
         "via",
+        "proxy",
         "forwarded",
         "http2-settings",
     ];
     const NEVER_BEGINS: [&str; 4] = ["content-", "proxy-", "ptth-", "x-forwarded-"];
-    let named = NEVER.iter().any(|never| same_name(name, never)) || name.contains('_');
+    let named = NEVER.iter().any(|never| same_name(name, never)) || is_ambiguous(name);
     let begun = NEVER_BEGINS.iter().any(|prefix| begins(name, prefix))
         && !same_name(name, "content-digest");
     !named && !begun

@@ -102,6 +102,13 @@ impl fmt::Debug for Fields<'_> {
     }
 }
 
+/// Returns true if the name has a character besides letters, digits and `-`. Servers that make
+/// variables of fields (CGI) read such a character as `-`: `_` all of them, and lighttpd each one. So
+/// such a field may pass for another one, which this hop vouches for (T12).
+pub(crate) fn is_ambiguous(name: &str) -> bool {
+    !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
 /// Members of the comma list in one value, trimmed, without empty ones.
 pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     Members { rest: value }

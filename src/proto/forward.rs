@@ -10,7 +10,7 @@ use crate::error::Refusal;
 use crate::proto::authority::{Authority, authority, one_host};
 use crate::proto::body::{Framing, content_length};
 use crate::proto::digits::decimal;
-use crate::proto::fields::{Field, Fields, begins, members, same_name, trim};
+use crate::proto::fields::{Field, Fields, begins, is_ambiguous, same_name, trim};
 use crate::proto::head::{RequestHead, ResponseHead, is_dots, is_token};
 use crate::proto::head_writer::{
     push_decimal, push_field, write_field, write_request_line, write_status_line,
@@ -22,6 +22,7 @@ use crate::proto::edits::FieldEdits;
 use crate::proto::framed::FramedRequest;
 use crate::proto::hop_by_hop::{Named, TOO_MANY_NAMED};
 use crate::proto::peer;
+use crate::proto::upgrade::push_upgrade;
 
 pub use crate::proto::forwarded::Forwarded;
 
@@ -77,7 +78,8 @@ pub struct RequestRules<'a> {
     pub forwarded: Option<Forwarded<'a>>,
     /// Pseudonym in `Via`, `ptth` by default; `None`: no `Via` added.
     pub via: Option<&'a str>,
-    /// Keep fields whose name has an underscore. Default: dropped.
+    /// Keep fields whose name has a character besides letters, digits and `-`, such as `_`. Default:
+    /// dropped.
     pub keep_underscore: bool,
     /// `Authorization` was for the gateway and is not forwarded.
     pub drop_authorization: bool,
@@ -166,7 +168,7 @@ fn request_lines(
         if rules.edits.is_some_and(|edits| edits.covers(field.name)) {
             continue;
         }
-        if rules.keep_underscore || !field.name.contains('_') {
+        if rules.keep_underscore || !is_ambiguous(field.name) {
             push_forwarded(out, field, rules);
         }
     }
@@ -257,52 +259,6 @@ fn was_received_by(member: &[u8], pseudonym: &str) -> bool {
     words.nth(1).is_some_and(|name| name.eq_ignore_ascii_case(pseudonym.as_bytes()))
 }
 
-/// The protocols in `Upgrade` that may be forwarded: those that a request offers, or that a 101 has
-/// switched to. `h2c` is neither honoured nor forwarded, as if it were absent; the same applies to
-/// a member that is not the name of a protocol.
-pub(crate) fn protocols<'f, 'a>(fields: &'f Fields<'a>) -> impl Iterator<Item = &'a [u8]> + 'f {
-    fields.list("upgrade").filter(|token| may_pass(token))
-}
-
-/// The same for one value of `Upgrade`.
-pub(crate) fn protocols_of(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    members(value).filter(|token| may_pass(token))
-}
-
-fn may_pass(token: &[u8]) -> bool {
-    is_protocol(token) && !token.eq_ignore_ascii_case(b"h2c")
-}
-
-/// Appends the protocols that a message offers, or has switched to.
-fn push_upgrade(out: &mut Vec<u8>, fields: &Fields<'_>) {
-    push_protocols(out, protocols(fields));
-}
-
-/// Appends an offer of these protocols. Returns true if there are any.
-pub(crate) fn push_protocols<'a>(
-    out: &mut Vec<u8>,
-    protocols: impl Iterator<Item = &'a [u8]>,
-) -> bool {
-    let mut first = true;
-    for token in protocols {
-        out.extend_from_slice(if first { b"Upgrade: " } else { b", " });
-        out.extend_from_slice(token);
-        first = false;
-    }
-    if !first {
-        out.extend_from_slice(b"\r\n");
-        push_field(out, "Connection", b"Upgrade");
-    }
-    !first
-}
-
-/// Returns true if a member of `Upgrade` is a name, or a name and a version (RFC 9110 §7.8). Other
-/// members are removed: after an unclosed quote, the next parser may see members, such as `h2c`,
-/// that we did not see.
-fn is_protocol(member: &[u8]) -> bool {
-    member.splitn(2, |byte| *byte == b'/').all(is_token)
-}
-
 /// Appends `Via`, then the empty line. RFC 9110 §7.6.3: the protocol in `Via` is that of the
 /// received message.
 fn end_head(out: &mut Vec<u8>, minor: u8, via: Option<&str>) -> Result<(), Refusal> {
@@ -348,6 +304,7 @@ fn action(field: &Field<'_>, named: &Named<'_>) -> FieldAction {
     match name.len() {
         2 if is("te") => FieldAction::Te,
         4 if is("host") => FieldAction::Host,
+        5 if is("proxy") => FieldAction::Goes, // CGI makes HTTP_PROXY of it (CVE-2016-5385)
         7 if is("upgrade") => FieldAction::Goes,
         9 if is("forwarded") => FieldAction::Forwarding,
         10 if is("connection") || is("keep-alive") => FieldAction::Goes,

@@ -20,6 +20,7 @@
 // | `rebinding.rs` | local hosts, against DNS rebinding |
 // | `body.rs` | framing, the decoder of bodies, chunks |
 // | `framed.rs` | a request whose framing is decided |
+// | `upgrade.rs` | offers of other protocols, and the 101 that accepts one |
 // | `dialect.rs` | the spellings of the upgrade offer |
 // | `turn.rs` | the offer: read and written; names of devices |
 // | `verdict.rs` | a gateway's answer to an offer: 101, COMET, `Retry-After` |
@@ -65,4 +66,5 @@ pub mod rebinding;
 pub mod tcp;
 pub(crate) mod template;
 pub mod turn;
+pub(crate) mod upgrade;
 pub mod verdict;

@@ -6,6 +6,7 @@ use crate::proto::forward;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::ResponseHead;
 use crate::proto::head_writer::{write_field, write_request_line, write_status_line};
+use crate::proto::upgrade;
 
 /// The protocol that the exchange is upgraded to.
 pub const TOKEN: &str = "ptth-tcp/1";
@@ -29,7 +30,7 @@ pub const TOKEN: &str = "ptth-tcp/1";
 #[must_use]
 pub fn asked<'a>(request: &FramedRequest<'a>) -> Option<&'a str> {
     let is_ours = |token: &[u8]| token.eq_ignore_ascii_case(TOKEN.as_bytes());
-    if request.method != "GET" || !forward::protocols(&request.fields).any(is_ours) {
+    if request.method != "GET" || !upgrade::protocols(&request.fields).any(is_ours) {
         return None;
     }
     let name = forward::origin_form(request).ok()?.strip_prefix('/')?;
@@ -74,5 +75,5 @@ pub fn is_switched(response: &ResponseHead<'_>) -> bool {
     let is_ours = |token: &[u8]| token.eq_ignore_ascii_case(TOKEN.as_bytes());
     response.status == 101
         && response.minor > 0
-        && forward::protocols(&response.fields).any(is_ours)
+        && upgrade::protocols(&response.fields).any(is_ours)
 }

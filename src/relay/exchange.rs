@@ -218,7 +218,7 @@ impl Exchange {
 
     /// Counts the memory of its head, for as long as it is kept.
     pub(crate) fn count(&mut self, memory: &Budget) {
-        self.request.text.count(memory);
+        self.request.count(memory);
     }
 
     /// Returns true if this is a heartbeat of the loop itself.
@@ -322,7 +322,7 @@ impl Exchange {
     /// Returns true if the request offers to switch to another protocol, and the forwarded head
     /// does, too.
     pub(crate) fn wants_upgrade(&self) -> bool {
-        self.request.wants_upgrade
+        self.request.offered.is_some()
     }
 
     /// Returns true if the request was sent once without success, and is to be sent again.

@@ -82,6 +82,5 @@ pub(crate) use gathering::Gathering;
 pub(crate) use lingering::{Lingering, hurry_lingering, linger, step_lingering};
 pub(crate) use local_answer::{LocalAnswer, Page};
 pub(crate) use relaying::Relaying;
-pub(crate) use request::wants_upgrade;
 pub(crate) use rules::Rules;
 pub(crate) use timeouts::{Wait, Waits};

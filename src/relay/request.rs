@@ -11,6 +11,7 @@ use crate::proto::bound_login;
 use crate::proto::edits::FieldEdits;
 use crate::proto::forward;
 use crate::proto::head::{self, RequestHead};
+use crate::proto::upgrade::Offered;
 use crate::relay::failure::ExchangeError;
 use crate::relay::kept::Kept;
 
@@ -30,8 +31,8 @@ pub(super) struct Request {
     pub(super) retry: Retry,
     pub(super) is_head: bool,
     pub(super) is_idempotent: bool,
-    /// It offers to switch to another protocol, and so does the forwarded head.
-    pub(super) wants_upgrade: bool,
+    /// The other protocols that it offers, and the forwarded head, too.
+    pub(super) offered: Option<Offered>,
     /// It is part of a login that belongs to the connection ([`bound_login::is_bound_login`]): its
     /// upstream connection serves only this visitor.
     pub(super) is_bound: bool,
@@ -120,15 +121,6 @@ impl Text {
             Text::Head { .. } | Text::Forgotten => None,
         }
     }
-
-    /// Counts the memory of the head, for as long as it is kept.
-    pub(super) fn count(&mut self, memory: &Budget) {
-        if let Text::Head { bytes, counted } = self {
-            let mut share = memory.share();
-            share.force(bytes.capacity());
-            *counted = Some(share);
-        }
-    }
 }
 
 impl Request {
@@ -149,10 +141,20 @@ impl Request {
             retry: if is_idempotent { Retry::Allowed } else { Retry::Unsafe },
             is_head: request.method == "HEAD",
             is_idempotent,
-            wants_upgrade: wants_upgrade(request, framing),
+            offered: Offered::by(request, framing),
             is_bound: bound_login::has_bound_login(&request.fields),
             same_visitor: request.fields.get(forward::SAME_VISITOR).map(Into::into),
             ..Self::bare(text, limits)
+        }
+    }
+
+    /// Counts the memory of the head, for as long as it is kept.
+    pub(super) fn count(&mut self, memory: &Budget) {
+        let offered = self.offered.as_ref().map_or(0, Offered::size);
+        if let Text::Head { bytes, counted } = &mut self.text {
+            let mut share = memory.share();
+            share.force(bytes.capacity() + offered);
+            *counted = Some(share);
         }
     }
 
@@ -170,7 +172,7 @@ impl Request {
             retry: Retry::Forbidden,
             is_head: false,
             is_idempotent: false,
-            wants_upgrade: false,
+            offered: None,
             is_bound: false,
             same_visitor: None,
             edits: None,
@@ -194,7 +196,7 @@ impl Request {
     /// Drops the kept bytes: a request that was sent completely and is being answered is not sent
     /// again.
     pub(super) fn forget(&mut self) {
-        (self.text, self.retry) = (Text::Forgotten, Retry::Forbidden);
+        (self.text, self.retry, self.offered) = (Text::Forgotten, Retry::Forbidden, None);
     }
 
     /// Returns true if the rest of the request can be read although the response has arrived; else
@@ -377,18 +379,6 @@ impl Request {
             self.invitation = Invitation::Over;
         }
     }
-}
-
-/// Returns true if a request offers another protocol that may be forwarded
-/// ([`forward::protocols`]). An offer with a body does not count (T9): two parsers might disagree
-/// on where the body ends and the other protocol begins.
-pub(crate) fn wants_upgrade(request: &RequestHead<'_>, framing: Framing) -> bool {
-    if framing != Framing::Empty {
-        return false;
-    }
-    request.minor > 0
-        && request.fields.lists("Connection", "upgrade")
-        && forward::protocols(&request.fields).next().is_some()
 }
 
 /// Writes one piece of a body, as a chunk where the message is chunked.

@@ -352,15 +352,18 @@ impl Exchange {
         rules: &Rules,
     ) -> Result<(), ExchangeError> {
         let link = match self.phase.upstream() {
-            Some(Upstream::Link { id, .. }) if self.request.wants_upgrade => Some(*id),
+            Some(Upstream::Link { id, .. }) => Some(*id),
             _ => None,
         };
-        let (Some(downstream), Some(link)) = (downstream, link) else {
+        let (Some(downstream), Some(link), Some(offered)) =
+            (downstream, link, &self.request.offered)
+        else {
             return Err(ExchangeError::violation("switched protocols without being asked"));
         };
-        if response.minor == 0 || forward::protocols(&response.fields).next().is_none() {
-            return Err(ExchangeError::violation("switched protocols without saying to which"));
+        if response.minor == 0 {
+            return Err(ExchangeError::violation("switched protocols in HTTP/1.0"));
         }
+        offered.check_switch(response.fields.list("upgrade")).map_err(ExchangeError::violation)?;
         let head_rules = ResponseRules {
             upgrade: true,
             edits: self.edits.as_deref(),

@@ -30,7 +30,7 @@ pub(crate) struct LeniencyArgs {
     /// Refuse offers whose Connection field does not list `upgrade`
     #[arg(long, env = "PTTH_STRICT_CONNECTION", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     pub(crate) strict_connection: bool,
-    /// Forward visitors' fields whose names have an underscore
+    /// Forward visitors' fields whose names have an underscore, or another character besides letters, digits and hyphens
     #[arg(long, env = "PTTH_KEEP_UNDERSCORE", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     pub(crate) keep_underscore: bool,
 }

@@ -4,11 +4,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, ConnectionLike, ErrorKind, RedisError, RedisResult, Value};
+use socket2::{Domain, SockAddr, Type};
 
 use crate::gateway::redis::frame::Frame;
 
@@ -127,7 +129,12 @@ impl Wire {
 
     pub(super) fn to_socket(path: &Path, wait: Duration) -> io::Result<Self> {
         let until = Instant::now() + wait;
-        Ok(Wire::over(Socket::Unix(UnixStream::connect(path)?), until, wait))
+        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // So long `connect` waits for a server whose backlog is full.
+        socket.set_write_timeout(Some(wait.max(Duration::from_millis(1))))?;
+        socket.connect(&SockAddr::unix(path)?)?;
+        let socket = UnixStream::from(OwnedFd::from(socket));
+        Ok(Wire::over(Socket::Unix(socket), until, wait))
     }
 
     /// Starts TLS, within the rest of the time to connect. `ca`: instead of the system's.

@@ -64,24 +64,25 @@ fn nobody_is_switched_who_did_not_ask_or_is_not_told_to_what() {
     let get = "GET /a HTTP/1.1\r\nHost: lamp\r\n\r\n";
     let to = |lines: &str| format!("HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n");
     let offers = |upgrade: &str| OFFER.replace("websocket", upgrade);
-    for (request, response) in [
-        (get.to_owned(), SWITCH.to_owned()),
-        (OFFER.to_owned(), to("")),
-        // What may not pass is as if it were absent, in the offer and in the 101.
-        (OFFER.to_owned(), to("Connection: Upgrade\r\nUpgrade: h2c\r\n")),
-        (OFFER.to_owned(), to("Connection: Upgrade\r\nUpgrade: \"x\r\n")),
-        (offers("h2c"), SWITCH.to_owned()),
-        (offers("\"x"), SWITCH.to_owned()),
-        (offers("\"h2c\", /1, H2C"), SWITCH.to_owned()),
+    let (unasked, unsaid) = ("without being asked", "without saying to which");
+    let other = "switched to a protocol that the request did not offer";
+    for (request, response, why) in [
+        (get.to_owned(), SWITCH.to_owned(), unasked),
+        (OFFER.to_owned(), to(""), unsaid),
+        (OFFER.to_owned(), to("Connection: Upgrade\r\nUpgrade: , \r\n"), unsaid),
+        (OFFER.to_owned(), to("Connection: Upgrade\r\nUpgrade: h2c\r\n"), other),
+        (OFFER.to_owned(), to("Connection: Upgrade\r\nUpgrade: \"x\r\n"), other),
+        (OFFER.to_owned(), to("Connection: Upgrade\r\nUpgrade: chat\r\n"), other),
+        // What may not pass is as if it were absent from the offer.
+        (offers("h2c"), SWITCH.to_owned(), unasked),
+        (offers("\"x"), SWITCH.to_owned(), unasked),
+        (offers("\"h2c\", /1, H2C"), SWITCH.to_owned(), unasked),
     ] {
         let (request, response) = (request.as_str(), response.as_str());
         let mut scene = Scene::sent(request);
         scene.server_sends(response);
         let told = scene.told();
-        assert!(
-            told.contains("answer 502") && told.contains("switched protocols without"),
-            "{told}"
-        );
+        assert!(told.contains("answer 502") && told.contains(why), "{told}");
     }
 }
 

@@ -296,15 +296,16 @@ fn a_switch_is_to_a_protocol_that_may_pass_or_none() {
     let offer = || Request::get("/").header(header::UPGRADE, "x").body(Body::empty()).unwrap();
     let switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x/1\r\nConnection: Upgrade\r\n\r\n";
     assert_eq!(link(Script::giving(switch).0).ask(offer()).unwrap().status(), 101);
-    for bad in [
-        "HTTP/1.1 101 Switching Protocols\r\n\r\n",
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n",
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: \"x\"\r\n\r\n",
-        "HTTP/1.0 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+    for (bad, why) in [
+        ("HTTP/1.1 101 Switching Protocols\r\n\r\n", "to which"),
+        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n", "did not offer"),
+        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: y\r\n\r\n", "did not offer"),
+        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: \"x\"\r\n\r\n", "did not offer"),
+        ("HTTP/1.0 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "in HTTP/1.0"),
     ] {
         let mut link = link(Script::giving(bad.as_bytes()).0);
         let error = link.ask(offer()).unwrap_err();
-        assert!(error.is_malformed() && error.to_string().contains("to which"), "{bad}: {error}");
+        assert!(error.is_malformed() && error.to_string().contains(why), "{bad}: {error}");
         assert!(!link.is_reusable());
     }
 }

@@ -180,6 +180,129 @@ fn what_may_not_pass_is_stripped_or_refused() {
     visitor.read_answer("GET").expect_refusal(501);
 }
 
+/// What visitors offer, what a 101 switches to, and whether that is right (RFC 9110 §7.8).
+const SWITCHES: [(&str, &str, bool); 12] = [
+    ("websocket", "websocket", true),
+    ("websocket", "WebSocket", true),
+    ("foo, websocket", "websocket", true),
+    ("foo, websocket", "websocket, foo", true),
+    ("PTTH/0.9", "PTTH/1.0", true),
+    ("TLS/1.2", "TLS/1.2, HTTP/1.1", true),
+    ("websocket", "foo", false),
+    ("websocket", "websocket, foo", false),
+    ("websocket", "websockets", false),
+    ("h2c, websocket", "h2c", false),
+    ("h2c, websocket", "websocket, h2c", false),
+    ("websocket", "HTTP/1.1", false),
+];
+
+fn offer_of(protocols: &str, target: &str) -> String {
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: a\r\nUpgrade: {protocols}\r\nConnection: Upgrade\r\n\r\n"
+    )
+}
+
+fn switch_to(protocols: &str) -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: {protocols}\r\nConnection: Upgrade\r\n\r\nhello"
+    )
+}
+
+fn expect_switch(visitor: &mut RawPeer, protocols: &str, right: bool) {
+    if right {
+        let head = visitor.read_head();
+        assert_eq!((head.status(), head.get("upgrade")), (101, Some(protocols)), "{}", head.text());
+        assert_eq!(visitor.read_exact(5), b"hello");
+        return;
+    }
+    let answer = visitor.read_answer("GET");
+    answer.expect_refusal(502);
+    assert!(answer.text().contains("did not offer"), "{}", answer.text());
+}
+
+/// A device, or a local server, that switches to another protocol than its visitor knows would have
+/// bytes taken for what they are not.
+#[test]
+fn a_switch_to_what_nobody_offered_is_502() {
+    let gateway = Gateway::start(&[]);
+    let local = LocalServer::with(|c| {
+        let protocols = c.head.get("x-switch-to").unwrap_or_default().to_owned();
+        c.raw(switch_to(&protocols));
+        c.close = true;
+    });
+    let _device = Ptth::device(&gateway, "heater", &["--to", &local.url()]);
+    each_row(
+        &SWITCHES,
+        |(offered, switched, _)| format!("{switched} to {offered}"),
+        |(offered, switched, right)| {
+            let mut link = gateway.link("lamp");
+            let mut visitor = gateway.visitor();
+            visitor.write(offer_of(offered, "/lamp/x"));
+            link.read_head();
+            link.write(switch_to(switched));
+            expect_switch(&mut visitor, switched, *right);
+            if !right {
+                link.expect_closed();
+            }
+            // The same at the device, which asks its local server.
+            let mut visitor = gateway.visitor();
+            let wish = format!("HTTP/1.1\r\nX-Switch-To: {switched}\r\n");
+            visitor.write(offer_of(offered, "/heater/x").replacen("HTTP/1.1\r\n", &wish, 1));
+            expect_switch(&mut visitor, switched, *right);
+        },
+    );
+}
+
+/// The same for a device's handler, and for a program that asks.
+#[test]
+fn a_handler_switches_to_what_was_offered() {
+    let gateway = crate::support::gateway().listen("127.0.0.1:0").start().unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
+    let url = format!("http://{}/heater", gateway.devices_addr());
+    let device = Device::builder(url).build().unwrap();
+    let handle = device
+        .spawn(|request: Request<Body>| {
+            let protocols = request.headers()["x-switch-to"].clone();
+            upgrade(protocols, |mut stream| stream.write_all(b"hello").unwrap())
+        })
+        .unwrap();
+    gateway.device("heater").wait_connected(Duration::from_secs(10)).unwrap();
+    each_row(
+        &SWITCHES,
+        |(offered, switched, _)| format!("{switched} to {offered}"),
+        |(offered, switched, right)| {
+            let mut visitor = RawPeer::connect(visitors);
+            let wish = format!("HTTP/1.1\r\nX-Switch-To: {switched}\r\n");
+            visitor.write(offer_of(offered, "/heater/x").replacen("HTTP/1.1\r\n", &wish, 1));
+            match right {
+                true => expect_switch(&mut visitor, switched, true),
+                false => assert_eq!(visitor.read_answer("GET").status(), 500),
+            }
+        },
+    );
+    handle.stop();
+    each_row(
+        &SWITCHES,
+        |(offered, switched, _)| format!("{switched} to {offered}"),
+        |(offered, switched, right)| {
+            let mut link = RawPeer::connect(gateway.devices_addr());
+            link.write("POST /lamp HTTP/1.1\r\nHost: a\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n");
+            assert_eq!(link.read_head().status(), 101);
+            let request = Request::get("/x").header("upgrade", *offered).body(Body::empty());
+            std::thread::scope(|scope| {
+                let asked = scope.spawn(|| gateway.device("lamp").send(request.unwrap()));
+                link.read_head();
+                link.write(switch_to(switched));
+                let asked = asked.join().unwrap();
+                assert_eq!(asked.as_ref().is_ok_and(|answer| answer.status() == 101), *right);
+                if let Err(error) = asked {
+                    assert!(error.to_string().contains("did not offer"), "{error}");
+                }
+            });
+        },
+    );
+}
+
 #[test]
 fn a_tunnel_that_breaks_ends_on_the_other_side() {
     let gateway = Gateway::start(&[]);

@@ -219,6 +219,26 @@ pub fn each_row<R>(rows: &[R], name: impl Fn(&R) -> String, mut check: impl FnMu
     assert!(failed == 0, "{failed} of {} rows failed:\n{failures}", rows.len());
 }
 
+/// A Unix listener that accepts nobody, with a full backlog: who connects has to wait. It ends when
+/// the sockets are dropped.
+pub fn hung_unix_listener(path: &std::path::Path) -> Vec<socket2::Socket> {
+    let socket = || socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+    let address = socket2::SockAddr::unix(path).unwrap();
+    let listener = socket().unwrap();
+    listener.bind(&address).unwrap();
+    listener.listen(0).unwrap();
+    let mut all = vec![listener];
+    for _ in 0..100 {
+        let client = socket().unwrap();
+        client.set_nonblocking(true).unwrap();
+        if client.connect(&address).is_err() {
+            return all;
+        }
+        all.push(client);
+    }
+    panic!("{} takes any number of connections", path.display());
+}
+
 /// A loopback address that no other server of this test run gets, where the system has all of
 /// 127.0.0.0/8 (Linux).
 ///

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Observed;
 use super::operators::Tokens;
-use crate::support::{RawPeer, TempDir, eventually};
+use crate::support::{Ptth, RawPeer, TempDir, eventually, hung_unix_listener};
 
 /// As many connections as the listener serves at once.
 const CONNECTIONS: usize = 64;
@@ -84,4 +84,16 @@ fn silent_connections_do_not_keep_others_out_of_a_unix_socket() {
     late.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert_eq!(held[0].read(&mut [0]).unwrap(), 0);
+}
+
+/// Whether a socket is left over is seen without waiting for the process behind it.
+#[test]
+fn a_socket_of_a_process_that_hangs_is_refused_at_once() {
+    let folder = TempDir::new("admin-hung");
+    let path = folder.0.join("admin.sock");
+    let _listener = hung_unix_listener(&path);
+    let address = format!("unix:{}", path.display());
+    let ports = ["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"];
+    let (code, _, error) = Ptth::run(&[&ports[..], &["--admin", &address]].concat());
+    assert!(code == 1 && error.contains(&address) && path.exists(), "{code} {error}");
 }

@@ -9,7 +9,9 @@ use reverse_http::{GatewayEventKind, Grant, Limits, RedisDirectory, Reject};
 
 use super::{One, Redis, dial};
 use crate::support::process::get;
-use crate::support::{RawPeer, eventually, eventually_within, free_port};
+use crate::support::{
+    RawPeer, TempDir, eventually, eventually_within, free_port, hung_unix_listener,
+};
 
 /// The status, and why.
 fn away(of: &One) -> Option<String> {
@@ -51,6 +53,25 @@ fn a_server_that_hangs_keeps_nobody_waiting() {
     eventually("the door is found", || {
         (second.ask(get("/door/x")).text() == "a door").then_some(())
     });
+}
+
+/// A Unix socket of a server that hangs takes as many connections as its backlog has room for.
+#[test]
+fn a_socket_without_room_keeps_nobody_waiting_and_no_gateway_from_ending() {
+    let folder = TempDir::new("hung");
+    let path = folder.0.join("redis.sock");
+    let _listener = hung_unix_listener(&path);
+    let mut limits = Limits::default();
+    limits.directory_timeout = Duration::from_millis(500);
+    let url = format!("redis+unix://{}", path.display());
+    let first = One::with(limits, RedisDirectory::new(&url).unwrap());
+    eventually("the state is told", || away(&first).filter(|why| why.contains("in time")));
+    let began = Instant::now();
+    first.ask(get("/door/x")).expect_refusal(503);
+    let _lamp = first.device("lamp", "a lamp");
+    first.ask(get("/lamp/x")).expect_ok("a lamp");
+    drop(first);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 /// Each byte is an answer in time to whoever waits for a byte.
