@@ -45,8 +45,9 @@ struct Behind(Arc<Mutex<Option<Taker>>>);
 
 /// A handler's answer to a request that offers `protocol` in `Upgrade` (a WebSocket, say): a 101,
 /// after which `take` gets the stream. Add the fields that the protocol needs
-/// (`Sec-WebSocket-Accept`) to the response. Check the request's `Upgrade` first: a request without
-/// it gets 500, and the log says why; so does a `protocol` that no field can contain. A device that
+/// (`Sec-WebSocket-Accept`) to the response. Check the request's `Upgrade` first: a request that
+/// does not offer `protocol` gets 500, and the log says why; so does a `protocol` that no field can
+/// contain. A device that
 /// polls is never offered an upgrade.
 ///
 /// ```

@@ -125,7 +125,7 @@ fn answer(
         Ok(()) => Ok(behind),
         Err(e) if e.is_usage() && behind.is_some() => {
             log::error!(
-                "a handler answered with an upgrade (101), and the request has no Upgrade field, or the response names no protocol in its own: the request is answered with 500; look for the field before upgrade()"
+                "a handler answered with an upgrade (101), and the request has no Upgrade field, or the response names no protocol in its own, or one that was not offered: the request is answered with 500; look for the field before upgrade()"
             );
             link.respond(internal_error())?;
             Ok(None)

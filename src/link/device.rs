@@ -193,9 +193,9 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
     /// The link determines the framing: `Content-Length`, `Transfer-Encoding` and `Connection`
     /// (except its `close`) of the response are replaced. `Date` is added if it is missing. With
     /// 204, 205 and 304, and to HEAD, no body is sent. A 1xx other than 101 is sent as it is, and
-    /// must be followed by the final response. A 101 is for requests that offered an `Upgrade`, and
-    /// keeps the response's own `Upgrade` field; afterwards [`into_parts`](Self::into_parts)
-    /// returns the stream.
+    /// must be followed by the final response. A 101 is for requests that offered an `Upgrade`; the
+    /// response's own `Upgrade` field names protocols that were offered, and no others. Afterwards
+    /// [`into_parts`](Self::into_parts) returns the stream.
     ///
     /// The rest of the request's body is read and discarded, up to `drain_bytes_max`; if that is
     /// not enough, the response says `Connection: close` and the link ends.

@@ -136,6 +136,7 @@ pub(crate) fn push_protocols<'a>(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

@@ -174,7 +174,8 @@ pub fn skipped(what: &str) -> bool {
             .spawn();
         *collector = shell.ok().and_then(|mut child| child.stdin.take());
     }
-    if !collector.as_mut().is_some_and(|pipe| writeln!(pipe, "{what}").is_ok()) {
+    let is_told = collector.as_mut().is_some_and(|pipe| writeln!(pipe, "{what}").is_ok());
+    if !is_told {
         say(&format!("SKIPPED for want of {what}. To install it: {INSTALL}"));
     }
     false
