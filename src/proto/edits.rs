@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::error::Refusal;
 use crate::proto::body::Decoder;
-use crate::proto::fields::{begins, same_name};
+use crate::proto::fields::{begins, reads_alike, same_name};
 use crate::proto::head_writer::{push_field, write_field};
 
 /// Most edits; there is a bound for their bytes, too. More are refused, since the next hop has
@@ -104,10 +104,11 @@ impl FieldEdits {
         }
     }
 
-    /// Returns true if a received field of this name is not forwarded.
+    /// Returns true if a received field of this name is not forwarded: neither that of the edited
+    /// name, nor one that CGI takes for it (T12).
     pub(crate) fn covers(&self, name: &str) -> bool {
         let set = self.set.iter().map(|(set, _)| set);
-        set.chain(&self.removed).any(|edited| same_name(edited, name))
+        set.chain(&self.removed).any(|edited| reads_alike(edited, name))
     }
 
     /// Drops trailers of these names: a field that is set or removed in a head must not appear in

@@ -109,6 +109,15 @@ pub(crate) fn is_ambiguous(name: &str) -> bool {
     !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
+/// Returns true if such a server may read these names as the same one.
+pub(crate) fn reads_alike(a: &str, b: &str) -> bool {
+    let is_sign = |byte: u8| !byte.is_ascii_alphanumeric();
+    a.len() == b.len()
+        && a.bytes()
+            .zip(b.bytes())
+            .all(|(a, b)| a.eq_ignore_ascii_case(&b) || (is_sign(a) && is_sign(b)))
+}
+
 /// Members of the comma list in one value, trimmed, without empty ones.
 pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     Members { rest: value }

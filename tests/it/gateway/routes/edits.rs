@@ -35,6 +35,20 @@ pub(super) fn device(gateway: &Gateway, local: &LocalServer, fallback: &str) -> 
     device
 }
 
+/// CGI takes `X_Site` for `X-Site`.
+#[test]
+fn what_a_route_sets_and_removes_has_no_other_spelling() {
+    let local = LocalServer::start();
+    let config = Config::new(TABLE);
+    let gateway = config.gateway(&["--keep-underscore"]);
+    let _device = device(&gateway, &local, "never");
+    let fields = "X_Site: evil\r\nx.site: evil\r\nACCEPT_ENCODING: evil\r\nX_Kept: 1\r\n";
+    gateway.visitor().ask(&format!("GET /api/x HTTP/1.1\r\nHost: v\r\n{fields}\r\n"));
+    let asked = local.last();
+    assert_eq!((asked.all("x-site"), asked.get("x_kept")), (vec!["the porch, left"], Some("1")));
+    assert!(!asked.text().contains("evil"), "{}", asked.text());
+}
+
 #[test]
 fn a_route_sets_and_removes_fields_on_links_and_on_polls() {
     let local = LocalServer::with(|c| {
