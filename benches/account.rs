@@ -10,6 +10,7 @@
 //!
 //! ```text
 //!   visitor   a visitor's request through the gateway's loop, over a device's link
+//!   observed  the same at a gateway that observes its devices for the status page and the metrics
 //!   local     a link's request through a device's loop, to a local server
 //!   poll      a visitor's request as an event in JSON; the answer's POST is the next poll
 //!   send      send() of a program at the gateway, to a handler at the device: all four threads
@@ -36,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use reverse_http::gateway::Routes;
+use reverse_http::gateway::{GatewayBuilder, Routes};
 use reverse_http::{Body, Device, Fallback, Gateway, Limits};
 
 /// Exchanges of the shorter and of the longer run.
@@ -51,8 +52,13 @@ const STRING_INSTRUCTIONS: &str =
 
 /// A path's name and what plays it so many times.
 type Play = fn(usize);
-const PATHS: [(&str, Play); 4] =
-    [("visitor", visitor), ("local", local), ("poll", poll), ("send", send)];
+const PATHS: [(&str, Play); 5] = [
+    ("visitor", visitor),
+    ("observed", observed),
+    ("local", local),
+    ("poll", poll),
+    ("send", send),
+];
 
 /// As a browser asks.
 const FIELDS: &str = "Host: lamp.example\r\n\
@@ -75,7 +81,11 @@ fn limits() -> Limits {
 }
 
 fn gateway() -> Gateway {
-    Gateway::builder().listen("127.0.0.1:0").limits(limits()).start().unwrap()
+    builder().start().unwrap()
+}
+
+fn builder() -> GatewayBuilder {
+    Gateway::builder().listen("127.0.0.1:0").limits(limits())
 }
 
 /// One end of a connection that the player holds.
@@ -121,7 +131,14 @@ impl Peer {
 }
 
 fn visitor(exchanges: usize) {
-    let gateway = gateway();
+    visit(&gateway(), exchanges);
+}
+
+fn observed(exchanges: usize) {
+    visit(&builder().observe(true).start().unwrap(), exchanges);
+}
+
+fn visit(gateway: &Gateway, exchanges: usize) {
     let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
     let mut link = Peer::connect(gateway.devices_addr());
     link.say("POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n");

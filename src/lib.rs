@@ -82,9 +82,9 @@ pub use device::{
 };
 pub use error::{Error, ErrorKind, Fault, Refusal};
 pub use gateway::{
-    ClusterGateway, DeviceInfo, DeviceRef, DirectoryStatus, Gateway, GatewayBuilder, GatewayEvent,
-    GatewayEventKind, GatewayStats, Grant, LinkCounts, Offer, Peers, Rate, Reject, Route, Routes,
-    Tokens, TurnMode,
+    Bound, BoundCounts, ClusterGateway, DeviceInfo, DeviceRef, DirectoryStatus, Gateway,
+    GatewayBuilder, GatewayEvent, GatewayEventKind, GatewayStats, Grant, LinkCounts, Offer, Peers,
+    Rate, Reject, Route, Routes, Tokens, TurnMode,
 };
 #[cfg(feature = "redis")]
 pub use gateway::{DirectoryReport, NameClaim, NameReport, RedisDirectory};

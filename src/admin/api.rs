@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 use crate::admin::asked::Asked;
 use crate::admin::event::{transport_name, unix_seconds};
 use crate::admin::view::{ClusterView, Elsewhere, Snapshot, View};
-use crate::gateway::ClusterGateway;
 use crate::gateway::peer_table::PeerRow;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process};
+use crate::gateway::{BoundCounts, ClusterGateway};
 use crate::observe::refusals::Refused;
 use crate::observe::row::{Change, Counts, Done, Minute};
 use crate::text::counted;
@@ -397,6 +397,9 @@ pub(super) fn totals(snapshot: &Snapshot, view: &View) -> Value {
         "responses": responses(&process.totals.counts),
         "failures": failures(&process.totals.counts),
         "refused": stats.refused,
+        "bounds_reached": reached(&stats.bounds_reached)
+            .map(|(bound, count)| (bound.to_owned(), json!(count)))
+            .collect::<Map<String, Value>>(),
         "refused_offers": {
             "count": process.refusals.count,
             "latest": process.refusals.latest.iter().rev()
@@ -412,6 +415,11 @@ pub(super) fn totals(snapshot: &Snapshot, view: &View) -> Value {
         "connections": { "now": process.connections, "max": view.limits().connections_max },
         "memory_bytes": { "now": process.memory, "max": view.limits().memory_bytes_max },
     })
+}
+
+/// The bounds that have kept something out, and how often.
+pub(super) fn reached(counts: &BoundCounts) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+    counts.iter().filter(|(_, count)| *count > 0).map(|(bound, count)| (bound.as_str(), count))
 }
 
 /// Whole days until this time; negative after it.

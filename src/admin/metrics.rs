@@ -190,6 +190,12 @@ impl Told {
             "Requests and offers that the gateway answered itself.",
             stats.refused,
         )?;
+        let bounds = stats.bounds_reached.iter().map(|(bound, count)| (bound.as_str(), count));
+        page.counters(
+            "ptth_bound_reached",
+            "How often a bound has kept a connection, an offer or a request out.",
+            by("bound", bounds),
+        )?;
         page.counter(
             "ptth_proxy_headers_refused",
             "Connections of balancers without a valid PROXY header.",

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::admin::api::{Wanted, days_left, whereabouts};
+use crate::admin::api::{Wanted, days_left, reached, whereabouts};
 use crate::admin::asked::Asked;
 use crate::admin::event::transport_name;
 use crate::admin::view::{ClusterView, Elsewhere, Snapshot, View};
@@ -251,6 +251,12 @@ fn tiles(html: &mut String, snapshot: &Snapshot, view: &View) {
         tile(html, &format!("{days} d"), "left of the first certificate");
     }
     html.push_str("</div>");
+    let bounds: Vec<String> =
+        reached(&stats.bounds_reached).map(|(bound, count)| format!("{bound} ({count})")).collect();
+    if !bounds.is_empty() {
+        let bounds = bounds.join(", ");
+        let _ = write!(html, "<p class=\"soft\">bounds reached so far: {bounds}</p>");
+    }
     if let Some(configuration) = view.configuration() {
         let ago = span(configuration.read.elapsed().unwrap_or_default());
         let told = escaped(&configuration.told);

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use crate::engine::connections::{Connections, Id};
 use crate::engine::permits::{Permit, Permits};
+use crate::gateway::bounds::Bound;
 use crate::gateway::tokens::Whose;
 use crate::limits::Limits;
 use crate::proto::forwarded::Network;
@@ -177,25 +178,32 @@ impl Admission {
 
     /// The permit of a load balancer's connection whose client is still unknown: it counts only for
     /// its side, and for devices among the unauthenticated ones.
-    pub(super) fn open_unnamed(&self, side: Whose, from: SocketAddr) -> Option<Permit> {
-        let permit = self.permits.take(from.ip(), side as usize, usize::MAX);
-        permit.map(|permit| self.counted(permit, side))
+    pub(super) fn open_unnamed(
+        &self,
+        side: Whose,
+        from: SocketAddr,
+    ) -> Result<Permit, Option<Bound>> {
+        let permit = self.permits.take(from.ip(), side as usize, usize::MAX).ok_or(None)?;
+        Ok(self.counted(permit, side))
     }
 
-    /// The permit of a connection from this address. `None` if it has to be closed.
+    /// The permit of a connection from this address.
+    ///
+    /// # Errors
+    /// It has to be closed; with the bound that was reached, if it is one.
     pub(super) fn open(
         &self,
         side: Whose,
         from: SocketAddr,
         trusted: bool,
         limits: &Limits,
-    ) -> Option<Permit> {
+    ) -> Result<Permit, Option<Bound>> {
         if matches!(side, Whose::Devices) && !self.allows(side, from.ip()) {
             log_names!(
                 Info,
                 "a connection from {from} to the devices' port was closed: no allowed network has its address ({DEVICES_ALLOW})"
             );
-            return None;
+            return Err(None);
         }
         let most = if trusted { usize::MAX } else { limits.connections_per_address() };
         let permit = self.permits.take(from.ip(), side as usize, most);
@@ -205,7 +213,8 @@ impl Admission {
                 "a connection from {from} was closed: its address has as many as connections_per_address_max allows ({most})"
             );
         }
-        permit.map(|permit| self.counted(permit, side))
+        let permit = permit.ok_or(Some(Bound::ConnectionsPerAddress))?;
+        Ok(self.counted(permit, side))
     }
 
     fn counted(&self, permit: Permit, side: Whose) -> Permit {
@@ -217,7 +226,11 @@ impl Admission {
 
     /// The permit of a connection at the peers' port. All visitors of another gateway come from one
     /// address, so only unauthenticated connections are counted for it.
-    pub(super) fn open_peer(&self, from: SocketAddr, limits: &Limits) -> Option<Permit> {
+    pub(super) fn open_peer(
+        &self,
+        from: SocketAddr,
+        limits: &Limits,
+    ) -> Result<Permit, Option<Bound>> {
         let most = limits.strangers_per_address();
         let permit = self.permits.take_any(Whose::Visitors as usize);
         let permit = permit.unseen_of(&self.new_peers.all.permits, from.ip(), most);
@@ -227,7 +240,7 @@ impl Admission {
                 "a connection from {from} to the peers' port was closed: its address has as many unauthenticated ones as are allowed ({most}, half of unauthenticated_max)"
             );
         }
-        permit
+        permit.ok_or(Some(Bound::Unauthenticated))
     }
 
     fn newcomers(&self, port: Port) -> &Newcomers {

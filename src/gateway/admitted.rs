@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::close_reason::CloseCause;
 use crate::engine::connections::{Connections, Id};
+use crate::gateway::bounds::Bound;
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::device_head::{Admitted, DeviceHead};
 use crate::gateway::leases::{Handle, LeaseId, LeasedLink};
@@ -152,6 +153,7 @@ impl GatewayRole {
         cx.set_leases(self.leases.len() + 1);
         if cx.leased() > self.settings.limits.on_link_max {
             cx.set_leases(self.leases.len());
+            self.stats.reached(Bound::OnLink);
             give_up(self, cx);
             return self.refuse(
                 cx,

@@ -75,7 +75,7 @@ impl GatewayRole {
                     Rival::Session => REPLACED,
                     Rival::Credential => HELD_ELSEWHERE,
                 };
-                let denied = Denied { status: 409, reason, retry_after: Some(60) };
+                let denied = Denied::new(409, reason, Some(60));
                 if cx.deciding(id).is_some() {
                     let owner = at.map(|url| format!("it is at {url}"));
                     self.deny_held(cx, id, &granted.offer, &denied, owner);

@@ -175,8 +175,8 @@ impl Credentials {
             Some(identity) if names.iter().all(|name| tokens.allows(digest, name)) => {
                 Ok(Some(identity.clone()))
             }
-            Some(_) => Err(Denied { status: 403, reason: OTHER_NAME, retry_after: None }),
-            None => Err(Denied { status: 401, reason: REVOKED, retry_after: None }),
+            Some(_) => Err(Denied::new(403, OTHER_NAME, None)),
+            None => Err(Denied::new(401, REVOKED, None)),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::engine::connections::FULL;
 use crate::engine::connections::{Connections, Id};
 use crate::gateway::admission::Port;
+use crate::gateway::bounds::Bound;
 use crate::gateway::state::{Command, GatewayRole, State, Visitor, VisitorSource};
 use crate::gateway::tokens::Whose;
 use crate::limits::IDLE_FOUND_MAX;
@@ -58,6 +59,15 @@ impl GatewayRole {
         if gives_way { Ok(()) } else { Err(why) }
     }
 
+    /// What there is too little of for another connection of this side.
+    pub(super) fn scarce(&self, cx: &Connections<State>, side: Whose) -> Bound {
+        let taken = self.admission.permits.of_side(side as usize);
+        let has_place = side == Whose::Visitors
+            && taken < self.settings.limits.visitors_connections()
+            && !cx.is_full();
+        if has_place && self.is_out_of_memory(cx) { Bound::Memory } else { Bound::Connections }
+    }
+
     /// A connection of this side waits, and this loop has neither room nor a connection to close.
     /// Accepting pauses for as long as the other loops may take.
     pub(super) fn ask_others_for_room(&self, side: Whose) {
@@ -96,6 +106,7 @@ impl GatewayRole {
                 self.loops.send(of, Command::CloseUnseen { port, id });
                 return;
             }
+            self.stats.reached(Bound::Unauthenticated);
             match port {
                 Port::Devices => log_names!(
                     Warn,

@@ -23,6 +23,7 @@
 // | `routes.rs` | which device a visitor's request is for; `routes/route.rs`: one route, `routes/table.rs`: how a request finds its own, `routes/reply.rs`: answers of routes themselves |
 // | `lifecycle.rs` | serving, notice, draining, stopped |
 // | `events.rs` | events of names, for subscribers |
+// | `bounds.rs` | the bounds that keep something out, and how often each was reached |
 // | `stats.rs` | counters |
 // | `exchange_deadlines.rs` | deadlines of whole exchanges |
 // | `admission.rs` | allowed networks, permits for each address and side |
@@ -107,6 +108,7 @@ mod admitted;
 mod agent;
 mod alarms;
 mod announced;
+mod bounds;
 mod builder;
 mod callers;
 mod certificates;
@@ -185,6 +187,7 @@ mod waiting;
 #[cfg(feature = "admin")]
 pub use crate::observe::records::ExchangeRecord;
 pub use announced::ClusterGateway;
+pub use bounds::{Bound, BoundCounts};
 pub use builder::GatewayBuilder;
 pub use device_info::DeviceInfo;
 pub use device_ref::DeviceRef;

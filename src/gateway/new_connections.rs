@@ -12,6 +12,7 @@ use crate::engine::connections::{Connections, Id, Parcel};
 use crate::engine::permits::Permit;
 use crate::error::Error;
 use crate::gateway::admission::Port;
+use crate::gateway::bounds::Bound;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::listeners::Side;
 use crate::gateway::registry::Registration;
@@ -147,8 +148,12 @@ impl GatewayRole {
             true => self.permit(side, from),
             false => self.admission.open_unnamed(side, from),
         };
-        let Some(permit) = permit else { return };
+        let permit = match permit {
+            Ok(permit) => permit,
+            Err(bound) => return bound.into_iter().for_each(|bound| self.stats.reached(bound)),
+        };
         if !self.make_room(cx, side) {
+            self.stats.reached(self.scarce(cx, side));
             return log_names!(
                 Warn,
                 "a connection from {from} was closed: there is no room for it (connections_max)"
@@ -176,7 +181,7 @@ impl GatewayRole {
         self.follow_ups.push_back(FollowUp::Step(id)); // the header has often arrived already
     }
 
-    fn permit(&self, side: Whose, from: SocketAddr) -> Option<Permit> {
+    fn permit(&self, side: Whose, from: SocketAddr) -> Result<Permit, Option<Bound>> {
         let trusted = self.settings.is_trusted(from.ip());
         self.admission.open(side, from, trusted, &self.settings.limits)
     }
@@ -219,6 +224,7 @@ impl GatewayRole {
             None => self.follow_ups.push_back(FollowUp::Step(id)), // the request has often arrived already
             Some(channel) if cx.secure(id, channel.clone(), is_visitor) => {}
             Some(_) => {
+                self.stats.reached(Bound::Handshakes);
                 log_names!(
                     Warn,
                     "a connection from {from} was closed: as many TLS handshakes are in progress as handshakes_max allows"
@@ -262,7 +268,13 @@ impl GatewayRole {
     ) {
         let Some(side) = self.listeners.side(listener) else { return cx.close(id) };
         cx.set_permit(id, None); // the permit of the load balancer's address, which may be the client's, too
-        let Some(permit) = self.permit(side, from) else { return cx.close(id) };
+        let permit = match self.permit(side, from) {
+            Ok(permit) => permit,
+            Err(bound) => {
+                bound.into_iter().for_each(|bound| self.stats.reached(bound));
+                return cx.close(id);
+            }
+        };
         cx.set_permit(id, Some(permit));
         let state = self.first_state(listener, from);
         let Some(unnamed) = cx.state_mut(id) else { return };

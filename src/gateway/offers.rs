@@ -14,6 +14,7 @@ use crate::close_reason::CloseCause;
 use crate::engine::connection::Fetched;
 use crate::engine::connections::{Connections, Id};
 use crate::error::{Error, Refusal};
+use crate::gateway::bounds::Bound;
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::device_head::{Admitted, DeviceHead};
 use crate::gateway::events::GatewayEventKind;
@@ -284,6 +285,7 @@ impl GatewayRole {
             remote.send(Command::Decided { id, offer: Box::new(offer), verdict });
         });
         if !submitted {
+            self.stats.reached(Bound::AuthorizeQueue);
             self.deny_device(cx, id, 503, "too many offers wait to be decided", Some(5));
         }
     }
@@ -308,6 +310,7 @@ impl GatewayRole {
         let (turns, transport, answers) = (head.turns, head.transport(), head.has_body());
         let last = head.last;
         if self.settings.on_link.is_some() && cx.leased() >= self.settings.limits.on_link_max {
+            self.stats.reached(Bound::OnLink);
             return self.deny_device(
                 cx,
                 id,
@@ -457,11 +460,11 @@ impl GatewayRole {
         let names = granted_names(offer, grant);
         if names.is_empty() {
             let reason = "the credential is not for this name";
-            return Err(Denied { status: 403, reason, retry_after: None }.into());
+            return Err(Denied::new(403, reason, None).into());
         }
         let owner = self.owner_of(offer, grant, &names)?;
         if last && self.registry.would_replace(&names, &owner) {
-            return Err(Denied { status: 409, reason: REPLACED, retry_after: None }.into());
+            return Err(Denied::new(409, REPLACED, None).into());
         }
         let claimed = self.registry.claim(&names, &owner, transport, cx.now())?;
         if names.iter().any(|name| name.contains("://")) {

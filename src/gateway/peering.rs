@@ -17,6 +17,7 @@ use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::{Key, Slab};
 use crate::gateway::alarms::Alarm;
+use crate::gateway::bounds::Bound;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::mismatches::Mismatch;
 use crate::gateway::peer_table::{Heard, LookUp, PeerId, PeerLink, PeerStage, PeerTable};
@@ -291,7 +292,10 @@ impl GatewayRole {
             true => self.await_device(cx, id, key),
             false => {
                 let error = match why {
-                    Obstacle::DirectoryBusy => "connection_limit_reached",
+                    Obstacle::DirectoryBusy => {
+                        self.stats.reached(Bound::LookUps);
+                        "connection_limit_reached"
+                    }
                     _ => "destination_unavailable",
                 };
                 self.refuse_search(cx, (id, key), error, why.text());
@@ -342,6 +346,7 @@ impl GatewayRole {
                 (None, _, Some(id)) => return self.peer_is_away(cx, (id, key), peer),
                 (_, _, None) => return self.probe_over(key, peer, true), // its state is unknown
                 (Some(_), None, Some(id)) => {
+                    self.stats.reached(Bound::PeerConnections);
                     return self.refuse_search(
                         cx,
                         (id, key),

@@ -138,6 +138,7 @@ impl GatewayRole {
         owner: Option<String>,
     ) {
         let (status, reason) = (denied.status, denied.reason);
+        denied.bound.into_iter().for_each(|bound| self.stats.reached(bound));
         let owner = owner.map(|owner| format!(" ({owner})")).unwrap_or_default();
         log_names!(Info, "an offer for {} was refused: {status} {reason}{owner}", offer.whose());
         self.observe_refusal(Some(offer), offer.remote_ip(), (status, &format!("{reason}{owner}")));

@@ -108,7 +108,7 @@ impl GatewayRole {
         names: &[String],
     ) -> Result<Owner, Denied> {
         if offer.certificate.as_ref().is_some_and(|shown| self.credentials.is_void(shown)) {
-            return Err(Denied { status: 401, reason: REVOKED, retry_after: None });
+            return Err(Denied::new(401, REVOKED, None));
         }
         let by_token = self.credentials.identity(offer, names)?;
         let credential = grant.credential.as_deref().map(Arc::from).or(by_token);

@@ -11,6 +11,7 @@ use crate::engine::Role;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::{Key, Slab};
 use crate::gateway::alarms::Alarm;
+use crate::gateway::bounds::Bound;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::registry::Waiter;
 use crate::gateway::state::{
@@ -31,12 +32,17 @@ impl Role for GatewayRole {
         room
     }
 
-    fn crowded(&mut self, _: &mut Connections<State>, listener: usize) {
-        self.ask_others_for_room(self.listeners.side(listener).unwrap_or(Whose::Devices));
+    fn crowded(&mut self, cx: &mut Connections<State>, listener: usize) {
+        let side = self.listeners.side(listener).unwrap_or(Whose::Devices);
+        self.stats.reached(self.scarce(cx, side));
+        self.ask_others_for_room(side);
     }
 
     fn spares(&mut self, cx: &mut Connections<State>) -> bool {
         let spared = self.spare_idle(cx);
+        if !spared {
+            self.stats.reached(Bound::Descriptors);
+        }
         self.follow_up(cx);
         spared
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::close_reason::{CloseCounts, Counters};
+use crate::gateway::bounds::{Bound, BoundCounters, BoundCounts};
 use crate::gateway::name_owners::NameOwners;
 use crate::observe::records::Taken;
 
@@ -21,6 +22,7 @@ pub(crate) struct Stats {
     pub(super) hops: AtomicU64,
     pub(super) hops_served: AtomicU64,
     pub(super) closed: Counters,
+    pub(super) bounds: BoundCounters,
     pub(super) records: Taken,
 }
 
@@ -60,6 +62,8 @@ pub struct GatewayStats {
     pub hops_served: u64,
     /// Links that were closed since the start, by cause.
     pub closed: CloseCounts,
+    /// How often each bound has kept something out since the start.
+    pub bounds_reached: BoundCounts,
     /// Records of requests (`Gateway::records`) that were lost since the start because they were
     /// not read in time.
     pub records_lost: u64,
@@ -99,6 +103,11 @@ impl Stats {
         Stats { owners, records, ..Stats::default() }
     }
 
+    /// A bound has kept a connection, an offer or a request out.
+    pub(super) fn reached(&self, bound: Bound) {
+        self.bounds.count(bound);
+    }
+
     pub(crate) fn read(&self) -> GatewayStats {
         GatewayStats {
             devices: self.owners.connected(),
@@ -112,6 +121,7 @@ impl Stats {
             hops: self.hops.load(Relaxed),
             hops_served: self.hops_served.load(Relaxed),
             closed: self.closed.read(),
+            bounds_reached: self.bounds.read(),
             records_lost: self.records.lost(),
         }
     }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::engine::connection::Fetched;
 use crate::engine::connections::{Connections, Id};
 use crate::error::Refusal;
+use crate::gateway::bounds::Bound;
 use crate::gateway::credentials::VisitorToken;
 use crate::gateway::request_decision::{Asked, Forwarding, moved_too_often};
 use crate::gateway::routes::{Found, Reply, Terms, ToDevice};
@@ -187,6 +188,7 @@ impl GatewayRole {
     }
 
     fn refuse_for_memory(&mut self, cx: &mut Connections<State>, id: Id, mut exchange: Exchange) {
+        self.stats.reached(Bound::Memory);
         exchange.observed.failed("short-of-memory", 503);
         let (to_head, keep) = (exchange.is_head(), exchange.may_keep_caller());
         let answer = LocalAnswer {
@@ -510,6 +512,9 @@ impl GatewayRole {
                 return Err(Asked::Health { allowed, to_head, keep });
             }
             Err(refusal) => {
+                if refusal.status == 503 {
+                    self.stats.reached(Bound::InFlight);
+                }
                 let keep = keep && matches!(refusal.status, 404 | 503);
                 return refused(refusal, keep);
             }
@@ -617,6 +622,7 @@ impl GatewayRole {
         }
         let address = self.address_of(arrival.from, claims.as_ref());
         let too_many = self.rates.take(now, paces, address, token.as_ref()).err()?;
+        self.stats.reached(Bound::Rate);
         Some(Asked::TooMany { too_many, to_head: request.method == "HEAD", keep: *keep })
     }
 

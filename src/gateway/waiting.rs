@@ -2,6 +2,7 @@
 
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
+use crate::gateway::bounds::Bound;
 use crate::gateway::loops::MOVED_TOO_OFTEN;
 use crate::gateway::polls::deliveries::MessageId;
 use crate::gateway::registry::Waiter;
@@ -21,6 +22,7 @@ impl GatewayRole {
         } else if self.lifecycle.is_draining() {
             Some((503, "this gateway is stopping".to_owned(), "destination_unavailable", Some(1)))
         } else if !self.registry.enqueue(&name, Waiter::Exchange(key)) {
+            self.stats.reached(Bound::WaitingPerDevice);
             let reason =
                 format!("as many requests wait for {name} as waiting_per_device_max allows");
             Some((503, reason, "connection_limit_reached", Some(1)))

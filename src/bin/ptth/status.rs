@@ -227,8 +227,20 @@ fn show(args: &StatusArgs, token: Option<&str>) -> Result<String, Failure> {
     let totals = args.at.json("/api/v1/status", token)?;
     let cluster = args.at.json_if_there("/api/v1/cluster", token)?;
     let cluster = cluster.map(|cluster| format!("\n{}", others(&cluster))).unwrap_or_default();
+    let bounds = bounds(&totals["bounds_reached"]);
     let refused = refused(&totals["refused_offers"]);
-    Ok(format!("{}{cluster}{refused}\n{}", summary(&totals, &list), table(&rows_of(&list))))
+    Ok(format!("{}{cluster}{bounds}{refused}\n{}", summary(&totals, &list), table(&rows_of(&list))))
+}
+
+/// A line with the bounds that have kept something out, if there are any.
+fn bounds(reached: &Value) -> String {
+    let reached = reached.as_object().into_iter().flatten();
+    let words: Vec<String> =
+        reached.map(|(bound, count)| format!("{} ({})", shown(bound), plain(count))).collect();
+    match words.is_empty() {
+        true => String::new(),
+        false => format!("\nbounds reached so far: {}", words.join(", ")),
+    }
 }
 
 /// The latest refused offers, a line for each.

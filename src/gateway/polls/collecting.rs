@@ -3,6 +3,7 @@
 use crate::close_reason::CloseCause;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
+use crate::gateway::bounds::Bound;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::state::{Asking, GatewayRole, State, States};
 use crate::relay::{Collected, Gathering, LocalAnswer};
@@ -91,6 +92,9 @@ impl GatewayRole {
             Collected::Refused(refusal) => refusal,
         };
         let retry_after = (answer.status == 503).then_some(1);
+        if retry_after.is_some() {
+            self.stats.reached(Bound::Messages);
+        }
         self.give_up(
             cx,
             id,

@@ -7,6 +7,7 @@ use crate::engine::budget::Held;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::error::Refusal;
+use crate::gateway::bounds::Bound;
 use crate::gateway::polls::deliveries::{Given, Handed, Outgoing, id_text};
 use crate::gateway::polls::posted::JSON_INLINE_MAX;
 use crate::gateway::polls::reply::{Parked, PollReply, with_line, write_event, write_reply};
@@ -214,6 +215,9 @@ impl GatewayRole {
         refusal: &Refusal,
     ) {
         let retry_after = (refusal.status == 503).then_some(1);
+        if retry_after.is_some() {
+            self.stats.reached(Bound::Messages);
+        }
         self.give_up(
             cx,
             outgoing.downstream,

@@ -7,6 +7,7 @@ use crate::engine::connection::Fetched;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::error::Refusal;
+use crate::gateway::bounds::Bound;
 use crate::gateway::polls::deliveries::{MessageId, read_id};
 use crate::gateway::polls::posted::{JSON_INLINE_MAX, PostedAnswer, Reading, disagrees, too_long};
 use crate::gateway::state::{BETWEEN_POLLS, Command, Device, GatewayRole, State, States};
@@ -368,6 +369,9 @@ impl GatewayRole {
             self.registry.forget_names(&registration); // the names were unknown before, and nothing valid has arrived
         }
         let retry_after = (refusal.status == 503).then_some(1);
+        if retry_after.is_some() {
+            self.stats.reached(Bound::Messages);
+        }
         self.deny_credential(
             cx,
             id,

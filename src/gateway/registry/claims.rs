@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use crate::engine::connections::Id;
+use crate::gateway::bounds::Bound;
 use crate::gateway::name_owners::Home;
 use crate::gateway::registry::entry::Entry;
 use crate::gateway::registry::{Owner, Registration, Registry, Session, Waiter};
@@ -40,6 +41,18 @@ pub(crate) struct Denied {
     pub(crate) status: u16,
     pub(crate) reason: &'static str,
     pub(crate) retry_after: Option<u64>,
+    /// The bound that was reached, if it is one.
+    pub(crate) bound: Option<Bound>,
+}
+
+impl Denied {
+    pub(crate) fn new(status: u16, reason: &'static str, retry_after: Option<u64>) -> Self {
+        Denied { status, reason, retry_after, bound: None }
+    }
+
+    fn by(bound: Bound, reason: &'static str, retry_after: u64) -> Self {
+        Denied { bound: Some(bound), ..Denied::new(503, reason, Some(retry_after)) }
+    }
 }
 
 /// The connections of a name that another loop gets.
@@ -177,11 +190,11 @@ impl Registry {
             |name: &&Arc<str>| self.entries.get(*name).is_none_or(|entry| !entry.is_connected());
         let new = reserved.iter().filter(is_new).count();
         if refused.is_none() && !owners.connect(new, self.limits.devices_max) {
-            refused = Some(Unclaimed::Denied(Denied {
-                status: 503,
-                reason: "this gateway holds as many device names as devices_max allows",
-                retry_after: Some(30),
-            }));
+            refused = Some(Unclaimed::Denied(Denied::by(
+                Bound::Devices,
+                "this gateway holds as many device names as devices_max allows",
+                30,
+            )));
         }
         match refused {
             None => Ok(reserved),
@@ -200,11 +213,7 @@ impl Registry {
             return Ok(());
         }
         if entry.owner.credential != owner.credential {
-            return Err(Denied {
-                status: 409,
-                reason: "another credential holds this name",
-                retry_after: Some(60),
-            });
+            return Err(Denied::new(409, "another credential holds this name", Some(60)));
         }
         if !self.shared && entry.owner.session != owner.session {
             let lately = |at: Instant| now.saturating_duration_since(at) < self.limits.remember;
@@ -213,18 +222,18 @@ impl Registry {
                 .iter()
                 .any(|(session, at)| Some(*session) == owner.session && lately(*at))
             {
-                return Err(Denied {
-                    status: 409,
-                    reason: "a newer session of this device holds the name",
-                    retry_after: Some(60),
-                });
+                return Err(Denied::new(
+                    409,
+                    "a newer session of this device holds the name",
+                    Some(60),
+                ));
             }
         } else if entry.places() >= self.limits.links_per_device() {
-            return Err(Denied {
-                status: 503,
-                reason: "this device has as many links and polls as links_per_device_max allows",
-                retry_after: Some(10),
-            });
+            return Err(Denied::by(
+                Bound::LinksPerDevice,
+                "this device has as many links and polls as links_per_device_max allows",
+                10,
+            ));
         }
         Ok(())
     }

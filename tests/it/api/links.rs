@@ -13,8 +13,8 @@ use reverse_http::link::{self, Offered};
 use reverse_http::proto::dialect::Dialect;
 use reverse_http::proto::turn::{OfferPlan, OfferRules};
 use reverse_http::{
-    Body, Device, DeviceEventKind, DeviceHandle, Gateway, GatewayEventKind, Grant, Limits, Offer,
-    OnRefusal, Reject, Route, Routes, TurnMode,
+    Body, Bound, Device, DeviceEventKind, DeviceHandle, Gateway, GatewayEventKind, Grant, Limits,
+    Offer, OnRefusal, Reject, Route, Routes, TurnMode,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -288,6 +288,8 @@ fn beyond_on_link_max_an_offer_is_503() {
         parked(&gateway, "two"),
         Offered::Answered { status: StatusCode::SERVICE_UNAVAILABLE, .. }
     ));
+    let reached = gateway.stats().bounds_reached;
+    assert_eq!((reached.of(Bound::OnLink), reached.total()), (1, 1), "{reached:?}");
     drop(release);
 }
 

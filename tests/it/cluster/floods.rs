@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
-use reverse_http::{Limits, Peers, Routes};
+use reverse_http::{Bound, Limits, Peers, Routes};
 
 use crate::cluster::directory::One;
 use crate::support::process::get;
@@ -132,6 +132,8 @@ fn names_that_somebody_makes_up_keep_nobody_elses_look_ups_waiting() {
     // Another address: the last of those gives way, and its turn is the next but one.
     let mut lamp = ask(1, "lamp");
     made_up.pop().unwrap().read_answer("GET").expect_refusal(503);
+    let reached = first.gateway.stats().bounds_reached;
+    assert_eq!((reached.of(Bound::LookUps), reached.total()), (2, 2), "{reached:?}");
     let mut order = Vec::new();
     for _ in 0..4 {
         says.send(()).unwrap();

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use reverse_http::{
-    Body, Device, DeviceHandle, Fallback, Gateway, GatewayEventKind, Grant, Limits, Routes, Tokens,
-    TurnMode,
+    Body, Bound, Device, DeviceHandle, Fallback, Gateway, GatewayEventKind, Grant, Limits, Routes,
+    Tokens, TurnMode,
 };
 
 use crate::support::process::get;
@@ -293,6 +293,8 @@ fn bounds_hold_for_all_loops_together() {
     for n in 3..12 {
         assert_eq!(dial(n).0, 503, "{n}");
     }
+    let reached = gateway.stats().bounds_reached;
+    assert_eq!((reached.of(Bound::Devices), reached.total()), (9, 9), "{reached:?}");
     drop(links);
     eventually("they are gone", || (gateway.stats().devices == 0).then_some(()));
     // Connections that say nothing give way, also to one that comes to another loop than they.

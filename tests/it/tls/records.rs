@@ -153,6 +153,12 @@ fn more_handshakes_than_may_be_are_closed_at_once() {
     let began = Instant::now();
     RawPeer::connect(api.gateway.devices_addr()).expect_closed();
     assert!(began.elapsed() < Duration::from_secs(5), "long before handshake_timeout");
+    let reached = api.gateway.stats().bounds_reached;
+    assert_eq!(
+        (reached.of(reverse_http::Bound::Handshakes), reached.total()),
+        (1, 1),
+        "{reached:?}"
+    );
     drop(waiting); // and with them their places
     let device = api.device("lamp").spawn(echo).unwrap();
     assert_eq!(api.ask(post(pattern(10))), (200, pattern(10)));

@@ -3,6 +3,7 @@
 
 mod access_log;
 mod bounds;
+mod bounds_reached;
 mod hostile;
 mod monitoring;
 mod operators;
