@@ -574,6 +574,9 @@ impl Ledger {
             let mut state = self.lock();
             if let Err(e) = ended {
                 log::debug!("changes of the directory of gateways are not heard of: {e}");
+                // If it does not answer either, that is known before somebody asks for a device.
+                state.announces = true;
+                self.wake.notify_all();
                 let until = time::now() + RETRY + by_chance(RETRY);
                 while !state.is_stopped && time::now() < until {
                     let left = until.saturating_duration_since(time::now());

@@ -74,6 +74,31 @@ fn a_socket_without_room_keeps_nobody_waiting_and_no_gateway_from_ending() {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
+/// The connection that hears of changes shows it, long before the next renewal.
+#[test]
+fn a_server_that_nobody_asks_is_missed_when_it_goes_and_when_it_hangs() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    let mut limits = Limits::default();
+    limits.directory_timeout = Duration::from_secs(1);
+    let directory = RedisDirectory::new(&redis.url()).unwrap();
+    let directory = directory.claim_time(Duration::from_secs(600)).unwrap();
+    let first = One::with(limits, directory);
+    let listens = |redis: &Redis| {
+        eventually("it listens", || (!redis.ask(&["PUBSUB", "CHANNELS"]).is_empty()).then_some(()));
+        assert_eq!(away(&first), None);
+    };
+    listens(&redis);
+    redis.process.signal("STOP");
+    eventually("it hangs", || away(&first).filter(|why| why.contains("in time")));
+    redis.process.signal("CONT");
+    eventually("it answers again", || away(&first).is_none().then_some(()));
+    listens(&redis);
+    redis.process.signal("KILL");
+    eventually("it is gone", || away(&first));
+    redis.restart();
+    eventually("it is used again", || away(&first).is_none().then_some(()));
+}
+
 /// Each byte is an answer in time to whoever waits for a byte.
 #[test]
 fn a_server_that_answers_byte_for_byte_keeps_no_device_waiting() {
