@@ -69,6 +69,9 @@ impl Observer {
 
     /// A request for this device has begun.
     pub(crate) fn request(&self, name: &str, head: &RequestHead<'_>, visit: &Visit) -> Observed {
+        if !self.is_on() {
+            return Observed::default();
+        }
         let path = head.target.split(['?', '#']).next().unwrap_or_default();
         let seen = Seen::from(head);
         let detail = self.table().and_then(|table| table.records.begin(name, &seen, visit));

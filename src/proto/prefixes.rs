@@ -70,7 +70,8 @@ impl<T> Prefixes<T> {
 
 /// A target without its query.
 pub(crate) fn path_of(target: &str) -> &str {
-    target.split_once('?').map_or(target, |(path, _)| path)
+    let end = target.bytes().position(|byte| byte == b'?'); // targets are short
+    end.map_or(target, |end| &target[..end])
 }
 
 /// Removes a prefix from a target; the result still begins with `/`. With an empty prefix, the

@@ -88,12 +88,9 @@ impl Exchange {
         now: Instant,
     ) -> Self {
         let keeps = head::keeps_alive(request.minor, &request.fields);
-        Exchange {
-            caller: Caller::Client(Client::new(downstream, request.minor, keeps)),
-            request: Request::new(request, framing, head, limits),
-            clocks: Clocks::new(now, None),
-            ..Self::heartbeat(Vec::new(), Duration::ZERO, limits, now)
-        }
+        let caller = Caller::Client(Client::new(downstream, request.minor, keeps));
+        let request = Request::new(request, framing, head, limits);
+        Self::of(caller, request, Clocks::new(now, None), limits)
     }
 
     /// Sets the operator's edits to fields of the request; its head has already been edited.
@@ -110,12 +107,17 @@ impl Exchange {
         now: Instant,
     ) -> Self {
         let within = Wait { time: deadline, name: "heartbeat_timeout" };
+        let clocks = Clocks::new(now, Some(within));
+        Self::of(Caller::Probe, Request::bare(head, limits), clocks, limits)
+    }
+
+    fn of(caller: Caller, request: Request, clocks: Clocks, limits: &Limits) -> Self {
         Exchange {
-            caller: Caller::Probe,
-            request: Request::bare(head, limits),
+            caller,
+            request,
             phase: Phase::Waiting,
             beginning: Beginning::default(),
-            clocks: Clocks::new(now, Some(within)),
+            clocks,
             waits: Waits::of(limits),
             in_flight: None,
             server: None,

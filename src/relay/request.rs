@@ -134,9 +134,13 @@ impl Request {
         let is_idempotent = head::is_idempotent(request.method);
         let expects = request.minor > 0 && request.fields.lists("Expect", "100-continue");
         Request {
+            text: Text::Head { bytes: text, counted: None },
             body: Decoder::new(framing, limits),
+            passed: 0,
+            kept: None,
             framing,
             content: Content::of(request, framing),
+            upload: Upload::Forwarded,
             invitation: if expects { Invitation::Awaited } else { Invitation::NotAwaited },
             retry: if is_idempotent { Retry::Allowed } else { Retry::Unsafe },
             is_head: request.method == "HEAD",
@@ -144,7 +148,7 @@ impl Request {
             offered: Offered::by(request, framing),
             is_bound: bound_login::has_bound_login(&request.fields),
             same_visitor: request.fields.get(forward::SAME_VISITOR).map(Into::into),
-            ..Self::bare(text, limits)
+            edits: None,
         }
     }
 

@@ -232,8 +232,10 @@ impl Table {
 
     fn row(&self, to: &Destination<'_>) -> Option<&Row> {
         let path = path_of(to.target);
-        let suffix = to.host.split_once('.').map(|(_, suffix)| suffix);
-        let wildcard = suffix.and_then(|suffix| self.wildcard.get(suffix));
+        let wildcard = match self.wildcard.is_empty() {
+            true => None,
+            false => to.host.split_once('.').and_then(|(_, suffix)| self.wildcard.get(suffix)),
+        };
         [self.exact.get(&to.host), wildcard, Some(&self.any)]
             .into_iter()
             .flatten()
