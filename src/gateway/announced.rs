@@ -1,5 +1,5 @@
-//! What gateways say of themselves in a directory that they share: that they are there, how many names
-//! their devices have, and how long their claims last.
+//! The announcements of gateways in a directory that they share: that they are running, how many
+//! names their devices have, and how long their claims last.
 
 #![cfg_attr(not(feature = "redis"), allow(dead_code, reason = "no table is shared"))]
 
@@ -33,7 +33,7 @@ pub struct ClusterGateway {
 
 impl ClusterGateway {
     /// `told`: the number of names and the claim time in milliseconds, as a gateway has written them.
-    /// `None`: the URL is no gateway's; whoever can write there may have written anything.
+    /// `None`: the URL is not a gateway's: any client of the table can write to it.
     pub(crate) fn read(url: String, is_own: bool, announced: Duration, told: &str) -> Option<Self> {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b":/.-_[]".contains(&byte);
         if url.len() > URL_BYTES_MAX || !url.starts_with("http") || !url.bytes().all(fits) {

@@ -1,9 +1,9 @@
-//! The claims of this gateway in a table that it shares with others: made before a device is let in,
-//! renewed while it is connected, released when it is gone. A thread renews and releases them in
-//! batches; another one hears of changes.
+//! The claims of this gateway in a table that it shares with others. A claim is made before a device
+//! is admitted, renewed while it is connected, and released when it disconnects. One thread renews
+//! and releases claims in batches; another one receives changes.
 //!
-//! Where the table does not answer, devices are let in all the same, and their names are claimed when
-//! it answers again.
+//! While the table does not answer, devices are admitted without claims. Their names are claimed
+//! when the table answers again.
 
 #![cfg_attr(not(feature = "redis"), allow(dead_code, reason = "no table is shared"))]
 
@@ -24,52 +24,52 @@ use crate::gateway::restoring::Restoring;
 use crate::setting::{ADVERTISE, CLAIM_TIME};
 use crate::text::counted;
 
-/// Claims that are renewed, or released, at once.
+/// The most claims in one query that renews or releases them.
 const BATCH: usize = 256;
-/// A new claim is looked at again after this time: it may have been replaced before it was noted here.
-/// So is a table that answers again, and then does not: all claims are renewed behind that.
-const SECOND_LOOK: Duration = Duration::from_secs(1);
-/// How often a table that does not answer is tried.
+/// A new claim is checked after this time, because it may have been replaced before it was noted
+/// here. So is a table that answered again and then failed; after that, all claims are renewed.
+const RECHECK: Duration = Duration::from_secs(1);
+/// The interval between attempts while the table does not answer.
 const RETRY: Duration = Duration::from_millis(500);
-/// What is due so soon is renewed along with what is due now.
+/// Claims that are due within this time are renewed together with those that are due now.
 const GATHER: Duration = Duration::from_millis(200);
-/// Of a third of the time for which a claim lasts, how much at most is left out by chance.
+/// A claim is renewed after a third of its lifetime, less a random part of at most one in so many.
 const JITTER_PARTS: u32 = 4;
 
-/// For each gateway that is known, how much longer it is until the table is asked for all again: so
-/// that the gateways of a cluster ask it ten times a second in all, however many they are.
+/// The interval between two queries for the list of gateways grows by this for each known gateway.
+/// So all gateways of a cluster together ask ten times a second, however many they are.
 const LIST_EACH: Duration = Duration::from_millis(100);
-/// A gateway that has not announced itself for so long is forgotten by the table.
+/// The table forgets a gateway that has not announced itself for this time.
 const FORGOTTEN: Duration = Duration::from_secs(86_400);
 
-/// What the loops are told.
+/// A notice to the event loops.
 pub(crate) enum Told {
-    /// What was heard of a name counts no more, unless it is this; `None`: of all names.
+    /// Cached answers about a name are out of date, except this one; `None`: those about all names.
     Changed(Option<Change>),
-    /// A claim with this epoch is lost.
+    /// The claim with this epoch is lost.
     Lost { name: Arc<str>, epoch: u64, to: Rival },
 }
 
-/// What has taken a name away from a device of this gateway.
+/// The owner that has taken a name from a device of this gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rival {
     /// A newer session of the same device, at another gateway.
     Session,
-    /// A device with another credential, which had it first.
+    /// A device with another credential, which had the name first.
     Credential,
 }
 
 pub(super) type Tell = Arc<dyn Fn(Told) + Send + Sync>;
-/// How others reach this gateway, once that is known.
+/// Returns the URL of this gateway for others, once it is known.
 type Own = Arc<dyn Fn() -> Option<Arc<str>> + Send + Sync>;
 
 /// A name that a device of this gateway has.
 #[derive(Clone, Debug)]
 struct Held {
-    /// 0: it is not claimed yet.
+    /// 0: the name is not claimed yet.
     epoch: u64,
     claimant: Claimant,
-    /// The number of the renewal that is due; an older one counts no more.
+    /// The number of the next renewal; entries of `due` with an older number are ignored.
     turn: u64,
 }
 
@@ -79,35 +79,35 @@ struct State {
     due: BinaryHeap<Reverse<(Instant, u64, Arc<str>)>>,
     releases: Vec<(Arc<str>, u64)>,
     turns: u64,
-    /// Why the table does not answer, and since when.
+    /// Why the table does not answer, and since when; `None`: it answers.
     away: Option<(String, Instant)>,
-    /// When it last began to answer again.
+    /// When the table last began to answer again.
     back: Option<Instant>,
-    /// This gateway is to announce itself, whenever it did so last.
+    /// The gateway has to announce itself, however recently it did so.
     announces: bool,
-    /// It has lost what it knew, and not everything is claimed again.
+    /// The table has lost its data, and some names are not claimed again yet.
     restoring: Option<Restoring>,
-    /// Gateways that it knows, and when it said so.
+    /// The gateways in the table, and when it listed them.
     gateways: Vec<ClusterGateway>,
-    heard_of_gateways: Option<Instant>,
+    listed_at: Option<Instant>,
     is_stopped: bool,
     /// Threads that have not ended.
     running: usize,
-    /// When the table last answered to one of them, or they were told to stop.
+    /// When the table last answered one of them, or they were told to stop.
     answered: Option<Instant>,
 }
 
-/// What the thread that renews and releases knows from one turn to the next.
+/// The state of the thread that renews and releases, from one turn to the next.
 #[derive(Default)]
 pub(super) struct Keeper {
-    /// When the table was last told that this gateway is there.
+    /// When this gateway last announced itself to the table.
     announced: Option<Instant>,
     times: OtherTimes,
-    /// The last turn failed then.
+    /// When the last turn failed; `None`: it did not.
     failed_at: Option<Instant>,
 }
 
-/// A thread that runs.
+/// Counts a running thread, and gives the count back when it ends.
 struct Running(Arc<Ledger>);
 
 impl Drop for Running {
@@ -147,7 +147,7 @@ pub(crate) struct Ledger {
     state: Mutex<State>,
     wake: Condvar,
     lost: AtomicUsize,
-    /// Another gateway announces itself by the same URL.
+    /// Another gateway announces itself with the same URL.
     url_is_shared: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -168,8 +168,8 @@ impl Ledger {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the threads. `own` is how others reach this gateway, once that is known: until then
-    /// nothing is claimed.
+    /// Starts the threads. `own` returns the URL of this gateway for others, once it is known.
+    /// Until then nothing is claimed.
     pub(crate) fn start(
         self: &Arc<Self>,
         own: impl Fn() -> Option<Arc<str>> + Send + Sync + 'static,
@@ -180,7 +180,7 @@ impl Ledger {
         let listener = self.clone();
         let threads = [
             self.run("ptth-claims", move || keeper.keep(&*keeper_own, &keeper_tell))?,
-            self.run("ptth-changes", move || listener.hear(&*own, &tell))?,
+            self.run("ptth-changes", move || listener.receive_changes(&*own, &tell))?,
         ];
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).extend(threads);
         Ok(())
@@ -192,23 +192,23 @@ impl Ledger {
         work: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<JoinHandle<()>> {
         self.lock().running += 1;
-        let running = Running(self.clone()); // where there is no thread, it is dropped here
+        let running = Running(self.clone()); // dropped here if no thread can be started
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _running = running;
             work();
         })
     }
 
-    /// Releases what is left, and waits for the threads, as long as the table answers at least once
-    /// in so long a time.
-    pub(crate) fn stop(&self, patience: Duration) {
+    /// Releases the remaining claims, and waits for the threads while the table answers at least
+    /// once in `silence_max`.
+    pub(crate) fn stop(&self, silence_max: Duration) {
         let mut state = self.lock();
         state.is_stopped = true;
         state.answered = Some(time::now());
         self.wake.notify_all();
         while state.running > 0 {
             let silence = state.answered.map_or(Duration::ZERO, time::since);
-            let left = patience.saturating_sub(silence);
+            let left = silence_max.saturating_sub(silence);
             if left.is_zero() {
                 log::warn!(
                     "the directory of gateways does not answer to the end; what was claimed there expires by itself"
@@ -227,7 +227,7 @@ impl Ledger {
         }
     }
 
-    /// Which gateways have each of these names.
+    /// For each name, in the same order, the gateways that have it.
     pub(crate) fn find(&self, names: &[&str]) -> Result<Vec<Vec<String>>, Failed> {
         if let Some((why, _)) = &self.lock().away {
             return Err(why.clone().into());
@@ -235,7 +235,7 @@ impl Ledger {
         self.noted(self.table.find(names))
     }
 
-    /// Claims names for a device that is about to be let in; `None`: the table does not answer.
+    /// Claims names for a device before it is admitted. `None`: the table does not answer.
     pub(crate) fn claim(
         self: &Arc<Self>,
         by: &str,
@@ -280,7 +280,7 @@ impl Ledger {
         answer
     }
 
-    /// A device with this name was let in.
+    /// Notes that a device with this name was admitted.
     pub(crate) fn hold(&self, name: &Arc<str>, epoch: u64, claimant: &Claimant) {
         let now = time::now();
         let mut state = self.lock();
@@ -291,13 +291,13 @@ impl Ledger {
         });
         held.epoch = if held.claimant == *claimant { held.epoch.max(epoch) } else { epoch };
         held.claimant = claimant.clone();
-        state.put_off(name, if epoch == 0 { now } else { now + SECOND_LOOK });
+        state.schedule(name, if epoch == 0 { now } else { now + RECHECK });
         if epoch == 0 && state.away.is_none() {
             self.wake.notify_all();
         }
     }
 
-    /// No device with this name is connected any more.
+    /// Notes that no device with this name is connected any longer.
     pub(crate) fn let_go(&self, name: &str) {
         let mut state = self.lock();
         let Some((name, held)) = state.held.remove_entry(name) else { return };
@@ -308,16 +308,16 @@ impl Ledger {
         }
     }
 
-    /// A device was not let in for which names were claimed. Another one of this gateway may have
-    /// them still; its claim is renewed.
+    /// Gives up the claim of a device that was not admitted. If another device of this gateway still
+    /// has the names, its claim is renewed.
     fn release(&self, names: &[Arc<str>], epoch: u64) {
         let mut state = self.lock();
         state.releases.extend(names.iter().map(|name| (name.clone(), epoch)));
-        names.iter().for_each(|name| state.put_off(name, time::now()));
+        names.iter().for_each(|name| state.schedule(name, time::now()));
         self.wake.notify_all();
     }
 
-    /// Returns true if this claim, or an older one, is what this gateway has.
+    /// Returns true if this gateway has this claim or an older one.
     pub(crate) fn is_lost(&self, name: &str, epoch: u64) -> bool {
         self.lock().held.get(name).is_some_and(|held| held.epoch <= epoch)
     }
@@ -325,7 +325,7 @@ impl Ledger {
     pub(crate) fn status(&self) -> DirectoryStatus {
         let state = self.lock();
         let claimed = state.held.values().filter(|held| held.epoch > 0).count();
-        let since = state.heard_of_gateways.map(time::since).unwrap_or_default();
+        let since = state.listed_at.map(time::since).unwrap_or_default();
         let mut gateways = state.gateways.clone();
         gateways.iter_mut().for_each(|gateway| gateway.announced += since);
         DirectoryStatus {
@@ -339,7 +339,7 @@ impl Ledger {
         }
     }
 
-    /// The thread that renews and releases.
+    /// Runs the thread that renews and releases.
     fn keep(&self, own: &dyn Fn() -> Option<Arc<str>>, tell: &Tell) {
         let mut keeper = Keeper::default();
         loop {
@@ -351,7 +351,7 @@ impl Ledger {
         }
     }
 
-    /// Does what is due. `is_last`: this gateway stops, and releases all.
+    /// Renews and releases what is due. `is_last`: this gateway stops, and releases everything.
     pub(super) fn take_turn(
         &self,
         keeper: &mut Keeper,
@@ -370,10 +370,10 @@ impl Ledger {
         let step = self.step(&by, keeper, tell);
         keeper.failed_at = self.noted(step).err().map(|_| time::now());
         if was_away && keeper.failed_at.is_none() {
-            self.renew_all(); // what has changed meanwhile is not known
+            self.renew_all(); // changes in the meantime are unknown
         }
         if is_last && keeper.failed_at.is_none() {
-            // What cannot be released now expires by itself.
+            // Claims that cannot be released now expire.
             let last = || -> Result<(), Failed> {
                 while self.release_some(&by)? {}
                 self.table.announce(&by, None, false).map(drop)
@@ -386,13 +386,13 @@ impl Ledger {
     #[cfg(test)]
     pub(super) fn next_turn(&self, keeper: &Keeper) -> Instant {
         let now = time::now();
-        self.lock().next_step(keeper.failed_at, now).min(now + SECOND_LOOK)
+        self.lock().next_step(keeper.failed_at, now).min(now + RECHECK)
     }
 
-    /// Waits until there is something to do; returns true if that is to stop. `failed_at`: when the
-    /// step before failed.
+    /// Waits until a turn is due; returns true if the gateway stops. `failed_at`: when the previous
+    /// turn failed.
     fn wait(&self, failed_at: Option<Instant>) -> bool {
-        let latest = time::now() + SECOND_LOOK;
+        let latest = time::now() + RECHECK;
         let mut state = self.lock();
         loop {
             if state.is_stopped {
@@ -419,22 +419,22 @@ impl Ledger {
         let announced = keeper.announced.map(time::since);
         if is_wanted || announced.is_none_or(|ago| ago >= interval) {
             let told = self.table.announce(by, Some(names), lists)?;
-            // One of another process with this URL may have been taken out with that.
+            // An entry of another process with this URL may have been removed by that.
             let was_known =
                 announced.is_some_and(|ago| ago < FORGOTTEN) && !self.url_is_shared.load(Relaxed);
             keeper.announced = Some(time::now());
             if told.is_new && was_known {
                 self.restore();
             }
-            self.heard_of_gateways(by, told, &mut keeper.times);
+            self.note_gateways(by, told, &mut keeper.times);
         }
         while self.release_some(by)? {}
         while self.renew_some(by, tell)? {}
         Ok(())
     }
 
-    /// Notes what the table says of gateways, and tells what is wrong with them.
-    fn heard_of_gateways(&self, by: &str, told: Announced, times: &mut OtherTimes) {
+    /// Notes the table's list of gateways, and logs contradictions in it.
+    fn note_gateways(&self, by: &str, told: Announced, times: &mut OtherTimes) {
         if told.url_is_shared && !self.url_is_shared.load(Relaxed) {
             log_names!(
                 Warn,
@@ -452,10 +452,10 @@ impl Ledger {
         }
         gateways.iter_mut().for_each(|gateway| gateway.lives = gateway.is_alive(own));
         let mut state = self.lock();
-        (state.gateways, state.heard_of_gateways) = (gateways, Some(time::now()));
+        (state.gateways, state.listed_at) = (gateways, Some(time::now()));
     }
 
-    /// The table has lost what it knew: everything is claimed again.
+    /// The table has lost its data: claims everything again.
     fn restore(&self) {
         let mut state = self.lock();
         let names = counted(state.held.len() as u64, "name");
@@ -481,7 +481,7 @@ impl Ledger {
         if batch.is_empty() {
             return Ok(false);
         }
-        // One that fails is not tried again: the claim expires.
+        // A failed release is not repeated: the claim expires.
         self.table.release(by, &batch)?;
         self.lock().answered = Some(time::now());
         Ok(batch.len() == BATCH)
@@ -501,7 +501,7 @@ impl Ledger {
             Err(e) => {
                 let at = time::now();
                 let mut state = self.lock();
-                batch.iter().for_each(|renewal| state.put_off(&renewal.name, at));
+                batch.iter().for_each(|renewal| state.schedule(&renewal.name, at));
                 Err(e)
             }
         }
@@ -517,18 +517,18 @@ impl Ledger {
                         Some(held) => {
                             let is_same = held.claimant == renewal.claimant;
                             held.epoch = if is_same { held.epoch.max(*epoch) } else { held.epoch };
-                            // Where another device of this gateway has come meanwhile, or came in
-                            // another order, the table has that one still, or an older one.
+                            // If another device of this gateway has connected in the meantime, or
+                            // in another order, the table still has that one, or an older one.
                             let is_noted = is_same && [0, *epoch].contains(&renewal.epoch);
                             let at = time::now()
                                 + match is_noted {
-                                    true => interval - by_chance(interval / JITTER_PARTS),
-                                    false => SECOND_LOOK,
+                                    true => interval - random_up_to(interval / JITTER_PARTS),
+                                    false => RECHECK,
                                 };
-                            state.put_off(&renewal.name, at);
+                            state.schedule(&renewal.name, at);
                             state.restored(&renewal.name);
                         }
-                        // It went while it was renewed.
+                        // The device disconnected during the renewal.
                         None => state.releases.push((renewal.name.clone(), *epoch)),
                     }
                     continue;
@@ -548,26 +548,26 @@ impl Ledger {
         }
     }
 
-    /// Has every claim renewed soon, and not all at once.
+    /// Schedules the renewal of every claim, spread over a short time.
     fn renew_all(&self) {
         let mut state = self.lock();
         let mut names: Vec<Arc<str>> = state.held.keys().cloned().collect();
-        names.sort_unstable(); // a simulated run can be repeated
+        names.sort_unstable(); // so that a simulated run can be repeated
         let now = time::now();
-        names.iter().for_each(|name| state.put_off(name, now + by_chance(RETRY)));
+        names.iter().for_each(|name| state.schedule(name, now + random_up_to(RETRY)));
         self.wake.notify_all();
     }
 
-    /// The thread that hears of changes.
-    fn hear(&self, own: &dyn Fn() -> Option<Arc<str>>, tell: &Tell) {
+    /// Runs the thread that receives changes.
+    fn receive_changes(&self, own: &dyn Fn() -> Option<Arc<str>>, tell: &Tell) {
         loop {
             let mut has_begun = false;
             let ended = self.table.listen(&mut |change| {
                 if !std::mem::replace(&mut has_begun, true) {
-                    self.listens(tell);
+                    self.listening_began(tell);
                 }
                 if let Some(change) = change {
-                    self.heard(change, own().as_deref(), tell);
+                    self.note_change(change, own().as_deref(), tell);
                 }
                 !self.lock().is_stopped
             });
@@ -577,7 +577,7 @@ impl Ledger {
                 // If it does not answer either, that is known before somebody asks for a device.
                 state.announces = true;
                 self.wake.notify_all();
-                let until = time::now() + RETRY + by_chance(RETRY);
+                let until = time::now() + RETRY + random_up_to(RETRY);
                 while !state.is_stopped && time::now() < until {
                     let left = until.saturating_duration_since(time::now());
                     let waited = self.wake.wait_timeout(state, left);
@@ -590,22 +590,22 @@ impl Ledger {
         }
     }
 
-    /// Changes are told from here on. What changed before is not known, nor whether the table lost
-    /// what it knew.
-    pub(super) fn listens(&self, tell: &Tell) {
+    /// Notes that changes are received from now on. Earlier changes are unknown, and so is whether the
+    /// table has lost its data.
+    pub(super) fn listening_began(&self, tell: &Tell) {
         tell(Told::Changed(None));
         self.lock().announces = true;
         self.renew_all();
     }
 
-    /// A name has another owner. A claim of this gateway that is older may be lost. Whether it is, the
-    /// table says: the device may be connected to both gateways.
-    pub(super) fn heard(&self, change: Change, own: Option<&str>, tell: &Tell) {
+    /// Notes that a name has another owner. An older claim of this gateway may be lost; the table is
+    /// asked, because the device may be connected to both gateways.
+    pub(super) fn note_change(&self, change: Change, own: Option<&str>, tell: &Tell) {
         let mut state = self.lock();
         let is_older =
             |held: &Held| held.epoch < change.epoch && *held.claimant.session != *change.session;
         if own != Some(&*change.gateway) && state.held.get(&change.name).is_some_and(is_older) {
-            state.put_off(&change.name, time::now());
+            state.schedule(&change.name, time::now());
             self.wake.notify_all();
         }
         drop(state);
@@ -614,25 +614,25 @@ impl Ledger {
 }
 
 impl State {
-    /// No device is connected any more.
+    /// Notes that no device is connected any longer.
     fn let_go_all(&mut self) {
         let claimed = self.held.drain().filter(|(_, held)| held.epoch > 0);
         self.releases.extend(claimed.map(|(name, held)| (name, held.epoch)));
     }
 
-    /// When the table is to be asked next. Where a look-up or a claim has found out that it does not
-    /// answer, it is tried at once, since until then nothing else asks it; yet not in a circle, where
-    /// it answers to this and not to that.
+    /// When the table is asked next. If a lookup or a claim has found that it does not answer, it is
+    /// tried at once, because nothing else asks it until it answers; but not in a busy loop, if it
+    /// answers some queries and not others.
     fn next_step(&self, failed_at: Option<Instant>, now: Instant) -> Instant {
         match failed_at {
             Some(at) => at + RETRY,
-            None if self.away.is_some() => self.back.map_or(now, |at| at + SECOND_LOOK),
+            None if self.away.is_some() => self.back.map_or(now, |at| at + RECHECK),
             None if !self.releases.is_empty() => now,
-            None => self.due.peek().map_or(now + SECOND_LOOK, |Reverse((at, ..))| *at),
+            None => self.due.peek().map_or(now + RECHECK, |Reverse((at, ..))| *at),
         }
     }
 
-    /// What is due until then, up to a batch.
+    /// Takes the renewals that are due until then, at most one batch.
     fn take_due(&mut self, until: Instant) -> Vec<Renewal> {
         let mut batch = Vec::new();
         while batch.len() < BATCH {
@@ -649,14 +649,14 @@ impl State {
         batch
     }
 
-    /// Returns true if it is time to ask for all gateways.
+    /// Returns true if it is time to ask for the list of gateways.
     fn lists(&self) -> bool {
         let count = u32::try_from(self.gateways.len()).unwrap_or(u32::MAX);
-        let ago = self.heard_of_gateways.map(time::since);
+        let ago = self.listed_at.map(time::since);
         ago.is_none_or(|ago| ago >= LIST_EACH * count)
     }
 
-    /// A name is claimed again, or is not to be any more.
+    /// Notes that a name is claimed again, or no longer has to be.
     fn restored(&mut self, name: &str) {
         let Some(restoring) = &mut self.restoring else { return };
         if let Some((names, took)) = restoring.restored(name, time::now()) {
@@ -669,8 +669,8 @@ impl State {
         }
     }
 
-    /// Has a claim renewed then, and not when it was due before.
-    fn put_off(&mut self, name: &Arc<str>, at: Instant) {
+    /// Schedules the renewal of a claim at `at`, instead of its previous time.
+    fn schedule(&mut self, name: &Arc<str>, at: Instant) {
         self.turns += 1;
         let turn = self.turns;
         let Some(held) = self.held.get_mut(name) else { return };
@@ -686,8 +686,8 @@ impl State {
     }
 }
 
-/// A time up to this one.
-fn by_chance(most: Duration) -> Duration {
+/// A random time up to `most`.
+fn random_up_to(most: Duration) -> Duration {
     let mut bytes = [0; 2];
     match random::fill(&mut bytes) {
         Ok(()) => most * u32::from(u16::from_ne_bytes(bytes)) / u32::from(u16::MAX),
@@ -695,7 +695,8 @@ fn by_chance(most: Duration) -> Duration {
     }
 }
 
-/// Names that were claimed for a device that is not let in yet. They are released where it is not.
+/// Names that were claimed for a device that is not admitted yet. They are released if it is not
+/// admitted.
 pub(crate) struct ClaimGuard {
     ledger: Arc<Ledger>,
     names: Vec<Arc<str>>,
@@ -703,7 +704,7 @@ pub(crate) struct ClaimGuard {
 }
 
 impl ClaimGuard {
-    /// The device was let in.
+    /// The epoch of the claim, which is kept: the device was admitted.
     pub(crate) fn epoch(mut self) -> u64 {
         self.names.clear();
         self.epoch

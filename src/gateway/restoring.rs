@@ -1,5 +1,5 @@
-//! The directory has lost what it knew, and the names of this gateway are claimed again: which are
-//! not yet, and since when. Pure data.
+//! Names that are claimed again after the directory has lost its data: those that are left, and the
+//! time of the loss. Pure data.
 
 #![cfg_attr(not(feature = "redis"), allow(dead_code, reason = "no table is shared"))]
 
@@ -15,7 +15,8 @@ pub(super) struct Restoring {
 }
 
 impl Restoring {
-    /// Where some are left of an earlier loss, it began then.
+    /// Begins with these names. If some are left from an earlier loss, the beginning is that of the
+    /// earlier one.
     pub(super) fn begin(
         names: impl Iterator<Item = Arc<str>>,
         before: Option<&Restoring>,
@@ -25,8 +26,8 @@ impl Restoring {
         Restoring { began: before.map_or(now, |before| before.began), all: left.len(), left }
     }
 
-    /// A name is claimed again, or no device has it any more. Returns how many there were, and how
-    /// long it took, if it was the last one.
+    /// Notes that a name is claimed again, or that no device has it any longer. For the last name,
+    /// returns how many there were and how long it took.
     pub(super) fn restored(&mut self, name: &str, now: Instant) -> Option<(usize, Duration)> {
         let was_last = self.left.remove(name) && self.left.is_empty();
         was_last.then(|| (self.all, now.saturating_duration_since(self.began)))

@@ -1,5 +1,5 @@
 //! A gateway without sockets, for the simulation: how it is made, what programs ask of it, and what
-//! must be left of it when all is over.
+//! must be left of it at the end.
 #![allow(clippy::expect_used)] // tests alone
 
 use std::net::SocketAddr;
@@ -65,23 +65,23 @@ impl Claims {
         self.ledger.next_turn(&self.keeper)
     }
 
-    /// Does what is due. `is_last`: the gateway has stopped.
+    /// Renews and releases what is due. `is_last`: the gateway has stopped.
     pub(crate) fn take_turn(&mut self, is_last: bool) {
         let cluster = self.cluster.clone();
         let own = move || Some(cluster.own()?.text);
         self.ledger.take_turn(&mut self.keeper, &own, &self.tell, is_last);
     }
 
-    /// Changes are told from here on.
-    pub(crate) fn listens(&self) {
-        self.ledger.listens(&self.tell);
+    /// Notes that changes are received from now on.
+    pub(crate) fn listening_began(&self) {
+        self.ledger.listening_began(&self.tell);
     }
 
-    pub(crate) fn heard(&self, change: Change) {
-        self.ledger.heard(change, self.own().as_deref(), &self.tell);
+    pub(crate) fn note_change(&self, change: Change) {
+        self.ledger.note_change(change, self.own().as_deref(), &self.tell);
     }
 
-    /// Names of devices that it has.
+    /// The number of names that its devices have.
     pub(crate) fn held(&self) -> usize {
         let status = self.ledger.status();
         status.claimed + status.unclaimed

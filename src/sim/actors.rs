@@ -1,19 +1,19 @@
-//! All nodes but the roles: visitors that check their answers, and servers behind devices that
-//! count the requests that ran.
+//! All nodes except the roles: visitors that check their responses, and servers behind devices that
+//! count the requests that they execute.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
-use crate::sim::net::{self, Happening, Micros, Socket, tell};
+use crate::sim::net::{self, Event, Micros, Socket, tell};
 use crate::sim::rng::Rng;
 use crate::sim::world::Member;
 
-/// An answer that nobody asked for bears this number; no visitor may ever see it.
+/// The number in responses that nobody requested; no visitor may ever see it.
 pub(super) const BOGUS: u64 = 999_999_999;
 
-/// What became of every request.
+/// The outcome of every request.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub(super) struct Tally {
     pub(super) requests: BTreeMap<u64, Entry>,
     pub(super) violations: Vec<String>,
     pub(super) good: usize,
@@ -24,26 +24,26 @@ pub(super) struct Ledger {
 pub(super) struct Entry {
     pub(super) method: &'static str,
     pub(super) ran: u32,
-    /// Its server's answer ends with the connection: a cut is invisible there.
+    /// The server's response ends with the connection, so that a cut cannot be detected.
     pub(super) open_ended: bool,
     pub(super) outcome: Option<String>,
 }
 
-impl Ledger {
+impl Tally {
     pub(super) fn violation(&mut self, what: String) {
         tell(|| format!("VIOLATION: {what}"));
         self.violations.push(what);
     }
 
-    /// A request has reached the code that answers it.
+    /// Notes that a request has reached the code that answers it.
     pub(super) fn ran(&mut self, nonce: u64, whose: &str) {
         let Some(entry) = self.requests.get_mut(&nonce) else {
-            return self.violation(format!("{whose} was asked {nonce}, which nobody asked"));
+            return self
+                .violation(format!("{whose} received the request {nonce}, which nobody sent"));
         };
         entry.ran += 1;
-        tell(|| format!("{whose}: {} {nonce} runs, for the {}. time", entry.method, entry.ran));
-        // GET and HEAD may be sent once more by the gateway and once more by the device, and handed
-        // out once more.
+        tell(|| format!("{whose}: {} {nonce} runs (execution {})", entry.method, entry.ran));
+        // GET and HEAD may be repeated once by the gateway, once by the device, and once as an event.
         let most = if entry.method == "POST" { 1 } else { 6 };
         if entry.ran > most {
             let what = format!("{} {nonce} ran {} times", entry.method, entry.ran);
@@ -59,41 +59,41 @@ impl Ledger {
     }
 }
 
-/// What an actor has at hand in a step.
+/// The context of an actor's step.
 pub(super) struct Cx<'w> {
     pub(super) node: usize,
     pub(super) now: Micros,
     pub(super) rng: &'w mut Rng,
-    pub(super) ledger: &'w mut Ledger,
-    /// Failures are over.
+    pub(super) tally: &'w mut Tally,
+    /// No more failures are injected.
     pub(super) calm: bool,
-    /// The gateways that run now, for programs of their processes.
+    /// The running gateways, for programs in their processes.
     pub(super) gateways: &'w [Member],
 }
 
 impl Cx<'_> {
-    /// A loop of the gateway has a command to look at.
+    /// Lets the loops of a gateway handle their commands.
     pub(super) fn wake_gateway(&self, number: usize) {
         net::with(|net| self.gateways[number].nodes.iter().for_each(|node| net.wants_turn(*node)));
     }
 
     pub(super) fn wake(&self, at: Micros) {
-        net::with(|net| net.at(at, Happening::Wake(self.node, 0)));
+        net::with(|net| net.at(at, Event::Wake(self.node, 0)));
     }
 }
 
 pub(super) trait Actor {
-    /// Something is there for it, or it is time.
+    /// Handles pending events and expired deadlines.
     fn step(&mut self, cx: &mut Cx<'_>);
-    /// It has nothing more to do.
+    /// Returns true if it has nothing more to do.
     fn is_done(&self) -> bool {
         true
     }
-    /// The run is over: it closes what it has.
+    /// Closes its connections at the end of the run.
     fn leave(&mut self) {}
 }
 
-/// Letters that tell whose body it is, and where in it they stand.
+/// A body whose bytes identify its request and their position.
 pub(super) fn pattern(kind: char, nonce: u64, length: usize) -> Vec<u8> {
     let mut bytes = format!("{kind}{nonce};").into_bytes();
     bytes.truncate(length);
@@ -103,7 +103,7 @@ pub(super) fn pattern(kind: char, nonce: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Reads all there is. `Err`: the connection is over, with the error if there was one.
+/// Reads all available bytes, at most `most`. `Err`: the connection is over, with the error if there was one.
 pub(super) fn read_all(
     socket: &Socket,
     into: &mut Vec<u8>,
@@ -126,7 +126,7 @@ pub(super) fn read_all(
     Ok(())
 }
 
-/// Writes what it can. `Err`: nobody takes it.
+/// Writes as much as the socket accepts. `Err`: the connection is broken.
 pub(super) fn write_some(socket: &Socket, out: &mut Vec<u8>, most: usize) -> Result<usize, ()> {
     let mut sent = 0;
     while sent < out.len().min(most) {

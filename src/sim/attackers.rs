@@ -1,5 +1,5 @@
-//! Attackers from outside: visitors that try to cost others something, and a gateway that breaks
-//! the protocol towards its devices.
+//! Attackers from outside: visitors that try to harm others, and a gateway that violates the protocol
+//! towards its devices.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,13 +12,13 @@ use crate::sim::actors::{Actor, BOGUS, Cx, Entry, pattern, read_all, write_some}
 use crate::sim::net::{self, MILLI, Micros, SECOND, Socket, tell};
 use crate::sim::origin::{take_body, take_head};
 
-/// A request that nobody makes. It is not finished: what comes behind it on a connection becomes
-/// part of it.
+/// A smuggled request, which no visitor sends. It is incomplete, so that the bytes after it on a
+/// connection become part of it.
 fn smuggled(host: &str) -> String {
     format!("GET /r?n={BOGUS}&len=0 HTTP/1.1\r\nHost: {host}\r\nX: ")
 }
 
-/// The same text as the body of a message, in each framing.
+/// A message with a smuggled request as its body, in either framing.
 fn with_body(head: &str, host: &str, chunked: bool) -> Vec<u8> {
     let text = smuggled(host);
     match chunked {
@@ -31,7 +31,7 @@ fn with_body(head: &str, host: &str, chunked: bool) -> Vec<u8> {
     }
 }
 
-/// A wake that is asked for once, however often an actor has its turn before.
+/// A wake-up that is requested once, however often the actor runs before it.
 #[derive(Default)]
 struct Alarm(Option<Micros>);
 
@@ -51,10 +51,10 @@ impl Alarm {
 pub(super) struct Attacker {
     to: SocketAddr,
     names: Vec<String>,
-    /// It harms by what it sends alone, and not by being slow.
+    /// It attacks only with what it sends, and not by being slow.
     polite: bool,
     left: usize,
-    /// The one thing that it tries again and again, in quick succession.
+    /// The one attack that it repeats in quick succession.
     theme: Option<u64>,
     next: Micros,
     conns: Vec<Attack>,
@@ -179,14 +179,14 @@ impl Attacker {
     }
 }
 
-// --- a gateway that breaks the protocol ---
+// --- a gateway that violates the protocol ---
 
-/// Answers offers and polls as it likes, and asks what it likes.
+/// Answers offers and polls arbitrarily, and sends arbitrary requests.
 pub(super) struct HostileGateway {
     label: String,
     conns: Vec<Turned>,
     limits: Limits,
-    /// Numbers of the requests that it asks.
+    /// The number of its last request.
     next_nonce: u64,
     gone: bool,
     alarm: Alarm,
@@ -198,16 +198,16 @@ struct Turned {
     out: Vec<u8>,
     offered: bool,
     turned: bool,
-    /// Requests that were not answered yet.
+    /// Requests without a response yet.
     asked: VecDeque<(u64, &'static str)>,
     answer: Option<(u64, Decoder)>,
-    /// Nothing is read any more, and heartbeats are written without end.
+    /// The bytes of heartbeats left to write, while nothing is read.
     floods: Option<usize>,
     next: Micros,
     close_at: Option<Micros>,
 }
 
-/// How much a flood writes: many times what a device may hold for it.
+/// The bytes of a flood: many times what a device may hold for it.
 const FLOOD: usize = 3 << 20;
 
 impl HostileGateway {
@@ -236,7 +236,7 @@ impl HostileGateway {
                 }
                 match write_some(&conn.socket, &mut conn.out, usize::MAX) {
                     Err(()) => return false,
-                    Ok(0) => return true, // the device reads no more: that is what it should do
+                    Ok(0) => return true, // the device has stopped reading, as it should
                     Ok(n) => *left = left.saturating_sub(n),
                 }
             }
@@ -261,10 +261,10 @@ impl HostileGateway {
         !ended
     }
 
-    /// Reads an offer or a poll and answers it somehow.
+    /// Reads an offer or a poll, and answers it with a random response.
     fn offer(&mut self, conn: &mut Turned, cx: &mut Cx<'_>) -> bool {
         let Ok(found) = take_head(&mut conn.input, &self.limits) else {
-            cx.ledger.violation(format!("{} was sent what is no offer", self.label));
+            cx.tally.violation(format!("{} received bytes that are not an offer", self.label));
             return false;
         };
         let Some(mut post) = found else { return true };
@@ -292,7 +292,7 @@ impl HostileGateway {
         };
         conn.turned = choice < 20 || choice == 28;
         if choice == 28 {
-            conn.asked.push_back((0, "GET")); // bytes behind the 101 are refused as a request would be
+            conn.asked.push_back((0, "GET")); // bytes after the 101 are refused like a request
         }
         conn.offered = true;
         conn.out.extend_from_slice(&out);
@@ -303,7 +303,7 @@ impl HostileGateway {
         true
     }
 
-    /// Answers come in order, each to its own request.
+    /// Checks that responses arrive in order, each to its own request.
     fn read_answers(&mut self, conn: &mut Turned, cx: &mut Cx<'_>) -> bool {
         loop {
             if conn.answer.is_none() {
@@ -311,8 +311,8 @@ impl HostileGateway {
                     Ok(Some(response)) => response,
                     Ok(None) => return true,
                     Err(refusal) => {
-                        cx.ledger.violation(format!(
-                            "{} was sent what is no answer: {refusal}",
+                        cx.tally.violation(format!(
+                            "{} received bytes that are not a response: {refusal}",
                             self.label
                         ));
                         return false;
@@ -321,8 +321,8 @@ impl HostileGateway {
                 let used = response.len;
                 if response.status >= 200 {
                     let Some((nonce, method)) = conn.asked.pop_front() else {
-                        cx.ledger.violation(format!(
-                            "{} got an answer {} that it did not ask for",
+                        cx.tally.violation(format!(
+                            "{} received a response {} without a request",
                             self.label, response.status
                         ));
                         return false;
@@ -333,8 +333,8 @@ impl HostileGateway {
                         .and_then(|v| std::str::from_utf8(v).ok())
                         .and_then(|v| v.parse().ok());
                     if told.is_some_and(|told: u64| told != nonce) {
-                        cx.ledger.violation(format!(
-                            "{} got the answer to {told:?} for {nonce}",
+                        cx.tally.violation(format!(
+                            "{} received the response to {told:?} for {nonce}",
                             self.label
                         ));
                     }
@@ -353,8 +353,8 @@ impl HostileGateway {
             let whole = match take_answer(decoder, &mut conn.input) {
                 Ok(whole) => whole,
                 Err(refusal) => {
-                    cx.ledger
-                        .violation(format!("{} was sent a malformed body: {refusal}", self.label));
+                    cx.tally
+                        .violation(format!("{} received a malformed body: {refusal}", self.label));
                     return false;
                 }
             };
@@ -365,14 +365,14 @@ impl HostileGateway {
         }
     }
 
-    /// A request as any gateway sends it.
-    fn ask_rightly(&mut self, conn: &mut Turned, cx: &mut Cx<'_>) {
+    /// Sends a valid request.
+    fn send_valid_request(&mut self, conn: &mut Turned, cx: &mut Cx<'_>) {
         self.next_nonce += 1;
         let (nonce, post) = (self.next_nonce, cx.rng.permille(400));
         let method = if post { "POST" } else { "GET" };
         let length = if post { cx.rng.skewed(4000) as usize } else { 0 };
-        cx.ledger.requests.insert(nonce, Entry::new(method));
-        cx.ledger.outcome(nonce, format!("asked by {}", self.label));
+        cx.tally.requests.insert(nonce, Entry::new(method));
+        cx.tally.outcome(nonce, format!("sent by {}", self.label));
         let head = format!(
             "{method} /r?n={nonce}&len={length} HTTP/1.1\r\nHost: any\r\nContent-Length: {length}\r\n\r\n"
         );
@@ -390,15 +390,15 @@ impl HostileGateway {
         let close_soon = |conn: &mut Turned| conn.close_at = Some(cx.now + 500 * MILLI);
         match choice {
             0..=7 => {
-                self.ask_rightly(conn, cx);
+                self.send_valid_request(conn, cx);
             }
             8 | 9 => {
                 conn.out.extend_from_slice(b"OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n");
                 conn.asked.push_back((0, "OPTIONS"));
             }
             10..=12 => {
-                // Recognised by its head, and with a body: that is never a request, and the link
-                // ends.
+                // Recognised as a heartbeat by its head, but with a body: it must never become a
+                // request, and the link ends.
                 let close = if cx.rng.permille(500) { "Connection: close\r\n" } else { "" };
                 conn.out.extend_from_slice(&with_body(
                     &format!("OPTIONS * HTTP/1.1\r\nHost:\r\n{close}"),
@@ -413,7 +413,7 @@ impl HostileGateway {
                 conn.floods = Some(FLOOD);
             }
             14 => {
-                conn.out.extend_from_slice(b"\r\nOPTIONS * HTTP/1.1\r\nHost:\r\n\r\n"); // one empty line is nothing
+                conn.out.extend_from_slice(b"\r\nOPTIONS * HTTP/1.1\r\nHost:\r\n\r\n"); // one empty line is ignored
                 conn.asked.push_back((0, "OPTIONS"));
             }
             15 => {
@@ -446,7 +446,7 @@ impl HostileGateway {
         }
     }
 
-    /// Wakes once for whatever is due first.
+    /// Requests one wake-up for the earliest deadline.
     fn sleep(&mut self, cx: &Cx<'_>) {
         let due = |conn: &Turned| {
             let begins = conn.floods == Some(FLOOD) && conn.out.is_empty();
@@ -496,7 +496,7 @@ impl Actor for HostileGateway {
     }
 }
 
-/// Reads on in an answer's body; true at its end.
+/// Continues to read a response's body; returns true at its end.
 fn take_answer(decoder: &mut Decoder, input: &mut Vec<u8>) -> Result<bool, Refusal> {
     let mut used = 0;
     let whole = loop {

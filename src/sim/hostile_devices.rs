@@ -1,4 +1,4 @@
-//! Devices that break the protocol: over links, and by polls.
+//! Devices that violate the protocol, over links and by polls.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use crate::sim::actors::{Actor, BOGUS, Cx, read_all};
 use crate::sim::net::{self, MILLI, Micros, SECOND, Socket, tell};
 use crate::sim::origin::{Asked, Ends, answer, run, take_body, take_head};
 
-/// Dials like a device and answers as it likes.
+/// Dials like a device, and answers arbitrarily.
 pub(super) struct Hostile {
     pub(super) label: String,
     pub(super) gateway: SocketAddr,
@@ -25,9 +25,9 @@ struct Link {
     input: Vec<u8>,
     turned: bool,
     asked: Option<Asked>,
-    /// It said what makes it unfit: no request may come any more.
+    /// Why the link must not be used again: no further request may arrive.
     odd: Option<&'static str>,
-    /// The bytes it will send then; `true`: and close.
+    /// When it sends which bytes; `true`: it then closes.
     later: Option<(Micros, Vec<u8>, bool)>,
     offered: bool,
 }
@@ -89,14 +89,16 @@ impl Hostile {
             if link.asked.is_none() {
                 match take_head(&mut link.input, limits) {
                     Err(why) => {
-                        cx.ledger.violation(format!("{label} was sent what is no request: {why}"));
+                        cx.tally.violation(format!(
+                            "{label} received bytes that are not a request: {why}"
+                        ));
                         return false;
                     }
                     Ok(None) => return !ended,
                     Ok(asked) => link.asked = asked,
                 }
                 if let Some(odd) = link.odd {
-                    cx.ledger.violation(format!(
+                    cx.tally.violation(format!(
                         "{label}: link #{} was used again behind {odd}",
                         link.socket.number()
                     ));
@@ -106,7 +108,7 @@ impl Hostile {
             let Some(asked) = &mut link.asked else { return !ended };
             match take_body(asked, &mut link.input) {
                 Err(why) => {
-                    cx.ledger.violation(format!("{label} was sent a malformed body: {why}"));
+                    cx.tally.violation(format!("{label} received a malformed body: {why}"));
                     return false;
                 }
                 Ok(false) => return !ended,
@@ -120,7 +122,7 @@ impl Hostile {
         }
     }
 
-    /// Answers, well or badly. Returns false if it closes.
+    /// Answers validly or not. Returns false if it closes.
     fn misbehave(label: &str, link: &mut Link, asked: &Asked, cx: &mut Cx<'_>) -> bool {
         let (good, ends) = answer(cx, asked, false);
         let is_head = asked.method == "HEAD";
@@ -158,8 +160,8 @@ impl Hostile {
             }
             12 => return true, // never
             13 => {
-                // Nobody asked for it, a moment behind the answer: the link is idle, or its next
-                // answer is broken.
+                // Unrequested bytes, a moment after the response: the link is idle then, or they
+                // spoil its next response.
                 let at = cx.now + cx.rng.skewed(SECOND);
                 link.later = Some((at, b"XYZZY".to_vec(), false));
                 cx.wake(at);
@@ -215,9 +217,9 @@ impl Actor for Hostile {
     }
 }
 
-// --- a poller that breaks the protocol ---
+// --- a polling device that violates the protocol ---
 
-/// Polls like a device, in `message/http`, and answers as it likes.
+/// Polls like a device, in `message/http`, and answers arbitrarily.
 pub(super) struct HostilePoller {
     pub(super) label: String,
     pub(super) gateway: SocketAddr,
@@ -226,9 +228,9 @@ pub(super) struct HostilePoller {
     next_dial: Micros,
     limits: Limits,
     gone: bool,
-    /// The last event, and an answer to it.
+    /// The last event, and its response.
     last: Option<(String, Vec<u8>)>,
-    /// Ids that were answered: a copy is not run again.
+    /// Ids of answered events: a copy is not executed again.
     seen: Vec<String>,
 }
 
@@ -270,17 +272,17 @@ impl HostilePoller {
         out
     }
 
-    /// A reply is here. Returns the next POST; `None`: the connection is closed instead.
+    /// Handles a reply. Returns the next POST; `None`: the connection is closed instead.
     fn replied(&mut self, id: Option<String>, event: Vec<u8>, cx: &mut Cx<'_>) -> Option<Vec<u8>> {
         let Some(id) = id else { return Some(Self::post(&self.name, None, None)) };
         let mut event = event;
         let asked = take_head(&mut event, &self.limits).ok().flatten();
         let Some(mut asked) = asked else {
-            cx.ledger.violation(format!("{} was given what is no event", self.label));
+            cx.tally.violation(format!("{} received a reply that is not an event", self.label));
             return None;
         };
         if !matches!(take_body(&mut asked, &mut event), Ok(true)) {
-            cx.ledger.violation(format!("{} was given an event that is not whole", self.label));
+            cx.tally.violation(format!("{} received an incomplete event", self.label));
             return None;
         }
         if !self.seen.contains(&id) {
@@ -293,7 +295,7 @@ impl HostilePoller {
         let post = |id: &str, text: &[u8]| Some(Self::post(&self.name, Some((id, text)), None));
         match (choice, old) {
             (0, _) => post(&"0f".repeat(16), &Hostile::bogus()),
-            (1, Some((old, text))) => post(&old, &text), // most often it was answered before
+            (1, Some((old, text))) => post(&old, &text), // usually it was answered before
             (2, _) => post(&id, &[&good, b"x".as_slice()].concat()),
             (3, _) => post(&id, &good[..good.len() / 2]),
             (4, _) => Some(Self::post(&self.name, Some((&id, &good)), Some(good.len() + 7))), // and waits

@@ -9,13 +9,14 @@
 //!                        └── net ─► another GatewayRole, and a directory that both ask: late, away, forgetful; it reports changes twice
 //! ```
 //! Invariants, checked on every run: each caller gets its own answer or an error; a link with
-//! anything odd is not used again; a POST runs at most once at its server; in fair weather every
-//! request is answered, no device counts a failure, in spite of attackers beside them, and a tunnel
-//! that was cut never ends cleanly; what a device holds for its gateway is bounded; both roles stop
-//! when asked to; tables end empty; of gateways that share a table at most one has a name, and it is
-//! the one that the table names; a gateway that stops leaves no claim behind.
+//! an unexpected byte is not reused; a POST runs at most once at its server; without injected
+//! failures every request is answered, no device counts a failure, although attackers are active, and
+//! a tunnel that was cut never ends cleanly; the memory that a device uses for its gateway is bounded;
+//! both roles stop when asked to; tables end empty; of the gateways that share a table, at most one
+//! has a name, and it is the one in the table; a gateway that stops leaves no claim behind.
 //!
-//! `cargo test --lib sim` runs a few seconds of seeds. More of them, or one with its story:
+//! `cargo test --lib sim` runs a few seconds of seeds. To run more seeds, or to print one
+//! seed's story:
 //!
 //! ```text
 //! PTTH_SIM_SEEDS=100000 cargo test --profile sim --lib --all-features sim::runs -- --nocapture
@@ -42,7 +43,7 @@ use std::time::{Duration, Instant};
 
 use world::Outcome;
 
-/// One seed; a panic is a violation like any other.
+/// Runs one seed. A panic is a violation like any other.
 fn run(seed: u64, told: bool) -> Outcome {
     catch_unwind(AssertUnwindSafe(|| world::run(seed, told))).unwrap_or_else(|panic| {
         let text = panic
@@ -75,7 +76,7 @@ fn tell_story(seed: u64) -> Outcome {
     outcome
 }
 
-/// How long the usual test run may go on.
+/// The time for the seeds of a usual test run.
 const USUAL: Duration = Duration::from_secs(5);
 
 #[test]

@@ -27,12 +27,12 @@ pub(crate) const SECOND: Micros = 1_000_000;
 
 thread_local!(static NET: RefCell<Option<Net>> = const { RefCell::new(None) });
 
-/// Puts a network into this thread, or takes it out.
+/// Installs a network in this thread, or removes it.
 pub(crate) fn install(net: Option<Net>) -> Option<Net> {
     NET.with(|cell| std::mem::replace(&mut *cell.borrow_mut(), net))
 }
 
-/// Works on this thread's network.
+/// Accesses this thread's network.
 pub(crate) fn with<T>(work: impl FnOnce(&mut Net) -> T) -> T {
     NET.with(|cell| work(cell.borrow_mut().as_mut().expect("no simulated network on this thread")))
 }
@@ -43,50 +43,50 @@ fn if_any<T>(work: impl FnOnce(&mut Net) -> T) -> Option<T> {
         .flatten()
 }
 
-/// Random bytes, where a network is installed.
+/// Random bytes, if a network is installed.
 pub(crate) fn fill_random(bytes: &mut [u8]) -> bool {
     if_any(|net| bytes.iter_mut().for_each(|byte| *byte = net.rng.next() as u8)).is_some()
 }
 
-/// The time of day, where a network is installed: it stands still.
+/// The time of day, if a network is installed: it stands still.
 pub(crate) fn second() -> Option<u64> {
     if_any(|_| 1_790_000_000)
 }
 
-/// The time, where a network is installed.
+/// The time, if a network is installed.
 pub(crate) fn instant() -> Option<Instant> {
     if_any(|net| net.instant(net.now))
 }
 
-/// Begins a connection, where a network is installed.
+/// Begins a connection, if a network is installed.
 pub(crate) fn connect(to: SocketAddr) -> Option<Socket> {
     if_any(|net| net.connect(to))
 }
 
-/// Two ends of a connection within one process, where a network is installed.
+/// The two ends of a connection within one process, if a network is installed.
 pub(crate) fn pair() -> Option<(Socket, Socket)> {
     if_any(Net::pair)
 }
 
-/// Appends a line to the story of this run, where it is told.
+/// Appends a line to the story of this run, if it is recorded.
 pub(crate) fn tell(line: impl FnOnce() -> String) {
     if_any(|net| net.tell(line));
 }
 
-/// How kind the network is.
+/// The failures and delays of the network.
 #[derive(Clone, Debug)]
-pub(crate) struct Weather {
-    /// Connections of a thousand that will be cut somewhere.
+pub(crate) struct Conditions {
+    /// Connections in a thousand that are cut at some byte.
     pub(crate) cuts: u64,
-    /// Connects of a thousand that are refused, or never answered.
+    /// Connection attempts in a thousand that are refused, or never answered.
     pub(crate) refusals: u64,
-    /// Longest delay of a segment.
+    /// The longest delay of a segment.
     pub(crate) delay: Micros,
-    /// Bytes that are written in one piece may arrive in several.
+    /// Bytes of one write may arrive in several segments.
     pub(crate) splits: bool,
-    /// Connections of a thousand with a buffer of some hundred bytes.
+    /// Connections in a thousand with a buffer of a few hundred bytes.
     pub(crate) narrow: u64,
-    /// Longest time until a job is done.
+    /// The longest time until a job is done.
     pub(crate) work: Micros,
 }
 
@@ -94,13 +94,13 @@ pub(crate) struct Weather {
 enum Failure {
     /// Both ends are reset.
     Reset,
-    /// Both ends see an end; what they write afterwards is answered by a reset.
+    /// Both ends see an end; later writes are answered with a reset.
     End,
-    /// The receiving end sees an end; the other one goes on to write into nothing.
+    /// The receiving end sees an end; the bytes that the other one continues to write are lost.
     HalfEnd,
-    /// Nothing gets across for a while.
+    /// Nothing is delivered for a while.
     Hole(Micros),
-    /// Nothing gets across any more; both ends are told so after a while.
+    /// Nothing is delivered any longer; both ends get an error after a while.
     Dead(Micros),
 }
 
@@ -112,33 +112,33 @@ struct Cut {
     how: Failure,
 }
 
-/// What has ended of one end of a connection.
+/// Which directions have ended at one end of a connection.
 #[derive(Debug, Default)]
 struct Over {
     /// The other side's end was delivered.
     fin: bool,
-    /// Nothing goes any more, in either direction.
+    /// Both directions have failed.
     dead: bool,
-    /// Its own direction was ended.
+    /// Its own direction was shut down.
     shut: bool,
-    /// To be closed with a reset.
+    /// It is closed with a reset.
     aborts: bool,
 }
 
 #[derive(Debug, Default)]
 struct End {
     over: Over,
-    /// Delivered and not read.
+    /// Bytes that were delivered and not read.
     rx: VecDeque<u8>,
     error: Option<ErrorKind>,
     handles: usize,
     opened: bool,
     connected: bool,
-    /// Bytes on their way here, and delivered here in all.
+    /// Bytes in transit to this end, and bytes delivered here in total.
     on_way: usize,
     delivered: u64,
     last_at: Micros,
-    /// Its owner has met a full buffer and waits to be told of room.
+    /// Its owner has filled the buffer, and waits until it is writable again.
     starved: bool,
     watch: Option<(usize, usize)>,
     queued: bool,
@@ -152,7 +152,7 @@ struct Conn {
     splits: bool,
     cut: Option<Cut>,
     hole_until: Micros,
-    /// Something between the two does not take anything any more.
+    /// An intermediary drops all further bytes.
     severed: bool,
     /// Within one process: no delay, no failure.
     local: bool,
@@ -160,9 +160,9 @@ struct Conn {
     to: SocketAddr,
 }
 
-/// What happens at a time.
+/// An event at a time.
 #[derive(Debug)]
-pub(crate) enum Happening {
+pub(crate) enum Event {
     Segment {
         conn: usize,
         to: usize,
@@ -181,8 +181,8 @@ pub(crate) enum Happening {
         conn: usize,
         side: usize,
     },
-    /// A segment or an end that could not get across before.
-    Held(Box<Happening>),
+    /// A segment or an end that was held back.
+    Held(Box<Event>),
     Syn {
         conn: usize,
     },
@@ -191,7 +191,7 @@ pub(crate) enum Happening {
     },
     /// A node handles its pending events.
     Turn(usize),
-    /// A node asked to be woken, with this word of its own.
+    /// A node's wake-up, with a word that the node has chosen.
     Wake(usize, u64),
     /// A node's job is done.
     Job(u64),
@@ -211,28 +211,28 @@ pub(crate) struct Net {
     began: Instant,
     pub(crate) now: Micros,
     pub(crate) rng: Rng,
-    pub(crate) weather: Weather,
+    pub(crate) conditions: Conditions,
     conns: Vec<Conn>,
-    queue: BTreeMap<(Micros, u64), Happening>,
+    queue: BTreeMap<(Micros, u64), Event>,
     happened: u64,
     nodes: Vec<Node>,
     listeners: BTreeMap<SocketAddr, (usize, usize)>,
     jobs: Jobs,
-    /// The loop at work, whose connections are made now.
+    /// The loop that runs now; it owns new connections.
     pub(crate) current: usize,
-    /// `None`: the story is not told.
+    /// `None`: the story is not recorded.
     pub(crate) story: Option<Vec<String>>,
-    /// Of what happened, in its order.
+    /// The fingerprint of all events in their order.
     pub(crate) fingerprint: u64,
 }
 
 impl Net {
-    pub(crate) fn new(rng: Rng, weather: Weather, told: bool) -> Self {
+    pub(crate) fn new(rng: Rng, conditions: Conditions, told: bool) -> Self {
         Net {
             began: Instant::now(),
             now: 0,
             rng,
-            weather,
+            conditions,
             conns: Vec::new(),
             queue: BTreeMap::new(),
             happened: 0,
@@ -258,9 +258,9 @@ impl Net {
         self.listeners.insert(at, (node, listener));
     }
 
-    /// From now on nothing new fails.
+    /// Stops injecting failures.
     pub(crate) fn calm(&mut self) {
-        (self.weather.cuts, self.weather.refusals) = (0, 0);
+        (self.conditions.cuts, self.conditions.refusals) = (0, 0);
         self.conns.iter_mut().for_each(|conn| conn.cut = None);
         self.tell(|| "--- the network is calm from here on ---".to_owned());
     }
@@ -271,12 +271,12 @@ impl Net {
         self.began + Duration::from_micros(at)
     }
 
-    /// When this instant is.
+    /// The virtual time of an instant.
     pub(crate) fn micros(&self, at: Instant) -> Micros {
         at.saturating_duration_since(self.began).as_nanos().div_ceil(1000) as Micros
     }
 
-    pub(crate) fn at(&mut self, when: Micros, what: Happening) {
+    pub(crate) fn at(&mut self, when: Micros, what: Event) {
         self.happened += 1;
         self.queue.insert((when.max(self.now), self.happened), what);
     }
@@ -285,7 +285,7 @@ impl Net {
         self.queue.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Lets a node have a turn soon.
+    /// Schedules a turn of a node.
     pub(crate) fn wants_turn(&mut self, node: usize) {
         if !std::mem::replace(&mut self.nodes[node].turn, true) {
             let latency = if self.rng.permille(50) {
@@ -293,53 +293,50 @@ impl Net {
             } else {
                 self.rng.range(1, 40)
             };
-            self.at(self.now + latency, Happening::Turn(node));
+            self.at(self.now + latency, Event::Turn(node));
         }
     }
 
-    /// The next thing that somebody outside the network has to do, at or before `until`.
-    pub(crate) fn step(&mut self, until: Micros) -> Option<Happening> {
+    /// The next event for a node, at or before `until`.
+    pub(crate) fn step(&mut self, until: Micros) -> Option<Event> {
         while self.next_at().is_some_and(|at| at <= until) {
             let ((at, _), what) = self.queue.pop_first()?;
             self.now = at;
             let Some(what) = self.past_holes(what) else { continue };
             self.note(&what);
             match what {
-                Happening::Segment { conn, to, bytes } => self.arrive(conn, to, bytes),
-                Happening::Fin { conn, to } => self.arrive_fin(conn, to),
-                Happening::Reset { conn, to, kind } => self.arrive_reset(conn, to, kind),
-                Happening::Room { conn, side } => self.notify(conn, side),
-                Happening::Syn { conn } => self.arrive_syn(conn),
-                Happening::Refuse { conn } => {
-                    self.arrive_reset(conn, 0, ErrorKind::ConnectionRefused)
-                }
-                Happening::Turn(node) => {
+                Event::Segment { conn, to, bytes } => self.arrive(conn, to, bytes),
+                Event::Fin { conn, to } => self.arrive_fin(conn, to),
+                Event::Reset { conn, to, kind } => self.arrive_reset(conn, to, kind),
+                Event::Room { conn, side } => self.notify(conn, side),
+                Event::Syn { conn } => self.arrive_syn(conn),
+                Event::Refuse { conn } => self.arrive_reset(conn, 0, ErrorKind::ConnectionRefused),
+                Event::Turn(node) => {
                     self.nodes[node].turn = false;
-                    return Some(Happening::Turn(node));
+                    return Some(Event::Turn(node));
                 }
-                done @ (Happening::Wake(..) | Happening::Job(_)) => return Some(done),
-                Happening::Held(_) => {}
+                done @ (Event::Wake(..) | Event::Job(_)) => return Some(done),
+                Event::Held(_) => {}
             }
         }
         None
     }
 
-    /// What arrives while nothing gets across waits for the end of that, in its order. `None`: it
-    /// waits.
-    fn past_holes(&mut self, what: Happening) -> Option<Happening> {
+    /// Holds back what arrives during a stall until its end, in order. `None`: it is held back.
+    fn past_holes(&mut self, what: Event) -> Option<Event> {
         let (what, held) = match what {
-            Happening::Held(what) => (*what, true),
+            Event::Held(what) => (*what, true),
             what => (what, false),
         };
-        let (Happening::Segment { conn, .. } | Happening::Fin { conn, .. }) = &what else {
+        let (Event::Segment { conn, .. } | Event::Fin { conn, .. }) = &what else {
             return Some(what);
         };
         let hole = self.conns[*conn].hole_until;
-        // At its last instant, too: held bytes go before bytes that come just then.
+        // At the last instant of the stall, too: held bytes go before those that arrive just then.
         if hole == 0 || hole < self.now || (held && hole == self.now) {
             return Some(what);
         }
-        self.at(hole, Happening::Held(Box::new(what)));
+        self.at(hole, Event::Held(Box::new(what)));
         None
     }
 
@@ -368,7 +365,8 @@ impl Net {
         }
     }
 
-    /// What has become ready for a node since it looked last, as one wait on epoll would tell it.
+    /// The sockets of a node that have become ready since its last call, as one wait on epoll would
+    /// report them.
     pub(crate) fn take_ready(&mut self, node: usize) -> Vec<(usize, Readiness)> {
         let mut ready = std::mem::take(&mut self.nodes[node].ready);
         if ready.len() > 1 && self.rng.permille(100) {
@@ -378,18 +376,18 @@ impl Net {
         let mut found = Vec::with_capacity(ready.len());
         for (conn, side) in ready {
             self.conns[conn].ends[side].queued = false;
-            let news = self.readiness(conn, side);
+            let current = self.readiness(conn, side);
             match self.conns[conn].ends[side].watch {
-                _ if news == Readiness::default() => {}
-                Some((of, token)) if of == node => found.push((token, news)),
-                Some(_) => self.notify(conn, side), // it has moved to another loop meanwhile
+                _ if current == Readiness::default() => {}
+                Some((of, token)) if of == node => found.push((token, current)),
+                Some(_) => self.notify(conn, side), // it has moved to another loop in the meantime
                 None => {}
             }
         }
         found
     }
 
-    /// A connection that waits to be accepted: the listener's number, the socket, where it is from.
+    /// Accepts a connection: the listener's number, the socket, the client's address.
     pub(crate) fn accept(&mut self, node: usize) -> Option<(usize, Socket, SocketAddr)> {
         let (listener, conn) = self.nodes[node].backlog.pop_front()?;
         let end = &mut self.conns[conn].ends[1];
@@ -397,8 +395,8 @@ impl Net {
         Some((listener, Socket { conn, side: 1 }, self.conns[conn].from))
     }
 
-    /// A node has gone: nobody accepts what waits, or listens. Returns what its threads would have
-    /// done, which may only be dropped when the network is free.
+    /// Removes a node with its listeners and pending connections. Returns its unfinished jobs, which
+    /// may only be dropped when the network is not borrowed.
     pub(crate) fn lose_node(&mut self, node: usize) -> Vec<Job> {
         self.listeners.retain(|_, (owner, _)| *owner != node);
         while let Some((_, conn)) = self.nodes[node].backlog.pop_front() {
@@ -408,7 +406,7 @@ impl Net {
         self.jobs.lose(node)
     }
 
-    /// Sockets that are open, by their connections.
+    /// The open sockets, by connection.
     pub(crate) fn open(&self) -> Vec<String> {
         let any = |conn: &Conn| conn.ends.iter().any(|end| end.handles > 0);
         self.conns
@@ -419,7 +417,7 @@ impl Net {
             .collect()
     }
 
-    /// Something happens to every connection of this address at once.
+    /// Applies a failure to every connection of an address.
     pub(crate) fn strike(&mut self, address: IpAddr, hole: Option<Micros>) {
         for n in 0..self.conns.len() {
             let conn = &mut self.conns[n];
@@ -434,7 +432,7 @@ impl Net {
                 None => [0, 1].into_iter().for_each(|to| {
                     self.at(
                         self.now,
-                        Happening::Reset { conn: n, to, kind: ErrorKind::ConnectionReset },
+                        Event::Reset { conn: n, to, kind: ErrorKind::ConnectionReset },
                     )
                 }),
             }
@@ -454,15 +452,15 @@ impl Net {
             self.nodes[self.current].address.unwrap_or(IpAddr::from([127, 0, 0, 1])),
             10_000 + (n % 50_000) as u16,
         );
-        let near = from.ip() == to.ip(); // a server on the same machine
-        let (weather, rng) = (&self.weather, &mut self.rng);
-        let base = if near { 20 } else { rng.range(50, weather.delay.max(50)) };
-        let window = if rng.permille(weather.narrow) {
+        let near = from.ip() == to.ip(); // the same machine
+        let (conditions, rng) = (&self.conditions, &mut self.rng);
+        let base = if near { 20 } else { rng.range(50, conditions.delay.max(50)) };
+        let window = if rng.permille(conditions.narrow) {
             rng.size(40, 600)
         } else {
             rng.size(4 * 1024, 64 * 1024)
         };
-        let cuts = if near { weather.cuts / 4 } else { weather.cuts };
+        let cuts = if near { conditions.cuts / 4 } else { conditions.cuts };
         let cut = rng.permille(cuts).then(|| {
             let how = match rng.range(0, 9) {
                 0..=2 => Failure::Reset,
@@ -473,13 +471,13 @@ impl Net {
             };
             Cut { to: rng.size(0, 1), at: rng.skewed(8 * 1024), how }
         });
-        let refusals = if near { weather.refusals / 4 } else { weather.refusals };
+        let refusals = if near { conditions.refusals / 4 } else { conditions.refusals };
         let (refused, lost) = (rng.permille(refusals), rng.permille(refusals / 3));
         let conn = Conn {
             ends: [End { handles: 1, opened: true, ..End::default() }, End::default()],
             window,
             delay: (base, base + rng.range(0, base)),
-            splits: weather.splits && !near,
+            splits: conditions.splits && !near,
             cut,
             hole_until: 0,
             severed: false,
@@ -492,13 +490,10 @@ impl Net {
         match (lost, refused) {
             (true, _) => {
                 self.tell(|| format!("#{conn}: its connect is lost"));
-                self.at(
-                    at + 130 * SECOND,
-                    Happening::Reset { conn, to: 0, kind: ErrorKind::TimedOut },
-                ); // Linux, six retries
+                self.at(at + 130 * SECOND, Event::Reset { conn, to: 0, kind: ErrorKind::TimedOut }); // Linux, six retries
             }
-            (_, true) => self.at(at, Happening::Refuse { conn }),
-            _ => self.at(at, Happening::Syn { conn }),
+            (_, true) => self.at(at, Event::Refuse { conn }),
+            _ => self.at(at, Event::Syn { conn }),
         }
         Socket { conn, side: 0 }
     }
@@ -506,7 +501,7 @@ impl Net {
     fn pair(&mut self) -> (Socket, Socket) {
         let end = || End { handles: 1, opened: true, connected: true, ..End::default() };
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let window = if self.rng.permille(self.weather.narrow) {
+        let window = if self.rng.permille(self.conditions.narrow) {
             self.rng.size(100, 2000)
         } else {
             64 * 1024
@@ -530,17 +525,17 @@ impl Net {
     fn arrive_syn(&mut self, conn: usize) {
         let Conn { to, delay, .. } = self.conns[conn];
         let Some((node, listener)) = self.listeners.get(&to).copied() else {
-            return self.at(self.now + delay.0, Happening::Refuse { conn });
+            return self.at(self.now + delay.0, Event::Refuse { conn });
         };
         if self.conns[conn].ends[0].handles == 0 {
-            return; // the client has given up
+            return; // the client has closed it
         }
         self.conns[conn].ends[1].connected = true;
         self.nodes[node].backlog.push_back((listener, conn));
         self.wants_turn(node);
-        // The answer to it opens the other side; nothing from there can be earlier.
+        // The SYN-ACK opens the other side; nothing from there arrives earlier.
         self.conns[conn].ends[0].last_at = self.now + delay.0;
-        self.at(self.now + delay.0, Happening::Segment { conn, to: 0, bytes: Vec::new() });
+        self.at(self.now + delay.0, Event::Segment { conn, to: 0, bytes: Vec::new() });
     }
 
     fn delay(&mut self, conn: usize) -> Micros {
@@ -548,7 +543,7 @@ impl Net {
         self.rng.range(from, to)
     }
 
-    /// Puts bytes on their way, in one or more segments.
+    /// Sends bytes, in one or more segments.
     fn dispatch(&mut self, conn: usize, to: usize, bytes: &[u8], whole: bool) {
         self.conns[conn].ends[to].on_way += bytes.len();
         if self.conns[conn].local {
@@ -565,7 +560,7 @@ impl Net {
             };
             let at = (self.now + self.delay(conn)).max(self.conns[conn].ends[to].last_at);
             self.conns[conn].ends[to].last_at = at;
-            self.at(at, Happening::Segment { conn, to, bytes: rest[..cut].to_vec() });
+            self.at(at, Event::Segment { conn, to, bytes: rest[..cut].to_vec() });
             rest = &rest[cut..];
         }
     }
@@ -575,14 +570,14 @@ impl Net {
         let end = &mut self.conns[conn].ends[to];
         end.on_way -= bytes.len();
         if bytes.is_empty() {
-            end.connected = true; // the answer to a connect
+            end.connected = true; // the SYN-ACK
             return self.notify(conn, to);
         }
         if severed || (end.opened && end.handles == 0) {
-            return self.reset_other(conn, to); // nobody is there to take it
+            return self.reset_other(conn, to); // the receiver has closed
         }
         if end.over.dead || end.over.fin {
-            return; // behind an end that something on the way has made
+            return; // after an end that an intermediary has made
         }
         let cut = self.conns[conn].cut.filter(|cut| cut.to == to);
         let end = &mut self.conns[conn].ends[to];
@@ -609,16 +604,17 @@ impl Net {
         match how {
             Failure::Reset => {
                 self.arrive_reset(conn, to, kind);
-                self.at(now + delay, Happening::Reset { conn, to: 1 - to, kind });
+                self.at(now + delay, Event::Reset { conn, to: 1 - to, kind });
             }
             Failure::End | Failure::HalfEnd => {
                 self.conns[conn].severed = how == Failure::End;
                 self.arrive_fin(conn, to);
                 match how {
-                    Failure::End => self.at(now + delay, Happening::Fin { conn, to: 1 - to }),
-                    // Bytes that are written into nothing come back as a reset in the end.
-                    _ => self
-                        .at(now + delay + 20 * SECOND, Happening::Reset { conn, to: 1 - to, kind }),
+                    Failure::End => self.at(now + delay, Event::Fin { conn, to: 1 - to }),
+                    // Lost bytes are answered with a reset in the end.
+                    _ => {
+                        self.at(now + delay + 20 * SECOND, Event::Reset { conn, to: 1 - to, kind })
+                    }
                 }
             }
             Failure::Hole(time) => {
@@ -628,7 +624,7 @@ impl Net {
                 if !rest.is_empty() {
                     self.at(
                         now + time,
-                        Happening::Held(Box::new(Happening::Segment { conn, to, bytes: rest })),
+                        Event::Held(Box::new(Event::Segment { conn, to, bytes: rest })),
                     );
                 }
             }
@@ -636,7 +632,7 @@ impl Net {
                 self.notify(conn, to);
                 self.conns[conn].hole_until = Micros::MAX / 2;
                 for to in [0, 1] {
-                    self.at(now + time, Happening::Reset { conn, to, kind: ErrorKind::TimedOut });
+                    self.at(now + time, Event::Reset { conn, to, kind: ErrorKind::TimedOut });
                 }
             }
         }
@@ -653,7 +649,7 @@ impl Net {
     fn arrive_reset(&mut self, conn: usize, to: usize, kind: ErrorKind) {
         if self.conns[conn].hole_until > self.now && kind == ErrorKind::ConnectionReset {
             let hole = self.conns[conn].hole_until;
-            return self.at(hole, Happening::Reset { conn, to, kind });
+            return self.at(hole, Event::Reset { conn, to, kind });
         }
         let end = &mut self.conns[conn].ends[to];
         if end.over.dead || (end.opened && end.handles == 0) {
@@ -663,13 +659,13 @@ impl Net {
         self.notify(conn, to);
     }
 
-    /// What comes from the other side is refused by a reset.
+    /// Answers bytes from the other side with a reset.
     fn reset_other(&mut self, conn: usize, side: usize) {
         let at = self.now + self.delay(conn);
-        self.at(at, Happening::Reset { conn, to: 1 - side, kind: ErrorKind::ConnectionReset });
+        self.at(at, Event::Reset { conn, to: 1 - side, kind: ErrorKind::ConnectionReset });
     }
 
-    /// The end of a direction is on its way behind all bytes.
+    /// Sends the end of a direction after all its bytes.
     fn end_direction(&mut self, conn: usize, side: usize) {
         let to = 1 - side;
         if std::mem::replace(&mut self.conns[conn].ends[side].over.shut, true)
@@ -682,7 +678,7 @@ impl Net {
         }
         let at = (self.now + self.delay(conn)).max(self.conns[conn].ends[to].last_at);
         self.conns[conn].ends[to].last_at = at;
-        self.at(at, Happening::Fin { conn, to });
+        self.at(at, Event::Fin { conn, to });
     }
 
     fn read(&mut self, conn: usize, side: usize, buf: &mut [u8]) -> io::Result<usize> {
@@ -702,7 +698,7 @@ impl Net {
         }
     }
 
-    /// A read here makes room at the other side, which may wait for it.
+    /// Notifies the other side, if it waits for the room that a read has made.
     fn make_room(&mut self, conn: usize, side: usize) {
         let Conn { ends, window, local, .. } = &mut self.conns[conn];
         let taken = ends[side].rx.len() + ends[side].on_way;
@@ -712,7 +708,7 @@ impl Net {
         }
         ends[1 - side].starved = false;
         let at = if *local { self.now } else { self.now + self.delay(conn) };
-        self.at(at, Happening::Room { conn, side: 1 - side });
+        self.at(at, Event::Room { conn, side: 1 - side });
     }
 
     fn write(

@@ -1,4 +1,4 @@
-//! A local server behind a device: it reads requests, and answers them as the seed says.
+//! A local server behind a device: it reads requests, and answers them as the seed decides.
 
 use crate::limits::Limits;
 use crate::proto::body::{self, Decoder, Piece};
@@ -9,9 +9,9 @@ use crate::sim::tunnels::TARGET;
 
 /// A request as a server reads it.
 pub(super) struct Asked {
-    /// A tunnel is wanted, which echoes so many bytes.
+    /// It wants a tunnel that echoes this number of bytes.
     pub(super) echo: Option<usize>,
-    /// `None`: a heartbeat, or a request of no visitor.
+    /// `None`: a heartbeat, or a request that no visitor sent.
     pub(super) nonce: Option<u64>,
     pub(super) method: String,
     pub(super) length: usize,
@@ -25,7 +25,7 @@ fn query(target: &str, name: &str) -> Option<u64> {
     query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
 }
 
-/// Takes a request's head off `input`.
+/// Takes a request's head from `input`.
 pub(super) fn take_head(input: &mut Vec<u8>, limits: &Limits) -> Result<Option<Asked>, String> {
     let Some(request) = head::request(input, limits, LineEnds::Crlf).map_err(|e| e.to_string())?
     else {
@@ -49,7 +49,7 @@ pub(super) fn take_head(input: &mut Vec<u8>, limits: &Limits) -> Result<Option<A
     Ok(Some(asked))
 }
 
-/// Takes the body off `input`; whether it is whole.
+/// Takes the body from `input`; returns true if it is complete.
 pub(super) fn take_body(asked: &mut Asked, input: &mut Vec<u8>) -> Result<bool, String> {
     let mut used = 0;
     let whole = loop {
@@ -65,12 +65,12 @@ pub(super) fn take_body(asked: &mut Asked, input: &mut Vec<u8>) -> Result<bool, 
     Ok(whole)
 }
 
-/// A request is whole: it is counted, and its body compared.
+/// Counts a complete request, and checks its body.
 pub(super) fn run(cx: &mut Cx<'_>, asked: &Asked, whose: &str) {
     let Some(nonce) = asked.nonce else { return };
-    cx.ledger.ran(nonce, whose);
+    cx.tally.ran(nonce, whose);
     if asked.method == "POST" && asked.body != pattern('q', nonce, asked.length) {
-        cx.ledger.violation(format!(
+        cx.tally.violation(format!(
             "{whose} got a body of {nonce} that is not what was sent: {} bytes",
             asked.body.len()
         ));
@@ -83,7 +83,7 @@ pub(super) enum Ends {
     Close,
 }
 
-/// The answer to a request: its bytes, and what becomes of the connection.
+/// The response to a request: its bytes, and how the connection goes on.
 pub(super) fn answer(cx: &mut Cx<'_>, asked: &Asked, open_ended_allowed: bool) -> (Vec<u8>, Ends) {
     let Some(nonce) = asked.nonce else {
         return (
@@ -138,7 +138,7 @@ pub(super) fn answer(cx: &mut Cx<'_>, asked: &Asked, open_ended_allowed: bool) -
             );
             out.extend_from_slice(if is_head { &[] } else { &bytes });
             ends = Ends::Close;
-            if let Some(entry) = cx.ledger.requests.get_mut(&nonce) {
+            if let Some(entry) = cx.tally.requests.get_mut(&nonce) {
                 entry.open_ended = true;
             }
         }
@@ -151,7 +151,7 @@ pub(super) struct Origin {
     pub(super) label: String,
     conns: Vec<Serving>,
     limits: Limits,
-    /// It closes, fails and sleeps now and then.
+    /// It sometimes closes, fails or pauses.
     pub(super) rough: bool,
 }
 
@@ -160,14 +160,14 @@ struct Serving {
     input: Vec<u8>,
     asked: Option<Asked>,
     out: Vec<u8>,
-    /// The output may go on then.
+    /// When the output may go on.
     until: Micros,
     ends: Option<Ends>,
-    /// Closed without a word when it idles so long.
+    /// When it is closed for being idle.
     idle: Option<Micros>,
-    /// So many bytes more, then a reset.
+    /// The bytes left to send before a reset.
     breaks: Option<usize>,
-    /// A tunnel: so many bytes more are echoed, then it ends.
+    /// A tunnel: the bytes left to echo before it ends.
     echo: Option<usize>,
 }
 
@@ -176,7 +176,7 @@ impl Origin {
         Origin { label, conns: Vec::new(), limits: Limits::default().for_own_heads(), rough }
     }
 
-    /// Returns false when the connection is over.
+    /// Returns false if the connection is over.
     fn serve(
         label: &str,
         rough: bool,
@@ -199,8 +199,8 @@ impl Origin {
         }
     }
 
-    /// Writes the pending output. Returns whether the connection goes on, if no request can be read
-    /// now.
+    /// Writes the pending output. Returns `Some` if no request can be read now: true if the
+    /// connection goes on.
     fn write(rough: bool, serving: &mut Serving, cx: &mut Cx<'_>) -> Option<bool> {
         if serving.echo.is_some() && serving.input.is_empty() {
             let ended = read_all(&serving.socket, &mut serving.input, usize::MAX).is_err();
@@ -246,7 +246,7 @@ impl Origin {
         (is_idle && serving.idle.is_some_and(|at| at <= cx.now)).then_some(false)
     }
 
-    /// Reads a request to its end; otherwise whether the connection goes on.
+    /// Reads a request to its end. `Err`: there is none yet; true if the connection goes on.
     fn read(
         label: &str,
         limits: &Limits,
@@ -257,7 +257,8 @@ impl Origin {
         if serving.asked.is_none() {
             match take_head(&mut serving.input, limits) {
                 Err(why) => {
-                    cx.ledger.violation(format!("{label} was sent what is no request: {why}"));
+                    cx.tally
+                        .violation(format!("{label} received bytes that are not a request: {why}"));
                     return Err(false);
                 }
                 Ok(None) => return Err(!ended),
@@ -267,7 +268,7 @@ impl Origin {
         let Some(asked) = &mut serving.asked else { return Err(!ended) };
         match take_body(asked, &mut serving.input) {
             Err(why) => {
-                cx.ledger.violation(format!("{label} was sent a malformed body: {why}"));
+                cx.tally.violation(format!("{label} received a malformed body: {why}"));
                 return Err(false);
             }
             Ok(false) => return Err(!ended),

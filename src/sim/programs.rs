@@ -1,5 +1,5 @@
-//! Programs of the gateway's process, as their threads look to its loop: they borrow a link, ask on
-//! it, and give it back, or go.
+//! Programs in the gateway's process, as its loop sees their threads: they lease a link, send a
+//! request on it, and return it or close it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) struct Program {
 
 enum State {
     Idle,
-    /// A link was asked for.
+    /// It has requested a link.
     Borrowing(Box<Request>, Receiver<Result<Lease, Error>>),
     Asking(Box<Asking>),
 }
@@ -40,7 +40,7 @@ struct Asking {
     input: Vec<u8>,
     reading: Option<Reading>,
     read: usize,
-    /// As `send()` waits: for the first byte, and for the next one.
+    /// The timeouts of `send()`: for the first byte, and for the next one.
     until: Micros,
 }
 
@@ -60,11 +60,11 @@ impl Program {
     }
 
     fn failed(cx: &mut Cx<'_>, request: &Request, why: String) {
-        cx.ledger.outcome(request.nonce, why);
-        cx.ledger.failed += 1;
+        cx.tally.outcome(request.nonce, why);
+        cx.tally.failed += 1;
     }
 
-    /// Asks for a link when the next request is due.
+    /// Requests a link when the next request is due.
     fn begin(&mut self, cx: &mut Cx<'_>) -> bool {
         let Some(next) = self.plan.front() else { return false };
         let at = *self.not_before.get_or_insert(cx.now + next.pause);
@@ -89,7 +89,7 @@ impl Program {
         true
     }
 
-    /// Reads on. `Some`: the exchange is over, and the link may be used again or (`Err`) not.
+    /// Continues to read. `Some`: the exchange is over, and the link may be reused or (`Err`) not.
     fn exchange(
         downstream: &mut Asking,
         limits: &Limits,
@@ -184,7 +184,7 @@ impl Actor for Program {
                     let Asking { request, lease, .. } = *downstream;
                     if let Err(why) = &over {
                         if cx
-                            .ledger
+                            .tally
                             .requests
                             .get(&request.nonce)
                             .is_some_and(|entry| entry.outcome.is_none())

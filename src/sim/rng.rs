@@ -1,4 +1,4 @@
-//! Chance, from a seed.
+//! Random numbers from a seed.
 
 /// Numbers that look random and are decided by the seed (splitmix64).
 #[derive(Clone, Debug)]
@@ -15,18 +15,18 @@ impl Rng {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
-    /// From `from` to `to`, both included.
+    /// A number from `from` to `to`, inclusive.
     pub(crate) fn range(&mut self, from: u64, to: u64) -> u64 {
         from + self.next() % (to - from + 1)
     }
     pub(crate) fn size(&mut self, from: usize, to: usize) -> usize {
         self.range(from as u64, to as u64) as usize
     }
-    /// Returns true in so many of a thousand cases.
+    /// Returns true with this probability, in thousandths.
     pub(crate) fn permille(&mut self, of: u64) -> bool {
         self.next() % 1000 < of
     }
-    /// Mostly small, sometimes up to `most`: every order of magnitude alike.
+    /// A number up to `most`; every order of magnitude is equally likely.
     pub(crate) fn skewed(&mut self, most: u64) -> u64 {
         let bits = self.range(0, u64::from(64 - most.leading_zeros()));
         self.range(0, (1u64 << bits) - 1).min(most)

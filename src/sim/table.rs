@@ -1,5 +1,5 @@
 //! The table that simulated gateways share, by the rules of [`claims`](crate::gateway::claims), on the
-//! simulation's clock. It forgets and fails when it is told to.
+//! simulation's clock. It loses its data and fails when the simulation says so.
 
 #[cfg(feature = "redis")]
 mod tests;
@@ -23,12 +23,12 @@ struct Claim {
     claimant: Claimant,
 }
 
-/// What there is of a name.
+/// The data of a name.
 #[derive(Clone, Debug, Default)]
 struct Known {
-    /// By the URLs of the gateways.
+    /// Claims by the URLs of their gateways.
     claims: BTreeMap<String, Claim>,
-    /// Sessions that do not come back until then.
+    /// Replaced sessions, and until when they may not return.
     replaced: BTreeMap<Arc<str>, Micros>,
 }
 
@@ -41,7 +41,7 @@ struct State {
     away_until: Micros,
 }
 
-/// A table; clones are the same one.
+/// A table. Clones share its state.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
     state: Arc<Mutex<State>>,
@@ -68,12 +68,12 @@ impl Table {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What waits to be told to the gateways.
+    /// Takes the changes that were not reported to the gateways yet.
     pub(super) fn take_changes(&self) -> Vec<Change> {
         std::mem::take(&mut self.lock().changes)
     }
 
-    /// It does not answer for so long.
+    /// Makes it unavailable for this time.
     pub(super) fn go_away(&self, time: Micros) {
         let until = now() + time;
         let mut state = self.lock();
@@ -84,7 +84,7 @@ impl Table {
         self.lock().away_until = 0;
     }
 
-    /// It is started anew, without what it knew.
+    /// Restarts it without its data.
     pub(super) fn forget_all(&self) {
         let mut state = self.lock();
         *state = State { away_until: state.away_until, ..State::default() };
@@ -100,7 +100,7 @@ impl Table {
         state.names.iter().flat_map(of).collect()
     }
 
-    /// The state, where it answers.
+    /// The state, if the table is available.
     fn ask(&self) -> Result<MutexGuard<'_, State>, Failed> {
         let (now, mut state) = (now(), self.lock());
         if state.away_until > now {
@@ -120,7 +120,7 @@ impl State {
     }
 
     fn next_epoch(&mut self) -> u64 {
-        // Larger than all before, also where it has forgotten them.
+        // Larger than all earlier ones, also after a loss of data.
         self.last_epoch = (self.last_epoch + 1).max(now());
         self.last_epoch
     }
@@ -136,7 +136,7 @@ impl State {
 }
 
 impl Known {
-    /// A session has lost the name to a newer one.
+    /// Notes that a session has lost the name to a newer one.
     fn bar(&mut self, session: &Arc<str>, until: Micros) {
         if session.is_empty() {
             return;
@@ -292,7 +292,7 @@ impl SharedTable for Table {
         Ok(Announced { is_new, ..Announced::default() })
     }
 
-    /// Nobody calls it: the simulation tells of changes itself.
+    /// Not called: the simulation reports changes itself.
     fn listen(&self, _: &mut dyn FnMut(Option<Change>) -> bool) -> Result<(), Failed> {
         Err("the simulated table tells of changes by itself".into())
     }

@@ -13,10 +13,10 @@ pub(super) struct Tunnelling {
     to: SocketAddr,
     device: String,
     nonce: u64,
-    /// So many bytes are echoed, then the server ends the tunnel.
+    /// The number of bytes after which the server ends the tunnel.
     length: usize,
     starts: Micros,
-    /// Nothing on the way fails: a clean end tells that all has come.
+    /// No failures are injected: after a clean end, all bytes must have arrived.
     fair: bool,
     conn: Option<Conn>,
     done: bool,
@@ -29,7 +29,7 @@ struct Conn {
     head: bool,
 }
 
-/// What the server of a tunnel is asked by.
+/// The request for a tunnel.
 pub(super) const TARGET: &str = "/echo";
 
 impl Tunnelling {
@@ -45,7 +45,7 @@ impl Tunnelling {
     }
 
     fn over(&mut self, cx: &mut Cx<'_>, what: String) {
-        cx.ledger.outcome(self.nonce, what);
+        cx.tally.outcome(self.nonce, what);
         (self.conn, self.done) = (None, true);
     }
 
@@ -92,7 +92,7 @@ impl Actor for Tunnelling {
                 }
                 Ok(None) if ended.is_err() => return self.over(cx, "no tunnel: closed".to_owned()),
                 Ok(None) => {}
-                Err(refusal) => cx.ledger.violation(format!(
+                Err(refusal) => cx.tally.violation(format!(
                     "tunnel {} was answered by what is no answer: {refusal}",
                     self.nonce
                 )),
@@ -102,7 +102,7 @@ impl Actor for Tunnelling {
         }
         let expected = pattern('t', self.nonce, self.length);
         if !expected.starts_with(&conn.input) {
-            cx.ledger.violation(format!(
+            cx.tally.violation(format!(
                 "tunnel {}: what came back is not what was sent: {} bytes",
                 self.nonce,
                 conn.input.len()
@@ -112,7 +112,7 @@ impl Actor for Tunnelling {
         let got = conn.input.len();
         match ended {
             Err(None) if self.fair && got < self.length => {
-                cx.ledger.violation(format!(
+                cx.tally.violation(format!(
                     "tunnel {} ended cleanly after {got} of {} bytes",
                     self.nonce, self.length
                 ));

@@ -1,4 +1,4 @@
-//! A visitor: it asks, splits its bytes as it likes, and checks its answers.
+//! A visitor: it sends requests, splits its bytes arbitrarily, and checks the responses.
 
 use std::collections::VecDeque;
 use std::net::{Shutdown, SocketAddr};
@@ -19,25 +19,24 @@ pub(super) struct Request {
     pub(super) chunked: bool,
     pub(super) minor: u8,
     pub(super) pause: Micros,
-    /// On a connection of its own.
+    /// On a separate connection.
     pub(super) fresh: bool,
-    /// Sent before the answer to the one before is here.
+    /// Pipelined: sent before the response to the previous one.
     pub(super) pipelined: bool,
-    /// The visitor goes when it has read so many bytes of the answer, or (`usize::MAX`) none that
-    /// it could name.
+    /// The visitor leaves after it has read this number of bytes of the response.
     pub(super) abandon: Option<usize>,
-    /// The visitor goes when it has written so many bytes.
+    /// The visitor leaves after it has written this number of bytes.
     pub(super) stop_at: Option<usize>,
     pub(super) half_close: bool,
 }
 
 impl Request {
-    /// As a visitor writes it.
+    /// The request as a visitor writes it.
     fn write(&self, out: &mut Vec<u8>) {
         self.write_to(out, &format!("/{}", self.device));
     }
 
-    /// As it is asked on a link.
+    /// The request as it is sent on a link.
     pub(super) fn write_for_device(&self, out: &mut Vec<u8>) {
         self.write_to(out, "");
     }
@@ -71,7 +70,7 @@ impl Request {
 pub(super) struct Visitor {
     pub(super) to: SocketAddr,
     pub(super) plan: VecDeque<Request>,
-    /// Reads so many bytes at most, and then not for so long.
+    /// Reads at most this number of bytes at a time, and then pauses for this time.
     pub(super) pace: Option<(usize, Micros)>,
     pub(super) starts: Micros,
     pub(super) must_succeed: bool,
@@ -175,25 +174,25 @@ impl Visitor {
     fn over(&mut self, cx: &mut Cx<'_>, why: &str) {
         let Some(conn) = self.conn.take() else { return };
         for request in conn.asked {
-            cx.ledger.outcome(request.nonce, why.to_owned());
-            cx.ledger.failed += 1;
+            cx.tally.outcome(request.nonce, why.to_owned());
+            cx.tally.failed += 1;
             if self.must_succeed {
-                cx.ledger.violation(format!(
-                    "request {} ended without an answer in fair weather: {why}",
+                cx.tally.violation(format!(
+                    "request {} ended without an answer, and no failures were injected: {why}",
                     request.nonce
                 ));
             }
         }
     }
 
-    /// Whether the connection can be used on.
+    /// Returns true if the connection can be reused.
     fn read(&mut self, cx: &mut Cx<'_>) -> Result<(), String> {
         let Some(conn) = &mut self.conn else { return Ok(()) };
         if conn.asked.is_empty() && conn.input.is_empty() {
             let mut stray = Vec::new();
             let ended = read_all(&conn.socket, &mut stray, 64);
             if !stray.is_empty() && !stray.starts_with(b"HTTP/1.1 408") {
-                cx.ledger.violation(format!(
+                cx.tally.violation(format!(
                     "bytes behind all answers: {}",
                     String::from_utf8_lossy(&stray)
                 ));
@@ -254,7 +253,7 @@ pub(super) enum Answer {
     Whole(Reading),
 }
 
-/// Reads on in the answer to `request`.
+/// Continues to read the response to `request`.
 pub(super) fn take_answer(
     mut reading: Option<Reading>,
     input: &mut Vec<u8>,
@@ -311,38 +310,36 @@ pub(super) fn take_answer(
     Ok(Answer::NotYet(Some(reading)))
 }
 
-/// Whether a whole answer is the one that was asked for.
+/// Checks that a complete response belongs to its request.
 pub(super) fn check(cx: &mut Cx<'_>, request: &Request, answer: &Reading, must_succeed: bool) {
     let nonce = request.nonce;
     let ours = answer.nonce.is_some();
-    cx.ledger.outcome(
+    cx.tally.outcome(
         nonce,
         format!("{}{}", answer.status, if ours { "" } else { " of the gateway or the device" }),
     );
-    *if ours { &mut cx.ledger.good } else { &mut cx.ledger.failed } += 1;
+    *if ours { &mut cx.tally.good } else { &mut cx.tally.failed } += 1;
     if must_succeed && !ours {
         let text = String::from_utf8_lossy(&answer.body).into_owned();
-        return cx.ledger.violation(format!(
-            "request {nonce} was answered {} in fair weather: {text}",
+        return cx.tally.violation(format!(
+            "request {nonce} was answered {}, and no failures were injected: {text}",
             answer.status
         ));
     }
-    let Some(entry) = cx.ledger.requests.get(&nonce) else { return };
+    let Some(entry) = cx.tally.requests.get(&nonce) else { return };
     let (open_ended, ran) = (entry.open_ended || answer.until_close, entry.ran);
     if !ours {
         if answer.status < 300 {
-            cx.ledger
+            cx.tally
                 .violation(format!("request {nonce} got {} that no server gave", answer.status));
         }
         return;
     }
     if answer.nonce != Some(nonce) {
-        return cx
-            .ledger
-            .violation(format!("request {nonce} got the answer to {:?}", answer.nonce));
+        return cx.tally.violation(format!("request {nonce} got the answer to {:?}", answer.nonce));
     }
     if ran == 0 {
-        cx.ledger.violation(format!("request {nonce} was answered and never ran"));
+        cx.tally.violation(format!("request {nonce} was answered and never ran"));
     }
     let length = answer.length.unwrap_or(0);
     let expected = if request.method == "HEAD" || answer.status == 204 {
@@ -354,7 +351,7 @@ pub(super) fn check(cx: &mut Cx<'_>, request: &Request, answer: &Reading, must_s
         if open_ended { expected.starts_with(&answer.body) } else { expected == answer.body };
     if !right {
         let (got, of) = (answer.body.len(), expected.len());
-        cx.ledger.violation(format!(
+        cx.tally.violation(format!(
             "request {nonce} got a body that is not its own, or not whole: {got} of {of} bytes"
         ));
     }
@@ -391,7 +388,9 @@ impl Actor for Visitor {
             let before = conn.asked.len();
             if let Err(why) = self.read(cx) {
                 if why.starts_with("MALFORMED") {
-                    cx.ledger.violation(format!("a visitor was sent what is no answer: {why}"));
+                    cx.tally.violation(format!(
+                        "a visitor received bytes that are not a response: {why}"
+                    ));
                 }
                 self.over(cx, &why);
                 continue;

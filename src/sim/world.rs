@@ -7,28 +7,28 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::cluster::Member;
-use self::cluster::{Directory, News};
+use self::cluster::{Directory, Report};
 use crate::device::simulated as devices;
 use crate::gateway::{TurnMode, simulated as gateways};
 use crate::limits::Limits;
 use crate::proto::turn::{Encoding, Fallback};
-use crate::sim::actors::{Actor, Cx, Ledger};
-use crate::sim::net::{self, Happening, MILLI, Micros, Net, SECOND, Weather};
+use crate::sim::actors::{Actor, Cx, Tally};
+use crate::sim::net::{self, Conditions, Event, MILLI, Micros, Net, SECOND};
 use crate::sim::rng::Rng;
 
-/// Turns of one run; more are a loop that never rests.
+/// The most turns of a run; more mean a busy loop.
 const TURNS_MAX: usize = 400_000;
-/// When the script is over and the network becomes calm.
+/// When the script ends, and no further failures are injected.
 const SCRIPT: Micros = 40 * SECOND;
-/// How long after that the last visitor may wait: the longest waits of its exchanges, on the
+/// How long the last visitor may wait after that: the longest timeouts of its exchanges, on the
 /// slowest network.
 const TIME_LIMIT: Micros = 3000 * SECOND;
 
-/// In which gateways hear of each other's devices: what is out of date expires, and each device
-/// that lost its gateway has dialled again.
+/// The time after which gateways must know where each other's devices are: outdated entries have
+/// expired, and each device that lost its gateway has dialled again.
 const SETTLES: Micros = 300 * SECOND;
 
-/// How long a role may take to stop: the pending output goes out over the slowest network.
+/// How long a role may take to stop, while its pending output is sent over the slowest network.
 const STOPS: Micros = 2000 * SECOND;
 
 enum Node {
@@ -38,25 +38,25 @@ enum Node {
     Gone,
 }
 
-/// What the script does.
+/// A step of the script.
 #[derive(Debug)]
-enum Deed {
-    /// A device ends without a word, and another run of it begins after so long.
+enum Action {
+    /// A device is killed, and restarted after this time.
     Restart(usize, Micros),
-    /// Another run of the device begins beside it.
+    /// A second process of the device starts.
     TakeOver(usize, SocketAddr),
-    /// The device dials another gateway from its next run on.
+    /// The device dials another gateway after its next restart.
     Move(usize, SocketAddr),
-    /// Whatever address this is has all its connections reset, or nothing gets through for so long.
+    /// All connections of an address are reset, or stall for this time.
     Strike(IpAddr, Option<Micros>),
     RestartGateway(usize),
     RollGateway(usize),
     DisturbDirectory,
-    /// A device that was restarted begins.
+    /// A restarted device begins to dial.
     Begin(usize),
 }
 
-/// How a device is set up, so that it can be set up again.
+/// The setup of a device, kept for its restarts.
 #[derive(Clone, Debug)]
 struct Setup {
     name: String,
@@ -69,7 +69,7 @@ struct Setup {
     comet: Option<Encoding>,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) violations: Vec<String>,
@@ -83,27 +83,28 @@ pub(super) struct Outcome {
 pub(super) struct World {
     nodes: Vec<Node>,
     setups: Vec<Setup>,
-    /// Nodes of running devices, by setup.
+    /// The nodes of running devices, by setup.
     running: Vec<(usize, usize)>,
-    deeds: Vec<Deed>,
-    ledger: Ledger,
+    actions: Vec<Action>,
+    tally: Tally,
     rng: Rng,
     base: Instant,
     calm: bool,
     fair: bool,
-    /// The visitors are done: nobody begins any more.
+    /// The visitors are done, so nothing is started any longer.
     ends: bool,
     turns: usize,
-    /// The gateways, by their numbers.
+    /// The gateways by number.
     members: Vec<Member>,
     directory: Directory,
-    /// The node whose wakes are the directory's.
+    /// The node of the directory's wake-ups.
     directory_node: usize,
-    /// What the directory has to tell, until it is told: to which gateway, and to which run of it.
-    news: Vec<Option<(usize, usize, News)>>,
+    /// Reports of the directory that are not delivered yet, each with its gateway and that one's
+    /// process.
+    reports: Vec<Option<(usize, usize, Report)>>,
     /// Of each gateway.
     loops: usize,
-    /// The setup of the device whose gateway breaks the protocol.
+    /// The setup of the device whose gateway violates the protocol.
     attacked: Option<usize>,
     turn: TurnMode,
     shared_names: bool,
@@ -122,10 +123,10 @@ fn gateway_at(number: usize, port: u16) -> SocketAddr {
 const DEVICES: u16 = 9999;
 const VISITORS: u16 = 8080;
 const PEERS: u16 = 7000;
-/// What an attacked device may hold: far more than any exchange needs, far less than a flood
-/// brings.
+/// The most bytes that an attacked device may hold: far more than an exchange needs, far fewer than
+/// a flood.
 const HELD_MAX: usize = 2 << 20;
-/// The node whose wakes are the script's.
+/// The node of the script's wake-ups.
 const SCRIPT_NODE: usize = 0;
 
 /// Runs one seed.
@@ -133,7 +134,7 @@ pub(super) fn run(seed: u64, told: bool) -> Outcome {
     let mut rng = Rng::new(seed);
     let fair = rng.permille(150);
     let rough = if fair { 0 } else { rng.range(1, 3) };
-    let weather = Weather {
+    let conditions = Conditions {
         cuts: [0, 30, 150, 500][rough as usize],
         refusals: [0, 10, 60, 200][rough as usize],
         delay: [2 * MILLI, 300, 30 * MILLI, 400 * MILLI][rng.size(0, 3)],
@@ -151,16 +152,16 @@ pub(super) fn run(seed: u64, told: bool) -> Outcome {
             [MILLI, 300 * MILLI, 5 * SECOND, 30 * SECOND][rng.size(0, 3)]
         },
     };
-    let net = Net::new(Rng::new(seed ^ 0x6E65_7477_6F72_6B00), weather, told);
+    let net = Net::new(Rng::new(seed ^ 0x6E65_7477_6F72_6B00), conditions, told);
     let before = net::install(Some(net));
     assert!(before.is_none(), "one simulation at a time in a thread");
     let mut world = World::new(rng, fair);
     world.populate();
     world.play();
     world.end();
-    let World { ledger, turns, nodes, members, .. } = world;
+    let World { tally, turns, nodes, members, .. } = world;
     drop((nodes, members));
-    let mut violations = ledger.violations;
+    let mut violations = tally.violations;
     let open = net::with(|net| net.open());
     if !open.is_empty() {
         violations.push(format!("sockets that nobody closed: {open:?}"));
@@ -169,8 +170,8 @@ pub(super) fn run(seed: u64, told: bool) -> Outcome {
     Outcome {
         violations,
         fingerprint: net.fingerprint,
-        good: ledger.good,
-        failed: ledger.failed,
+        good: tally.good,
+        failed: tally.failed,
         turns,
         story: net.story.unwrap_or_default(),
     }
@@ -192,7 +193,7 @@ impl World {
             device_limits.answer_cache_bytes_max = rng.size(0, 8192);
         }
         if fair {
-            limits.wait_for_link = Duration::from_secs(120); // few links may be wanted by many
+            limits.wait_for_link = Duration::from_secs(120); // few links for many requests
             limits.half_close_timeout = limits.wait_for_link;
         }
         if rng.permille(400) {
@@ -212,8 +213,8 @@ impl World {
             nodes: Vec::new(),
             setups: Vec::new(),
             running: Vec::new(),
-            deeds: Vec::new(),
-            ledger: Ledger::default(),
+            actions: Vec::new(),
+            tally: Tally::default(),
             base: net::with(|net| net.instant(0)),
             calm: false,
             fair,
@@ -222,7 +223,7 @@ impl World {
             members: Vec::new(),
             directory: Directory::None,
             directory_node: 0,
-            news: Vec::new(),
+            reports: Vec::new(),
             loops: rng.size(1, 2),
             attacked: None,
             turn: if rng.permille(200) { TurnMode::OnDemand } else { TurnMode::Now },
@@ -255,18 +256,18 @@ impl World {
         node
     }
 
-    fn do_at(&mut self, at: Micros, deed: Deed) {
-        self.deeds.push(deed);
-        let number = self.deeds.len() as u64 - 1;
-        net::with(|net| net.at(at, Happening::Wake(SCRIPT_NODE, number)));
+    fn do_at(&mut self, at: Micros, action: Action) {
+        self.actions.push(action);
+        let number = self.actions.len() as u64 - 1;
+        net::with(|net| net.at(at, Event::Wake(SCRIPT_NODE, number)));
     }
 
-    /// What an attacked device holds for its gateway has a bound.
+    /// Checks the bound on the memory that an attacked device uses for its gateway.
     fn check_memory(&mut self, node: usize) {
         let Node::Device(device) = &self.nodes[node] else { return };
         let held = device.event_loop.held();
         if held > HELD_MAX {
-            self.ledger.violation(format!("an attacked device holds {held} bytes for its gateway"));
+            self.tally.violation(format!("an attacked device holds {held} bytes for its gateway"));
         }
     }
 
@@ -280,43 +281,43 @@ impl World {
                 _ => self.setups[setup].ip,
             };
             let gateway = self.rng.size(0, self.gateways() - 1);
-            let deed = match self.rng.range(0, if self.gateways() > 1 { 13 } else { 9 }) {
-                0..=2 => Deed::Restart(setup, self.rng.skewed(10 * SECOND)),
-                3..=4 => Deed::TakeOver(setup, self.some_gateway()),
-                5..=6 => Deed::Strike(address, None),
-                7..=8 => Deed::Strike(address, Some(self.rng.skewed(90 * SECOND))),
-                9 => Deed::RestartGateway(gateway),
-                10 => Deed::RollGateway(gateway),
-                11 => Deed::DisturbDirectory,
-                12 => Deed::Strike(ip(0, gateway + 1), Some(self.rng.skewed(60 * SECOND))),
-                _ => Deed::Move(setup, self.some_gateway()),
+            let action = match self.rng.range(0, if self.gateways() > 1 { 13 } else { 9 }) {
+                0..=2 => Action::Restart(setup, self.rng.skewed(10 * SECOND)),
+                3..=4 => Action::TakeOver(setup, self.some_gateway()),
+                5..=6 => Action::Strike(address, None),
+                7..=8 => Action::Strike(address, Some(self.rng.skewed(90 * SECOND))),
+                9 => Action::RestartGateway(gateway),
+                10 => Action::RollGateway(gateway),
+                11 => Action::DisturbDirectory,
+                12 => Action::Strike(ip(0, gateway + 1), Some(self.rng.skewed(60 * SECOND))),
+                _ => Action::Move(setup, self.some_gateway()),
             };
-            self.do_at(at, deed);
+            self.do_at(at, action);
         }
     }
 
     fn act(&mut self, number: u64) {
-        let deed =
-            std::mem::replace(&mut self.deeds[number as usize], Deed::Strike(ip(9, 9), None));
-        net::tell(|| format!("script: {deed:?}"));
-        match deed {
-            Deed::Begin(_) if self.ends => {}
-            Deed::Begin(setup) => self.begin_device(setup, self.setups[setup].gateway),
-            Deed::TakeOver(setup, gateway) => {
+        let action =
+            std::mem::replace(&mut self.actions[number as usize], Action::Strike(ip(9, 9), None));
+        net::tell(|| format!("script: {action:?}"));
+        match action {
+            Action::Begin(_) if self.ends => {}
+            Action::Begin(setup) => self.begin_device(setup, self.setups[setup].gateway),
+            Action::TakeOver(setup, gateway) => {
                 let of = self.setups[setup].gateway;
                 let is_attacked = self.attacked == Some(setup);
                 self.begin_device(setup, if is_attacked { of } else { gateway });
             }
-            Deed::Move(setup, _) if self.attacked == Some(setup) => {}
-            Deed::Move(setup, gateway) => {
+            Action::Move(setup, _) if self.attacked == Some(setup) => {}
+            Action::Move(setup, gateway) => {
                 self.setups[setup].gateway = gateway;
                 let at = net::with(|net| net.now) + self.rng.skewed(3 * SECOND);
-                self.do_at(at, Deed::Restart(setup, 0));
+                self.do_at(at, Action::Restart(setup, 0));
             }
-            Deed::RollGateway(number) => self.roll_gateway(number),
-            Deed::RestartGateway(number) => self.restart_gateway(number),
-            Deed::DisturbDirectory => self.disturb_directory(),
-            Deed::Restart(setup, pause) => {
+            Action::RollGateway(number) => self.roll_gateway(number),
+            Action::RestartGateway(number) => self.restart_gateway(number),
+            Action::DisturbDirectory => self.disturb_directory(),
+            Action::Restart(setup, pause) => {
                 let gone: Vec<usize> = self
                     .running
                     .iter()
@@ -326,9 +327,9 @@ impl World {
                 self.running.retain(|(s, _)| *s != setup);
                 gone.into_iter().for_each(|node| self.lose(node));
                 let at = net::with(|net| net.now) + pause;
-                self.do_at(at, Deed::Begin(setup));
+                self.do_at(at, Action::Begin(setup));
             }
-            Deed::Strike(address, hole) => net::with(|net| net.strike(address, hole)),
+            Action::Strike(address, hole) => net::with(|net| net.strike(address, hole)),
         }
     }
 
@@ -353,30 +354,30 @@ impl World {
         timers.into_iter().chain(events).min()
     }
 
-    /// Runs until nothing is left, `over` says so, or it is `until`. Returns false if the run is
-    /// broken off.
+    /// Runs until no event is left, `over` returns true, or `until` is reached. Returns false if the
+    /// run was aborted.
     fn run_until(&mut self, until: Micros, over: impl Fn(&Self) -> bool) -> bool {
         while let Some(at) = self.next_at().filter(|at| *at <= until) {
             if let Some(what) = net::with(|net| net.step(at)) {
                 self.happen(what);
             } else {
-                // Timers, and no event before them.
+                // Timers are due, and no event comes before them.
                 net::with(|net| net.now = net.now.max(at));
                 self.fire(at);
             }
             if self.turns > TURNS_MAX {
-                self.ledger.violation(format!("a loop does not come to rest: {TURNS_MAX} turns"));
+                self.tally.violation(format!("a loop does not come to rest: {TURNS_MAX} turns"));
                 return false;
             }
-            if over(self) || !self.ledger.violations.is_empty() {
-                return self.ledger.violations.is_empty();
+            if over(self) || !self.tally.violations.is_empty() {
+                return self.tally.violations.is_empty();
             }
         }
         net::with(|net| net.now = net.now.max(until.min(net.next_at().unwrap_or(until))));
         true
     }
 
-    /// Lets everybody have a turn whose timer is due.
+    /// Gives a turn to each node whose timer is due.
     fn fire(&mut self, at: Micros) {
         let at = self.instant(at);
         for node in 0..self.nodes.len() {
@@ -391,19 +392,17 @@ impl World {
         }
     }
 
-    fn happen(&mut self, what: Happening) {
+    fn happen(&mut self, what: Event) {
         match what {
-            Happening::Wake(SCRIPT_NODE, number) => self.act(number),
-            Happening::Wake(node, word) if node == self.directory_node => {
-                self.directory_wakes(word)
-            }
-            Happening::Job(number) => {
+            Event::Wake(SCRIPT_NODE, number) => self.act(number),
+            Event::Wake(node, word) if node == self.directory_node => self.directory_wakes(word),
+            Event::Job(number) => {
                 if let Some(job) = net::with(|net| net.take_job(number)) {
                     job();
                     self.directory_was_asked();
                 }
             }
-            Happening::Wake(node, _) | Happening::Turn(node) => self.turn(node),
+            Event::Wake(node, _) | Event::Turn(node) => self.turn(node),
             _ => {}
         }
     }
@@ -424,7 +423,7 @@ impl World {
                     node,
                     now,
                     rng: &mut self.rng,
-                    ledger: &mut self.ledger,
+                    tally: &mut self.tally,
                     calm: self.calm,
                     gateways: &self.members,
                 };
@@ -442,14 +441,14 @@ impl World {
         if let Some(number) = self.member_of(node) {
             self.wake_loops(number, node, goes_on);
             self.look_after(number);
-            self.note_whereabouts();
+            self.note_locations();
         }
         if !goes_on {
             self.finished(node);
         }
     }
 
-    /// What a loop of the gateway has asked of the others, or its end, wakes them.
+    /// Wakes the other loops of a gateway after one of them has sent them commands, or has ended.
     fn wake_loops(&self, number: usize, node: usize, goes_on: bool) {
         for other in self.members[number].nodes.iter().filter(|other| **other != node) {
             let Node::Gateway(gateway) = &self.nodes[*other] else { continue };
@@ -459,7 +458,7 @@ impl World {
         }
     }
 
-    /// A role has ended by itself.
+    /// Handles a role that has ended by itself.
     fn finished(&mut self, node: usize) {
         let left = match &self.nodes[node] {
             Node::Gateway(_) if self.is_cut_off(node) => Vec::new(),
@@ -470,7 +469,7 @@ impl World {
         let label = net::with(|net| net.label(node).to_owned());
         net::tell(|| format!("{label} (node {node}) has ended"));
         if !left.is_empty() {
-            self.ledger.violation(format!(
+            self.tally.violation(format!(
                 "{label} (node {node}) ended and left behind: {}",
                 left.join(", ")
             ));
@@ -499,14 +498,14 @@ impl World {
             return;
         }
         let waiting: Vec<u64> = self
-            .ledger
+            .tally
             .requests
             .iter()
             .filter(|(_, entry)| entry.outcome.is_none())
             .map(|(nonce, _)| *nonce)
             .collect();
         if !waiting.is_empty() {
-            self.ledger
+            self.tally
                 .violation(format!("requests that were neither answered nor failed: {waiting:?}"));
         }
         if self.fair {
@@ -520,21 +519,22 @@ impl World {
         }
     }
 
-    /// Where nothing failed on the way, no device has met a failure, whatever visitors sent.
+    /// Checks that without injected failures no device has counted one, whatever visitors sent.
     fn check_fairness(&mut self) {
         let running = self.running.clone();
         for (_, node) in running {
             let Node::Device(device) = &self.nodes[node] else { continue };
             let failures = devices::failures(device);
             if !failures.is_empty() {
-                self.ledger
-                    .violation(format!("a device met failures in fair weather: {failures:?}"));
+                self.tally.violation(format!(
+                    "a device counted failures without injected ones: {failures:?}"
+                ));
             }
         }
     }
 
     fn end(&mut self) {
-        if !self.ledger.violations.is_empty() {
+        if !self.tally.violations.is_empty() {
             return;
         }
         self.ends = true;
@@ -574,7 +574,7 @@ impl World {
                     _ => None,
                 })
                 .collect();
-            self.ledger.violation(format!(
+            self.tally.violation(format!(
                 "devices that were asked to stop did not within {} s: {left:?}",
                 STOPS / SECOND
             ));
@@ -600,7 +600,7 @@ impl World {
             return;
         }
         self.leave_actors();
-        // Names are forgotten 10 minutes after they went, and at the next tick of 30 s.
+        // Names are forgotten 10 minutes after they disconnected, at the next tick of 30 s.
         let until = self.now() + 1300 * SECOND;
         if !self.run_until(until, |_| false) {
             return;
@@ -609,7 +609,7 @@ impl World {
             let Node::Gateway(gateway) = &self.nodes[node] else { continue };
             let left = gateways::leftovers(gateway, false, true);
             if !left.is_empty() {
-                self.ledger.violation(format!(
+                self.tally.violation(format!(
                     "nobody is connected any more, and the gateway still has {}",
                     left.join(", ")
                 ));
@@ -630,7 +630,7 @@ impl World {
         for node in &nodes {
             let Node::Gateway(gateway) = &self.nodes[*node] else { continue };
             let left = gateways::leftovers(gateway, true, true).join(", ");
-            return self.ledger.violation(format!(
+            return self.tally.violation(format!(
                 "the gateway was asked to stop and did not within {} s; it has {left}",
                 STOPS / SECOND
             ));

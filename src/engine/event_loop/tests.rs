@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::engine::simulated::Loop;
-use crate::sim::net::{self, Net, Weather};
+use crate::sim::net::{self, Conditions, Net};
 use crate::sim::rng::Rng;
 use crate::stream::HandshakeError;
 
@@ -35,7 +35,7 @@ impl Role for Noting {
 
 #[test]
 fn streams_share_what_a_turn_leaves_them_and_each_has_its_turn() {
-    let calm = Weather { cuts: 0, refusals: 0, delay: 0, splits: false, narrow: 0, work: 0 };
+    let calm = Conditions { cuts: 0, refusals: 0, delay: 0, splits: false, narrow: 0, work: 0 };
     let mut network = Net::new(Rng::new(1), calm, false);
     let node = network.add_node("loop", None);
     net::install(Some(network));

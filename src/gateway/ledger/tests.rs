@@ -1,13 +1,13 @@
-//! The ledger with a table that nobody asks, or that answers what the test says.
+//! The ledger with a table that always fails, or that answers as the test says.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
 
-/// A table that nobody asks.
-struct Nowhere;
+/// A table that does not answer.
+struct Unreachable;
 
-impl SharedTable for Nowhere {
+impl SharedTable for Unreachable {
     fn find(&self, _: &[&str]) -> Result<Vec<Vec<String>>, Failed> {
         Err("away".into())
     }
@@ -32,8 +32,8 @@ impl SharedTable for Nowhere {
 }
 
 #[test]
-fn devices_that_come_and_go_while_the_table_is_away_fill_nothing() {
-    let ledger = Ledger::new(Arc::new(Nowhere));
+fn devices_that_come_and_go_while_the_table_does_not_answer_use_bounded_memory() {
+    let ledger = Ledger::new(Arc::new(Unreachable));
     let claimant = Claimant { credential: "".into(), session: "01".into() };
     let names: Vec<Arc<str>> = (0..10).map(|n| format!("lamp{n}").into()).collect();
     for n in 0..100_000 {
@@ -54,22 +54,22 @@ fn devices_that_come_and_go_while_the_table_is_away_fill_nothing() {
 }
 
 #[test]
-fn a_table_that_somebody_found_away_is_tried_at_once() {
-    let ledger = Ledger::new(Arc::new(Nowhere));
+fn a_table_that_failed_a_lookup_is_tried_at_once() {
+    let ledger = Ledger::new(Arc::new(Unreachable));
     let now = Instant::now();
     let next = |failed_at| ledger.lock().next_step(failed_at, now);
-    assert_eq!(next(None), now + SECOND_LOOK);
+    assert_eq!(next(None), now + RECHECK);
     assert!(ledger.find(&["lamp"]).is_err());
     assert_eq!(next(None), now);
-    // There is a pause behind a try that failed, and behind one that came to something.
+    // There is a pause after an attempt that failed, and after one that succeeded.
     assert_eq!(next(Some(now)), now + RETRY);
     ledger.lock().back = Some(now);
-    assert_eq!(next(None), now + SECOND_LOOK);
+    assert_eq!(next(None), now + RECHECK);
 }
 
 #[test]
-fn a_renewal_of_a_device_that_was_replaced_meanwhile_is_looked_at_soon() {
-    let ledger = Ledger::new(Arc::new(Nowhere));
+fn a_renewal_is_checked_soon_if_its_device_was_replaced_meanwhile() {
+    let ledger = Ledger::new(Arc::new(Unreachable));
     let session = |text: &str| Claimant { credential: "".into(), session: text.into() };
     let lamp: Arc<str> = "lamp".into();
     let tell: Tell = Arc::new(|_| {});
@@ -81,13 +81,13 @@ fn a_renewal_of_a_device_that_was_replaced_meanwhile_is_looked_at_soon() {
         let state = ledger.lock();
         let turn = state.held[&lamp].turn;
         let due = state.due.iter().find(|Reverse((_, due, _))| *due == turn).unwrap();
-        let is_soon = due.0.0 <= Instant::now() + SECOND_LOOK;
+        let is_soon = due.0.0 <= Instant::now() + RECHECK;
         assert_eq!(is_soon, kept == 7 || holds == "02", "{asked} {kept} {holds}");
     }
 }
 
 #[test]
-fn the_more_gateways_there_are_the_less_often_each_asks_for_all() {
+fn the_more_gateways_there_are_the_less_often_each_asks_for_the_list() {
     let mut state = State::default();
     assert!(state.lists());
     let gateway =
@@ -97,7 +97,7 @@ fn the_more_gateways_there_are_the_less_often_each_asks_for_all() {
         [(0, 0, true), (3, 10, true), (100, 9, false), (100, 10, true), (1000, 60, false)]
     {
         state.gateways = (0..count).filter_map(gateway).collect();
-        state.heard_of_gateways = now.checked_sub(Duration::from_secs(ago));
+        state.listed_at = now.checked_sub(Duration::from_secs(ago));
         assert_eq!(state.lists(), lists, "{count} gateways, {ago} s");
     }
 }

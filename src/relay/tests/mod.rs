@@ -27,7 +27,7 @@ use crate::proto::body::{Decoder, Framing};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::relay::{self, Exchange, LocalAnswer, Relaying, Rules};
-use crate::sim::net::{self, Net, SECOND, Socket, Weather};
+use crate::sim::net::{self, Conditions, Net, SECOND, Socket};
 use crate::sim::rng::Rng;
 use crate::stream::{HandshakeError, Stream};
 
@@ -143,7 +143,7 @@ impl Scene {
             downstream_may_half_close: true,
             upstream_is_link: true,
         });
-        let calm = Weather { cuts: 0, refusals: 0, delay: 0, splits: false, narrow: 0, work: 0 };
+        let calm = Conditions { cuts: 0, refusals: 0, delay: 0, splits: false, narrow: 0, work: 0 };
         let mut network = Net::new(Rng::new(1), calm, false);
         let node = network.add_node("relay", None);
         net::install(Some(network));
@@ -311,7 +311,7 @@ fn write(to: &Socket, text: &str) {
     assert_eq!(to.write(text.as_bytes()).unwrap_or(0), text.len(), "the socket takes all of it");
 }
 
-/// All that has come; behind it `<end>` or `<reset>`, where that has come, too.
+/// All received bytes, followed by `<end>` or `<reset>` if that was received, too.
 fn read(from: &Socket) -> String {
     let (mut text, mut piece) = (Vec::new(), vec![0; 4096]);
     let end = loop {

@@ -1,14 +1,14 @@
-//! What threads of nodes would do: it is done later, in the thread of the simulation.
+//! The work of nodes' threads, which is done later in the thread of the simulation.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{Happening, Net, if_any};
+use super::{Event, Net, if_any};
 
-/// What a thread of a node would do.
+/// The work of one thread.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
-/// The jobs that nodes have begun, by their numbers, each with its node.
+/// The jobs that nodes have started, by number, each with its node.
 #[derive(Default)]
 pub(super) struct Jobs(BTreeMap<u64, (usize, Job)>);
 
@@ -19,7 +19,7 @@ impl fmt::Debug for Jobs {
 }
 
 impl Jobs {
-    /// Takes out what a node has begun.
+    /// Removes the jobs of a node.
     pub(super) fn lose(&mut self, node: usize) -> Vec<Job> {
         let (gone, left): (BTreeMap<_, _>, _) =
             std::mem::take(&mut self.0).into_iter().partition(|(_, (of, _))| *of == node);
@@ -28,7 +28,7 @@ impl Jobs {
     }
 }
 
-/// A job for a thread of its own: it runs later, in this one. Returned where no network is
+/// Defers a job for a separate thread; it runs later in this one. Returns the job if no network is
 /// installed.
 pub(crate) fn submit(job: Job) -> Option<Job> {
     let mut job = Some(job);
@@ -38,14 +38,14 @@ pub(crate) fn submit(job: Job) -> Option<Job> {
 
 impl Net {
     fn submit(&mut self, job: Job) -> Option<()> {
-        let time = self.rng.skewed(self.weather.work);
+        let time = self.rng.skewed(self.conditions.work);
         let number = self.happened + 1;
         self.jobs.0.insert(number, (self.current, job));
-        self.at(self.now + time, Happening::Job(number));
+        self.at(self.now + time, Event::Job(number));
         Some(())
     }
 
-    /// The work that is done now, unless its node has gone meanwhile. What it begins is that node's.
+    /// Takes a job that is due, unless its node has gone. Connections that it makes belong to its node.
     pub(crate) fn take_job(&mut self, number: u64) -> Option<Job> {
         let (node, job) = self.jobs.0.remove(&number)?;
         self.current = node;

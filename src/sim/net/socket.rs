@@ -26,7 +26,7 @@ impl Socket {
         });
         Ok(())
     }
-    /// Nothing to set: it never blocks.
+    /// Does nothing: the socket never blocks.
     pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
         Ok(())
     }
@@ -40,7 +40,7 @@ impl Socket {
         let slices: Vec<&[u8]> = bufs.iter().map(|buf| &**buf).collect();
         with(|net| net.write(self.conn, self.side, &slices, false))
     }
-    /// Bytes that arrive together, or not at all.
+    /// Writes bytes that arrive together or not at all.
     pub(crate) fn write_whole(&self, buf: &[u8]) -> io::Result<usize> {
         with(|net| {
             net.conns[self.conn].window = net.conns[self.conn].window.max(4 * buf.len() + 2048);
@@ -86,7 +86,7 @@ impl Socket {
     pub(crate) fn label(&self) -> String {
         with(|net| net.transport(self.conn, self.side))
     }
-    /// There is none: a call that needs one would block.
+    /// Fails: there is no descriptor, and a call that needs one would block.
     pub(crate) fn descriptor<T>(&self) -> T {
         panic!("a simulated socket has no descriptor, and no time-out of its own")
     }

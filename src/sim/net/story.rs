@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Conn, Happening, Net, SECOND, shown};
+use super::{Conn, Event, Net, SECOND, shown};
 
 impl Net {
     pub(crate) fn tell(&mut self, line: impl FnOnce() -> String) {
@@ -12,20 +12,20 @@ impl Net {
         }
     }
 
-    pub(super) fn note(&mut self, what: &Happening) {
+    pub(super) fn note(&mut self, what: &Event) {
         let word = match what {
-            Happening::Segment { conn, to, bytes } => {
+            Event::Segment { conn, to, bytes } => {
                 (*conn as u64) << 32 | (*to as u64) << 31 | bytes.len() as u64
             }
-            Happening::Fin { conn, to } => 1 << 60 | (*conn as u64) << 1 | *to as u64,
-            Happening::Reset { conn, to, .. } => 2 << 60 | (*conn as u64) << 1 | *to as u64,
-            Happening::Room { conn, side } => 3 << 60 | (*conn as u64) << 1 | *side as u64,
-            Happening::Syn { conn } => 4 << 60 | *conn as u64,
-            Happening::Refuse { conn } => 5 << 60 | *conn as u64,
-            Happening::Turn(node) => 6 << 60 | *node as u64,
-            Happening::Wake(node, word) => 7 << 60 | (*node as u64) << 40 | *word,
-            Happening::Job(number) => 8 << 60 | *number,
-            Happening::Held(_) => 0,
+            Event::Fin { conn, to } => 1 << 60 | (*conn as u64) << 1 | *to as u64,
+            Event::Reset { conn, to, .. } => 2 << 60 | (*conn as u64) << 1 | *to as u64,
+            Event::Room { conn, side } => 3 << 60 | (*conn as u64) << 1 | *side as u64,
+            Event::Syn { conn } => 4 << 60 | *conn as u64,
+            Event::Refuse { conn } => 5 << 60 | *conn as u64,
+            Event::Turn(node) => 6 << 60 | *node as u64,
+            Event::Wake(node, word) => 7 << 60 | (*node as u64) << 40 | *word,
+            Event::Job(number) => 8 << 60 | *number,
+            Event::Held(_) => 0,
         };
         for part in [self.now, word] {
             self.fingerprint =
@@ -33,11 +33,11 @@ impl Net {
         }
         if self.story.is_some() {
             let line = match what {
-                Happening::Turn(_) | Happening::Held(_) => return,
-                Happening::Room { conn, side } => {
+                Event::Turn(_) | Event::Held(_) => return,
+                Event::Room { conn, side } => {
                     format!("{}: room again", self.transport(*conn, 1 - side))
                 }
-                Happening::Segment { conn, to, bytes } => {
+                Event::Segment { conn, to, bytes } => {
                     format!(
                         "{}: {} bytes: {}",
                         self.transport(*conn, *to),
@@ -45,14 +45,14 @@ impl Net {
                         shown(bytes)
                     )
                 }
-                Happening::Fin { conn, to } => format!("{}: end", self.transport(*conn, *to)),
-                Happening::Reset { conn, to, kind } => {
+                Event::Fin { conn, to } => format!("{}: end", self.transport(*conn, *to)),
+                Event::Reset { conn, to, kind } => {
                     format!("{}: {kind:?}", self.transport(*conn, *to))
                 }
-                Happening::Syn { conn } => format!("{}: connects", self.transport(*conn, 1)),
-                Happening::Refuse { conn } => format!("{}: refused", self.transport(*conn, 1)),
-                Happening::Job(number) => format!("job {number} is done"),
-                Happening::Wake(node, word) => format!("{} wakes ({word})", self.label(*node)),
+                Event::Syn { conn } => format!("{}: connects", self.transport(*conn, 1)),
+                Event::Refuse { conn } => format!("{}: refused", self.transport(*conn, 1)),
+                Event::Job(number) => format!("job {number} is done"),
+                Event::Wake(node, word) => format!("{} wakes ({word})", self.label(*node)),
             };
             self.tell(|| line);
         }

@@ -10,7 +10,7 @@ use ptth_test_support::{Process, TempDir, eventually, need, program};
 use super::*;
 use crate::RedisDirectory;
 use crate::limits::Limits;
-use crate::sim::net::{Net, Weather};
+use crate::sim::net::{Conditions, Net};
 use crate::sim::rng::Rng;
 
 const GATEWAYS: [&str; 2] = ["http://10.0.0.1:7000", "http://10.0.0.2:7000"];
@@ -21,7 +21,7 @@ const QUESTIONS: usize = 1_000;
 struct Both<'a> {
     real: &'a dyn SharedTable,
     simulated: Table,
-    /// By the epochs of the real table; none is none.
+    /// Maps epochs of the real table to those of the simulated one; 0 is 0.
     epochs: BTreeMap<u64, u64>,
 }
 
@@ -30,7 +30,7 @@ impl Both<'_> {
         self.epochs[&of]
     }
 
-    /// What a gateway asks next.
+    /// Draws the next query of a gateway.
     fn ask(&mut self, rng: &mut Rng) -> String {
         let by = GATEWAYS[rng.size(0, 1)];
         let claimant = Claimant {
@@ -85,7 +85,7 @@ impl Both<'_> {
     }
 }
 
-/// Tells a thread to end, also if the test fails.
+/// Ends a thread, also if the test fails.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
@@ -149,14 +149,15 @@ fn compare(socket: &str, shares: bool) {
 }
 
 #[test]
-fn the_simulated_table_keeps_the_rules_of_the_scripts() {
+fn the_simulated_table_follows_the_rules_of_the_scripts() {
     if !need("redis-server") {
         return;
     }
-    let weather = Weather { cuts: 0, refusals: 0, delay: 0, splits: false, narrow: 0, work: 0 };
+    let conditions =
+        Conditions { cuts: 0, refusals: 0, delay: 0, splits: false, narrow: 0, work: 0 };
     let folder = TempDir::new("table");
     let (_server, socket) = server(&folder);
-    net::install(Some(Net::new(Rng::new(1), weather, false)));
+    net::install(Some(Net::new(Rng::new(1), conditions, false)));
     for shares in [false, true] {
         compare(&socket, shares);
     }

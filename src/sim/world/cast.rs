@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use super::{DEVICES, Deed, Node, Setup, VISITORS, World, gateway_at, ip};
+use super::{Action, DEVICES, Node, Setup, VISITORS, World, gateway_at, ip};
 use crate::device::{self, Device, simulated as devices};
 use crate::proto::turn::{Encoding, Fallback};
 use crate::sim::actors::Entry;
 use crate::sim::attackers::{Attacker, HostileGateway};
 use crate::sim::hostile_devices::{Hostile, HostilePoller};
-use crate::sim::net::{self, Happening, MILLI, SECOND};
+use crate::sim::net::{self, Event, MILLI, SECOND};
 use crate::sim::origin::Origin;
 use crate::sim::programs::Program;
 use crate::sim::tunnels::Tunnelling;
@@ -26,7 +26,7 @@ impl World {
             self.setups.push(setup);
             self.add_origin(n);
             let at = if self.fair { 0 } else { self.rng.skewed(5 * SECOND) };
-            self.do_at(at, Deed::Begin(n - 1));
+            self.do_at(at, Action::Begin(n - 1));
         }
         let mut names: Vec<String> = self.setups.iter().map(|setup| setup.name.clone()).collect();
         if !self.fair && self.rng.permille(400) {
@@ -112,8 +112,8 @@ impl World {
         self.running.push((setup, node));
     }
 
-    /// All nodes but plain visitors and devices: attackers, tunnels, programs, and a gateway that
-    /// breaks the protocol.
+    /// Adds all nodes except plain visitors and devices: attackers, tunnels, programs, and a gateway
+    /// that violates the protocol.
     fn add_strangers(&mut self, count: usize, names: &[String], nonce: &mut u64) {
         let (fair, devices) = (self.fair, names[..count].to_vec());
         if self.rng.permille(400) {
@@ -129,7 +129,7 @@ impl World {
             let (length, starts) =
                 (self.rng.skewed(8 * 1024) as usize, self.rng.range(3 * SECOND, 12 * SECOND));
             let name = devices[self.rng.size(0, devices.len() - 1)].clone();
-            self.ledger.requests.insert(*nonce, Entry::new("GET"));
+            self.tally.requests.insert(*nonce, Entry::new("GET"));
             let at = self.some_door();
             let tunnel = Tunnelling::new(at, name, *nonce, length, starts, fair);
             self.add(&format!("tunnel{n}"), Some(ip(4, n)), |_, _| Node::Actor(Box::new(tunnel)));
@@ -140,7 +140,7 @@ impl World {
             let of = self.rng.size(0, self.gateways() - 1);
             let node = self
                 .add("program", None, |_, _| Node::Actor(Box::new(Program::new(of, plan, starts))));
-            net::with(|net| net.at(starts, Happening::Wake(node, 0)));
+            net::with(|net| net.at(starts, Event::Wake(node, 0)));
         }
         if !fair && self.rng.permille(250) {
             self.add_hostile_gateway(count + 1);
@@ -154,7 +154,7 @@ impl World {
                 *nonce += 1;
                 let rng = &mut self.rng;
                 let method = ["GET", "POST", "HEAD"][rng.size(0, 2)];
-                self.ledger.requests.insert(*nonce, Entry::new(method));
+                self.tally.requests.insert(*nonce, Entry::new(method));
                 Request {
                     nonce: *nonce,
                     device: names[rng.size(0, names.len() - 1)].clone(),
@@ -173,7 +173,7 @@ impl World {
             .collect()
     }
 
-    /// A gateway that breaks the protocol, and a device that is pointed at it.
+    /// Adds a gateway that violates the protocol, and a device that connects to it.
     fn add_hostile_gateway(&mut self, n: usize) {
         let node = self.add("hostile gateway", Some(ip(5, 1)), |_, _| {
             Node::Actor(Box::new(HostileGateway::new("the hostile gateway".to_owned(), 1_000_000)))
@@ -184,7 +184,7 @@ impl World {
         self.setups.push(setup);
         self.add_origin(n);
         self.attacked = Some(self.setups.len() - 1);
-        self.do_at(0, Deed::Begin(self.setups.len() - 1));
+        self.do_at(0, Action::Begin(self.setups.len() - 1));
     }
 
     fn add_visitor(&mut self, n: usize, names: &[String], nonce: &mut u64) {
@@ -210,14 +210,14 @@ impl World {
                     .then(|| rng.skewed(length as u64 + 100) as usize),
                 half_close: rng.permille(60),
             };
-            // Nothing is pipelined behind a request that may end the connection, and a chunked one
+            // Nothing is pipelined after a request that may end the connection, and a chunked one
             // is HTTP/1.1.
             let pipelined = request.pipelined
                 && plan
                     .back()
                     .is_some_and(|last: &Request| last.minor > 0 && !last.half_close && !fair);
             let minor = if request.chunked && method == "POST" { 1 } else { request.minor };
-            self.ledger.requests.insert(request.nonce, Entry::new(method));
+            self.tally.requests.insert(request.nonce, Entry::new(method));
             plan.push_back(Request { pipelined, minor, ..request });
         }
         let rng = &mut self.rng;
@@ -228,6 +228,6 @@ impl World {
         let node = self.add(&format!("visitor{n}"), Some(ip(2, n)), |_, _| {
             Node::Actor(Box::new(Visitor::new(at, plan, pace, starts, fair)))
         });
-        net::with(|net| net.at(starts, Happening::Wake(node, 0)));
+        net::with(|net| net.at(starts, Event::Wake(node, 0)));
     }
 }

@@ -1,5 +1,6 @@
-//! The gateways of a run: one, or two that share a table or are told by a program where devices are.
-//! The table is slow, goes away, forgets, and tells of changes late and more than once.
+//! The gateways of a run: one, or two that find each other's devices in a shared table or through a
+//! program. The table is slow, sometimes unavailable, loses its data, and reports changes late and
+//! more than once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -11,56 +12,56 @@ use crate::gateway::simulated::{
     self as gateways, Change, Claims, Command, Loops, SharedTable as _, Started,
 };
 use crate::gateway::{Gateway, Peers};
-use crate::sim::net::{self, Happening, MILLI, Micros, SECOND};
+use crate::sim::net::{self, Event, MILLI, Micros, SECOND};
 use crate::sim::table::Table;
 
-/// A gateway, as long as it is not started anew.
+/// One process of a gateway, until its restart.
 pub(crate) struct Member {
-    /// One node for each of its loops; the first accepts.
+    /// The nodes of its loops; the first accepts connections.
     pub(crate) nodes: Vec<usize>,
     pub(crate) loops: Loops<Command>,
     claims: Option<Claims>,
-    /// When it next looks after its claims.
+    /// When it next renews its claims.
     due: Option<Micros>,
-    /// It hears of changes in order: of nothing before this.
+    /// The earliest time of its next report, so that reports arrive in order.
     heard_at: Micros,
-    /// It was asked to stop until then, to be started again.
+    /// The deadline for its stop, before a restart.
     rolls: Option<Micros>,
-    /// Until when claims of a run before may last, which was killed.
+    /// Until when the claims of a killed predecessor may last.
     inherits: Micros,
 }
 
 /// How gateways find each other's devices.
 pub(super) enum Directory {
-    /// There is one gateway.
+    /// There is only one gateway.
     None,
     Shared(Table),
     Program(Arc<Mutex<History>>),
 }
 
-/// Where devices were, the oldest first.
+/// Where devices were connected, the oldest first.
 #[derive(Default)]
 pub(super) struct History {
-    seen: VecDeque<(Micros, Whereabouts)>,
-    /// How old what the program says may be.
+    seen: VecDeque<(Micros, Locations)>,
+    /// The greatest age of the program's answers.
     lag: Micros,
 }
 
-/// Of each connected name the URL of a gateway.
-type Whereabouts = BTreeMap<String, String>;
+/// The URL of the gateway of each connected name.
+type Locations = BTreeMap<String, String>;
 
-/// What a gateway is told.
+/// A report to a gateway.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum Report {
     Change(Change),
-    /// Its connection for changes was lost, and made again.
+    /// Its connection for changes was lost and re-established.
     Listens,
 }
 
-/// How long a gateway has to stop that is started again.
+/// The time for a gateway to stop before its restart.
 const ROLLS: Micros = 20 * SECOND;
 
-/// Words of the directory's node: its low bit says which gateway is meant.
+/// Wake-up words of the directory's node; the low bit is the number of the gateway.
 const KEEPS: u64 = 1 << 32;
 
 fn url(gateway: usize) -> String {
@@ -100,7 +101,7 @@ impl Directory {
     }
 }
 
-/// Where a program believes that a device is.
+/// The location of a device according to the program.
 fn at(history: &Mutex<History>, name: &str) -> Option<String> {
     let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
     let then = net::with(|net| net.now).saturating_sub(history.lag);
@@ -143,11 +144,11 @@ impl World {
             Some(before) => *before = member,
             None => self.members.push(member),
         }
-        self.deliver(number, News::Listens);
+        self.deliver(number, Report::Listens);
         self.look_after(number);
     }
 
-    /// The gateway is killed, and another process takes its place.
+    /// Kills the gateway, and starts another process in its place.
     pub(super) fn restart_gateway(&mut self, number: usize) {
         self.members[number].nodes.clone().into_iter().for_each(|node| self.lose(node));
         self.begin_gateway(number);
@@ -157,7 +158,7 @@ impl World {
         }
     }
 
-    /// The gateway is asked to stop, and is started again when it has.
+    /// Asks the gateway to stop, and restarts it afterwards.
     pub(super) fn roll_gateway(&mut self, number: usize) {
         let until = self.now() + ROLLS;
         if self.members[number].rolls.is_none() {
@@ -179,20 +180,20 @@ impl World {
         self.members.iter().position(|member| member.nodes.contains(&node))
     }
 
-    /// Whether all other loops of this one's gateway have ended.
+    /// Returns true if all other loops of this one's gateway have ended.
     pub(super) fn is_last_loop(&self, node: usize) -> bool {
         let Some(number) = self.member_of(node) else { return true };
         let others = self.members[number].nodes.iter().filter(|other| **other != node);
         others.into_iter().all(|other| matches!(self.nodes[*other], Node::Gone))
     }
 
-    /// Whether this loop's gateway was to stop until now, whatever was in progress.
+    /// Returns true if the deadline for stopping this loop's gateway has passed.
     pub(super) fn is_cut_off(&self, node: usize) -> bool {
         let rolls = self.member_of(node).and_then(|number| self.members[number].rolls);
         rolls.is_some_and(|until| until <= self.now())
     }
 
-    /// A loop of a gateway has ended. Behind the last one the gateway gives its claims up.
+    /// Handles the end of a gateway's loop. After the last one, the gateway releases its claims.
     pub(super) fn loop_ended(&mut self, number: usize) {
         if self.members[number].nodes.iter().any(|node| !matches!(self.nodes[*node], Node::Gone)) {
             return;
@@ -203,7 +204,7 @@ impl World {
             if claims.held() > 0 {
                 let held = claims.held();
                 let what = format!("gateway {number} has stopped and still holds {held} names");
-                self.ledger.violation(what);
+                self.tally.violation(what);
             }
         }
         member.claims = None;
@@ -212,7 +213,7 @@ impl World {
                 table.claims().into_iter().filter(|(by, _)| *by == url(number)).collect();
             if !left.is_empty() && self.calm && member.inherits <= net::with(|net| net.now) {
                 let what = format!("gateway {number} has stopped and left claims: {left:?}");
-                self.ledger.violation(what);
+                self.tally.violation(what);
             }
         }
         if self.members[number].rolls.take().is_some() && !self.ends {
@@ -222,7 +223,7 @@ impl World {
 
     // --- the directory ---
 
-    /// Sees to it that a gateway looks after its claims in time.
+    /// Schedules a gateway's next renewal of claims.
     pub(super) fn look_after(&mut self, number: usize) {
         let Some(claims) = &self.members[number].claims else { return };
         let next = claims.next_turn();
@@ -230,7 +231,7 @@ impl World {
         if self.members[number].due.is_none_or(|due| at < due) {
             self.members[number].due = Some(at);
             let node = self.directory_node;
-            net::with(|net| net.at(at, Happening::Wake(node, KEEPS | number as u64)));
+            net::with(|net| net.at(at, Event::Wake(node, KEEPS | number as u64)));
         }
     }
 
@@ -242,7 +243,7 @@ impl World {
         let now = self.now();
         let member = &mut self.members[number];
         if member.due.is_none_or(|due| due > now) {
-            return; // an earlier one took its place
+            return; // an earlier wake-up has replaced it
         }
         member.due = None;
         net::with(|net| net.current = member.nodes[0]);
@@ -252,7 +253,7 @@ impl World {
         self.directory_was_asked();
     }
 
-    /// What the table has changed is told to the gateways, and their loops look at their commands.
+    /// Reports the table's changes to the gateways, and lets their loops handle their commands.
     pub(super) fn directory_was_asked(&mut self) {
         if let Directory::Shared(table) = &self.directory {
             for change in table.take_changes() {
@@ -260,8 +261,8 @@ impl World {
                     let is_lost = !self.calm && !self.fair && self.rng.permille(50);
                     let times = 1 + u64::from(self.rng.permille(100));
                     (0..times).for_each(|_| match is_lost {
-                        true => self.deliver(number, News::Listens),
-                        false => self.deliver(number, News::Change(change.clone())),
+                        true => self.deliver(number, Report::Listens),
+                        false => self.deliver(number, Report::Change(change.clone())),
                     });
                 }
             }
@@ -281,39 +282,39 @@ impl World {
         }
     }
 
-    /// Tells a gateway of something, later.
-    fn deliver(&mut self, number: usize, news: News) {
-        let most = net::with(|net| net.weather.work);
-        let late = match news {
-            News::Change(_) => most,
-            News::Listens => most.max(if self.fair { 0 } else { 3 * SECOND }),
+    /// Sends a report to a gateway, with a delay.
+    fn deliver(&mut self, number: usize, report: Report) {
+        let most = net::with(|net| net.conditions.work);
+        let late = match report {
+            Report::Change(_) => most,
+            Report::Listens => most.max(if self.fair { 0 } else { 3 * SECOND }),
         };
         let member = &mut self.members[number];
         let at = (net::with(|net| net.now) + self.rng.skewed(late)).max(member.heard_at);
         member.heard_at = at;
-        self.news.push(Some((number, member.nodes[0], news)));
-        let (node, word) = (self.directory_node, self.news.len() as u64 - 1);
-        net::with(|net| net.at(at, Happening::Wake(node, word)));
+        self.reports.push(Some((number, member.nodes[0], report)));
+        let (node, word) = (self.directory_node, self.reports.len() as u64 - 1);
+        net::with(|net| net.at(at, Event::Wake(node, word)));
     }
 
     fn hear(&mut self, word: usize) {
-        let Some((number, node, news)) = self.news[word].take() else { return };
-        net::tell(|| format!("gateway {number} hears: {news:?}"));
+        let Some((number, node, report)) = self.reports[word].take() else { return };
+        net::tell(|| format!("gateway {number} receives: {report:?}"));
         let member = &self.members[number];
         if let Some(claims) = member.claims.as_ref().filter(|_| member.nodes[0] == node) {
-            match news {
-                News::Change(change) => claims.heard(change),
-                News::Listens => claims.listens(),
+            match report {
+                Report::Change(change) => claims.note_change(change),
+                Report::Listens => claims.listening_began(),
             }
         }
         self.wake_gateway(number);
         self.look_after(number);
     }
 
-    /// Notes where devices are, for a program that says so.
-    pub(super) fn note_whereabouts(&mut self) {
+    /// Notes where devices are, for the program.
+    pub(super) fn note_locations(&mut self) {
         let Directory::Program(history) = &self.directory else { return };
-        let mut places = Whereabouts::new();
+        let mut places = Locations::new();
         for (number, member) in self.members.iter().enumerate() {
             if member.nodes.iter().all(|node| matches!(self.nodes[*node], Node::Gone)) {
                 continue;
@@ -328,7 +329,7 @@ impl World {
         }
     }
 
-    /// The table answers from here on.
+    /// Makes the table available from now on.
     pub(super) fn directory_calm(&self) {
         match &self.directory {
             Directory::None => {}
@@ -339,18 +340,18 @@ impl World {
         }
     }
 
-    /// Something is wrong with the table: it is away for a while, or has lost what it knew.
+    /// Injects a failure of the table: it is unavailable for a while, or loses its data.
     pub(super) fn disturb_directory(&mut self) {
         let Directory::Shared(table) = &self.directory else { return };
         if self.rng.permille(700) {
             table.go_away(self.rng.skewed(40 * SECOND));
         } else {
             table.forget_all();
-            (0..self.members.len()).for_each(|number| self.deliver(number, News::Listens));
+            (0..self.members.len()).for_each(|number| self.deliver(number, Report::Listens));
         }
     }
 
-    /// Where gateways share a table, a name is one gateway's, once all have heard of all changes.
+    /// Checks that a name of a shared table belongs to one gateway, once all changes are reported.
     pub(super) fn check_owners(&mut self) {
         let Directory::Shared(table) = &self.directory else { return };
         let (shares, claims) = (self.shared_names, table.claims());
@@ -366,7 +367,7 @@ impl World {
                 claims.iter().filter(|(_, of)| *of == name).map(|(by, _)| by).collect();
             let right: Vec<String> = owners.iter().map(|number| url(*number)).collect();
             if (!shares && owners.len() > 1) || !right.iter().eq(claimed.iter().copied()) {
-                self.ledger.violation(format!(
+                self.tally.violation(format!(
                     "{name} is connected to gateways {owners:?}, and claimed by {claimed:?}"
                 ));
             }
