@@ -64,7 +64,7 @@ impl GatewayRole {
                 () if self.registry.in_force(&registration) => CloseCause::Drained,
                 () => CloseCause::Replaced,
             };
-            return self.drop_link(cx, id, end.because("it was told to go"));
+            return self.drop_link(cx, id, end.because("the gateway sent a goaway"));
         }
         if let Err(why) = reusable {
             return self.drop_link(cx, id, why);

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   idle ─► busy: a request or an answer is part of such a login ─► pinned ⇄ busy ─► closed with the visitor's connection
-//!                                                                     └─ told to go when others wait for it, or they are too many
+//!                                                                     └─ gets a goaway when others wait for it, or they are too many
 //! ```
 //! A pinned link is never used for another visitor, because the server behind it has logged its
 //! visitor in. The gateway marks requests to a device with a session if they come from the same
@@ -28,7 +28,7 @@ use crate::proto::digits::hex;
 use crate::proto::forward::SAME_VISITOR;
 
 const ITS_VISITOR: CloseReason = CloseCause::LastMessage.because(
-    "a login that is bound to its connection went over it, and its visitor's connection is over",
+    "a login that is bound to its connection went over it, and its visitor's connection has ended",
 );
 
 impl GatewayRole {

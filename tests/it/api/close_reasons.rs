@@ -65,7 +65,7 @@ fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// A program's request is answered with this behind the status line and `Connection: close`; so much
+/// A program's request is answered with this after the status line and `Connection: close`; so much
 /// of the body is read.
 fn answers_program(gateway: &Gateway, mut device: TcpStream, rest: &str, read: usize) -> TcpStream {
     let lamp = gateway.device("lamp");
@@ -230,7 +230,7 @@ const DEVICE: &[(&str, CloseCause, Served)] = &[
         assert!(head(stream).starts_with("HTTP/1.1 204 "));
         assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "the device closes it");
     }),
-    ("told to go", CloseCause::Drained, |stream| {
+    ("a goaway", CloseCause::Drained, |stream| {
         stream.write_all(b"OPTIONS * HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n").unwrap();
         assert!(head(stream).starts_with("HTTP/1.1 204 "));
     }),
@@ -386,14 +386,14 @@ fn the_log_says_each_end_once() {
     let log = gateway.process.stderr();
     let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
     assert_eq!((lines("ended: "), lines("down: ")), (1, 1), "{log}");
-    // Whoever asks for the device reads the same reason.
+    // A request for the device fails with the same reason.
     let mut visitor = connect(gateway.visitors);
     visitor.write_all(b"GET /lamp/ HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     visitor.read_to_string(&mut answer).unwrap();
     assert!(
         answer.starts_with("HTTP/1.1 503 ")
-            && answer.contains("ago (protocol-error), and it did not come"),
+            && answer.contains("ago (protocol-error), and it did not connect"),
         "{answer}"
     );
 }

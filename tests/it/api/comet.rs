@@ -278,11 +278,11 @@ fn a_slow_sender_keeps_no_room_that_others_want() {
             std::thread::sleep(Duration::from_millis(20));
         }
         slow.write_all(&vec![b' '; 2_100_000]).unwrap();
-        // Now others want more than is left: it is told to go, though it is never silent, and they
+        // Now others want more than is left: it gets a goaway, though it is never silent, and they
         // get their room.
         slow.set_nonblocking(true).unwrap();
         let (mut answer, mut n) = ([0; 1024], 0);
-        until("the slow sender is told to go", || {
+        until("the slow sender gets a goaway", || {
             if let Err(e) = upload(6_000_000) {
                 assert!(e.is_full(), "{e:?}");
                 std::thread::sleep(Duration::from_millis(20));

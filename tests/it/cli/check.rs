@@ -50,7 +50,7 @@ fn a_gateway_that_turns_is_usable_and_keeps_its_device() {
     gateway.get("/lamp/").expect_ok("here");
     assert!(!gateway.process.stderr().contains("replaced"), "{}", gateway.process.stderr());
     assert!(!device.stderr().contains("ended"), "{}", device.stderr());
-    // Without a heartbeat in its time the link is all the same open.
+    // Without a heartbeat in its time the link is nevertheless open.
     let told = check(&gateway.device_url("lamp"), &["--heartbeat", "0s"]);
     says(&told, 0, &["usable"]);
     assert!(!told.1.contains("heartbeat"), "{}", told.1);
@@ -175,7 +175,11 @@ fn at_the_visitors_port_a_device_is_told_of_the_devices_port() {
     for request in [post, "GET /nobody/ HTTP/1.1\r\nHost: a\r\n\r\n"] {
         let answer = gateway.visitor().ask(request);
         answer.expect_refusal(404);
-        assert!(answer.text().contains("no device nobody is or was lately"), "{}", answer.text());
+        assert!(
+            answer.text().contains("no device nobody is connected, or was recently"),
+            "{}",
+            answer.text()
+        );
     }
     // The device itself says so, too.
     let url = at_visitors(&gateway);

@@ -191,11 +191,11 @@ fn a_device_tells_its_status_at_a_listener() {
     assert!(device.line().starts_with("connected lamp"));
     status_is(|| Some(ask().text()), true);
     assert_eq!(ask().status(), 200);
-    // Whoever asks nothing keeps nobody waiting, however many there are: the oldest gives way.
+    // Silent clients keep nobody waiting, however many there are: the oldest is closed.
     let mut idle: Vec<RawPeer> = (0..16).map(|_| RawPeer::connect(address)).collect();
     assert_eq!(ask().status(), 200);
     idle[0].expect_end();
-    // A page of another site that was made to ask here (DNS rebinding), and whoever names no host.
+    // A page of another site that was made to ask here (DNS rebinding), and a request without a host.
     for (request, status) in [
         ("GET / HTTP/1.1\r\nHost: rebound.example\r\n\r\n", 421),
         ("GET / HTTP/1.1\r\nHost: localhost\r\nHost: rebound.example\r\n\r\n", 421),

@@ -244,7 +244,7 @@ fn a_reading_again_says_what_changed() {
     gateway.process.expect_stderr("1 route was read from");
     gateway.process.expect_stderr(&format!("{}: nothing changed", file.path()));
     gateway.process.expect_stderr(&format!("1 token was read from {}: nothing", tokens.path()));
-    // In the file the new route stands before the other, by host and path behind it.
+    // In the file the new route stands before the other, by host and path after it.
     let more = "[[route]]\nhost = \"b.example\"\ndevice = \"door\"\n";
     let text = one.replace("one", "two").replace("\"lamp\"", "\"desk\"");
     let text = text.replacen("[[route]]", &format!("{more}[[route]]"), 1);

@@ -145,7 +145,7 @@ fn help_names_every_option_and_exits_with_0() {
         }
     }
     for command in ["gateway", "device", "status", "health"] {
-        // Whoever lists processes would read it.
+        // Every list of processes would show it.
         assert!(
             !Ptth::run(&[command, "--help"]).1.contains("token <TOKEN>")
                 && !Ptth::run(&[command, "--help"]).1.contains("--token "),
@@ -598,7 +598,7 @@ fn a_gateway_that_drains_finishes_what_is_in_progress() {
     gateway_refuses_new_ones(&gateway);
     link.write(vector("draft-4-response"));
     visitor.read_answer("GET").expect_ok("Good");
-    // Then the link is told to go, and nothing is left to wait for.
+    // Then the link gets a goaway, and nothing is left to wait for.
     if let Some(head) = link.try_read_head() {
         assert!(head.start == "OPTIONS * HTTP/1.1" && head.closes(), "{}", head.text());
         link.write("HTTP/1.1 204 No Content\r\n\r\n");

@@ -109,7 +109,7 @@ fn what_was_asked_for_is_written_or_the_command_fails() {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let (code, error) = into(full, arguments);
         assert!(code == 1 && error.contains("standard output: "), "{arguments:?}: {code} {error}");
-        // Whoever has read enough is told nothing.
+        // A reader that stops early causes no error.
         let (read, closed) = UnixStream::pair().unwrap();
         drop(read);
         let (code, error) = into(OwnedFd::from(closed), arguments);

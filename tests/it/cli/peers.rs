@@ -440,7 +440,7 @@ fn the_python_example_is_a_device_on_our_gateway() {
 
 // ── floor: a foreign, minimal implementation of both ends ──
 
-/// The program, where .ci/peers (or whoever) has built it.
+/// The program, where .ci/peers (or another script) has built it.
 fn floor() -> Option<PathBuf> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository("target"), PathBuf::from);

@@ -132,7 +132,7 @@ fn a_body_that_was_on_its_way_to_the_wrong_gateway_is_sent_again_unless_it_is_lo
     refused.expect_refusal(503);
     assert_eq!(refused.head.get("retry-after"), Some("1"));
     assert!(refused.text().contains("does not have the device any more"), "{}", refused.text());
-    // What it learnt counts for whoever sends it again.
+    // What it learnt counts for a repeated request.
     eventually("the new owner is known", || (first.ask(post(9)).status() == 200).then_some(()));
     // Of what is kept, nobody is told.
     there.drain(Duration::from_secs(10));
@@ -155,9 +155,9 @@ fn a_device_that_nobody_has_is_unknown_and_one_that_was_there_is_waited_for() {
     table.say("lamp", &second.url);
     let nobody = first.ask(get("/lamp/x"));
     nobody.expect_refusal(404);
-    let both = "no device lamp is or was lately connected to this gateway, nor to the one that the directory of gateways names";
+    let both = "no device lamp is connected, or was recently, to this gateway, nor to the one that the directory of gateways names";
     assert!(nobody.text().contains(both), "{}", nobody.text());
-    // It was there lately: whoever asks waits for it, wherever it comes.
+    // It was there recently: a request waits for it, whichever gateway it connects to.
     second.device("lamp", "second").drain(Duration::from_secs(10));
     let mut waits = RawPeer::connect(first.visitors);
     waits.deadline = Duration::from_secs(30);
@@ -226,7 +226,7 @@ fn what_the_directory_was_asked_before_it_changed_does_not_count() {
 }
 
 /// A directory that loses its memory, as a server does that is restarted, makes nobody's device
-/// unknown that was reached lately.
+/// unknown that was reached recently.
 #[test]
 fn a_device_that_another_gateway_had_is_waited_for_when_the_directory_has_forgotten_it() {
     let (second, table) = (One::alone(), Table::default());
@@ -320,7 +320,7 @@ fn the_directory_has_its_time_and_its_mistakes_are_told() {
     drop(hold);
 }
 
-/// A device that was here lately is waited for. Whoever waited in vain learns what kept the gateway
+/// A device that was here recently is waited for. A request that waited in vain learns what kept the gateway
 /// from finding it elsewhere.
 #[test]
 fn after_a_wait_it_is_told_that_the_directory_could_not_be_asked() {
@@ -354,7 +354,7 @@ fn after_a_wait_it_is_told_that_the_directory_could_not_be_asked() {
 
 #[test]
 fn a_connection_that_was_closed_is_no_failure() {
-    // In the place of a gateway: it closes each connection behind an answer, and does not say so.
+    // In the place of a gateway: it closes each connection after an answer, and does not say so.
     let other = LocalServer::with(|c| {
         c.answer("200 OK", "PTTH-Peer-Served: 1\r\n", "served");
         c.close = true;

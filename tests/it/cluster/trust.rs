@@ -78,7 +78,7 @@ fn the_peers_port_is_for_gateways_that_show_the_secret() {
         },
     );
     assert_eq!(local.count(), served, "none of them has reached the device");
-    // Its own sign of life, for whoever looks whether it can be reached.
+    // Its own sign of life, for clients that check whether it can be reached.
     let options = format!("OPTIONS * HTTP/1.1\r\nHost: a\r\n{right}\r\n");
     assert_eq!(ask(&options).status(), 200);
     assert!(!gateway.process.stderr().contains(SECRET));
@@ -393,7 +393,7 @@ fn gateways_know_each_other_by_their_certificates() {
     assert!(code == 2 && told.contains("--peers-cert"), "{told}");
 }
 
-/// What another gateway's certificate let in ends with its CA, connections that are kept included.
+/// Connections that another gateway's certificate admitted end with its CA, connections that are kept included.
 #[test]
 fn a_replaced_ca_ends_the_connections_that_it_let_in() {
     let (pki, new) = (Authority::new(), Authority::new());
@@ -442,7 +442,7 @@ fn a_replaced_ca_ends_the_connections_that_it_let_in() {
     let answer = visitor.ask(&get("/lamp/whole"));
     assert!(matches!(answer.status(), 502 | 503), "{}", answer.head.text());
     streams.deadline = Duration::from_secs(30);
-    streams.read_to_any_end(); // behind take_over_grace (10 s)
+    streams.read_to_any_end(); // after take_over_grace (10 s)
     assert_eq!(local.count(), 4);
 }
 
@@ -478,7 +478,7 @@ fn strangers_at_the_peers_port_keep_out_neither_gateways_nor_visitors_nor_device
     let mut others: Vec<RawPeer> = (3..7).map(|n| stranger([127, 0, 0, n])).collect();
     for n in 0..30 {
         others.push(stranger([127, 0, 1, n]));
-        // A new connection each time, behind as many strangers as there may be.
+        // A new connection each time, after as many strangers as there may be.
         let answer = RawPeer::connect(at(&url)).ask(&peer_request(
             "lamp",
             &format!("PTTH-Peer-Secret: {SECRET}\r\nConnection: close\r\n"),

@@ -255,7 +255,7 @@ fn names_in_redis_are_counted_and_its_absence_is_told() {
     let seen = |told: &Value| told["gateways"][0]["own"] == true;
     cluster_at(admin, "it has announced itself", seen);
     redis.process.signal("KILL");
-    // Whoever asks for a device finds out at once; a renewal may be due in some seconds only.
+    // A request for a device finds out at once; a renewal may be due in some seconds only.
     eventually("a look-up fails", || (gateway.get("/door/x").status() == 503).then_some(()));
     let told = cluster_at(admin, "it is away", |told| told["directory"]["state"] == "away");
     let away = &told["directory"]["away"];

@@ -246,7 +246,7 @@ fn a_compressed_reply_is_named_and_none_is_asked_for() {
 #[test]
 fn a_date_in_retry_after_counts_from_the_answers_own() {
     // Each form of a date (RFC 9110 §5.6.7), a second after the answer's, whose clock is years
-    // behind ours.
+    // after ours.
     for date in [
         "Sun, 06 Nov 1994 08:49:38 GMT",
         "Sunday, 06-Nov-94 08:49:38 GMT",
@@ -395,7 +395,7 @@ fn every_answer_of_the_devices_port_but_the_101_has_the_mark() {
         assert!(head.status() == status && mark.starts_with("ptth"), "{request}{}", head.text());
         assert_eq!(status >= 400, mark.starts_with("ptth; details=\""), "{}", head.text());
     }
-    // The visitors' port does not: a page behind it is no gateway's refusal.
+    // The visitors' port does not: a page that comes through it is not a gateway's refusal.
     assert_eq!(gateway.get("/nobody/").status(), 404);
 }
 

@@ -420,7 +420,7 @@ fn busy_links(
 
 type Opener = crossbeam_channel::Sender<()>;
 
-/// Whether the link goes on behind a heartbeat.
+/// Whether the link goes on after a heartbeat.
 fn goes_on(link: &mut RawPeer) -> bool {
     link.write(HEARTBEAT);
     let answer = link.read_answer("OPTIONS");
@@ -572,7 +572,7 @@ fn as_many_polls_are_opened_as_callers_wait() {
             let handle = device.spawn_forward(local.url()).unwrap();
             let mut first = poll(&raw);
             first.write(event(*encoding, "e1", waiting));
-            // What MIN wants is dialled behind the first answer.
+            // What MIN wants is dialled after the first answer.
             let mut others: Vec<RawPeer> =
                 (1..*polls.start() + opened).map(|_| poll(&raw)).collect();
             assert_eq!(paths.recv_timeout(DEADLINE).unwrap(), "/e1", "{name}");

@@ -47,7 +47,7 @@ fn nobody_dials(raw: &RawGateway) {
 
 // ── The pool after an outage ──
 
-/// One attempt at a time while the gateway does not answer; behind its first 101 all that are
+/// One attempt at a time while the gateway does not answer; after its first 101 all that are
 /// wanted at once, though none of them is answered.
 #[test]
 fn after_an_outage_the_pool_comes_back_in_parallel_behind_the_first_answer() {
@@ -189,7 +189,7 @@ fn a_gateway_that_ends_each_link_behind_its_answer_is_told_of_only_so_often() {
 
 // ── Links that carry nothing ──
 
-/// A box on the way that lets offers and their 101 pass, and nothing behind it. It passes polls.
+/// A box on the way that lets offers and their 101 pass, and nothing after it. It passes polls.
 fn swallowing_box(gateway: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
@@ -380,7 +380,7 @@ fn without_doubt_or_without_a_fallback_nothing_polls_beside_links() {
 
 // ── Goaways ──
 
-/// Whoever takes links one by one dials the replacement first, too: it is there when the answer is
+/// A program that accepts links one by one dials the replacement first, too: it is there when the answer is
 /// read.
 #[test]
 fn a_program_that_listens_dials_the_replacement_before_a_goaway_is_answered() {

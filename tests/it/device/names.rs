@@ -135,7 +135,7 @@ fn serve(socket: &UdpSocket, zone: &Zone) {
             answer.extend_from_slice(&[0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
             answer.extend_from_slice(&address.octets());
         }
-        let _ = socket.send_to(&answer, from); // whoever asked may be gone
+        let _ = socket.send_to(&answer, from); // the client may be gone
     }
 }
 

@@ -608,7 +608,7 @@ fn a_goaways_replacement_is_dialled_before_the_goaway_is_answered() {
     );
 }
 
-/// A gateway may end each link behind one request: what was of use is replaced at once.
+/// A gateway may end each link after one request: what was of use is replaced at once.
 #[test]
 fn goaways_behind_a_request_are_not_paced() {
     let raw = RawGateway::start();

@@ -14,7 +14,7 @@ use crate::support::{
     free_port, need, pattern, program, say,
 };
 
-/// Says `hi`, then everything that it hears, then `bye` behind its client's end.
+/// Says `hi`, then everything that it hears, then `bye` after its client's end.
 fn chat(mut client: impl Read + Write, end: impl FnOnce(&Client<'_>)) {
     let mut piece = vec![0; 64 * 1024];
     let mut said = client.write_all(b"hi");
@@ -233,7 +233,7 @@ fn a_target_that_ignores_the_end_holds_no_link_for_a_visitor_that_is_gone() {
     assert_eq!(heard, b"all of it");
     visitor.reset();
     eventually("the link serves others", || (gateway.get("/lamp/x").status() == 200).then_some(()));
-    // A close behind its end would be silent to a target that says nothing.
+    // A close after its end would be silent to a target that says nothing.
     eventually("the target hears a reset", || server.take_error().unwrap().map(drop));
 }
 

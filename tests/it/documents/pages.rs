@@ -49,13 +49,13 @@ fn flat(text: &str) -> String {
     bare.collect::<Vec<_>>().join(" ")
 }
 
-/// The number at the beginning of a text: `1`, `1.6`, not the full stop behind it.
+/// The number at the beginning of a text: `1`, `1.6`, not the full stop after it.
 fn number(text: &str) -> &str {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     text[..end].trim_end_matches('.')
 }
 
-/// Each `NAME.md §N`, and the sections that are listed behind it (`§1.2, §1.3 and §2`).
+/// Each `NAME.md §N`, and the sections that are listed after it (`§1.2, §1.3 and §2`).
 fn citations(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices(".md") {
@@ -244,7 +244,7 @@ fn every_option_in_a_document_is_one_of_the_command() {
     }
 }
 
-/// Names behind two hyphens that begin a word.
+/// Names after two hyphens that begin a word.
 #[cfg(feature = "cli")]
 fn options(text: &str) -> Vec<String> {
     let begins = |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '-');
@@ -298,7 +298,7 @@ fn settings_in_messages_are_there() {
     }
 }
 
-/// Whoever looks for a feature or a command finds it where all are listed.
+/// Every feature and command is in the list of all.
 #[cfg(feature = "cli")]
 #[test]
 fn every_feature_and_every_command_is_listed() {

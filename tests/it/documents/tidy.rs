@@ -278,7 +278,7 @@ fn impls<'t>(text: &'t str, of: &str) -> Vec<&'t str> {
     found
 }
 
-/// The names behind each `prefix`, up to a bracket.
+/// The names after each `prefix`, up to a bracket.
 fn called<'t>(text: &'t str, prefix: &str) -> Vec<&'t str> {
     let name = |rest: &'t str| {
         let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_'))?;

@@ -269,7 +269,7 @@ fn a_device_forwards_many_slow_answers_without_a_thread_for_each() {
 
 #[test]
 fn callers_beyond_the_bound_are_told_at_once() {
-    // T29: a stalled device; 1,024 may wait for a link of it, whoever comes then hears so.
+    // T29: a stalled device; 1,024 may wait for a link of it, later ones are refused.
     const WAITING: usize = 1_024;
     if affordable(WAITING + 50) < WAITING + 50 {
         return;

@@ -66,8 +66,8 @@ fn a_gateway_that_does_not_read_the_answers_to_its_heartbeats_is_not_read_from()
             assert!(
                 grows(&format!("heartbeats, {}", options[0]), &device, &mut link, HEARTBEAT) < FLAT
             );
-            // Whoever reads on is answered on: here what was written whole, and the rest is served
-            // behind it.
+            // A client that continues to read gets further responses: here what was written whole, and the rest is served
+            // after it.
             link.deadline = Duration::from_secs(10);
             for _ in 0..10_000 {
                 assert_eq!(link.read_head().status(), 204);

@@ -50,7 +50,7 @@ fn visitors_come_from_allowed_networks_alone() {
         visitor.expect_end();
         assert_eq!(told.get_or_insert(answer.text()), &answer.text());
     }
-    // A proxy's word does not count, not even a trusted one's: it is the connection that is let in.
+    // A proxy's word does not count, not even a trusted one's: the address of the connection decides.
     let gateway =
         Gateway::start(&["--visitors-allow", "10.0.0.0/8", "--trusted-proxies", "127.0.0.1"]);
     gateway.visitor().read_answer("GET").expect_refusal(403);
@@ -95,7 +95,7 @@ fn one_address_has_so_many_connections() {
 #[test]
 fn of_those_who_have_shown_nothing_the_oldest_goes() {
     let gateway = Gateway::start(&["--unauthenticated", "3"]);
-    let mut links: Vec<RawPeer> = (0..10).map(|n| gateway.link(&format!("lamp-{n}"))).collect(); // they were let in
+    let mut links: Vec<RawPeer> = (0..10).map(|n| gateway.link(&format!("lamp-{n}"))).collect(); // they were admitted
     let open = gateway.process.descriptors();
     let mut waiting: Vec<RawPeer> = (1..=3)
         .map(|n| {
@@ -109,7 +109,7 @@ fn of_those_who_have_shown_nothing_the_oldest_goes() {
         })
         .collect();
     waiting[0].expect_quiet(Duration::from_millis(100));
-    // Whoever shows something gets in, while slow ones stand in the door.
+    // Clients that present a credential are admitted, while slow ones still wait.
     for n in 0..20 {
         drop(gateway.link(&format!("door-{n}")));
     }
@@ -117,7 +117,7 @@ fn of_those_who_have_shown_nothing_the_oldest_goes() {
     let more: Vec<RawPeer> = (0..3).map(|_| gateway.dial()).collect();
     waiting.into_iter().for_each(is_dropped);
     drop(more);
-    // Those that were let in are in, the oldest of all, too.
+    // Admitted ones stay connected, the oldest of all, too.
     for (n, link) in links.iter_mut().enumerate() {
         let mut visitor = gateway.visitor();
         visitor.write(get(&format!("/lamp-{n}/x")));
@@ -235,7 +235,7 @@ fn nobody_gives_way_where_nobody_waits() {
     }
 }
 
-/// `ptth gateway` that may open so many files.
+/// `ptth gateway` that may open this many files.
 pub fn with_files(files: u32, more: &str) -> Process {
     let arguments = format!("gateway --devices 127.0.0.1:0 --visitors 127.0.0.1:0 {more}");
     let script = format!("ulimit -n {files}; exec {} {arguments}", env!("CARGO_BIN_EXE_ptth"));

@@ -154,7 +154,7 @@ fn visitor(visitors: SocketAddr, request: &str) -> RawPeer {
     visitor
 }
 
-/// A device at work for a first visitor, so that whoever comes now waits.
+/// A device at work for a first visitor, so that the next visitors wait.
 #[track_caller]
 fn busy(gateway: &Gateway, face: Face, session: &str) -> (Device, RawPeer, Asked) {
     let mut device = Device::connect(gateway.devices, face, session);
@@ -320,7 +320,7 @@ fn a_programs_request_says_how_many_wait_and_its_own_word_is_dropped() {
                     let mut response = gateway.device("lamp").send(request).unwrap();
                     response.body_mut().read_to_text(100).unwrap()
                 });
-                // Wherever the program stands in the line, a visitor is behind it.
+                // Wherever the program is in the queue, a visitor is after it.
                 for n in 1.. {
                     in_line.push_back(visitor(visitors, &get(&format!("/lamp/{n}"))));
                     device.answer(&asked);

@@ -213,7 +213,7 @@ fn the_request_carries_the_host_that_it_was_routed_on() {
 
 #[test]
 fn connection_strips_what_is_its_own_and_nothing_else() {
-    // T12: each name alone, in a case of its own. `true`: the field arrives all the same.
+    // T12: each name alone, in a case of its own. `true`: the field arrives nevertheless.
     let rows = [
         ("Host", "a", true),
         ("content-LENGTH", "5", true),
@@ -260,13 +260,13 @@ fn connection_strips_what_is_its_own_and_nothing_else() {
             visitor.ask(&get("/lamp/x")).expect_ok("hello\n");
         },
     );
-    // A coding that Connection names is a coding all the same.
+    // A coding that Connection names is a coding nevertheless.
     let mut visitor = gateway.visitor();
     visitor.write(
         "POST /lamp/hash HTTP/1.1\r\nHost: a\r\nConnection: transfer-encoding\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     );
     visitor.read_answer("POST").expect_ok(Hash::of(b"hello"));
-    // Via says where a request came through already; ours comes behind it.
+    // Via says where a request came through already; ours comes after it.
     let answer = visitor.ask("GET /lamp/echo HTTP/1.1\r\nHost: a\r\nVia: 1.0 before\r\n\r\n");
     assert_eq!(Head::split(&answer.body).0.all("via"), ["1.0 before", "1.1 ptth"]);
     // Names that some servers read as framing, routing or forwarding fields.
@@ -277,7 +277,7 @@ fn connection_strips_what_is_its_own_and_nothing_else() {
 
 #[test]
 fn a_coming_protocol_is_never_asked_for_with_a_body() {
-    // T9: the bytes behind the head are a body, whatever Upgrade says; HTTP2-Settings goes also
+    // T9: the bytes after the head are a body, whatever Upgrade says; HTTP2-Settings goes also
     // where it stands alone.
     let gateway = Gateway::start(&[]);
     let device = LocalServer::device(&gateway, "lamp", 1, routes);
@@ -605,7 +605,7 @@ fn extensions_and_trailers_have_an_end_wherever_the_limit_falls() {
         },
     );
     // What a row's device counts late shows here at the latest: another request has gone through
-    // behind it.
+    // after it.
     device.answer_on(gateway.link("lamp"));
     let mut visitor = gateway.visitor();
     visitor.write("POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");

@@ -70,7 +70,7 @@ fn a_token_has_a_label_and_a_last_day() {
     eventually("both tables are read again", || {
         (gateway.process.stderr().matches("1 removed, 1 changed").count() == 2).then_some(())
     });
-    assert_eq!(link.read_head().target(), "*", "it is told to go");
+    assert_eq!(link.read_head().target(), "*", "it gets a goaway");
     ask(&good).expect_refusal(401);
     gateway.process.expect_stderr("expired on 2021-12-31");
 }

@@ -72,7 +72,7 @@ fn wander(visitors: SocketAddr, number: usize, stop: &AtomicBool, answers: &Atom
             n => STABLE[(number + n * (1 + 4 * (number % 2))) % STABLE.len()],
         };
         let nonce = format!("/{number}-{n}");
-        // What is pipelined behind it is moved with it.
+        // What is pipelined after it is moved with it.
         let pipelined = n % 5 == 0;
         let next = STABLE[n % STABLE.len()];
         peer.write(get(&format!("/{name}{nonce}")));
@@ -140,7 +140,7 @@ fn visitors_go_from_loop_to_loop_under_load_and_every_answer_is_their_own() {
             thread::yield_now();
             gateway.set_tokens(tokens(all())).unwrap();
             if rounds % 8 == 7 {
-                second = Some(device(&gateway, TAKEN)); // the one before it is dropped
+                second = Some(device(&gateway, TAKEN)); // the previous one is dropped
             }
             rounds += 1;
             gateway.ping(Duration::from_secs(20)).unwrap();

@@ -25,7 +25,7 @@ fn text(from: &str) -> Vec<u8> {
     format!("PROXY {family} {from} {to} 40112 443\r\n").into_bytes()
 }
 
-/// Of version 2, with an extension behind the addresses.
+/// Of version 2, with an extension after the addresses.
 fn binary(from: &str) -> Vec<u8> {
     let from: Ipv4Addr = from.parse().unwrap();
     let addresses = [&from.octets()[..], &[192, 0, 2, 1, 0x9c, 0xb0, 1, 0xbb]].concat();
@@ -76,7 +76,7 @@ fn the_peer_that_a_balancer_names_counts_everywhere() {
         link.write(OK);
         visitor.read_answer("GET").expect_ok("ok");
     }
-    // Who is not in an allowed network is not let in; neither is the balancer itself.
+    // An address outside the allowed networks is not admitted, nor is the balancer itself.
     for header in [text("198.51.100.1"), binary("198.51.100.1"), LOCAL.to_vec(), text("10.0.0.7")] {
         let mut visitor = gateway.visitor();
         visitor.write(with(&header, get("/lamp/x")));

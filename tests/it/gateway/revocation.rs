@@ -1,4 +1,4 @@
-//! Revocation (T59): what a certificate or a token has let in ends with it, within
+//! Revocation (T59): connections that a certificate or a token has admitted end with it, within
 //! `take_over_grace`: links, polls, streams, tunnels, links lent to programs.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -99,7 +99,7 @@ const UPGRADE: &str = "Upgrade: echo\r\nConnection: Upgrade\r\n";
 const SWITCHED: &str =
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n";
 
-/// An idle link is told to go.
+/// An idle link gets a goaway.
 fn is_told_to_go(link: &mut TlsPeer) {
     let told: Head = link.read_head();
     assert!(told.start == "OPTIONS * HTTP/1.1" && told.closes(), "{}", told.text());
@@ -187,7 +187,7 @@ fn what_a_replaced_ca_let_in_ends_within_the_grace_and_the_rest_stays() {
     the_old_ca_is_out_and_the_new_one_in(&world, &lamp, &device(&new, "lamp"), &mut other);
 }
 
-/// The old CA's device is not let in again, the new CA's has not noticed anything, and a renewed
+/// The old CA's device is not admitted again, the new CA's has not noticed anything, and a renewed
 /// one takes its place.
 fn the_old_ca_is_out_and_the_new_one_in(
     world: &World,
@@ -196,7 +196,7 @@ fn the_old_ca_is_out_and_the_new_one_in(
     other: &mut TlsPeer,
 ) {
     let mut refused = world.dial(lamp);
-    let _ = refused.0.conn.complete_io(&mut refused.0.sock); // in TLS 1.3 the refusal comes behind the handshake
+    let _ = refused.0.conn.complete_io(&mut refused.0.sock); // in TLS 1.3 the refusal comes after the handshake
     let mut byte = [0];
     assert!(refused.0.read(&mut byte).is_err());
     let mut visitor = world.asks(other, &get("/stays/x"));

@@ -243,7 +243,7 @@ fn a_cookie_ends_with_its_token_and_its_gateway_and_is_of_one_place() {
     let planted = cookie_of(&answer);
     page("/lamp/x", &format!("{}; {}", cookie.trim_end(), &planted["Cookie: ".len()..]));
     heard(&gateway, &mut link, &format!("Cookie: ptth-sign-in=planted\r\n{cookie}"));
-    // It is not for this device any more: whoever asks may sign in anew.
+    // It is not for this device any more: the visitor may sign in again.
     tokens.set(&[("right", "porch"), ("other", "*")]);
     hang_up(&gateway);
     let refused = expect_page(&ask("/lamp/x", &format!("{cookie}{HTML}")), 403);
@@ -354,7 +354,7 @@ fn forms_that_are_none_sign_nobody_in() {
     ]);
 }
 
-/// T47: what stands behind a form is the next request, and what stands in one is none.
+/// T47: what stands after a form is the next request, and what stands in one is none.
 #[test]
 fn a_form_ends_where_its_framing_says() {
     let (gateway, _tokens) = gateway(&[]);
@@ -368,7 +368,7 @@ fn a_form_ends_where_its_framing_says() {
     assert_eq!(link.read_head().target(), "/next");
     link.write(OK);
     visitor.read_answer("GET").expect_ok("ok");
-    // In single bytes, and with a trailer and a request behind it.
+    // In single bytes, and with a trailer and a request after it.
     let mut visitor = gateway.visitor();
     for byte in chunked("b\r\ntoken=right\r\n0\r\nA: b\r\n\r\n", "").bytes() {
         visitor.write([byte]);

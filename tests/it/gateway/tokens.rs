@@ -1,5 +1,5 @@
-//! Tokens bound to names (`--tokens`, `--visitor-tokens`, `ptth token`), from outside: who gets in
-//! under which name, on every face, and who stays in.
+//! Tokens bound to names (`--tokens`, `--visitor-tokens`, `ptth token`), from outside: which devices
+//! and visitors are admitted under which name, on every face, and which stay connected.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::PathBuf;
@@ -57,7 +57,7 @@ pub fn basic(user: &str, token: &str) -> String {
     format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("{user}:{token}")))
 }
 
-/// A way to come to the devices' port under a device's name.
+/// A kind of request at the devices' port with a device's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VisitorListener {
     Offer,
@@ -270,7 +270,7 @@ fn a_wrong_file_ends_the_start_with_its_line_and_its_mistake() {
                     err.contains(&place) && err.contains(word),
                     "{place} and {word} are to be in: {err}"
                 );
-                // Whoever writes the token itself into the file does not find it in a log.
+                // A token that was written into the file by mistake is not logged.
                 assert!(!err.contains("hunter2") && !err.contains(&hash[..20]), "{err}");
             },
         );
@@ -563,7 +563,7 @@ fn a_reload_is_in_force_at_once_and_a_bad_file_changes_nothing() {
     reload("1 token was read");
     assert_eq!(door.read_head().start, "OPTIONS * HTTP/1.1");
     assert_eq!(status(&gateway, &offer("door", &bearer("stays"))), 403);
-    // An empty file is an accident and changes nothing; one that lets nobody in says so.
+    // An empty file is an accident and changes nothing; one that admits nobody needs a comment.
     file.write("");
     reload("the file is empty");
     assert_eq!(status(&gateway, &offer("window", &bearer("stays"))), 101);
@@ -705,7 +705,7 @@ fn visitors_without_a_right_token_learn_nothing() {
     goes_on_behind_refusals(&gateway, &mut link);
 }
 
-/// The connection goes on behind a refusal, and the right token gets through; it stays here.
+/// The connection goes on after a refusal, and the right token gets through; it stays here.
 fn goes_on_behind_refusals(gateway: &Gateway, link: &mut RawPeer) {
     let mut visitor = gateway.visitor();
     visitor.ask(&ask("/lamp/x", "")).expect_refusal(401);

@@ -341,7 +341,7 @@ fn a_half_read_response_is_drained_or_ends_the_link() {
         let body = "x".repeat(length.min(200_000));
         let first = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}{two}");
         let (script, seen) = Script::new([Step::Give(first.into_bytes()), Step::Timeout]);
-        // The second answer comes before it is asked for, but behind a body whose end nobody has
+        // The second answer comes before it is asked for, but after a body whose end nobody has
         // seen yet.
         let mut link = link(script);
         let mut body = link.ask(get("/1")).unwrap().into_body();
@@ -349,7 +349,7 @@ fn a_half_read_response_is_drained_or_ends_the_link() {
         drop(body);
         assert!(!link.is_reusable());
         let error = link.ask(get("/2")).unwrap_err();
-        // Drained: then the bytes behind it are found to be unasked. Not drained: closed. Never the
+        // Drained: then the bytes after it are found to be unasked. Not drained: closed. Never the
         // wrong answer.
         assert!(
             error.to_string().contains(if goes_on {

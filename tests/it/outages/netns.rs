@@ -347,7 +347,7 @@ fn black_hole(what: &'static str, rules: &[&str]) {
     scene.beats();
     let (before, since) = (scene.said(), Instant::now());
     scene.net.fault(rules);
-    // Towards the device heartbeats may still get through: its silence begins behind the one that
+    // Towards the device heartbeats may still get through: its silence begins after the one that
     // is on its way.
     scene.plays(
         since,
@@ -710,7 +710,7 @@ fn polls(what: &'static str, fault: impl FnOnce(&Net), mend: impl FnOnce(&Net), 
 }
 
 fn stopped(what: &'static str, stops_gateway: bool) {
-    const STOPPED: Duration = Duration::from_secs(5); // longer than the other side's patience
+    const STOPPED: Duration = Duration::from_secs(5); // longer than the other side's timeout
     let Some(scene) = Scene::start(what) else { return };
     scene.beats();
     let (stops, knows, words, bound) = match stops_gateway {

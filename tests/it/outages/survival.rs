@@ -91,7 +91,7 @@ fn outputs_that_take_nothing_stop_neither_side() {
     assert_eq!(eventually("it ends", || wrong.0.try_wait().unwrap()).code(), Some(2));
 }
 
-/// A pipe that nobody empties is worse than one that is closed: whoever writes to it waits.
+/// A pipe that nobody empties is worse than one that is closed: every writer waits.
 #[test]
 fn a_log_that_nobody_reads_stops_neither_side() {
     let (mut command, devices, visitors) = gateway_command(&[]);

@@ -392,7 +392,7 @@ fn a_malformed_chunk_is_refused_at_its_first_wrong_byte() {
     }
 }
 
-/// As nginx and HAProxy take answers: blanks behind a chunk size, and a lone LF at the end of any
+/// As nginx and HAProxy take answers: blanks after a chunk size, and a lone LF at the end of any
 /// line between chunks. Requests are read strictly.
 #[test]
 fn chunks_of_an_answer_may_have_blanks_and_lone_lfs() {

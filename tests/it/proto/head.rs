@@ -242,7 +242,7 @@ fn a_wrong_request_is_refused_at_its_first_wrong_byte() {
             }
         }
     }
-    // A lone CR is seen with the byte behind it.
+    // A lone CR is seen with the byte after it.
     for bytes in [
         &b"GET / HTTP/1.1\rA"[..],
         b"GET / HTTP/1.1\r\nA: b\rC",

@@ -83,7 +83,7 @@ fn on_demand(gateway: &Gateway) -> RawPeer {
 
 #[test]
 fn malformed_bodies_cost_a_device_neither_its_link_nor_a_pause() {
-    // With one link at most, and pauses of a minute between dials, whoever comes next would wait.
+    // With one link at most, and pauses of a minute between dials, the next request would wait.
     for service in ["--text", "--to"] {
         let gateway = Gateway::start(&[]);
         let local = LocalServer::start();
@@ -187,12 +187,12 @@ fn one_link_of_several_that_ends_at_once_is_forgiven_three_times() {
 
 // ── What a hop adds (S3, K21) ──
 
-/// A head of so many fields, its Host included.
+/// A head of this many fields, its Host included.
 fn fields_head(n: usize) -> String {
     format!("GET /lamp/x HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(n - 1))
 }
 
-/// A head of so many bytes.
+/// A head of this many bytes.
 fn long_head(n: usize) -> String {
     let head = "GET /lamp/x HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
     head.replace("X: ", &format!("X: {}", "y".repeat(n - head.len())))

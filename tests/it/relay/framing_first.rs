@@ -183,7 +183,7 @@ fn a_program_cannot_ask_the_server_with_a_body() {
 }
 
 /// Python's `http.server` among others: it answers a POST at its head and takes the body for the
-/// next request. What comes behind such an answer is nobody's request, and nobody gets its answer.
+/// next request. What comes after such an answer is nobody's request, and nobody gets its answer.
 #[test]
 fn the_rest_of_a_body_never_becomes_a_request_for_a_server_that_reads_no_bodies() {
     const SMUGGLED: &str = "GET /stolen HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -11,7 +11,7 @@ use crate::support::process::get;
 use crate::support::{Gateway, Process, Ptth, RawGateway, RawPeer, each_row, eventually, slack};
 
 /// A server whose users belong to connections. `NTLM 1 NAME` is answered with a challenge, and
-/// `NTLM 3 NAME` behind it, on the same connection, makes that connection the user's; `Negotiate
+/// `NTLM 3 NAME` after it, on the same connection, makes that connection the user's; `Negotiate
 /// NAME` does so at once. A request without a login is its connection's user's, or is refused.
 struct Server {
     address: SocketAddr,
@@ -132,7 +132,7 @@ fn a_login_of_three_legs_is_its_visitors_and_nobody_elses() {
         // What follows without a login is hers, on the same connection, as a browser asks it.
         (0..3)
             .for_each(|_| assert_eq!(alice.ask(&get("/lamp/x")).text(), first, "--links {links}"));
-        // Bob, on his connection and on new ones, is nobody, whoever was served in between.
+        // Bob, on his connection and on new ones, is nobody, no matter who was served in between.
         for _ in 0..3 {
             is_nobody(&mut bob, "/lamp/x");
             is_nobody(&mut gateway.visitor(), "/lamp/x");
@@ -356,7 +356,7 @@ fn a_pinned_link_goes_for_others_who_wait_and_never_to_them() {
     alice.read_answer("GET").expect_ok("ok");
     let began = Instant::now();
     bob.write(get("/lamp/b"));
-    // It is told to go, and is not asked for him.
+    // It gets a goaway, and none of his requests.
     let goaway = only.read_head();
     assert!(goaway.start == "OPTIONS * HTTP/1.1" && goaway.closes(), "{}", goaway.text());
     let waited = began.elapsed();
@@ -411,7 +411,7 @@ fn heartbeats_on_a_pinned_link_lose_nobodys_login() {
     }
 }
 
-/// The bound of requests in flight holds for pinned links, and whoever is in line for it alone
+/// The bound of requests in flight holds for pinned links, and a request that waits for it alone
 /// keeps its own.
 #[test]
 fn a_pinned_link_is_kept_while_its_visitor_waits_for_its_turn() {

@@ -246,7 +246,7 @@ fn requests_stay_strict_on_every_face() {
                 link.write(bytes);
                 let answer = link.read_answer("POST");
                 // A handler that does not read the body has answered before its chunks are looked
-                // at; then the link ends behind that.
+                // at; then the link ends after that.
                 assert!(
                     answer.status() == *status
                         || (service[0] == "--text" && bytes.contains(CHUNKED)),
@@ -313,7 +313,7 @@ fn a_line_end_behind_an_answer_is_nothing() {
         link.write(answer);
         visitor.read_answer("GET").expect_ok("hello");
     }
-    // Anything else behind an answer ends its link.
+    // Anything else after an answer ends its link.
     visitor.write(get("/lamp/x"));
     link.read_head();
     link.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\r\n!");

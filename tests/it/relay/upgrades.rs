@@ -335,7 +335,7 @@ fn a_reader_that_does_not_read_is_not_read_for() {
 fn a_handler_gets_the_stream() {
     let gateway = crate::support::gateway().listen("127.0.0.1:0").start().unwrap();
     let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
-    // A stream behind a 101 is no request in progress: it takes none of the handlers' threads.
+    // A stream after a 101 is no request in progress: it takes none of the handlers' threads.
     let mut limits = Limits::default();
     limits.handlers_max = 1;
     let url = format!("http://{}/lamp", gateway.devices_addr());

@@ -1,4 +1,4 @@
-//! Who is let in.
+//! Which devices are admitted, by certificate or token.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::support::{
     Authority, DEADLINE, Gateway, Pair, Process, Ptth, RawPeer, eventually, slack,
 };
 
-// ── who is let in ──
+// ── which devices are admitted ──
 
 #[test]
 fn a_device_checks_its_gateway() {
@@ -139,7 +139,7 @@ fn a_self_made_certificate_is_taken_where_exactly_it_is_trusted() {
     gateway.process.expect_stderr("the device's certificate has expired, on Fri, 01 Jan 2021");
 }
 
-/// A handshake that fails behind the client's own last message looks like an offer that is hung up
+/// A handshake that fails after the client's own last message looks like an offer that is hung up
 /// on, and says nothing of offers.
 #[test]
 fn a_certificate_that_is_refused_makes_no_device_poll() {
@@ -189,7 +189,7 @@ fn what_the_command_line_says_is_in_the_environment_too() {
     let mut command = Ptth::command(&["device", &url(&gateway, "lamp"), "--text", "hi"]);
     let shown = Process::start(command.envs(environment));
     assert!(shown.line().starts_with("connected lamp"));
-    // Optional: without a certificate every name is to be had, with one only its own.
+    // Optional: without a certificate a device may register any name, with one only its own.
     let mut command = Ptth::command(&["device", &url(&gateway, "other"), "--text", "hi"]);
     let bare = Process::start(command.envs(environment[..2].iter().copied()));
     assert!(bare.line().starts_with("connected other"));
@@ -224,7 +224,7 @@ fn a_certificate_is_a_credential_for_its_names() {
         ];
         dial(&gateway, name, &[&files[..], more].concat())
     };
-    // Who shows none, or one of another authority, does not get through.
+    // Without one, or with one of another CA, the handshake fails.
     dial(&gateway, "lamp", &["--ca", authority.ca(), "--text", "hi"]).expect_stderr("--cert");
     with(&stranger.device("lamp", &["lamp"]), "lamp", &[])
         .expect_stderr("does not accept the certificate");

@@ -132,7 +132,7 @@ fn a_storm_of_handshakes_does_not_stop_those_that_are_served() {
         "storm: {wish} handshakes in {took:?}; quick requests meanwhile: {} with p50 {:?}, p99 {:?} (without: {:?}, {:?})",
         stormy.2, stormy.0, stormy.1, quiet.0, quiet.1
     ));
-    // Whoever is served has not to wait until the storm is over.
+    // Connected devices do not wait for the end of the storm.
     assert!(
         stormy.1 < took.max(Duration::from_secs(1)),
         "{:?}, and the storm took {took:?}",

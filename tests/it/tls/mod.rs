@@ -1,4 +1,4 @@
-//! TLS on both legs, from outside: who is let in, every way over a turned link, bytes split
+//! TLS on both legs, from outside: which devices are admitted, every way over a turned link, bytes split
 //! anywhere, hostile and real peers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -28,7 +28,7 @@ fn sessions_are_resumed_in_both_versions() {
     }
 }
 
-/// A whole offer, to which nothing was said behind the first flight: a round trip for the handshake,
+/// A whole offer, to which nothing was said after the first flight: a round trip for the handshake,
 /// and one for what the offer is answered.
 fn offered_in_the_second_flight(socket: &mut TcpStream, tls: &mut rustls::ServerConnection) {
     let (mut flights, mut offer) = (0, Vec::new());
@@ -39,7 +39,7 @@ fn offered_in_the_second_flight(socket: &mut TcpStream, tls: &mut rustls::Server
             while tls.wants_write() {
                 tls.write_tls(socket).unwrap();
             }
-            flights = 1; // and not its tickets, which come behind the client's end of the handshake
+            flights = 1; // and not its tickets, which come after the client's end of the handshake
         }
         match tls.reader().read_to_end(&mut offer) {
             Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock),

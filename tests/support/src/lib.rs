@@ -185,7 +185,7 @@ pub fn skipped(what: &str) -> bool {
 const INSTALL: &str = "bash .ci/peers";
 
 /// Built-in commands alone: a test may run without a PATH. A Ctrl-C is for the tests; the line
-/// comes all the same.
+/// comes nevertheless.
 const COLLECT: &str = r#"
 trap '' INT TERM HUP
 count=0 names=

@@ -335,7 +335,7 @@ impl Gateway {
         let mut command = Ptth::command(
             &[&["gateway", "--devices", &address, "--visitors", &address], more].concat(),
         );
-        // Most tests that stop a gateway are about what happens behind the notice.
+        // Most tests that stop a gateway are about what happens after the notice.
         command.env("PTTH_DRAIN_NOTICE", "0s");
         Gateway::of(Process::start(command.envs(variables.iter().copied())))
     }

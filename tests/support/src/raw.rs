@@ -600,7 +600,7 @@ impl RawPeer {
         }
     }
 
-    /// The data of the next chunk; empty at the end of the body, behind its trailers.
+    /// The data of the next chunk; empty at the end of the body, after its trailers.
     #[track_caller]
     pub fn read_chunk(&mut self) -> Vec<u8> {
         let line = self
@@ -657,7 +657,7 @@ impl RawPeer {
     }
 }
 
-/// A gateway played by the test: a listener and whoever dials it.
+/// A gateway played by the test: a listener and the devices that dial it.
 pub struct RawGateway {
     listener: TcpListener,
     pub addr: SocketAddr,

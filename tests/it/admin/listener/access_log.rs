@@ -196,7 +196,7 @@ fn what_waits_for_the_access_log_is_bounded_in_bytes_and_counted_as_memory() {
     assert!((500..950).contains(&lost), "{lost}");
     let memory = &observed.json("/api/v1/limits")["use"]["memory_bytes"];
     assert!((900_000..4_000_000).contains(&memory.as_u64().unwrap()), "{memory}");
-    // The writer hangs, and it is said all the same.
+    // The writer hangs, and it is said nevertheless.
     observed.gateway.process.expect_stderr("requests are not in the access log");
 }
 

@@ -1,4 +1,4 @@
-//! Whoever connects and says nothing keeps neither operators nor health checks out.
+//! Silent clients cannot keep out operators or health checks.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ fn without_tokens_one_that_idles_gives_way_and_nobody_who_is_answered() {
     }
     let mut late = RawPeer::connect(observed.admin);
     late.ask(health).expect_ok("ok\n");
-    // Which of them has waited longest is for their threads to say: each begins to wait behind its
+    // Which of them has waited longest is for their threads to say: each begins to wait after its
     // answer.
     let ended = eventually("one of them gives way", || {
         asked.iter_mut().position(|peer| peer.stirs_within(Duration::from_millis(1)))

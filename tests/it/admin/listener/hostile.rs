@@ -54,7 +54,7 @@ fn what_others_write_is_text_on_every_page() {
     assert!(!log.contains('\x1b') && !log.lines().any(|l| l.starts_with("forged")), "{log}");
 }
 
-/// A server that sends this again and again, a piece each few milliseconds, to whoever comes.
+/// A server that sends this to each client repeatedly, in pieces with a few milliseconds between.
 fn dripping(first: &'static str, again: &'static [u8]) -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();

@@ -433,7 +433,7 @@ fn events_are_followed_and_found_again() {
     assert_eq!(observed.json("/api/v1/events?after=99999")["events"][0]["id"], 1);
 }
 
-/// What comes of a stream up to this text.
+/// Reads a stream up to this text.
 #[track_caller]
 fn read_events(stream: &mut RawPeer, until: &str) -> String {
     let mut text = String::new();
@@ -582,7 +582,7 @@ fn every_path_of_the_listener_is_in_its_page_of_documentation() {
 fn a_device_is_disconnected_or_drained() {
     let observed = Observed::start(&[]);
     let gateway = &observed.gateway;
-    // Drained: the idle link is told to go, the busy one behind its answer.
+    // Drained: the idle link gets a goaway, the busy one after its response.
     let mut links = [gateway.link("lamp"), gateway.link("lamp")];
     let mut visitor = gateway.visitor();
     visitor.write(get("/lamp/x"));

@@ -85,7 +85,7 @@ fn what_the_gateway_answers_itself_is_counted_and_a_visitor_without_a_token_is_n
     assert_eq!(totals["failures"]["http_request_denied"], 1);
 }
 
-/// A proxy ends its connection behind an answer that came before the request was whole, now with
+/// A proxy ends its connection after an answer that came before the request was whole, now with
 /// the rest of that, now without.
 #[test]
 fn who_leaves_behind_a_whole_answer_to_half_a_request_is_no_error() {

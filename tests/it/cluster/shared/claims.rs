@@ -105,7 +105,7 @@ fn a_name_is_one_credentials_across_gateways() {
     drop(kept);
 }
 
-/// Whoever is refused for it does not hear where; the operator does.
+/// A refused client does not learn where; the operator does.
 #[test]
 fn the_log_says_at_which_gateway_a_name_is_held() {
     let Some(redis) = Redis::start(&[]) else { return };

@@ -46,7 +46,7 @@ struct Asked {
     failure: Option<String>,
 }
 
-/// Asks one request behind the other, each second one a POST with a number of its own.
+/// Asks one request after the other, each second one a POST with a number of its own.
 fn visit(of: &Gateway, who: usize, stop: &AtomicBool) -> Vec<Asked> {
     let (mut all, mut number) = (Vec::new(), 0);
     while !stop.load(SeqCst) {

@@ -44,7 +44,7 @@ impl Logged {
         Logged { gateway, url, admin }
     }
 
-    /// Once this gateway has announced so many names.
+    /// Once this gateway has announced this many names.
     #[track_caller]
     fn announces(&self, names: u64) -> Value {
         let own = |told: &Value| {

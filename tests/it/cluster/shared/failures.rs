@@ -43,7 +43,7 @@ fn a_server_that_hangs_keeps_nobody_waiting() {
         second.ask(get(&format!("/door{n}/x"))).expect_refusal(503);
     }
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
-    // A device is let in all the same, and served here.
+    // A device is admitted nevertheless, and served here.
     let _door = first.device("door", "a door");
     first.ask(get("/door/x")).expect_ok("a door");
     assert_eq!(first.gateway.directory_status().unwrap().unclaimed, 1);
@@ -99,7 +99,7 @@ fn a_server_that_nobody_asks_is_missed_when_it_goes_and_when_it_hangs() {
     eventually("it is used again", || away(&first).is_none().then_some(()));
 }
 
-/// Each byte is an answer in time to whoever waits for a byte.
+/// Each byte is an answer in time for a client that waits for one byte.
 #[test]
 fn a_server_that_answers_byte_for_byte_keeps_no_device_waiting() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -46,7 +46,7 @@ impl Redis {
         Some(Redis { process, port, folder, options })
     }
 
-    /// The same server anew, without what it knew.
+    /// The same server again, without what it knew.
     pub fn restart(&mut self) {
         self.process.signal("KILL");
         eventually("it has ended", || self.process.has_ended().then_some(()));

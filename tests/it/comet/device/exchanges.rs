@@ -51,7 +51,7 @@ fn the_seeds_gateway_is_served() {
     assert_eq!(device.line(), format!("connected lamp via {} (COMET json)", raw.url("lamp")));
 }
 
-/// A head and the body behind it, owned.
+/// A head and the body after it, owned.
 trait IntoParts {
     fn into_parts(self) -> (Head, Vec<u8>);
 }

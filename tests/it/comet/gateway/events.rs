@@ -55,7 +55,7 @@ fn an_event_is_the_request_that_a_link_would_have_had() {
         }
         device.answer(&event, &ok(""));
         visitor.read_answer("OPTIONS").expect_ok("");
-        // The last that fits: 99 fields beside its Host, a target of 7,994 bytes behind the name.
+        // The last that fits: 99 fields beside its Host, a target of 7,994 bytes after the name.
         for request in [
             format!("GET /lamp/x HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(99)),
             format!("GET /lamp/{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(7_994)),

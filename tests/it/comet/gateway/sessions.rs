@@ -256,7 +256,7 @@ fn an_offer_that_brings_nothing_or_an_answer_to_nothing_turns() {
     }
 }
 
-/// A gateway that was started anew gets the answer that the one before it had asked for; the device
+/// A gateway that was started again gets the answer that the previous one had asked for; the device
 /// must not wait a hold long to learn that it is connected again.
 #[test]
 fn a_first_post_with_an_old_answer_is_told_at_once_and_the_next_poll_is_held() {
@@ -287,7 +287,7 @@ fn an_offer_that_brings_anything_else_does_not_turn() {
         ("application/json", "{\"status\": 200}", ""),
         ("application/json", "{\"message-id\": \"x\", \"message-id\": \"x\"}", ""),
         ("text/plain", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ""),
-        // T6: what comes behind the body and before the 101.
+        // T6: what comes after the body and before the 101.
         ("application/json", "{}", "X"),
         ("application/json", "{}", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
     ] {

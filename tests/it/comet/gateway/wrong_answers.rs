@@ -16,7 +16,7 @@ use crate::support::raw::find;
 use crate::support::{Gateway, RawPeer, each_row};
 
 /// After an answer that was refused: its visitor saw a message cut, or nothing of it, and a right
-/// answer reaches them. `device` polls behind it.
+/// answer reaches them. `device` polls after it.
 #[track_caller]
 fn cut_or_answerable(gateway: &Gateway, device: &mut Device, visitor: &mut RawPeer, event: &Event) {
     fence(gateway);

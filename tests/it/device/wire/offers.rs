@@ -193,7 +193,7 @@ fn switch_and_first_request_are_served_exactly_once_wherever_they_are_cut() {
     }
 }
 
-/// Whoever has the link when it is closed, a worker that lingers on it or the event loop: an
+/// Whichever side has the link when it is closed, a worker that lingers on it or the event loop: an
 /// operator reads the same reason.
 #[test]
 fn a_link_closed_behind_an_answer_is_put_down_to_the_gateway() {
@@ -215,7 +215,7 @@ fn a_link_closed_behind_an_answer_is_put_down_to_the_gateway() {
 
 #[test]
 fn only_a_right_101_turns_and_no_request_is_answered_before_it() {
-    // T8: each of these, with a request behind it, on the first connection; the local server must
+    // T8: each of these, with a request after it, on the first connection; the local server must
     // not be asked.
     let rows: Vec<(&str, Vec<u8>)> = vec![
         ("101 without Upgrade", b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n".to_vec()),

@@ -61,7 +61,7 @@ fn a_connection_is_told_once() {
     assert!(!device.stderr().contains("] connected lamp"), "{}", device.stderr());
 }
 
-/// What a gateway says of its refusal reaches whoever reads the device's log; what something on the
+/// What a gateway says of its refusal reaches the device's log; what something on the
 /// way says, or what is no plain text, does not.
 #[test]
 fn a_gateways_own_words_are_in_the_devices_log() {

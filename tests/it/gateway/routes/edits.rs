@@ -158,7 +158,7 @@ fn answers_of_the_gateway_have_no_fields_of_a_route_and_a_101_has() {
     let head = visitor.read_head();
     assert_eq!((head.status(), head.get("upgrade")), (101, Some("chat")), "{}", head.text());
     assert_eq!((head.get("server"), head.get("vary")), (None, Some("c")));
-    // An interim response stays as it is; what is malformed behind it is no answer of the device's.
+    // An interim response stays as it is; what is malformed after it is no answer of the device's.
     let (mut link, mut visitor): (RawPeer, _) = (gateway.link("lamp"), gateway.visitor());
     visitor.write(get("/api/x"));
     link.read_head();

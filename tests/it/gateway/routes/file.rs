@@ -201,7 +201,7 @@ fn a_reload_touches_no_connection_and_what_is_in_flight_keeps_its_route() {
     gateway.get("/api/third").expect_refusal(503);
     let text = reason(&kept.read_answer("GET"), 504, "http_response_timeout");
     assert!(text.ends_with("0.05 s (first_byte of its route)"), "{text}");
-    // What was in flight keeps its device and its patience, long after the new route's would be
+    // What was in flight keeps its device and its timeouts, long after the new route's would be
     // over.
     busy.expect_quiet(Duration::from_millis(200));
     lamp.write(vector("draft-4-response"));

@@ -126,13 +126,13 @@ fn a_device_that_a_route_names_is_known_before_it_was_ever_there() {
         assert!(then.elapsed() >= Duration::from_millis(250), "{host}: it did not wait");
         assert_eq!(
             reason,
-            "device lamp is not connected, and was not lately; it did not come within 0.3 s (wait_for_link)"
+            "device lamp is not connected, and was not recently; it did not connect within 0.3 s (wait_for_link)"
         );
         assert_eq!(answer.head.get("retry-after"), Some("1"));
     }
     // A label that a visitor made up is not.
     gateway.visitor().ask(&ask_host("desk.devices.example", "/x", "")).expect_refusal(404);
-    // Whoever waits gets the link that comes.
+    // A waiting request gets the next link.
     let config = Config::new(
         "[[route]]\nhost = \"lamp.example\"\ndevice = \"lamp\"\nwait_for_link = \"9s\"\n",
     );
@@ -155,7 +155,7 @@ fn a_route_has_its_own_waits_and_errors_say_so() {
     let text = reason(&answer, 503, "destination_unavailable");
     assert_eq!(
         text,
-        "device lamp is not connected, and was not lately; it did not come within 0.1 s (wait_for_link of its route)"
+        "device lamp is not connected, and was not recently; it did not connect within 0.1 s (wait_for_link of its route)"
     );
 
     let mut device = gateway.link("lamp");
@@ -201,8 +201,8 @@ fn a_route_has_its_own_time_for_the_whole_exchange() {
     );
     let gateway = config.gateway(&["--exchange", "300ms"]);
     for (target, text) in [
-        ("/short/x", "the exchange was not over within 0.2 s (exchange of its route)"),
-        ("/usual/x", "the exchange was not over within 0.3 s (exchange_timeout)"),
+        ("/short/x", "the exchange did not end within 0.2 s (exchange of its route)"),
+        ("/usual/x", "the exchange did not end within 0.3 s (exchange_timeout)"),
     ] {
         let mut device = gateway.link("lamp");
         let mut visitor = gateway.visitor();

@@ -16,7 +16,7 @@ enum Told {
     /// The head of 200, and a message that ends before its end (or 502, where it was known early
     /// enough).
     Cut,
-    /// The answer is right and whole; what came behind it is nobody's.
+    /// The answer is right and whole; what came after it is nobody's.
     Whole(&'static str),
 }
 

@@ -119,7 +119,7 @@ fn an_endless_answer_that_nobody_wants_any_more_ends_its_link() {
 #[test]
 fn bytes_are_passed_on_as_they_come_in_both_directions() {
     let gateway = Gateway::start(&[]);
-    // Only a device with a session keeps a link behind an answer that began early.
+    // Only a device with a session keeps a link after an answer that began early.
     let mut device =
         gateway.link_with("lamp", "PTTH-Session: 000102030405060708090a0b0c0d0e0f\r\n");
     let mut visitor = gateway.visitor();

@@ -6,7 +6,7 @@ use super::{SESSION_A, SESSION_B, answers};
 use crate::support::process::{get, offer};
 use crate::support::{Gateway, RawPeer, eventually, vector};
 
-/// Fails unless `device` is told to go: `OPTIONS *` with `Connection: close`, then the close.
+/// Fails unless `device` gets a goaway: `OPTIONS *` with `Connection: close`, then the close.
 #[track_caller]
 fn is_told_to_go(device: &mut RawPeer) {
     let head = device.read_head();
@@ -170,7 +170,7 @@ fn a_thousand_take_overs_leave_one_link_that_answers() {
         drop(gateway.link_with("lamp", &format!("PTTH-Session: {number:032x}\r\n")))
     };
     (0..100).for_each(take_over);
-    let threads = gateway.process.threads(); // not before: one of them starts behind the line that says where it listens
+    let threads = gateway.process.threads(); // not before: one of them starts after the line that says where it listens
     (100..1000).for_each(take_over);
     let mut last = gateway.link_with("lamp", SESSION_A);
     answers(&gateway, "lamp", &mut last);

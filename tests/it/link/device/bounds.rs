@@ -215,7 +215,7 @@ fn a_dripping_head_has_a_deadline_in_all() {
 
 #[test]
 fn too_large_heads_are_refused_in_bounded_memory() {
-    // What comes behind the refusal is read and dropped, so that it is not lost to a reset.
+    // What comes after the refusal is read and dropped, so that it is not lost to a reset.
     let begins = [Step::Give(b"GET / HTTP/1.1\r\nX: ".to_vec())];
     let (script, seen) =
         Script::new(begins.into_iter().chain((0..1000).map(|_| Step::Give(vec![b'a'; 1000]))));

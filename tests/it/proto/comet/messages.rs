@@ -341,7 +341,7 @@ proptest! {
                 let head = request(&event.text, &limits(), LineEnds::Crlf).unwrap().unwrap();
                 prop_assert_eq!(event.is_head, head.method == "HEAD");
                 request_parts(&event.text); // fails where the body is not whole
-                // With anything behind it, it is another text, and no event.
+                // With anything after it, it is another text, and no event.
                 prop_assert!(event_from_text("xxx", [&bytes[..cut], b"\0"].concat(), &limits()).is_err());
             }
         }

@@ -27,7 +27,7 @@ struct Parts {
 }
 
 impl Parts {
-    /// Without the fields that frame: those each encoding writes anew.
+    /// Without the fields that frame: those each encoding writes again.
     fn unframed(mut self) -> Parts {
         self.fields.retain(|(name, _)| {
             !["content-length", "transfer-encoding"].contains(&name.to_lowercase().as_str())

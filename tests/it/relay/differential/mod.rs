@@ -207,7 +207,7 @@ fn serve(
             Some(len) => {
                 done += len;
                 continued = false;
-                // What cannot be written any more is read all the same: the link's end comes there.
+                // What cannot be written any more is read nevertheless: the link's end comes there.
                 let _ = match script.lock().unwrap().clone() {
                     Some(script) => {
                         let written =

@@ -145,7 +145,7 @@ impl Reader {
         self.say(&line);
     }
 
-    /// Asks for the responses, one to a request of each method; `end`: the stream ends behind the
+    /// Asks for the responses, one to a request of each method; `end`: the stream ends after the
     /// bytes.
     pub fn ask_responses(&mut self, methods: &[&str], end: bool, bytes: &[u8]) {
         let line = format!("S {} {} {}\n", methods.join(","), u8::from(end), hex(bytes));

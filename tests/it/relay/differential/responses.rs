@@ -31,7 +31,7 @@ const ASKERS: [(&str, &str, bool); 8] = [
     ),
 ];
 
-/// One response of a device, and behind it, where the visitor's connection goes on, the answer to a
+/// One response of a device, and after it, where the visitor's connection goes on, the answer to a
 /// fence.
 fn response_case(
     case: &Case,
@@ -50,7 +50,7 @@ fn response_case(
         || open.iter().any(|read| !read.response().0.is_some_and(|message| message.whole));
     readers.iter_mut().for_each(|reader| reader.ask_responses(&[method], then_end, &case.bytes));
     let readings: Vec<Reading> = readers.iter_mut().map(Reader::reading).collect();
-    // What comes behind a whole response has to come with it: nobody can tell it from the next
+    // What comes after a whole response has to come with it: nobody can tell it from the next
     // answer once the next request is out.
     let behind = |read: &Reading| {
         let whole = read.messages.iter().position(|message| message.whole && !message.is_interim());
@@ -197,7 +197,7 @@ fn same_head(sent: &Message, got: &Message) -> Result<(), String> {
     let head = Message { body: Vec::new(), trailers: Vec::new(), whole: true, ..got.clone() };
     let (expected, mut came) = (without_framing(sent), without_framing(&head));
     if sent.get("date").is_none() {
-        // RFC 9110 §6.6.1: whoever forwards a response without one adds it.
+        // RFC 9110 §6.6.1: a recipient that forwards a response without one adds it.
         let added = came.fields.iter().rposition(|(name, value)| {
             name == "Date" && value.len() == 29 && value.ends_with(b" GMT")
         });

@@ -108,7 +108,7 @@ fn through_a_forwarder_and_over_tls_a_reset_is_no_clean_end() {
     assert_eq!(visitor.0.read(&mut [0; 10]).unwrap(), 0, "a clean end is told by close_notify");
 }
 
-/// As after a WebSocket's close frame: whoever ends a tunnel says so, and does not wait for what
+/// As after a WebSocket's close frame: the side that ends a tunnel says so, and does not wait for what
 /// the other side is still writing.
 #[test]
 fn the_last_word_of_a_tunnel_arrives_though_the_other_side_was_still_writing() {
@@ -150,7 +150,7 @@ fn a_tunnel_that_its_device_ended_does_not_hold_a_drain() {
     eprintln!("it stopped {:?} after its signal", began.elapsed());
 }
 
-// ── Handlers behind a 101 ──
+// ── Handlers after a 101 ──
 
 /// A device whose handler waits for the end of a tunnel, says `bye` when it is to be cut, and
 /// leaves; or panics where it is told to.

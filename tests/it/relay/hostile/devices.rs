@@ -99,7 +99,7 @@ fn chunks_of_a_device_that_are_none_never_end_well() {
     let gateway = Gateway::start(&["--wait-for-link", "20ms"]);
     let many = "0\r\n".to_owned() + &"X: y\r\n".repeat(150) + "\r\n";
     let small = "1;a=b\r\nx\r\n".repeat(20_000) + "0\r\n\r\n";
-    // Blanks behind a size, and LF alone, are taken in answers, as nginx and HAProxy take them.
+    // Blanks after a size, and LF alone, are taken in answers, as nginx and HAProxy take them.
     let wrong = WRONG_CHUNKS
         .iter()
         .copied()

@@ -28,7 +28,7 @@ enum Became {
     Cut,
 }
 
-/// A proxy that, once armed, passes so many bytes more of one direction on and then ends the
+/// A proxy that, once armed, passes this many bytes more of one direction on and then ends the
 /// connection that carried the last.
 pub struct Cutter {
     pub addr: SocketAddr,
@@ -164,7 +164,7 @@ impl Scene {
         (became, self.runs.lock().unwrap().get(&target).copied().unwrap_or(0))
     }
 
-    /// Cuts behind 0, `step`, 2 `step`... bytes from `transport`, until a cut lies behind
+    /// Cuts after 0, `step`, 2 `step`... bytes from `transport`, until a cut lies after
     /// `exchanges` exchanges. Returns how many were made.
     fn cut_everywhere(
         &mut self,

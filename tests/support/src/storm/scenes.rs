@@ -357,7 +357,7 @@ pub fn device_at_its_limit(count: usize) {
     }
 }
 
-/// The command with so many descriptors at most.
+/// The command with this many descriptors at most.
 fn limited(descriptors: usize, command: &std::process::Command) -> std::process::Command {
     let mut limited = std::process::Command::new("sh");
     limited

@@ -205,7 +205,7 @@ fn fields_that_frame_or_belong_to_one_connection_do_not_travel() {
         "Upgrade: websocket",
         "TE: trailers",
         "Expect: 100-continue",
-        // Named by Connection, before it and behind it.
+        // Named by Connection, before it and after it.
         "X-Hop: 1",
         "X-Late: 2",
     ];

@@ -400,7 +400,7 @@ fn large_texts_are_read_or_refused_and_nothing_worse() {
         format!("\"reason\": \"{long}\""),
         format!("\"headers\": [[\"{long}\", \"y\"]]"),
         format!("\"headers\": \"{long}\""),
-        // What is dropped in the end is counted all the same: it is in memory until then.
+        // What is dropped in the end is counted nevertheless: it is in memory until then.
         format!("\"headers\": {}", json!(vec![["Keep-Alive", "x"]; 257])),
         format!("\"headers\": {}", json!(vec![["Keep-Alive", "x"]; 100_000])),
         format!("\"trailers\": {}", json!(vec![["Host", "x"]; 100_000])),

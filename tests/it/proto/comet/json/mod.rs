@@ -84,12 +84,12 @@ fn refused(bytes: impl AsRef<[u8]>) {
     assert_eq!(is_refused(bytes.as_ref()), Ok(()));
 }
 
-/// A right answer (and no event), with these members behind its id.
+/// A right answer (and no event), with these members after its id.
 fn with(members: &str) -> String {
     format!("{{\"message-id\": \"xxx\"{}{members}}}", if members.is_empty() { "" } else { ", " })
 }
 
-/// A right event with these members behind the others.
+/// A right event with these members after the others.
 fn event_with(members: &str) -> String {
     let comma = if members.is_empty() { "" } else { ", " };
     format!(

@@ -150,7 +150,7 @@ proptest! {
         prop_assert_eq!(super::super::answer_start(&read, is_head, &limits()), Ok(Some(0)));
         let mut again = Vec::new();
         answer_to_json(&mut again, "xxx", "PTTH/0.9", &read, is_head, &limits()).unwrap();
-        // Metadata stands behind the other fields when it was moved once.
+        // Metadata stands after the other fields when it was moved once.
         let (again, out): (Value, Value) = (serde_json::from_slice(&again).unwrap(), serde_json::from_slice(&out).unwrap());
         for member in ["status", "reason", "body", "body-encoding", "trailers"] {
             prop_assert_eq!(&again[member], &out[member]);

@@ -460,7 +460,7 @@ pub fn requests(seed: u64, number: u64) -> Case {
     finish(&mut random, bytes, mutations)
 }
 
-/// A device's response, with what comes before and behind it.
+/// A device's response, with what comes before and after it.
 pub fn response(seed: u64, number: u64) -> Case {
     let mut random = Random::of(seed ^ 0x0072_6573_706f_6e73, number);
     let mut bytes = Vec::new();

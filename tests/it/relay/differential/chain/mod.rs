@@ -1,4 +1,4 @@
-//! Two parsers in a row: of each stream of bytes that a relay writes, whoever reads it next and
+//! Two parsers in a row: of each stream of bytes that a relay writes, the next reader and
 //! llhttp (with h11) see the same messages.
 //!
 //! A visitor's connection goes through `ptth gateway`, a tap, `ptth device --to`, to a local
@@ -138,7 +138,7 @@ impl Plan {
 
 const HOST: &str = "lamp.devices.example";
 
-/// A body that would be a message, whole or half, for whoever loses its place.
+/// A body that would be a message, whole or half, for a reader that loses its position.
 fn body(random: &mut Random) -> Vec<u8> {
     let chosen = format!("GET /chosen HTTP/1.1\r\nHost: {HOST}\r\nX-Nonce: stray\r\n");
     let text = match random.below(6) {
@@ -486,7 +486,7 @@ impl Chain {
         Chain { gateway, _device: device, tap, local }
     }
 
-    /// One visitor's connection, and the fence behind it: what went where meanwhile, and what the
+    /// One visitor's connection, and the fence after it: what went where meanwhile, and what the
     /// visitor got.
     fn pass(&self, sent: &Sent) -> Result<(Vec<Wire>, Asked, Vec<u8>), String> {
         let got = visit(self.gateway.visitors, sent.pieces.iter().map(Vec::as_slice))?;
@@ -503,7 +503,7 @@ impl Chain {
     }
 }
 
-/// A link's streams behind the turn: the offer and the 101 are for whoever turned it.
+/// A link's streams after the turn: the offer and the 101 belong to the code that turned it.
 fn turned(mut wire: Wire) -> Wire {
     if wire.device.starts_with(b"POST /lamp HTTP/1.1\r\n") {
         let end = |bytes: &[u8]| head_of(bytes).map_or(bytes.len(), |(_, len)| len);
@@ -657,7 +657,7 @@ fn a_boundary_that_the_device_sees_elsewhere_is_found() {
     let mut check =
         |wire: Wire, asked: Asked| device_saw_the_same(&[wire], &asked, true, &mut readers);
 
-    // A request behind a heartbeat without a body is what both see.
+    // A request after a heartbeat without a body is what both see.
     let bare = "OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n".to_owned();
     assert_eq!(check(wire(bare + next, format!("{heartbeat}{hello}")), asked(next, 1)), Ok(1));
     // The body is half a head: the next visitor's request became a part of it.

@@ -97,7 +97,7 @@ fn carry(
 /// What the local server was asked since the last case.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asked {
-    /// Whole requests, one behind the other, in the order in which they came.
+    /// Whole requests, one after the other, in the order in which they came.
     pub(super) bytes: Vec<u8>,
     pub(super) count: usize,
     /// The beginning of a request that was not whole when its connection ended.
