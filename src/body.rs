@@ -13,6 +13,9 @@ use crate::error::{Error, Fault};
 /// The body of a request or a response: a [`Read`] that may know its length and may end with
 /// trailers.
 ///
+/// Besides the conversions from text and bytes, [`from_file`](Self::from_file) sends a file, and
+/// [`from_reader`](Self::from_reader) anything that can be read.
+///
 /// A body that was received over a link is read from the link's socket while it is read here.
 /// Reading it after the exchange has ended is an error, and never returns bytes of another message.
 /// It may be moved to another thread, and a device's handler may return the request's own body as

@@ -230,7 +230,7 @@ impl Ticker {
         turns.wanted > turns.taken
     }
 
-    /// The turn is over; `is_quiet`: it had nothing to do.
+    /// Notes the end of a turn; `is_quiet`: it had nothing to do.
     pub(crate) fn end(&self, is_quiet: bool, next_timer: Option<Instant>) {
         let mut state = self.clock.lock();
         if let Some(turns) = state.loops.get_mut(self.number) {

@@ -67,7 +67,7 @@ pub enum ErrorKind {
     Full,
     /// A message is longer than a limit; sending it again does not help.
     TooLarge,
-    /// No device of this name is connected to the gateway, or was lately.
+    /// No device of this name is connected to the gateway, or was recently.
     Unknown,
     /// The device is known but not connected, and did not connect in time.
     Away,
@@ -168,7 +168,7 @@ impl Error {
         Self::new(ErrorKind::TooLarge, fault, Some(status), text)
     }
 
-    /// No device of this name is connected to this gateway, or was lately.
+    /// No device of this name is connected to this gateway, or was recently.
     pub(crate) fn unknown(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Unknown, Fault::Device, Some(404), text)
     }

@@ -65,7 +65,7 @@ impl Upgraded {
         Ok(Upgraded { stream, unread, stopping, cut_error, is_cut: false, _hold: hold })
     }
 
-    /// The connection behind a 101, which [`DeviceRef::send`](crate::DeviceRef::send) returns for a
+    /// The connection after a 101, which [`DeviceRef::send`](crate::DeviceRef::send) returns for a
     /// request with `Upgrade` (a WebSocket, say). `None`: the device did not switch, or the
     /// connection was already taken. If it is never taken, it ends when the response is dropped.
     ///

@@ -163,10 +163,10 @@ impl Told {
         page.gauges("ptth_links", "Links of devices by state.", by("state", links))?;
         page.gauge("ptth_polls_held", "Polls that are held.", stats.polls)?;
         let waiting = sum(|row| row.load.waiting);
-        page.gauge("ptth_callers_waiting", "Requests in line for a link or a poll.", waiting)?;
+        page.gauge("ptth_callers_waiting", "Requests that wait for a link or a poll.", waiting)?;
         page.gauge("ptth_connections", "Connections of the event loop.", process.connections)?;
         page.gauge("ptth_connections_max", "Their bound.", self.connections_max)?;
-        page.gauge("ptth_memory_bytes", "Memory that is counted.", process.memory)?;
+        page.gauge("ptth_memory_bytes", "Memory that limits count.", process.memory)?;
         page.gauge("ptth_memory_max_bytes", "Its bound.", self.memory_max)?;
         let certificates: Vec<_> = process
             .certificates
@@ -178,13 +178,17 @@ impl Told {
             .collect();
         page.times(
             "ptth_certificate_expires_seconds",
-            "When the first of the certificates that a listener shows is over, since 1970.",
+            "When the first certificate of a listener expires, in seconds since 1970.",
             certificates
                 .iter()
                 .map(|(whose, at, end)| ([("listener", *whose), ("address", at.as_str())], *end)),
         )?;
-        page.counter("ptth_turns", "Offers that were turned.", stats.turns)?;
-        page.counter("ptth_poll_events", "Requests that were handed to polls.", stats.events)?;
+        page.counter("ptth_turns", "Offers that were answered with 101.", stats.turns)?;
+        page.counter(
+            "ptth_poll_events",
+            "Requests that were sent as replies to polls.",
+            stats.events,
+        )?;
         page.counter(
             "ptth_refusals",
             "Requests and offers that the gateway answered itself.",
@@ -215,7 +219,7 @@ impl Told {
         let counts = &totals.counts;
         let in_progress = usize::try_from(totals.in_progress).unwrap_or(usize::MAX);
         page.gauge("ptth_requests_in_progress", "Requests in progress.", in_progress)?;
-        page.counter("ptth_requests", "Requests that are over.", counts.requests)?;
+        page.counter("ptth_requests", "Finished requests.", counts.requests)?;
         let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(counts.statuses);
         page.counters(
             "ptth_responses",
@@ -254,7 +258,7 @@ impl Told {
         page.counter("ptth_hops", "Requests that were sent to other gateways.", stats.hops)?;
         page.counter(
             "ptth_hops_served",
-            "Requests of other gateways that were begun here.",
+            "Requests that other gateways sent to this one.",
             stats.hops_served,
         )?;
         page.gauge(
@@ -322,7 +326,7 @@ fn peers(page: &mut Page<'_>, rows: &[PeerRow]) -> fmt::Result {
     )?;
     page.counters(
         "ptth_peer_served",
-        "Requests of the gateway that were begun here.",
+        "Requests that the gateway sent to this one.",
         each(rows, |row| row.served),
     )?;
     page.gauges("ptth_peer_connections", "Connections to other gateways.", connections)?;
@@ -333,7 +337,7 @@ fn peers(page: &mut Page<'_>, rows: &[PeerRow]) -> fmt::Result {
     )?;
     page.counters(
         "ptth_peer_answers",
-        "Those that were answered to the end.",
+        "Requests to the gateway that were answered to the end.",
         each(rows, |row| row.answered),
     )?;
     page.counters(
@@ -357,7 +361,7 @@ fn devices(page: &mut Page<'_>, rows: &[DeviceRow]) -> fmt::Result {
     )?;
     page.counters(
         "ptth_device_requests",
-        "Its requests that are over.",
+        "Its finished requests.",
         each(rows, |row| row.counts.requests),
     )?;
     page.counters(
@@ -365,7 +369,11 @@ fn devices(page: &mut Page<'_>, rows: &[DeviceRow]) -> fmt::Result {
         "Those that failed, or were answered 5xx.",
         each(rows, |row| row.counts.errors),
     )?;
-    page.gauges("ptth_device_waiting", "Requests in line for it.", each(rows, |r| r.load.waiting))?;
+    page.gauges(
+        "ptth_device_waiting",
+        "Requests that wait for it.",
+        each(rows, |r| r.load.waiting),
+    )?;
     let percentiles = rows.iter().flat_map(|row| {
         [("0.5", row.p50), ("0.99", row.p99)].into_iter().filter_map(|(quantile, time)| {
             Some(([("device", &*row.name), ("quantile", quantile)], time?.as_secs_f64()))

@@ -212,7 +212,7 @@ fn bind_unix(path: &Path) -> Result<Listener, Error> {
 }
 
 /// Binds a socket whose file is its owner's from the first moment on (Linux), whatever the umask is:
-/// a change of its mode behind that comes too late for a client that waits for it, and may reach
+/// a change of its mode after that comes too late for a client that waits for it, and may reach
 /// another file that has taken its place (T72).
 fn listen_privately(path: &Path) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;

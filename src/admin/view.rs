@@ -125,7 +125,7 @@ impl<T> Latest<T> {
     /// A fresh value. A thread that waits for another one's waits until its own deadline.
     ///
     /// # Errors
-    /// There is none by then; `make` says so.
+    /// There is no value by then, or `make` failed.
     fn get(
         &self,
         end: Instant,
@@ -345,7 +345,7 @@ mod tests {
             std::thread::spawn(move || shared.get(late(), |_| true, || panic!("a second one")));
         end.send(()).unwrap();
         assert_eq!((*maker.join().unwrap().unwrap(), *waiter.join().unwrap().unwrap()), (1, 1));
-        // A stale value is made anew; if that fails, the next caller tries.
+        // A stale value is made again; if that fails, the next caller tries.
         assert!(latest.get(soon(), |_| false, || Err(Silent)).is_err());
         assert_eq!(*latest.get(soon(), |_| false, || Ok(2)).unwrap(), 2);
         assert_eq!(*latest.get(soon(), |_| true, || Err(Silent)).unwrap(), 2);

@@ -180,7 +180,7 @@ impl DeviceRole {
         if !has_time {
             if !std::mem::replace(&mut self.waits_for_clock, true) {
                 let why = format!(
-                    "the clock shows a time before 2026, with which no certificate can be checked; waiting for a right one \
+                    "the clock shows a time before 2026, with which no certificate can be checked; waiting for a correct one \
                      (set the clock, or give an earliest time: {CLOCK_FLOOR})"
                 );
                 log::warn!("{why}");

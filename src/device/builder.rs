@@ -574,7 +574,7 @@ fn check_token(token: &str) -> Result<(), Error> {
             Err(wrong("has a control character, which no field may have"))
         }
         () if token.contains(' ') => Err(wrong(
-            "has a blank, which no token has (RFC 6750 §2.1); give the token alone, without what stands beside it",
+            "has a blank, which no token has (RFC 6750 §2.1); give the token alone, without the text beside it",
         )),
         () => Ok(()),
     }

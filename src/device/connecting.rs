@@ -2,7 +2,7 @@
 //! local servers alike.
 //!
 //! ```text
-//!   addresses ─► in order ─► the first ─ address_delay ─► the next beside it ─ address_delay ─► …      the first that stands is taken, the others are closed
+//!   addresses ─► in order ─► the first ─ address_delay ─► the next beside it ─ address_delay ─► …      the first that is established is taken, the others are closed
 //!                                └─ refused: the next at once
 //! ```
 //! IPv4 and IPv6 addresses alternate, beginning with the resolver's first one. The address of the
@@ -100,7 +100,7 @@ impl DeviceRole {
         Ok(())
     }
 
-    /// Tries the next address. If there is none, and no attempt is in progress, the race is over.
+    /// Tries the next address. If there is none, and no attempt is in progress, the race ends.
     fn try_next(&mut self, cx: &mut Connections<State>, key: Key) {
         loop {
             let Some(race) = self.races.running.get_mut(key) else { return };

@@ -215,7 +215,7 @@ impl DeviceRole {
         }
     }
 
-    /// A TLS handshake is over.
+    /// A TLS handshake has ended.
     fn handle_secured(
         &mut self,
         cx: &mut Connections<State>,
@@ -264,7 +264,7 @@ impl DeviceRole {
                 Stage::Securing => self.end_dial(
                     cx,
                     id,
-                    "the TLS handshake was not over within handshake_timeout",
+                    "the TLS handshake did not end within handshake_timeout",
                     None,
                 ),
                 Stage::Offered { .. } => self.reply_is_late(cx, id),

@@ -121,7 +121,7 @@ fn wanted(path: &str) -> Result<Wanted, Refusal> {
 
 fn decoded(segment: &str) -> Result<Vec<u8>, Refusal> {
     percent_decoded(segment.as_bytes())
-        .ok_or_else(|| Refusal::new(400, "the path has a % without two hex digits behind it"))
+        .ok_or_else(|| Refusal::new(400, "the path has a % that is not followed by two hex digits"))
 }
 
 /// Redirects from a folder without its slash. The reference is relative, because a gateway may have

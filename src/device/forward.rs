@@ -63,7 +63,7 @@ impl DeviceRole {
         self.local_failed(cx, key, &why);
     }
 
-    /// The handshake with the local server is over.
+    /// The handshake with the local server has ended.
     pub(super) fn local_secured(
         &mut self,
         cx: &mut Connections<State>,

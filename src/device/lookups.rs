@@ -76,7 +76,7 @@ impl Lookups {
         Ok(())
     }
 
-    /// The waiters whose time is over, with their host.
+    /// The waiters whose time has expired, with their host.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<(String, Waiter)> {
         let late = self.running.iter_mut().filter(|lookup| lookup.until <= now);
         late.flat_map(|lookup| {

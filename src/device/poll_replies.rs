@@ -123,7 +123,7 @@ impl DeviceRole {
         let Reply { encoding, keep, quick, surplus, .. } = *reply;
         let event = match reply.into_event(&self.limits.for_own_heads()) {
             Ok(None) if surplus => {
-                return self.end_dial(cx, id, "bytes came behind the gateway's reply", None);
+                return self.end_dial(cx, id, "bytes came after the gateway's reply", None);
             }
             Ok(event) => event,
             Err(refusal) => {

@@ -1,7 +1,7 @@
 //! Looks up names without blocking the loop: `getaddrinfo` runs on separate threads, because it can
 //! neither be polled nor cancelled.
 //!
-//! A name is looked up anew for every attempt; attempts that begin while its look-up runs share it.
+//! A name is looked up for every attempt; attempts that begin during a lookup share it.
 //! If it takes longer than `resolve_timeout`, the waiting attempts give up, and its thread hangs
 //! until the resolver returns: at most [`PER_NAME`] for one name, at most
 //! [`Limits::helpers_max`](crate::Limits::helpers_max) in all.

@@ -48,7 +48,7 @@ impl DeviceRole {
         }
     }
 
-    /// The time is over.
+    /// The time has expired.
     pub(super) fn part(&mut self, cx: &mut Connections<State>) {
         match self.parting {
             Parting::Asks(key) => {

@@ -132,7 +132,7 @@ pub(super) struct Unreached {
     pub(super) error: &'static str,
     pub(super) told: &'static str,
     pub(super) why: String,
-    /// What the operator of the device can do about it, behind a semicolon.
+    /// What the operator of the device can do about it, after a semicolon.
     pub(super) remedy: &'static str,
 }
 

@@ -86,7 +86,7 @@ impl DeviceRole {
         }
     }
 
-    /// The pause of an offer is over.
+    /// The pause of an offer has expired.
     pub(super) fn paused(&mut self, cx: &mut Connections<State>, id: Id, keep: bool) {
         if keep {
             return self.offer(cx, id);

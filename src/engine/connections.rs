@@ -423,7 +423,7 @@ impl<T> Connections<T> {
         }
     }
 
-    /// Counts a connection's buffers anew, after a step.
+    /// Recounts a connection's buffers after a step.
     pub(crate) fn tally(&mut self, id: Id) {
         let Some(conn) = self.slab.get_mut(id) else { return };
         let session = conn

@@ -496,7 +496,7 @@ impl<R: Role> EventLoop<R> {
     fn is_kept_waiting(&mut self, n: usize) -> bool {
         let Some(listening) = &mut self.listeners[n] else { return false };
         if listening.waiting == Waiting::Yes {
-            listening.waiting = Waiting::Unknown; // until the pause is over
+            listening.waiting = Waiting::Unknown; // until the end of the pause
             return true;
         }
         let asked = self.poll.registry().reregister(

@@ -38,7 +38,7 @@ pub(crate) trait Role: Sized {
     fn spares(&mut self, _cx: &mut Connections<Self::State>) -> bool {
         false
     }
-    /// A handshake that [`Connections::secure`] began is over: it failed, or reads and writes go
+    /// A handshake that [`Connections::secure`] began has ended: it failed, or reads and writes go
     /// through its session from here on.
     fn secured(
         &mut self,

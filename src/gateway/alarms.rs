@@ -13,9 +13,9 @@ use crate::gateway::peer_table::PeerId;
 pub(super) enum Alarm {
     /// A caller has waited for too long.
     Caller(u64),
-    /// The grace period of replaced links is over.
+    /// The grace period of replaced links has expired.
     Evict { links: Vec<Id>, leases: Vec<LeaseId> },
-    /// The grace period of requests with revoked visitor tokens is over.
+    /// The grace period of requests with revoked visitor tokens has expired.
     EvictVisitors(Vec<Key>),
     /// A certificate that let a device in may have expired.
     Expiry,
@@ -31,7 +31,7 @@ pub(super) enum Alarm {
     EasePins(Arc<str>),
     /// A gateway that requests were sent to may hang.
     CheckPeer(PeerId),
-    /// The notice of a drain is over: exchanges in progress may finish within this time.
+    /// The notice of a drain has expired: exchanges in progress may finish within this time.
     Drain(Duration),
     /// The listeners of all loops may be closed.
     DrainOn,

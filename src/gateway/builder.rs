@@ -174,7 +174,7 @@ impl GatewayBuilder {
         })
     }
     /// The pseudonym of this gateway in `Via`, a token (RFC 9110 §5.6.2) of at most 64 bytes. A
-    /// request that already names it has come round in a loop, and is answered with 508. Gateways
+    /// request that already names it has gone through a loop, and is answered with 508. Gateways
     /// that stand side by side should share a pseudonym, but never gateways of which one forwards to
     /// the other. Default: `ptth-` and a random number, different for each gateway and each start.
     pub fn via(mut self, pseudonym: &str) -> Self {
@@ -570,7 +570,7 @@ impl Gateway {
 fn random_via() -> Arc<str> {
     let mut bytes = [0; 4];
     if let Err(e) = crate::engine::random::fill(&mut bytes) {
-        log::warn!("no random number for Via ({e}); the process's number stands in its place");
+        log::warn!("no random number for Via ({e}); the process's number is used instead");
         bytes = std::process::id().to_be_bytes();
     }
     format!("ptth-{:08x}", u32::from_be_bytes(bytes)).into()

@@ -273,7 +273,7 @@ impl DeviceRef {
     ///
     /// # Errors
     /// It did not connect within `time` ([`Error::is_not_connected`]: `Away`, or `Unknown` if no
-    /// token or route names it and it was not connected lately); the name is invalid; the wait was
+    /// token or route names it and it was not connected recently); the name is invalid; the wait was
     /// cancelled; the gateway was stopped.
     pub fn wait_connected(&self, time: Duration) -> Result<(), Error> {
         self.check_name()?;
@@ -359,7 +359,7 @@ impl Drop for Over {
     fn drop(&mut self) {
         let settlement = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(settlement) = settlement {
-            let why = CloseCause::Tunnel.because("a program's upgraded connection is over");
+            let why = CloseCause::Tunnel.because("a program's upgraded connection has ended");
             settlement.settle(Err(Some(why)));
         }
     }

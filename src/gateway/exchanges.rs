@@ -109,7 +109,7 @@ impl GatewayRole {
         if self.exchanges.get(key).is_none_or(|exchange| exchange.is_tunnel()) {
             return;
         }
-        let reason = format!("the exchange was not over within {}", self.waits(key).exchange);
+        let reason = format!("the exchange did not end within {}", self.waits(key).exchange);
         let answer = LocalAnswer {
             error: Some("http_response_timeout"),
             keep: true,

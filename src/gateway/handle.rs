@@ -433,7 +433,7 @@ impl Gateway {
     }
 
     /// Replaces the keys of visitors' [sign-ins](crate::GatewayBuilder::sign_in_keys), for the next
-    /// request. Whoever was signed in by a key that is gone signs in anew.
+    /// request. A visitor whose cookie was signed with a removed key has to sign in again.
     ///
     /// # Errors
     /// Those of [`sign_in_keys`](crate::GatewayBuilder::sign_in_keys), as

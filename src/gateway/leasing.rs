@@ -212,7 +212,7 @@ impl GatewayRole {
         }
         if !self.is_known(cx, &name) {
             let _ = reply.send(Err(Error::unknown(format!(
-                "no device {name} is or was lately connected to this gateway"
+                "no device {name} is connected, or was recently, to this gateway"
             ))));
             return;
         }
@@ -295,7 +295,7 @@ impl GatewayRole {
                     Error::away(format!("device {name} did not connect in the time given"))
                 } else {
                     Error::unknown(format!(
-                        "no device {name} connected in the time given, and none was connected lately"
+                        "no device {name} connected in the time given, and none was connected recently"
                     ))
                 };
                 let _ = reply.send(Err(error));
@@ -322,16 +322,16 @@ impl GatewayRole {
             Some((end, at)) => {
                 let ago = now.saturating_duration_since(at).as_secs();
                 format!(
-                    "device {name} is not connected; its last connection ended {ago} s ago ({end}), and it did not come within {wait}"
+                    "device {name} is not connected; its last connection ended {ago} s ago ({end}), and it did not connect again within {wait}"
                 )
             }
             None => {
                 let last = match self.last_elsewhere(name, now) {
                     // Visitors do not learn which one.
                     Some(ago) => format!("another gateway had it {} s ago", ago.as_secs()),
-                    None => "and was not lately".to_owned(),
+                    None => "and was not recently".to_owned(),
                 };
-                format!("device {name} is not connected, {last}; it did not come within {wait}")
+                format!("device {name} is not connected, {last}; it did not connect within {wait}")
             }
         }
     }

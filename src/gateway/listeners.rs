@@ -172,7 +172,7 @@ impl Listeners {
         });
         let Some(table) = tables.next() else {
             return Err(Error::usage(format!(
-                "this gateway does not let visitors in at {at}; give the address that listen_visitors() returned"
+                "this gateway has no visitors' listener at {at}; give the address that listen_visitors() returned"
             )));
         };
         let old = std::mem::replace(table, new);

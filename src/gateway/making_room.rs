@@ -110,7 +110,7 @@ impl GatewayRole {
             match port {
                 Port::Devices => log_names!(
                     Warn,
-                    "a connection to the devices' port was closed: unauthenticated_max ({most}) others wait behind it"
+                    "a connection to the devices' port was closed: unauthenticated_max ({most}) others wait after it"
                 ),
                 Port::Peers => log_names!(
                     Warn,

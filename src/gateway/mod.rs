@@ -39,7 +39,7 @@
 // | `ledger.rs` | this gateway's claims, renewed and released on separate threads |
 // | `resolving.rs` | requests that wait until the hosts of other gateways are resolved |
 // | `mismatches.rs` | texts about other gateways that cannot be used |
-// | `setbacks.rs` | other gateways that could not serve a request lately |
+// | `setbacks.rs` | other gateways that recently failed to serve a request |
 // | `look_ups.rs` | the queue of names to look up in the directory of gateways |
 // | `peer_url.rs` | the URL of another gateway |
 // | `peers.rs` | settings for other gateways, and look-ups of the one that has a device |
@@ -89,7 +89,7 @@
 // | `visitors.rs` | a visitor's request: read, planned, begun |
 // | `revocation.rs` | connections whose credential was revoked or replaced |
 // | `regrouping.rs` | an offer for names that several loops own |
-// | `claiming.rs` | names are claimed before a device is let in, and lost to other gateways |
+// | `claiming.rs` | claims names before a device is admitted; names lost to other gateways |
 // | `offers.rs` | an offer or a poll: read, decided, admitted |
 // | `new_connections.rs` | new connections, their TLS handshakes, and those from another loop |
 // | `draining.rs` | how a gateway stops |

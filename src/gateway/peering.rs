@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   no link here ─► heard of? ─┬─ at a gateway ─► an idle connection, or a new one ─► relayed, as to a link ─► idle
-//!        ▲                     ├─ nowhere ─► in line here, and asked again each second
+//!        ▲                     ├─ nowhere ─► waits here, and is asked again each second
 //!        │                     └─ no ─► the directory, on a thread of its own
 //!        └── that gateway does not have it (any more), or cannot be reached ◄──┘
 //! ```
@@ -32,8 +32,7 @@ use crate::stream::{HandshakeError, Stream, TlsSession};
 
 const LATE: &str = "it did not answer within directory_timeout";
 const SPENT: &str = "the gateway that was asked does not have the device any more, and more of the request's body was on its way than is kept (64 KiB); send it again";
-const CAME_HERE: &str =
-    "the device has come to this gateway meanwhile, to another event loop; send it again";
+const CAME_HERE: &str = "the device has meanwhile connected to another event loop of this gateway; send the request again";
 const PEER_FULL: &str = "as many requests as may be are with the gateway that has the device";
 
 impl GatewayRole {

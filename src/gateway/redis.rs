@@ -154,7 +154,7 @@ impl RedisDirectory {
                 let at = hosts_of(hosts, DEFAULT_PORT).map_err(|e| wrong(&e))?;
                 let database = parts.next();
                 if parts.next().is_some() {
-                    return Err(wrong("there is something behind the database"));
+                    return Err(wrong("there is something after the database"));
                 }
                 (Servers::Listed(at), database)
             }
@@ -165,7 +165,7 @@ impl RedisDirectory {
                     master.ok_or_else(|| wrong("there is no name of a master"))?.to_owned();
                 let database = parts.next();
                 if parts.next().is_some() {
-                    return Err(wrong("there is something behind the database"));
+                    return Err(wrong("there is something after the database"));
                 }
                 (Servers::Sentinels { at, master }, database)
             }

@@ -69,10 +69,9 @@ impl GatewayRole {
         }
     }
 
-    /// The grace period of visitors' revoked tokens and certificates is over.
+    /// The grace period of visitors' revoked tokens and certificates has expired.
     pub(super) fn evict_visitors(&mut self, cx: &mut Connections<State>, exchanges: Vec<Key>) {
-        const WHY: &str =
-            "the token that it was asked with was revoked, and take_over_grace is over";
+        const WHY: &str = "the token of its request was revoked, and take_over_grace has expired";
         for key in exchanges {
             let downstream = self.exchanges.get(key).and_then(|exchange| exchange.downstream());
             let Some((id, visitor)) = downstream.and_then(|id| Some((id, cx.visitor(id)?))) else {
@@ -265,14 +264,14 @@ impl GatewayRole {
                     cx,
                     key,
                     CloseCause::Revoked,
-                    "the device's token or certificate became invalid, and take_over_grace is over",
+                    "the device's token or certificate became invalid, and take_over_grace has expired",
                 ),
                 Some(key) => {
                     self.end_exchange(
                         cx,
                         key,
                         CloseCause::Replaced,
-                        "the device's session was replaced and take_over_grace is over",
+                        "the device's session was replaced and take_over_grace has expired",
                     );
                 }
                 None if posts && revoked => {
@@ -281,12 +280,12 @@ impl GatewayRole {
                 None if posts => self.refuse_post(cx, id, &Refusal::new(409, REPLACED)),
                 None => {
                     let end = if revoked { CloseCause::Revoked } else { CloseCause::Replaced };
-                    self.drop_link(cx, id, end.because("take_over_grace is over"));
+                    self.drop_link(cx, id, end.because("take_over_grace has expired"));
                 }
             }
         }
         for lease in leases {
-            let why = "the device's session was replaced, or its token revoked, and take_over_grace is over";
+            let why = "the device's session was replaced, or its token revoked, and take_over_grace has expired";
             self.leases.cut(lease, Error::closed(Fault::Device, why));
         }
     }

@@ -180,7 +180,7 @@ impl GatewayRole {
                 self.refuse_proxy_header(cx, id, from, "it was not whole within handshake_timeout");
             }
             State::Securing { from, .. } => {
-                log::debug!("the TLS handshake with {from} was not over within handshake_timeout");
+                log::debug!("the TLS handshake with {from} did not end within handshake_timeout");
                 cx.close(id);
             }
             State::Visitor(Visitor::Head { .. }) => self.visitor_head_expired(cx, id),

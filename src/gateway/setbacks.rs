@@ -1,4 +1,4 @@
-//! Gateways that lately did not serve a request. If several have a device, the others are asked
+//! Gateways that recently failed to serve a request. If several have a device, the others are asked
 //! first: a gateway that was killed keeps its claims until they expire. Pure data, no clock.
 
 use std::collections::HashMap;

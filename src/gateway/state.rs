@@ -259,7 +259,7 @@ pub(crate) struct Link {
     pub(super) leaving: bool,
     /// It is reserved for this visitor's connection.
     pub(super) pinned: Option<Id>,
-    /// That visitor's request, which waits until a heartbeat is over.
+    /// That visitor's request, which waits for the end of a heartbeat.
     pub(super) wanted: Option<Key>,
 }
 

@@ -125,8 +125,8 @@ impl Tokens {
     /// Reads a table: on each line the SHA-256 of a token in hex, white space, and the names it is
     /// for, with commas between. A name is a device's (`lamp`), an origin (`https://lamp.example`),
     /// `*` (any device name), or an origin whose first label is `*` (`https://*.example`: any host
-    /// one label below). Behind the names may stand `expires=2026-12-31`, the last day in UTC on which
-    /// the token counts. What stands behind `#` is a comment, and the token's label for operators;
+    /// one label below). The names may be followed by `expires=2026-12-31`, the last day in UTC on which
+    /// the token counts. Text after `#` is a comment, and the token's label for operators;
     /// empty lines do not count. Without a line nobody has a token.
     ///
     /// # Errors
@@ -150,7 +150,7 @@ impl Tokens {
         let digest = digest_of_hex(digits)?;
         if let Some(first) = self.lines.get(&digest) {
             return Err(format!(
-                "this token stands in line {} already; write all its names there",
+                "this token is already in line {}; write all its names there",
                 first.number
             ));
         }
@@ -239,7 +239,7 @@ impl Tokens {
         if let Some(label) = label {
             if label.trim().is_empty() || label.chars().any(misleads) {
                 return Err(Error::usage(
-                    "a label is some text, without control characters and others that nobody sees",
+                    "a label is some text, without control characters and other invisible characters",
                 ));
             }
             line += &format!(" # {}", label.trim());
@@ -267,7 +267,7 @@ impl Tokens {
         self.lines.get(digest).is_some_and(|line| !line.is_over(SystemTime::now()))
     }
 
-    /// The last day of a token, if that is over.
+    /// The last day of a token, if it has passed.
     pub(crate) fn expired(&self, digest: &Digest) -> Option<&str> {
         let line = self.lines.get(digest).filter(|line| line.is_over(SystemTime::now()))?;
         line.expires.as_ref().map(|expiry| &*expiry.day)
@@ -331,13 +331,13 @@ impl Line {
                         .map_err(|e| wrong(&e.reason))?
                         .to_string();
                     let Some((before, behind)) = like.split_once("://x") else {
-                        return Err(wrong("there is no host behind *."));
+                        return Err(wrong("there is no host after *."));
                     };
                     line.below.push((format!("{before}://").into(), behind.into()));
                 }
                 None if name.contains('*') => {
                     return Err(wrong(
-                        "* stands alone, or for the whole first label: https://*.example",
+                        "write * alone, or in place of the whole first label: https://*.example",
                     ));
                 }
                 None => {
@@ -398,8 +398,8 @@ pub(super) fn mistake<'a>(
     let line = |digest: &Digest| tokens.lines.get(digest).map(|line| line.number);
     let bare = from_hex(secret).map(Digest).and_then(|digest| line(&digest));
     let with_end = || line(&digest(&[secret, b"\n"].concat()));
-    bare.map(|line| (line, "the token itself stands there, and not its SHA-256")).or_else(|| {
-        with_end().map(|line| (line, "its SHA-256 is that of the token with a line end behind it"))
+    bare.map(|line| (line, "it is the token itself, and not its SHA-256")).or_else(|| {
+        with_end().map(|line| (line, "its SHA-256 is that of the token with a line end after it"))
     })
 }
 

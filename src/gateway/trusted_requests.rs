@@ -22,7 +22,7 @@ use crate::relay::{self, Exchange};
 
 pub(super) const TOO_LONG_WITH_OURS: &str = "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
 const CIRCLE: &str =
-    "this request has come through this gateway before (Via), and would come again";
+    "this request has already come through this gateway (Via), and would come again";
 
 /// Fields of responses to other gateways.
 static SERVED_BY_US: LazyLock<Arc<FieldEdits>> =

@@ -53,7 +53,7 @@ const NOT_A_PEER: LocalAnswer<'static> = LocalAnswer {
         "this port is for other gateways, which show the secret that they share",
     )
 };
-const LOOP: &str = "this request has come through this gateway before (Via): its device forwards to where it came from";
+const LOOP: &str = "this request has already come through this gateway (Via): its device forwards to where it came from";
 
 /// Properties of a visitor's connection.
 #[derive(Clone, Copy)]
@@ -413,7 +413,7 @@ impl GatewayRole {
                 // A device has mistaken this port for that of devices. Its token must not reach a
                 // local server.
                 let name = &planned.device.name;
-                let why = format!("and an offer of a device is no request for {name}");
+                let why = format!("and a device's offer is not a request for {name}");
                 let refusal = Refusal::new(404, for_visitors(&why));
                 Asked::Refused { refusal, to_head: request.method == "HEAD", keep: planned.keep }
             }
@@ -502,7 +502,7 @@ impl GatewayRole {
         let device = match self.route(request.method, &to, arrival, claims.as_ref()) {
             Ok(Found::Device(device)) => device,
             Ok(Found::AddSlash(location)) => {
-                let text = "add a slash behind the device's name";
+                let text = "add a slash after the device's name";
                 let reply = Reply::redirect(308, location, text);
                 return Err(Asked::Reply { reply, to_head, keep });
             }

@@ -69,7 +69,7 @@ impl GatewayRole {
             }
             false => "",
         };
-        format!("no device {name} is or was lately connected to this gateway{elsewhere}")
+        format!("no device {name} is connected, or was recently, to this gateway{elsewhere}")
     }
 
     pub(super) fn visitor_waited(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {

@@ -52,7 +52,7 @@ impl Whole {
     pub(crate) fn error(&self, peer: Fault, doing: &str) -> Error {
         Error::timeout(
             peer,
-            format!("{doing}: the exchange was not over within {} ({:?})", self.name, self.time),
+            format!("{doing}: the exchange did not end within {} ({:?})", self.name, self.time),
         )
     }
 }

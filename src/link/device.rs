@@ -69,13 +69,13 @@ pub(crate) enum Lingered {
     Ready,
     /// No bytes arrived; the link can still be used.
     Quiet,
-    /// The link is over.
+    /// The link has ended.
     Closed,
 }
 
 /// The result of [`DeviceLink::next_head`].
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "it is looked at once, and mostly a request")]
+#[allow(clippy::large_enum_variant, reason = "it is used at once, and mostly a request")]
 pub(crate) enum Next {
     /// A request, which waits for its response.
     Request(Request<Body>),

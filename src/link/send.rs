@@ -11,7 +11,7 @@ use crate::message::trailers_to_send;
 use crate::proto::body::{Framing, last_chunk, open_chunk};
 use crate::stream::TimedStream;
 
-/// Bodies in memory up to this length are copied behind their head; copying costs less than a
+/// Bodies in memory up to this length are copied after their head; copying costs less than a
 /// second slice.
 pub(super) const COPY_MAX: usize = 16 * 1024;
 /// The most bytes of one write, so that the lock is not held for ever.

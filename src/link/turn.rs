@@ -154,7 +154,7 @@ fn read_verdict<S: TimedStream + 'static>(
 fn judge(bytes: &[u8], limits: &Limits, token: &str) -> Result<Option<(Judged, usize)>, Refusal> {
     let Some(head) = head::response(bytes, limits, LineEnds::Crlf)? else { return Ok(None) };
     let verdict = verdict::check(&head, token);
-    // Framing fields in a 101 are ignored (protocol.md §1.4), so they are not even looked at.
+    // Framing fields in a 101 are ignored (protocol.md §1.4), so they are not read.
     let ends = matches!(verdict, Verdict::Turned { .. } | Verdict::Informational)
         || body::of_response(&head, "POST")? != Framing::Empty;
     let judged = Judged {
@@ -200,7 +200,7 @@ pub fn receive<S: TimedStream + 'static>(
                 return Ok(Offering { wire, offer, dialect });
             }
             Ok(Some(Ok(_))) => {
-                (None, Refusal::new(400, "bytes came behind the offer and before its answer"))
+                (None, Refusal::new(400, "bytes came after the offer and before its answer"))
             }
             Ok(Some(Err(refusal))) | Err(HeadFault::Refused(refusal)) => (None, refusal),
             Ok(None) => {

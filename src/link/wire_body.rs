@@ -16,7 +16,7 @@ use crate::link::wire::Wire;
 use crate::proto::body::Framing;
 use crate::stream::TimedStream;
 
-/// Takes the stream back when an exchange is over, or the error with which it was closed.
+/// Takes the stream back when an exchange has ended, or the error with which it was closed.
 pub(crate) type Done<S> = Box<dyn FnOnce(Result<(S, Vec<u8>), Option<CloseReason>>) + Send>;
 
 /// The slot for the error of an exchange whose connection is cut from this side.
@@ -154,7 +154,7 @@ impl<S: TimedStream + 'static> WireBody<S> {
             return Ok(());
         }
         Err(Error::usage(
-            "reading a body: the exchange it belonged to is over; read a body before the next message",
+            "reading a body: its exchange has ended; read a body before the next message",
         ))
     }
 

@@ -20,7 +20,7 @@ pub(crate) fn absolute_form(text: &str) -> Result<Option<(u16, Authority<'_>, &s
     Ok(Some((scheme_port, named, path)))
 }
 
-/// Splits the text behind `//` into the authority and the rest.
+/// Splits the text after `//` into the authority and the rest.
 ///
 /// # Errors
 /// The authority is invalid.

@@ -57,7 +57,7 @@ pub(crate) fn authority(bytes: &[u8]) -> Result<Authority<'_>, Refusal> {
         {
             Some(port.parse().map_err(|_| wrong("the port of the host is above 65535"))?)
         }
-        _ => return Err(wrong("behind the host stands something that is no port")),
+        _ => return Err(wrong("the host is followed by something that is not a port")),
     };
     if host.starts_with('[') {
         return Ok(Authority { whole, host, port });

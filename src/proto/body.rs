@@ -13,7 +13,7 @@
 //! ```
 //! In an answer ([`LineEnds::CrlfOrLf`]) a lone LF ends each of these lines, too, and blanks may
 //! precede a line's end: small servers write both, and nginx accepts both. Requests are read
-//! strictly, since a server behind us may read them in another way.
+//! strictly, since a server after us may read them in another way.
 //!
 //! It reads a chunk size neither with `from_str_radix` (which accepts `+5`) nor with
 //! `httparse::parse_chunk_size` (which accepts an empty size, an LF in an extension, and 2^64-1).
@@ -258,12 +258,12 @@ enum State {
 enum Extension {
     /// In blanks: `;` has to follow, or, in an answer, the end of the line.
     Blank,
-    /// Behind `;`.
+    /// After `;`.
     Start,
     Name,
     /// In blanks after a name: `=` may follow, too.
     NameBlank,
-    /// Behind `=`.
+    /// After `=`.
     ValueStart,
     Value,
     Quoted,
@@ -436,7 +436,7 @@ impl Decoder {
             (State::TrailerStart, _) => Ok(State::Trailer),
             (State::TrailerLf, b'\n') => Ok(State::Done),
             (State::SizeLf { .. } | State::TrailerLf, _) => {
-                Err(malformed("a CR stands without its LF"))
+                Err(malformed("a CR is not followed by an LF"))
             }
             (state, _) => Ok(state), // those with data, which decode() has handled
         }
@@ -446,7 +446,7 @@ impl Decoder {
     fn extension(&mut self, size: u64, at: Extension, byte: u8) -> Result<State, Refusal> {
         let wrong = || {
             malformed(
-                "a chunk line has a byte that does not belong there: behind the size only extensions (;name=value) may stand",
+                "a chunk line has an invalid byte: only extensions (;name=value) may follow the size",
             )
         };
         let at = at.next(byte).ok_or_else(wrong)?;

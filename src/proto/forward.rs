@@ -2,7 +2,7 @@
 //! target and `Host`.
 //!
 //! Everything else keeps its bytes, its spelling and its order. The parts that are interpreted
-//! (framing, `Host`, target, the forwarding fields) are written anew, and the received ones are not
+//! (framing, `Host`, target, the forwarding fields) are generated, and the received ones are not
 //! forwarded. So the next parser cannot read them differently (T1, T11, T12).
 use std::borrow::Cow;
 
@@ -73,7 +73,7 @@ pub struct RequestRules<'a> {
     /// `X-Forwarded-Prefix`, if a path prefix was removed; it is appended to that of a trusted
     /// proxy.
     pub prefix: Option<&'a str>,
-    /// `X-Forwarded-*` and `Forwarded` are written anew from these; `None`: they are forwarded
+    /// `X-Forwarded-*` and `Forwarded` are generated from these; `None`: they are forwarded
     /// untouched (the device's forwarder, which trusts its gateway).
     pub forwarded: Option<Forwarded<'a>>,
     /// Pseudonym in `Via`, `ptth` by default; `None`: no `Via` added.
@@ -99,7 +99,7 @@ pub struct RequestRules<'a> {
 /// Appends the head of the request as it is forwarded, in HTTP/1.1. Order, spelling and bytes of
 /// forwarded fields are kept. Hop-by-hop fields and those named in `Connection` are removed, but
 /// never framing, `Host` or end-to-end ones that must survive (T12: content-length, host,
-/// authorization, x-forwarded-*, via). Framing fields are written anew from `framing`; `Expect:
+/// authorization, x-forwarded-*, via). Framing fields are generated from `framing`; `Expect:
 /// 100-continue` is forwarded. `Upgrade` (unless [`RequestRules::upgrade`] is set),
 /// `HTTP2-Settings` and `TE` (except `TE: trailers`) are removed.
 ///
@@ -288,7 +288,7 @@ enum FieldAction {
     /// Hop-by-hop, or named in `Connection`.
     Goes,
     Host,
-    /// `Content-Length`: written anew.
+    /// `Content-Length`: generated.
     Length,
     /// `TE`: only `trailers` is forwarded.
     Te,
@@ -613,7 +613,7 @@ fn split_target<'a>(head: &RequestHead<'a>) -> Result<Split<'a>, Refusal> {
     Ok((Some((scheme_port, named)), path))
 }
 
-/// Refuses targets that servers behind us read in different ways. `//` and `%2f` are data and are
+/// Refuses targets that servers after us read in different ways. `//` and `%2f` are data and are
 /// kept; so is a backslash in a query, which browsers send.
 fn check_path(target: &str) -> Result<(), Refusal> {
     let wrong = |reason| Err(Refusal::new(400, reason));

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   the peer's address ─┬─ in no trusted network ─► whatever came goes, and our own word is written
-//!                       └─ in one ─► what is understood of it ─► written anew, our own word behind it
+//!                       └─ in one ─► what is understood of it ─► written again, with our own element after it
 //! ```
 //! Lists are read from the end, where the nearest proxy wrote: members before a malformed one are
 //! not trusted, and are dropped with it. None of these fields decides where a request goes. Apart
@@ -109,7 +109,7 @@ impl std::str::FromStr for Network {
         if masked != base {
             return Err(Refusal::new(
                 400,
-                format!("{text:?} has address bits behind its prefix; write {masked}/{prefix}"),
+                format!("{text:?} has address bits after its prefix; write {masked}/{prefix}"),
             ));
         }
         Ok(Network { base, prefix })
@@ -373,7 +373,7 @@ pub(crate) fn path_prefix(text: &str) -> Result<&str, &'static str> {
             .is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit) && hex != b"00")
     };
     if !prefix.match_indices('%').all(|(at, _)| encoded(at)) {
-        return Err("a % in a path has two hex digits behind it, and not 00");
+        return Err("a % in a path must be followed by two hex digits other than 00");
     }
     if !prefix.is_empty()
         && prefix[1..].split('/').any(|segment| segment.is_empty() || is_dots(segment))
@@ -472,7 +472,7 @@ fn line_of_elements(line: &[u8]) -> Option<Vec<String>> {
     }
 }
 
-/// One element, written anew; `rest` then begins with the byte that ended it. `None`: it is
+/// One element, normalised; `rest` then begins with the byte that ended it. `None`: it is
 /// malformed.
 fn element(rest: &mut &str) -> Option<String> {
     let mut element = String::new();

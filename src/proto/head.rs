@@ -394,10 +394,10 @@ fn line_end(bytes: &[u8], ends: LineEnds, part: Part) -> Result<Option<usize>, R
         [] | [b'\r'] => Ok(None),
         [b'\r', b'\n', ..] => Ok(Some(2)),
         [b'\n', ..] if ends == LineEnds::CrlfOrLf => Ok(Some(1)),
-        [b'\r', ..] => Err(part.malformed("a CR stands without its LF")),
-        [b'\n', ..] => Err(part.malformed("an LF stands without its CR; lines end with CRLF")),
+        [b'\r', ..] => Err(part.malformed("a CR is not followed by an LF")),
+        [b'\n', ..] => Err(part.malformed("an LF has no CR before it; lines end with CRLF")),
         _ => Err(part.malformed(
-            "the first line of the message has something behind its end, or a control byte",
+            "the first line of the message has something after its end, or a control byte",
         )),
     }
 }
@@ -451,7 +451,7 @@ fn lines(
         let line = match &bytes[at..at + len] {
             [line @ .., b'\r'] => line,
             line if ends == LineEnds::CrlfOrLf => line,
-            _ => return Err(part.malformed("an LF stands without its CR; lines end with CRLF")),
+            _ => return Err(part.malformed("an LF has no CR before it; lines end with CRLF")),
         };
         at += len + 1;
         if line.is_empty() {
@@ -462,7 +462,7 @@ fn lines(
             return Err(part.too_large("there are more fields than fields_max allows"));
         }
         if hides_framing(line) {
-            return Err(part.malformed("a tab stands in Content-Length or Transfer-Encoding"));
+            return Err(part.malformed("Content-Length or Transfer-Encoding contains a tab"));
         }
     }
     Ok((lines, None))
@@ -488,7 +488,7 @@ fn fields_reason(error: httparse::Error) -> &'static str {
         httparse::Error::HeaderValue => {
             "a field value has a CR, an LF, a NUL or another control byte"
         }
-        httparse::Error::NewLine => "a CR stands without its LF",
+        httparse::Error::NewLine => "a CR is not followed by an LF",
         _ => "the fields of the head are malformed",
     }
 }

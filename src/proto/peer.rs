@@ -11,7 +11,7 @@
 //! ```
 //! The response is the device's, with `PTTH-Peer-Served: 1`, which shows that it comes from a
 //! gateway's peers' port: a directory may contain a wrong address. A gateway that does not have the
-//! device answers 404 with `PTTH-Peer-Miss`: `away` if the device was connected lately or is
+//! device answers 404 with `PTTH-Peer-Miss`: `away` if the device was connected recently or is
 //! expected, else `unknown`. A gateway that does not know the other's secret answers 403 with
 //! `PTTH-Peer-Miss: stranger`. `OPTIONS *` with a device is a query that no device sees:
 //! `PTTH-Peer-Has` in the answer tells whether the gateway has it, `connected`, `away` or
@@ -174,7 +174,7 @@ pub(crate) fn secret<'a>(fields: &Fields<'a>) -> Option<&'a [u8]> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Miss {
     Unknown,
-    /// The device was connected there lately, or is expected there.
+    /// The device was connected there recently, or is expected there.
     Away,
     /// That gateway rejects the secret, or that there is none.
     Stranger,

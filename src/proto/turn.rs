@@ -422,7 +422,7 @@ pub fn decide(head: &FramedRequest<'_>, rules: &OfferRules) -> Result<Decision, 
     if dialect.alpn && !head.fields.list("alpn").any(is_http_1_1) {
         return Err(Refusal::new(
             400,
-            "the offer has no ALPN field that lists http%2F1.1, the only protocol spoken behind the turn",
+            "the offer has no ALPN field that lists http%2F1.1, the only protocol spoken after the turn",
         ));
     }
     Ok(Decision::Turn(Box::new(registration(head, names, token, row)?)))

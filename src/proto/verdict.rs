@@ -129,7 +129,7 @@ fn check_switch(head: &ResponseHead<'_>, token: &str) -> Verdict {
     } else if alpn_missing
         && [Dialect::ietf(), Dialect::h2o()].iter().any(|dialect| dialect.is_offered_by(token))
     {
-        Some("the 101 does not name the protocol behind it (ALPN); http/1.1 is assumed")
+        Some("the 101 does not name the protocol after it (ALPN); http/1.1 is assumed")
     } else {
         None
     };

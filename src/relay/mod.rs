@@ -20,7 +20,7 @@
 //! is not used again.
 //!
 //! Heads are rewritten by [`proto::forward`](crate::proto::forward), and bodies are decoded and
-//! framed anew: only parsed data is passed on.
+//! reframed: only parsed data is passed on.
 //!
 //! # Order of files
 //! Each names only those above it.

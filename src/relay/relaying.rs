@@ -25,7 +25,7 @@ pub(crate) trait Relaying: Role {
     /// Finds another upstream connection: no byte of a response has arrived and the request may be
     /// sent again, or another gateway does not have the device ([`Exchange::take_miss`]).
     fn retry(&mut self, cx: &mut Connections<Self::State>, key: Key);
-    /// The exchange is over and removed. The downstream connection is at a message boundary
+    /// The exchange has ended and is removed. The downstream connection is at a message boundary
     /// (`keep`), or has to be closed gently.
     fn next(&mut self, cx: &mut Connections<Self::State>, downstream: Id, keep: bool);
     /// The exchange failed before its response began: answers the downstream side, and ends its

@@ -287,7 +287,7 @@ impl Request {
         Ok(false)
     }
 
-    /// Passes on the part of the body in `bytes`, framed anew. Returns how many of the bytes belong
+    /// Passes on the part of the body in `bytes`, reframed. Returns how many of the bytes belong
     /// to the body.
     fn forward<T>(
         &mut self,

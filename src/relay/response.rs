@@ -392,7 +392,7 @@ impl Exchange {
 }
 
 impl Receiving {
-    /// Passes on the part of the body in `bytes`, framed anew, without edited trailers. Returns how
+    /// Passes on the part of the body in `bytes`, reframed, without edited trailers. Returns how
     /// many of the bytes belong to the body.
     fn pass_on<T>(
         &mut self,

@@ -24,6 +24,6 @@ pub(crate) struct Rules {
     /// that takes, as a visitor may (RFC 9112 §9.6). If this is false, it counts as gone unless
     /// bytes move within `abandoned_timeout`.
     pub(crate) downstream_may_half_close: bool,
-    /// The upstream connection is a link: its device has to be told that a tunnel is over.
+    /// The upstream connection is a link: its device has to be told that a tunnel has ended.
     pub(crate) upstream_is_link: bool,
 }

@@ -182,7 +182,7 @@ impl Exchange {
         } else if self.hop.is_ended {
             Err(CloseCause::LastMessage.because("it was told that its visitor ends"))
         } else if link.at_end_of_stream() || link.is_broken() || link.has_failed() {
-            Err(CloseCause::Closed.because("behind its response"))
+            Err(CloseCause::Closed.because("after its response"))
         } else if link.kept() > 0 {
             Err(CloseCause::ProtocolError.because("bytes came after a complete response"))
         } else if link.pending() > 0 {

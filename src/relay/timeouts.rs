@@ -68,7 +68,7 @@ impl Waits {
     }
 
     /// The timeouts of a device that forwards requests from a link. The gateway decides how long
-    /// each phase may take, and ends the link when the time is over, unless the device has its own
+    /// each phase may take, and ends the link when the time has expired, unless the device has its own
     /// limits for its local server. A tunnel that has ended in one direction is the exception,
     /// because a gateway that has half-closed a link cannot be distinguished from one that is gone.
     pub(crate) fn of_forwarder(limits: &Limits) -> Self {

@@ -336,7 +336,7 @@ impl Stream {
         session.shake(&self.socket)
     }
 
-    /// From here on bytes go through this session, whose handshake is over.
+    /// From here on bytes go through this session, whose handshake is complete.
     pub(crate) fn secure(&mut self, session: Arc<TlsSession>) {
         self.session = Some(session);
     }
@@ -403,8 +403,8 @@ impl Stream {
         self.named = Some(Box::new(remote));
     }
 
-    /// Address of the other end, behind a balancer that names it (PROXY protocol) the one that it
-    /// names; `None` on a Unix socket.
+    /// IP address of the other end; if a load balancer has named the client (PROXY protocol), the
+    /// client's. `None` on a Unix socket.
     #[must_use]
     pub fn remote_ip(&self) -> Option<IpAddr> {
         if let Some(named) = &self.named {

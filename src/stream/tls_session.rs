@@ -598,7 +598,7 @@ impl Session {
                 rustls::Error::AlertReceived(alert)
                     if self.side == tls::Side::OtherGateway && tls::is_of_certificate(alert) =>
                 {
-                    io::ErrorKind::PermissionDenied // of this side's, in TLS 1.3 behind the handshake
+                    io::ErrorKind::PermissionDenied // of this side's, in TLS 1.3 after the handshake
                 }
                 _ => io::ErrorKind::InvalidData,
             };

@@ -33,7 +33,7 @@ const FINISH: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(crate) struct AccessLogArgs {
-    /// Write a line for each request to this file (`-`: standard output); opened anew on SIGHUP
+    /// Write a line for each request to this file (`-`: standard output); reopened on SIGHUP
     #[arg(long, value_name = "FILE|-", env = "PTTH_ACCESS_LOG")]
     access_log: Option<PathBuf>,
     /// The form of its lines: Common Log Format, the same with referer and user agent, or JSON with
@@ -55,7 +55,7 @@ impl AccessLogArgs {
         self.access_log.is_some()
     }
 
-    /// Returns true if it is a file, which SIGHUP opens anew.
+    /// Returns true if it is a file, which SIGHUP reopens.
     pub(crate) fn is_file(&self) -> bool {
         self.access_log.as_ref().is_some_and(|path| path.as_os_str() != "-")
     }

@@ -163,7 +163,7 @@ impl Board {
         let beside = Path::new(&beside);
         // An earlier process of this number may have left it; in a container all have the same.
         drop(std::fs::remove_file(beside));
-        // Never through a link, and never into a FIFO, that somebody has put there.
+        // Never through a link, and never into a FIFO, that another user has put there.
         let mut file = File::options().write(true).create_new(true).open(beside)?;
         let written = file.write_all(self.text().1.as_bytes());
         written.and_then(|()| std::fs::rename(beside, path.as_path())).inspect_err(|_| {
@@ -190,7 +190,7 @@ fn lacks_port(to: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// In a folder where others may write, too, somebody may have put a link where the text is written
+    /// In a folder where others may write, too, another user may have put a link where the text is written
     /// before it takes its place (T72).
     #[test]
     fn the_status_is_written_through_no_link_and_leaves_nothing_behind() {

@@ -364,7 +364,7 @@ impl Check {
                     401 => {
                         "it wants a token that it knows: --token-file, a line in its --tokens, or a new token where the old one expired"
                     }
-                    403 => "it does not let this device in: see its log",
+                    403 => "it does not admit this device: see its log",
                     _ => "the URL may be wrong, or an ingress is not ready",
                 };
                 wrong("offer", format_args!("{status} from {from}: {remedy}.{told}"))?;

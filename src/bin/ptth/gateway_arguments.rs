@@ -217,10 +217,10 @@ pub(crate) struct GatewayArgs {
     /// Longest silence on a tunnel (a WebSocket, say) before it is closed (0s: no bound)
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration, env = "PTTH_TUNNEL_SILENCE")]
     pub(crate) tunnel_silence: Duration,
-    /// Requests in flight to one device; others wait in line
+    /// Requests in flight to one device; others wait
     #[arg(long, value_name = "N", default_value = "1024", value_parser = some_number, env = "PTTH_IN_FLIGHT")]
     pub(crate) in_flight: usize,
-    /// Requests that wait in line for one device, then 503
+    /// Requests that wait for one device; further ones get 503
     #[arg(long, value_name = "N", default_value = "1024", value_parser = some_number, env = "PTTH_WAITING")]
     pub(crate) waiting: usize,
     /// Bytes of memory for connections and their buffers; from nine tenths on new requests get 503

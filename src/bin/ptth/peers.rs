@@ -39,7 +39,7 @@ pub(crate) struct PeersArgs {
     #[arg(long, value_name = "URL", env = "PTTH_ADVERTISE")]
     advertise: Option<String>,
     /// Which other gateway has a device that is not connected here. A table in Redis that all
-    /// gateways share: redis://HOST:PORT (or several, `,HOST:PORT` behind it), redis+unix:///PATH, or
+    /// gateways share: redis://HOST:PORT (or several, followed by `,HOST:PORT`), redis+unix:///PATH, or
     /// redis+sentinel://HOST:PORT/MASTER; with TLS rediss:// and rediss+sentinel://. Or file:PATH, a
     /// line for each device with its name and the URL of that gateway's --peers (`*`: any other
     /// device); the file is read again on SIGHUP
@@ -345,7 +345,7 @@ impl PeersArgs {
             ))),
             (true, Some(("http", _))) => {
                 log::warn!(
-                    "--advertise {url}: others are told a URL without TLS, and --peers speaks TLS (--peers-cert); that works where a proxy stands between them alone"
+                    "--advertise {url}: others are told a URL without TLS, and --peers speaks TLS (--peers-cert); that works only if a proxy is between them"
                 );
                 Ok(())
             }

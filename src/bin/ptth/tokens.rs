@@ -21,7 +21,7 @@ pub(crate) fn read(file: &Path, reading: Reading) -> Result<Tokens, String> {
     // Most likely an error of a script. A table without tokens has to contain a comment.
     if bytes.is_empty() {
         return Err(format!(
-            "{}: the file is empty; a file that lets nobody in says so with a comment (# nobody)",
+            "{}: the file is empty; a file that admits nobody needs a comment (# nobody)",
             file.display()
         ));
     }

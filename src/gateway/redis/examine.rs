@@ -47,7 +47,7 @@ pub struct DirectoryReport {
     pub gateways: Vec<(String, Duration)>,
     /// Those of these URLs that several gateways announce.
     pub shared_urls: Vec<String>,
-    /// The URLs of gateways that announced themselves lately with another
+    /// The URLs of gateways that announced themselves recently with another
     /// [`claim_time`](RedisDirectory::claim_time), and that.
     pub other_claim_times: Vec<(String, Duration)>,
 }

@@ -2,7 +2,7 @@
 //! than a bound, has more values, or is nested deeper is refused first. Bytes alone, no socket.
 //!
 //! ```text
-//! *2\r\n$3\r\nfoo\r\n:7\r\n      an array of two values: a line for each, behind a string's its bytes
+//! *2\r\n$3\r\nfoo\r\n:7\r\n      an array of two values: a line for each, after a string's line its bytes
 //! ```
 
 use std::fmt;

@@ -18,7 +18,7 @@ pub struct NameReport {
     pub round_trip: Duration,
     /// The claims of gateways, the newest first. A shared name has several.
     pub claims: Vec<NameClaim>,
-    /// How many sessions of the device a newer one has replaced lately: they cannot return while
+    /// How many sessions of the device a newer one has replaced recently: they cannot return while
     /// that one is connected.
     pub replaced: usize,
     /// How many entries were not written by a gateway. They are ignored.

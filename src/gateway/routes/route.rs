@@ -132,7 +132,7 @@ impl Route {
     /// Instead of a device: answers with a redirect to a URL (`https://new.example/page`), or to a
     /// path of the same host (`/page`), with status 308 unless [`status`](Self::status) sets
     /// another. If it ends with `/*` (`https://new.example/*`), the rest of the request's path
-    /// behind the route's own, and the query, are appended.
+    /// after the route's own, and the query, are appended.
     ///
     /// ```
     /// # use reverse_http::{Route, Routes};

@@ -19,7 +19,7 @@ use crate::relay::Waits;
 
 /// The destination of a request.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "it is looked at once, and mostly a device")]
+#[allow(clippy::large_enum_variant, reason = "it is used at once, and mostly a device")]
 pub(in crate::gateway) enum Found<'a> {
     Device(ToDevice<'a>),
     /// The health check of the gateway itself.

@@ -405,7 +405,7 @@ fn a_route_may_answer_by_itself() {
     );
     let told = table.told(9).join("; ");
     assert!(told.contains("/old -> redirect to https://new.example/base/*"), "{told}");
-    // Only the rest behind the route's path is left: no other host can be named.
+    // Only the rest after the route's path is left: no other host can be named.
     let bare = on("/x").redirect("/*").unwrap();
     let table = Table::new(Routes::table([bare]).unwrap());
     for target in ["/x//evil.example", "/x///evil.example/", "/x/evil.example"] {

@@ -2,7 +2,7 @@
 //! read strictly.
 //!
 //! Refused: a member twice, a wrong type, a lone surrogate, nesting deeper than serde_json's 128,
-//! bytes behind the message, a header that would split a line. Header bytes above 0x7F travel as
+//! bytes after the message, a header that would split a line. Header bytes above 0x7F travel as
 //! the ISO-8859-1 characters of the same number.
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -112,7 +112,7 @@ impl<'t> WholeRequest<'t> {
     }
 }
 
-/// What stands around ids, heads and bodies in an event or an answer.
+/// The text around ids, heads and bodies in an event or an answer.
 const AROUND_BODY: usize = 256;
 
 /// Bytes that serde_json writes for one of a string.
@@ -490,7 +490,7 @@ impl<'de> Deserialize<'de> for Members {
                         return Err(de::Error::custom("more members than any message has"));
                     }
                     if !seen.insert(name) {
-                        return Err(de::Error::custom("a member stands there twice"));
+                        return Err(de::Error::custom("a member occurs twice"));
                     }
                 }
                 Ok(members)

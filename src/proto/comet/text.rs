@@ -108,7 +108,7 @@ fn end_chunked(out: &mut Vec<u8>, body: &[u8], trailers: &[(String, Vec<u8>)]) {
     }
 }
 
-/// An id as it stands in a `PTTH-Message-ID` field or in JSON.
+/// An id as in a `PTTH-Message-ID` field or in JSON.
 ///
 /// # Errors
 /// 400: empty, longer than [`ID_BYTES_MAX`], or with other bytes than visible ASCII.
@@ -156,7 +156,7 @@ pub fn write_request(
     Ok(())
 }
 
-/// The same for a body of so many bytes that the caller has behind it already, in the same buffer:
+/// The same for a body of this length that the caller already has after it in the same buffer:
 /// without a second one.
 ///
 /// # Errors

@@ -44,7 +44,7 @@ fn chunks_become_one_message_with_a_length() {
     assert_eq!(
         scene.event_loop.connections.get(scene.downstream).unwrap().kept(),
         "GET /next".len(),
-        "what is pipelined behind it waits"
+        "what is pipelined after it waits"
     );
 }
 

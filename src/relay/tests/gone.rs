@@ -1,4 +1,4 @@
-//! Exchanges of which nobody wants the response: probes, and those whose client has gone.
+//! Exchanges whose response has no receiver: probes, and those whose client has gone.
 
 use super::*;
 use crate::observe::table::Bounds;
@@ -98,7 +98,7 @@ fn who_has_ended_its_direction_may_still_want_its_response() {
     assert!(scene.told().starts_with("the link is free; "));
 }
 
-/// Its head has no deadline of its own then: one that is over already would be due again and again.
+/// Its head then has no separate deadline: an expired one would be due again and again.
 #[test]
 fn half_a_head_for_nobody_ends_with_the_time_for_all() {
     let mut scene = Scene::sent(GET);

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::tls::{DeviceTls, Identity};
 
-/// A session whose handshake is over: the gateway's side with its socket, the device's with
+/// A session after its handshake: the gateway's side with its socket, the device's with
 /// its.
 fn session() -> [(Arc<TlsSession>, Socket); 2] {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();

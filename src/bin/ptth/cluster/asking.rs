@@ -35,7 +35,7 @@ pub(super) struct Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Has {
     Connected,
-    /// It was connected there lately, or is expected there.
+    /// It was connected there recently, or is expected there.
     Away,
     Unknown,
 }

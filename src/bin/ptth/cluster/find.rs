@@ -27,9 +27,7 @@ pub(super) fn run(
     is_json: bool,
 ) -> Result<(), Failure> {
     if name == OTHERS {
-        return Err(usage(format!(
-            "device name {OTHERS}: this stands for several; find takes one"
-        )));
+        return Err(usage(format!("device name {OTHERS}: this means several; find takes one")));
     }
     check_name(name).map_err(usage)?;
     if named.redis.is_none() && named.file.is_none() {
@@ -204,7 +202,7 @@ impl Find<'_> {
         }
         if table.replaced > 0 {
             let text = format!(
-                "{} of {} gave way to a newer one lately, and will get 409 as long as that one is connected",
+                "{} of {} gave way to a newer one recently, and will get 409 as long as that one is connected",
                 counted(table.replaced as u64, "session"),
                 self.name
             );

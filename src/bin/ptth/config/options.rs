@@ -218,7 +218,7 @@ fn read_table(
             .find(|other| *other == id || rivals.contains(&other.replace('-', "_")))
         {
             let what = match other == id {
-                true => format!("{id} stands here a second time"),
+                true => format!("{id} occurs a second time"),
                 false => format!("{id} and {other} exclude each other"),
             };
             return Err(file.mistake(at, what));
