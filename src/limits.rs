@@ -104,10 +104,10 @@ limits! {
     /// the offer gets 503 with `Retry-After`.
     on_link_max: usize = 256;
     /// Threads that decide about offers (`authorize`), or that look names up for one gateway of a
-    /// device. Default 8. Beyond: offers are queued; a look-up fails and is repeated later.
+    /// device. Default 8. Beyond: offers are queued; a lookup fails and is repeated later.
     helpers_max: usize = 8;
     /// Offers that wait for `authorize`. Default 1,024. Beyond: 503 with `Retry-After`. The same
-    /// number of names may wait for a look-up in a directory of gateways; beyond, the visitors'
+    /// number of names may wait for a lookup in a directory of gateways; beyond, the visitors'
     /// address with most of them gets 503 for its latest one.
     authorize_queue_max: usize = 1_024;
     /// Longest message of the COMET fallback that is held whole, in bytes: an upload to a device
@@ -593,7 +593,7 @@ pub(crate) const CHANGED_NAMES_MAX: usize = 4_096;
 /// Idle connections of each loop to one other gateway. Beyond: closed.
 pub(crate) const PEER_IDLE_MAX: usize = 256;
 
-/// How long the answer that no gateway has a device is remembered, and how often the look-up is
+/// How long the answer that no gateway has a device is remembered, and how often the lookup is
 /// repeated while a request waits.
 pub(crate) const PEER_RECALL: Duration = Duration::from_secs(1);
 

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::admin::api;
-use crate::admin::asked::{Asked, decoded};
 use crate::admin::context::Context;
 use crate::admin::log_level::LogLevel;
 use crate::admin::metrics;
 use crate::admin::operators::UNKNOWN;
 use crate::admin::page;
 use crate::admin::reply::Reply;
+use crate::admin::request::{OperatorRequest, decoded};
 use crate::admin::view::{Elsewhere, Silent, View};
 
 /// Longest wait for an event.
@@ -25,7 +25,7 @@ pub(super) fn is_health(path: &str) -> bool {
 }
 
 /// The parameters of a path of the interface. `None` for pages and unknown paths.
-fn parameters(asked: &Asked<'_>) -> Option<&'static [&'static str]> {
+fn parameters(asked: &OperatorRequest<'_>) -> Option<&'static [&'static str]> {
     let path = asked.path.strip_prefix("/api/v1/")?;
     Some(match (path, asked.is_post) {
         ("devices", false) => &["q", "state", "silent_for", "sort", "page", "limit"],
@@ -40,7 +40,7 @@ fn parameters(asked: &Asked<'_>) -> Option<&'static [&'static str]> {
 
 /// Returns true if a parameter's value is valid. A parameter without a value counts as absent,
 /// because forms send such parameters.
-fn is_of_its_kind(asked: &Asked<'_>, name: &str) -> bool {
+fn is_of_its_kind(asked: &OperatorRequest<'_>, name: &str) -> bool {
     let value = asked.parameter(name);
     value.is_empty()
         || match name {
@@ -52,7 +52,7 @@ fn is_of_its_kind(asked: &Asked<'_>, name: &str) -> bool {
 }
 
 /// Refuses unknown or malformed parameters: the answer would not be what the client asked for.
-fn wrong_parameter(asked: &Asked<'_>) -> Option<Reply> {
+fn wrong_parameter(asked: &OperatorRequest<'_>) -> Option<Reply> {
     let known = parameters(asked)?;
     let keys = asked.query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
     if keys.filter(|key| !key.is_empty()).all(|key| known.contains(&key)) {
@@ -72,7 +72,7 @@ fn wrong_parameter(asked: &Asked<'_>) -> Option<Reply> {
 }
 
 /// Answers a request.
-pub(super) fn answer(asked: &Asked<'_>, context: &Context) -> Reply {
+pub(super) fn answer(asked: &OperatorRequest<'_>, context: &Context) -> Reply {
     if let Some(reply) = wrong_parameter(asked) {
         return reply;
     }
@@ -85,7 +85,7 @@ pub(super) fn answer(asked: &Asked<'_>, context: &Context) -> Reply {
     })
 }
 
-fn show(asked: &Asked<'_>, context: &Context) -> Result<Reply, Silent> {
+fn show(asked: &OperatorRequest<'_>, context: &Context) -> Result<Reply, Silent> {
     let view = &*context.view;
     Ok(match asked.path {
         "/" => page(asked, page::devices(asked, &*view.snapshot()?, view)),
@@ -163,7 +163,7 @@ fn unknown(view: &View, name: &str) -> Result<String, Silent> {
 }
 
 /// A page, with a policy that allows only its own script and style.
-fn page(asked: &Asked<'_>, content: page::Content) -> Reply {
+fn page(asked: &OperatorRequest<'_>, content: page::Content) -> Reply {
     let mut bytes = [0; 16];
     let nonce = match crate::engine::random::fill(&mut bytes) {
         Ok(()) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -181,7 +181,7 @@ fn page(asked: &Asked<'_>, content: page::Content) -> Reply {
 
 /// Follows the events if the client accepts a stream; otherwise returns existing events, or those
 /// that arrive within `wait`.
-fn events(asked: &Asked<'_>, context: &Context) -> Reply {
+fn events(asked: &OperatorRequest<'_>, context: &Context) -> Reply {
     let feed = &context.view.feed;
     let last = std::str::from_utf8(asked.last_event).ok().and_then(|text| text.parse().ok());
     let after = last.or_else(|| asked.number("after"));
@@ -214,7 +214,7 @@ pub(super) fn pulse(view: &View) -> String {
     }
 }
 
-fn act(asked: &Asked<'_>, context: &Context) -> Result<Reply, Silent> {
+fn act(asked: &OperatorRequest<'_>, context: &Context) -> Result<Reply, Silent> {
     if asked.path == "/api/v1/log-level" {
         return Ok(set_log_level(asked, context));
     }
@@ -234,14 +234,14 @@ fn act(asked: &Asked<'_>, context: &Context) -> Result<Reply, Silent> {
 }
 
 /// The label of the token, for the log.
-fn by(asked: &Asked<'_>, context: &Context) -> String {
+fn by(asked: &OperatorRequest<'_>, context: &Context) -> String {
     match asked.operator.map(|operator| context.operators.label(operator)) {
         Some(label) if !label.is_empty() => format!(" ({label})"),
         _ => String::new(),
     }
 }
 
-fn set_log_level(asked: &Asked<'_>, context: &Context) -> Reply {
+fn set_log_level(asked: &OperatorRequest<'_>, context: &Context) -> Reply {
     let Some(level) = LogLevel::named(&asked.parameter("level")) else {
         return Reply::text(400, "write level=error, warn, info, debug, trace or off");
     };

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
-use crate::admin::asked::Asked;
 use crate::admin::event::{transport_name, unix_seconds};
+use crate::admin::request::OperatorRequest;
 use crate::admin::view::{ClusterView, Elsewhere, Snapshot, View};
 use crate::gateway::peer_table::PeerRow;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process};
@@ -31,7 +31,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    pub(super) fn of(asked: &Asked<'_>) -> Wanted {
+    pub(super) fn of(asked: &OperatorRequest<'_>) -> Wanted {
         Wanted {
             text: asked.parameter("q").to_lowercase(),
             state: asked.parameter("state"),
@@ -102,7 +102,7 @@ fn compare(key: &str, a: &DeviceRow, b: &DeviceRow) -> Ordering {
     }
 }
 
-pub(super) fn devices(asked: &Asked<'_>, snapshot: &Snapshot) -> Value {
+pub(super) fn devices(asked: &OperatorRequest<'_>, snapshot: &Snapshot) -> Value {
     let wanted = Wanted::of(asked);
     let (found, rows) = wanted.find(snapshot);
     let devices: Vec<Value> = rows.into_iter().map(|row| row_json(snapshot, row)).collect();

@@ -17,7 +17,7 @@
 // | `settings.rs` | how a listener behaves |
 // | `reply.rs` | a response, and how it is written |
 // | `operators.rs` | access: tokens, host names, what the log says |
-// | `asked.rs` | a request, and the parameters in its query |
+// | `request.rs` | a request of an operator, and the parameters in its query |
 // | `permits.rs` | which connection gives way to a new one |
 // | `event.rs` | an event in JSON |
 // | `feed.rs` | the latest events, with numbers |
@@ -32,7 +32,6 @@
 
 mod answers;
 mod api;
-mod asked;
 mod context;
 mod event;
 mod feed;
@@ -43,6 +42,7 @@ mod operators;
 mod page;
 mod permits;
 mod reply;
+mod request;
 mod server;
 mod settings;
 mod view;

@@ -7,8 +7,8 @@ use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::admin::api::{Wanted, days_left, reached, whereabouts};
-use crate::admin::asked::Asked;
 use crate::admin::event::transport_name;
+use crate::admin::request::OperatorRequest;
 use crate::admin::view::{ClusterView, Elsewhere, Snapshot, View};
 use crate::gateway::ClusterGateway;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow};
@@ -134,7 +134,7 @@ const COLUMNS: [(&str, &str, bool); 16] = [
     ("token", "", false),
 ];
 
-pub(super) fn devices(asked: &Asked<'_>, snapshot: &Snapshot, view: &View) -> Content {
+pub(super) fn devices(asked: &OperatorRequest<'_>, snapshot: &Snapshot, view: &View) -> Content {
     let wanted = Wanted::of(asked);
     let mut html = String::new();
     tiles(&mut html, snapshot, view);
@@ -194,7 +194,7 @@ pub(super) fn devices(asked: &Asked<'_>, snapshot: &Snapshot, view: &View) -> Co
 }
 
 /// This list in another order, or another page of it.
-fn link(asked: &Asked<'_>, sort: &str, page: usize) -> String {
+fn link(asked: &OperatorRequest<'_>, sort: &str, page: usize) -> String {
     let mut query = String::new();
     for name in ["q", "state", "silent_for", "limit"] {
         let value = asked.parameter(name);
@@ -205,7 +205,7 @@ fn link(asked: &Asked<'_>, sort: &str, page: usize) -> String {
     format!("/?{query}sort={}&amp;page={page}", percent_encoded(sort))
 }
 
-fn controls(asked: &Asked<'_>, wanted: &Wanted) -> String {
+fn controls(asked: &OperatorRequest<'_>, wanted: &Wanted) -> String {
     let option = |value: &str, text: &str, chosen: &str| {
         let selected = if value == chosen { " selected" } else { "" };
         format!("<option value=\"{value}\"{selected}>{text}</option>")

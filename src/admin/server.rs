@@ -21,11 +21,11 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::admin::answers;
-use crate::admin::asked::Asked;
 use crate::admin::context::{Context, PULSE};
 use crate::admin::operators::{Operator, Operators, Remote};
 use crate::admin::permits::ConnectionPermit;
 use crate::admin::reply::Reply;
+use crate::admin::request::OperatorRequest;
 use crate::admin::settings::Admin;
 use crate::admin::view::View;
 use crate::error::{Error, Fault};
@@ -412,7 +412,7 @@ fn answer(
             Err(reply) => return refused(reply),
         },
     };
-    let asked = Asked {
+    let asked = OperatorRequest {
         is_post: request.method == "POST",
         path,
         query,

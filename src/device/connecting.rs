@@ -19,7 +19,7 @@ use crate::device::lookups::Waiter;
 use crate::device::role::DeviceRole;
 use crate::device::state::{State, States};
 use crate::engine::connections::{Connections, Id};
-use crate::engine::door::Way;
+use crate::engine::pair_network::PairNetwork;
 use crate::engine::slab::Key;
 use crate::stream::Stream;
 
@@ -46,8 +46,13 @@ impl DeviceRole {
     }
 
     /// The same to a gateway within this process.
-    pub(super) fn race_within(&mut self, cx: &mut Connections<State>, waiter: Waiter, way: &Way) {
-        let connected = way.connect();
+    pub(super) fn race_within(
+        &mut self,
+        cx: &mut Connections<State>,
+        waiter: Waiter,
+        network: &PairNetwork,
+    ) {
+        let connected = network.connect();
         self.race_alone(cx, waiter, connected);
     }
 

@@ -89,9 +89,9 @@ impl DeviceRole {
         if let Some(why) = dial.url.too_near(Reach::of_host(&dial.url.host)) {
             return self.cannot_reach(cx, &dial, &why);
         }
-        if let Some(way) = self.plan.way.clone() {
+        if let Some(network) = self.plan.network.clone() {
             dial.begun = Some(cx.now());
-            return self.race_within(cx, Waiter::Dial(dial), &way);
+            return self.race_within(cx, Waiter::Dial(dial), &network);
         }
         let (host, port) = match self.proxy_to(&dial.url) {
             Some(proxy) => (proxy.host.clone(), proxy.port),
@@ -104,7 +104,7 @@ impl DeviceRole {
         }
     }
 
-    /// The look-up for a dial has ended.
+    /// The lookup for a dial has ended.
     pub(super) fn dial_found(
         &mut self,
         cx: &mut Connections<State>,

@@ -171,7 +171,7 @@ impl DeviceRole {
         }
     }
 
-    /// The look-up for a waiter has ended.
+    /// The lookup for a waiter has ended.
     fn found(&mut self, cx: &mut Connections<State>, waiter: Waiter, host: &str, found: Found) {
         match waiter {
             Waiter::Dial(dial) => self.dial_found(cx, dial, host, found),

@@ -19,7 +19,7 @@ pub(super) enum FollowUp {
     Resolve(Box<Dial>),
     /// Ends a dial whose connection cannot be used.
     EndDial { id: Id, why: String },
-    /// A look-up has ended.
+    /// A lookup has ended.
     Found { waiter: Waiter, host: String, found: Found },
     /// A connection is established.
     Reached { waiter: Waiter, id: Id },

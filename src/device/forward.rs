@@ -17,7 +17,7 @@ use crate::relay::{Exchange, LocalAnswer, Waits};
 use crate::stream::{Connector, HandshakeError, TlsSession};
 
 impl DeviceRole {
-    /// The look-up of the local server has ended.
+    /// The lookup of the local server has ended.
     pub(super) fn local_found(
         &mut self,
         cx: &mut Connections<State>,

@@ -375,7 +375,8 @@ impl DeviceRole {
                 let lingers = self.plan.tcp.is_empty(); // with targets, the loop has to see each request
                 let answer =
                     move || answer_with(&handler, lease, &limits, &workers, lingers, since);
-                let submitted = match self.plan.way.as_ref().map(|way| way.clock.work()) {
+                let submitted = match self.plan.network.as_ref().map(|network| network.clock.work())
+                {
                     None => self.workers.submit(answer),
                     Some(work) => self.workers.submit(move || work.run(answer)),
                 };

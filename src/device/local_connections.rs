@@ -287,7 +287,7 @@ impl DeviceRole {
     pub(super) fn open_local(&mut self, cx: &mut Connections<State>, key: Key, server: ServerId) {
         let exchange = self.exchanges.get(key).filter(|e| !e.has_lost_caller());
         if let Some(downstream) = exchange.and_then(|e| e.downstream()) {
-            cx.set_deadline(downstream, None); // look-up and race have their own deadlines
+            cx.set_deadline(downstream, None); // lookup and race have their own deadlines
         }
         let Some(target) = self.server(server) else { return };
         self.connect_to(cx, target.endpoint.clone(), Waiter::Local(key));

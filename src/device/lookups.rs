@@ -1,4 +1,4 @@
-//! Look-ups of names in progress, and the attempts that wait for them.
+//! Lookups of names in progress, and the attempts that wait for them.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -33,12 +33,12 @@ pub(super) struct Lookup {
     pub(super) number: u64,
     pub(super) host: String,
     pub(super) port: u16,
-    /// Attempts wait until this time. Without waiters the look-up was given up.
+    /// Attempts wait until this time. Without waiters the lookup was given up.
     pub(super) until: Instant,
     pub(super) waiters: Vec<Waiter>,
 }
 
-/// The look-ups of one event loop.
+/// The lookups of one event loop.
 pub(super) struct Lookups {
     pub(super) running: Vec<Lookup>,
     pub(super) numbers: u64,
@@ -54,8 +54,8 @@ impl Lookups {
         Lookups { running: Vec::new(), numbers: 0, threads, alarmed: false }
     }
 
-    /// Adds this waiter to a look-up of the same name that is in time, or is the last that may run.
-    /// `Err` if a new look-up is needed.
+    /// Adds this waiter to a lookup of the same name that is in time, or is the last that may run.
+    /// `Err` if a new lookup is needed.
     pub(super) fn join(
         &mut self,
         host: &str,
@@ -70,7 +70,7 @@ impl Lookups {
             return Err(waiter);
         }
         if lookup.waiters.is_empty() {
-            lookup.until = until; // both look-ups hang; if this one returns after all, its answer is used
+            lookup.until = until; // both lookups hang; if this one returns after all, its answer is used
         }
         lookup.waiters.push(waiter);
         Ok(())

@@ -50,7 +50,7 @@
 // | `attempts.rs` | results of attempts, and the time of the next one |
 // | `transport.rs` | how the device is connected, and reports of changes |
 // | `connecting.rs` | connects to one of several addresses (Happy Eyeballs) |
-// | `resolve.rs` | look-ups of names |
+// | `resolve.rs` | lookups of names |
 // | `doubtful_links.rs` | polls beside links that never carried a byte |
 // | `posts.rs` | POSTs that carry the answer to an event |
 // | `offering.rs` | writes offers and polls |

@@ -12,7 +12,7 @@ use crate::device::redirects::RedirectHosts;
 use crate::device::servers::Servers;
 use crate::device::tcp_target::TcpTarget;
 use crate::device::worker::Handler;
-use crate::engine::door::Way;
+use crate::engine::pair_network::PairNetwork;
 use crate::proto::turn::Encoding;
 use crate::proto::turn::Fallback;
 use crate::proto::turn::OfferPlan;
@@ -76,5 +76,5 @@ pub(crate) struct Plan {
     /// The preferred encoding of the fallback.
     pub(crate) encoding: Encoding,
     /// The connection to a gateway within this process; if set, the only one.
-    pub(crate) way: Option<Way>,
+    pub(crate) network: Option<PairNetwork>,
 }

@@ -74,7 +74,7 @@ impl RedirectHosts {
         Ok(Url { nearest: from.nearest.max(reach), ..to })
     }
 
-    /// Checks whether the device may use this URL, without a look-up.
+    /// Checks whether the device may use this URL, without a lookup.
     ///
     /// # Errors
     /// The reason why it may not.

@@ -38,7 +38,7 @@ impl DeviceRole {
         });
         if !submitted {
             let why =
-                "as many look-ups as helpers_max allows hang already, or no thread can be started"
+                "as many lookups as helpers_max allows hang already, or no thread can be started"
                     .to_owned();
             return self.looked_up(waiter, host, Err(why));
         }

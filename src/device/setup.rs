@@ -30,9 +30,9 @@ use crate::device::servers::Common;
 use crate::device::servers::LocalServers;
 use crate::device::servers::Servers;
 use crate::device::target::Edits;
-#[cfg(feature = "test-clock")]
-use crate::engine::door::Way;
 use crate::engine::event_loop::EventLoop;
+#[cfg(feature = "test-clock")]
+use crate::engine::pair_network::PairNetwork;
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::response::IntoResponse;
@@ -143,10 +143,10 @@ impl Device {
     /// # Errors
     /// It was started already.
     #[cfg(feature = "test-clock")]
-    pub(crate) fn reach_by(&self, way: &Way) -> Result<(), Error> {
+    pub(crate) fn connect_by(&self, network: &PairNetwork) -> Result<(), Error> {
         let mut slot = self.lock();
         let parts = slot.as_mut().ok_or_else(started)?;
-        parts.members.iter_mut().for_each(|(plan, _)| plan.way = Some(way.clone()));
+        parts.members.iter_mut().for_each(|(plan, _)| plan.network = Some(network.clone()));
         Ok(())
     }
 
@@ -172,7 +172,7 @@ impl Device {
             .iter()
             .map(|(plan, _)| {
                 let (mut event_loop, remote) = EventLoop::<DeviceRole>::new(&self.limits)?;
-                plan.way.iter().for_each(|way| event_loop.follow(&way.clock, &remote));
+                plan.network.iter().for_each(|network| event_loop.follow(&network.clock, &remote));
                 Ok((event_loop, remote))
             })
             .collect::<Result<Vec<_>, _>>()

@@ -57,7 +57,7 @@ impl DeviceRole {
         exchange.waits = Waits::of_forwarder(&self.limits);
         let key = self.exchanges.insert(Box::new(exchange));
         self.relaying(cx, id, key);
-        cx.set_deadline(id, None); // look-up and race have their own deadlines
+        cx.set_deadline(id, None); // lookup and race have their own deadlines
         let endpoint =
             target.and_then(|at| self.plan.tcp.get(at)).map(|target| target.endpoint.clone());
         match (endpoint, target) {
@@ -70,7 +70,7 @@ impl DeviceRole {
         }
     }
 
-    /// The look-up of a target has ended.
+    /// The lookup of a target has ended.
     pub(super) fn tcp_found(
         &mut self,
         cx: &mut Connections<State>,

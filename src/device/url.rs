@@ -27,7 +27,7 @@ impl Reach {
         }
     }
 
-    /// The distance of a host as written, without a look-up: a name counts as far, except
+    /// The distance of a host as written, without a lookup: a name counts as far, except
     /// `localhost` (RFC 6761 §6.3).
     pub(super) fn of_host(host: &str) -> Self {
         let name = host.trim_end_matches('.').to_ascii_lowercase();

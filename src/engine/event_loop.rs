@@ -19,9 +19,9 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::clock::{Clock, Ticker};
 use crate::engine::connection::Connection;
 use crate::engine::connections::{Connections, Id, LISTENERS_MAX, Watcher};
-use crate::engine::door::Door;
 use crate::engine::group::Group;
 use crate::engine::handshakes::Handshakes;
+use crate::engine::pair_network::PairListener;
 use crate::engine::role::Role;
 use crate::engine::timers::Timer;
 use crate::limits::Limits;
@@ -169,7 +169,7 @@ pub(crate) struct EventLoop<R: Role> {
     ticker: Option<Ticker>,
     /// The queue of connections from within this process, which count as accepted by the listener
     /// of this number.
-    door: Option<(Arc<Door>, usize)>,
+    pair_listener: Option<(Arc<PairListener>, usize)>,
 }
 
 impl<R: Role> EventLoop<R> {
@@ -205,7 +205,7 @@ impl<R: Role> EventLoop<R> {
                 commands,
                 awake,
                 ticker: None,
-                door: None,
+                pair_listener: None,
             },
             remote,
         ))
@@ -225,12 +225,12 @@ impl<R: Role> EventLoop<R> {
 
     /// Adds a queue for connections from within this process, before the loop runs; it counts as a
     /// listener.
-    pub(crate) fn open(&mut self, remote: &Remote<R::Command>) -> Option<Weak<Door>> {
-        let door = Door::new(remote.waker.clone()?)?;
+    pub(crate) fn open(&mut self, remote: &Remote<R::Command>) -> Option<Weak<PairListener>> {
+        let pair_listener = PairListener::new(remote.waker.clone()?)?;
         let number = self.connections.reserve_listener()?;
-        let way = Arc::downgrade(&door);
-        self.door = Some((door, number));
-        Some(way)
+        let opened = Arc::downgrade(&pair_listener);
+        self.pair_listener = Some((pair_listener, number));
+        Some(opened)
     }
 
     /// Sets an alarm before the loop runs.
@@ -303,7 +303,10 @@ impl<R: Role> EventLoop<R> {
         let is_awaited = ticker.begin();
         let has_work = |this: &Self| {
             let is_due = this.connections.timers.next().is_some_and(|at| at <= ticker.now());
-            let has_arrivals = this.door.as_ref().is_some_and(|(door, _)| !door.is_empty());
+            let has_arrivals = this
+                .pair_listener
+                .as_ref()
+                .is_some_and(|(pair_listener, _)| !pair_listener.is_empty());
             is_due || has_arrivals || this.timeout() == Some(Duration::ZERO)
         };
         let is_busy = has_work(self);
@@ -436,7 +439,7 @@ impl<R: Role> EventLoop<R> {
                 }
             }
         }
-        if self.door.is_some() {
+        if self.pair_listener.is_some() {
             self.accept_within(role);
         }
     }
@@ -445,8 +448,8 @@ impl<R: Role> EventLoop<R> {
     /// no backlog to leave it in.
     fn accept_within(&mut self, role: &mut R) {
         const FROM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-        let Some((door, number)) = self.door.clone() else { return };
-        while let Some(stream) = door.take() {
+        let Some((pair_listener, number)) = self.pair_listener.clone() else { return };
+        while let Some(stream) = pair_listener.take() {
             let is_admitted = self.connections.listening;
             if is_admitted && role.admits(&mut self.connections, number).is_ok() {
                 role.accepted(&mut self.connections, number, stream, FROM);

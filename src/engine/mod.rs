@@ -28,8 +28,8 @@
 //! | `handshakes.rs` | TLS handshakes, which workers compute |
 //! | `connection.rs` | one connection: socket, flags, buffers |
 //! | `connections.rs` | the table of connections, with their deadlines |
-//! | `door.rs` | connections from within the process, for tests (feature `test-clock`) |
-//! | `no_door.rs` | its replacement without the feature |
+//! | `pair_network.rs` | connections from within the process, for tests (feature `test-clock`) |
+//! | `no_pair_network.rs` | its replacement without the feature |
 //! | `role.rs` | the trait that gateway and device implement |
 //! | `event_loop.rs` | the loop: events, accepts, commands, deadlines |
 //! | `simulated.rs` | the loop without an operating system, for the simulation |
@@ -38,11 +38,11 @@ pub(crate) mod budget;
 pub(crate) mod connection;
 pub(crate) mod connections;
 pub(crate) mod departed;
-#[cfg_attr(not(feature = "test-clock"), path = "no_door.rs")]
-pub(crate) mod door;
 pub(crate) mod event_loop;
 pub(crate) mod group;
 mod handshakes;
+#[cfg_attr(not(feature = "test-clock"), path = "no_pair_network.rs")]
+pub(crate) mod pair_network;
 pub(crate) mod permits;
 pub(crate) mod random;
 mod role;

@@ -112,7 +112,7 @@ impl Drop for Call {
     }
 }
 
-/// No look-up is needed: the gateway knows its devices.
+/// No lookup is needed: the gateway knows its devices.
 #[derive(Debug)]
 struct NoAddress;
 

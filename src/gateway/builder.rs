@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use crate::clock::Clock;
-use crate::engine::door::Door;
 use crate::engine::event_loop::EventLoop;
 use crate::engine::group::Group;
+use crate::engine::pair_network::PairListener;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::alarms::FIRST_ALARM;
 use crate::gateway::changes::Outdated;
@@ -431,7 +431,7 @@ impl GatewayBuilder {
     pub(crate) fn start_on(
         self,
         clock: Option<Clock>,
-    ) -> Result<(Gateway, Option<Weak<Door>>), Error> {
+    ) -> Result<(Gateway, Option<Weak<PairListener>>), Error> {
         self.check()?;
         let mut settings = self.settings;
         let failed =
@@ -449,8 +449,8 @@ impl GatewayBuilder {
         }
         let mut devices = listen_for_devices(self.addresses, &mut event_loops)?;
         let addresses = devices.iter().map(|(at, _)| *at).collect();
-        let door = clock.as_ref().and_then(|_| event_loops[0].open(&remotes[0]));
-        devices.extend(door.as_ref().map(|_| (WITHIN, None)));
+        let pair_listener = clock.as_ref().and_then(|_| event_loops[0].open(&remotes[0]));
+        devices.extend(pair_listener.as_ref().map(|_| (WITHIN, None)));
         let knows_visitors = settings.visitor_tokens.is_some();
         let (only_links, observes) = (settings.on_link.is_some(), self.observe);
         if only_links {
@@ -495,7 +495,7 @@ impl GatewayBuilder {
             1 => log::info!("the gateway has 1 event loop"),
             _ => log::info!("the gateway has {number_of_loops} event loops"),
         }
-        Ok((Gateway(Arc::new(running)), door))
+        Ok((Gateway(Arc::new(running)), pair_listener))
     }
 }
 

@@ -40,9 +40,9 @@
 // | `resolving.rs` | requests that wait until the hosts of other gateways are resolved |
 // | `mismatches.rs` | texts about other gateways that cannot be used |
 // | `setbacks.rs` | other gateways that recently failed to serve a request |
-// | `look_ups.rs` | the queue of names to look up in the directory of gateways |
+// | `lookups.rs` | the queue of names to look up in the directory of gateways |
 // | `peer_url.rs` | the URL of another gateway |
-// | `peers.rs` | settings for other gateways, and look-ups of the one that has a device |
+// | `peers.rs` | settings for other gateways, and lookups of the one that has a device |
 // | `settings.rs` | the settings of a gateway |
 // | `device_head.rs` | the head of a request on the devices' port |
 // | `leases.rs` | links that program code uses |
@@ -137,7 +137,7 @@ mod links;
 pub(crate) mod listeners;
 mod listing;
 mod local_answers;
-mod look_ups;
+mod lookups;
 pub(crate) mod loops;
 mod making_room;
 mod mismatches;

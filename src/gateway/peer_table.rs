@@ -1,5 +1,5 @@
 //! Other gateways as one loop knows them: the cached locations of devices, the exchanges that wait
-//! for a look-up, and the connections to each gateway. Pure data, no socket.
+//! for a lookup, and the connections to each gateway. Pure data, no socket.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -179,7 +179,7 @@ impl PeerRow {
 pub(crate) struct PeerTable {
     pub(super) cluster: Arc<Cluster>,
     names: HashMap<Box<str>, Name>,
-    /// Look-ups in progress.
+    /// Lookups in progress.
     asked: HashMap<Box<str>, LookUp>,
     in_line: InLine,
     peers: Vec<Peer>,
@@ -208,7 +208,7 @@ impl Name {
     }
 }
 
-/// A look-up in progress, and the requests that wait for it.
+/// A lookup in progress, and the requests that wait for it.
 #[derive(Default)]
 pub(super) struct LookUp {
     pub(super) waiters: Vec<(Id, Key)>,
@@ -258,7 +258,7 @@ impl PeerTable {
         Some(true)
     }
 
-    /// Takes the look-up of a name.
+    /// Takes the lookup of a name.
     pub(super) fn told(&mut self, name: &str) -> LookUp {
         self.asked.remove(name).unwrap_or_default()
     }
@@ -305,7 +305,7 @@ impl PeerTable {
 
     fn note(&mut self, name: &str, heard: Heard, now: Instant) {
         // All of it can be looked up again. Names without a gateway are removed first: any visitor
-        // can make them up, and must not cause new look-ups for all other devices.
+        // can make them up, and must not cause new lookups for all other devices.
         if self.names.len() >= PEER_NAMES_MAX && !self.names.contains_key(name) {
             self.names.retain(|_, name| name.is_at());
             if self.names.len() > PEER_NAMES_MAX / 2 {

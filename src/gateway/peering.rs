@@ -156,7 +156,7 @@ impl GatewayRole {
                 self.ask_peer(cx, (id, key), peer);
             }
             Some(Heard::Nowhere(_)) => {}
-            None => drop(self.begin_look_up(cx, &name, (id, key))),
+            None => drop(self.begin_lookup(cx, &name, (id, key))),
         }
     }
 
@@ -187,14 +187,14 @@ impl GatewayRole {
         self.set_stage(cx, id, Stage::Asked);
         let at = cx.after(self.settings.limits.directory_timeout);
         cx.set_deadline(id, Some(at));
-        if !self.begin_look_up(cx, &name, (id, key)) {
+        if !self.begin_lookup(cx, &name, (id, key)) {
             self.give_up_directory(cx, id, key, Obstacle::DirectoryBusy);
         }
     }
 
-    /// Starts a look-up in the directory, unless one is in progress. Returns false if too many
+    /// Starts a lookup in the directory, unless one is in progress. Returns false if too many
     /// wait.
-    fn begin_look_up(
+    fn begin_lookup(
         &mut self,
         cx: &mut Connections<State>,
         name: &str,
@@ -204,10 +204,10 @@ impl GatewayRole {
         let Some(peers) = &mut self.peers else { return false };
         let Some(Asking { search, visitor, .. }) = cx.asking_mut(waiter.0) else { return false };
         let visitor = *visitor;
-        if search.in_look_up {
+        if search.in_lookup {
             return true;
         }
-        search.in_look_up = match peers.ask(name, waiter, most) {
+        search.in_lookup = match peers.ask(name, waiter, most) {
             None => false,
             Some(false) => true,
             Some(true) => {
@@ -222,7 +222,7 @@ impl GatewayRole {
                 begun
             }
         };
-        search.in_look_up
+        search.in_lookup
     }
 
     /// The directory has answered where a device is, or has failed.
@@ -232,14 +232,14 @@ impl GatewayRole {
         let LookUp { waiters, outdated } = peers.told(name);
         for (id, key) in &waiters {
             if let Some(asking) = cx.asking_mut(*id).filter(|asking| asking.key == *key) {
-                asking.search.in_look_up = false;
+                asking.search.in_lookup = false;
             }
         }
         if outdated {
             // The answer is outdated: the directory is asked again, within the time that the
             // requests have left.
             for waiter in waiters {
-                self.begin_look_up(cx, name, waiter);
+                self.begin_lookup(cx, name, waiter);
             }
             return;
         }

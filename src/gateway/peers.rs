@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::gateway::changes::Changes;
 use crate::gateway::claims::{Claimant, Failed};
 use crate::gateway::ledger::{ClaimGuard, DirectoryStatus, Ledger, Rival, Told};
-use crate::gateway::look_ups::{LookUps, Pushed};
+use crate::gateway::lookups::{Lookups, Pushed};
 use crate::gateway::peer_url::{Location, PeerUrl};
 #[cfg(feature = "redis")]
 use crate::gateway::redis::{RedisDirectory, RedisTable};
@@ -29,7 +29,7 @@ use crate::stream::Connector;
 const SECRETS: Kind = Kind { noun: "secret", of: "gateways", bytes: 16..=256 };
 
 /// Names in one query to a shared table.
-const LOOK_UPS_AT_ONCE: usize = 64;
+const LOOKUPS_AT_ONCE: usize = 64;
 const PANICKED: &str = "it panicked";
 
 type Find = Arc<dyn Fn(&str) -> Result<Option<String>, Failed> + Send + Sync>;
@@ -170,7 +170,7 @@ pub(crate) type Located = Result<Option<Location>, NotLocated>;
 /// Why it is unknown which gateway has a device.
 #[derive(Clone, Debug)]
 pub(crate) enum NotLocated {
-    /// It was not looked up, because too many look-ups wait.
+    /// It was not looked up, because too many lookups wait.
     Busy,
     Failed(String),
 }
@@ -201,7 +201,7 @@ impl<F: Fn(&str) -> Result<Vec<String>, Failed> + Send + Sync> FindAll for F {}
 pub(crate) struct Cluster {
     /// Calls the program's function; unused if there is a ledger.
     find: Box<dyn FindAll>,
-    look_ups: LookUps<Wanted>,
+    lookups: Lookups<Wanted>,
     /// Looks up the addresses of a gateway.
     addresses: fn(&PeerUrl) -> Result<Vec<SocketAddr>, String>,
     resolving: Mutex<Resolving<Wanted>>,
@@ -221,7 +221,7 @@ pub(crate) struct Cluster {
     /// Why a function does not answer, and since when; a ledger has its own state for that.
     away: Mutex<Option<(String, Instant)>>,
     threads: Workers,
-    /// Separate threads, so that no device waits for visitors' look-ups.
+    /// Separate threads, so that no device waits for visitors' lookups.
     claimers: Workers,
     /// How long a stop waits for a table that does not answer: for a connection, a query and a
     /// second one on a new connection.
@@ -264,7 +264,7 @@ impl Cluster {
         let (threads, queue) = (limits.helpers_max, limits.authorize_queue_max);
         let mut cluster = Cluster {
             find: Box::new(|_| Ok(Vec::new())),
-            look_ups: LookUps::new(queue, threads),
+            lookups: Lookups::new(queue, threads),
             addresses: PeerUrl::addresses,
             resolving: Mutex::default(),
             resolvers: Workers::new("ptth-resolver", threads, queue, limits.worker_idle_timeout),
@@ -365,19 +365,19 @@ impl Cluster {
     }
 
     /// Asks the directory on another thread, for a visitor with this address; `tell` is called
-    /// there. Returns false if too many look-ups wait.
+    /// there. Returns false if too many lookups wait.
     pub(super) fn locate(
         self: &Arc<Self>,
         name: &str,
         from: Option<IpAddr>,
         tell: impl FnOnce(Located) + Send + 'static,
     ) -> bool {
-        match self.look_ups.push(from, Wanted { name: name.into(), tell: Box::new(tell) }) {
+        match self.lookups.push(from, Wanted { name: name.into(), tell: Box::new(tell) }) {
             Pushed::Waits { asker: false } => true,
             Pushed::Waits { asker: true } => {
                 let cluster = self.clone();
                 if !self.threads.submit(move || cluster.ask_some()) {
-                    let unasked = self.look_ups.lacks_asker().into_iter();
+                    let unasked = self.lookups.lacks_asker().into_iter();
                     unasked.for_each(|wanted| (wanted.tell)(Err(NotLocated::Busy)));
                 }
                 true
@@ -392,9 +392,9 @@ impl Cluster {
 
     /// The thread that asks the directory, until no name is left.
     fn ask_some(self: Arc<Self>) {
-        let most = if self.ledger.is_some() { LOOK_UPS_AT_ONCE } else { 1 };
+        let most = if self.ledger.is_some() { LOOKUPS_AT_ONCE } else { 1 };
         loop {
-            let wanted = self.look_ups.take(most);
+            let wanted = self.lookups.take(most);
             if wanted.is_empty() {
                 return;
             }
@@ -430,11 +430,11 @@ impl Cluster {
     }
 
     /// Looks a gateway's host up, on a separate thread: a name server that hangs must not delay
-    /// look-ups of devices whose gateways are known by address. Each host is looked up once for all
+    /// lookups of devices whose gateways are known by address. Each host is looked up once for all
     /// requests that wait for it.
     fn resolve(self: &Arc<Self>, url: PeerUrl, wanted: Wanted) {
         let host = url.text.clone();
-        match self.resolving().add(&host, wanted, self.look_ups.most()) {
+        match self.resolving().add(&host, wanted, self.lookups.most()) {
             Ok(false) => return,
             Ok(true) => {}
             Err(wanted) => return (wanted.tell)(Err(NotLocated::Busy)),

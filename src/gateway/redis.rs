@@ -2,12 +2,12 @@
 //! Each rule of [`claims`](super::claims) is one script, which the server runs atomically.
 
 mod connecting;
+mod error_text;
 mod examine;
 mod frame;
 mod name_report;
 mod replacing;
 mod wire;
-mod words;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -418,7 +418,7 @@ impl SharedTable for RedisTable {
         let found: Vec<Vec<String>> = self.with(|connection| asked.invoke(connection))?;
         match found.len() == names.len() {
             true => Ok(found),
-            false => Err("Redis: its answer to a look-up is none of ours".into()),
+            false => Err("Redis: its answer to a lookup is none of ours".into()),
         }
     }
 

@@ -120,7 +120,7 @@ pub(crate) struct Search {
     /// directory could not tell which gateway that is.
     pub(crate) obstacle: Option<Obstacle>,
     /// It waits for an answer of the directory.
-    pub(crate) in_look_up: bool,
+    pub(crate) in_lookup: bool,
     /// It is woken when a gateway gets its device.
     pub(crate) is_lined_up: bool,
 }
@@ -132,7 +132,7 @@ pub(crate) enum Obstacle {
     DirectoryLate,
     /// The directory of gateways cannot answer.
     DirectoryAway,
-    /// The directory of gateways was not asked, because too many look-ups wait.
+    /// The directory of gateways was not asked, because too many lookups wait.
     DirectoryBusy,
     /// The gateway that has the device cannot be reached.
     Unreached,

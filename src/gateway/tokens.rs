@@ -5,7 +5,7 @@
 //!   Authorization ─► digest ─► a line of the table? ─► are these names of that line? ─► (authorize) ─► the registry: held by another? 409
 //!                     │ none, malformed: 401   │ no: 401                │ no: 403
 //! ```
-//! The table contains the SHA-256 of each token, and no token. The look-up of a digest is not an
+//! The table contains the SHA-256 of each token, and no token. The lookup of a digest is not an
 //! oracle: a client cannot choose the digests of the tokens that it sends, the table's own hash has
 //! a random key, and a digest does not reveal a token of 32 random bytes. Names are checked only
 //! for a known digest, so that clients without a token do not learn which names exist.

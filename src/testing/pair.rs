@@ -9,7 +9,7 @@ use http::Request;
 use crate::body::Body;
 use crate::clock::{self, Clock};
 use crate::device::{Device, DeviceHandle};
-use crate::engine::door::Way;
+use crate::engine::pair_network::PairNetwork;
 use crate::error::{Error, Fault};
 use crate::gateway::{Gateway, GatewayBuilder};
 use crate::response::IntoResponse;
@@ -48,13 +48,14 @@ pub fn pair<R: IntoResponse>(
     handler: impl Fn(Request<Body>) -> R + Send + Sync + 'static,
 ) -> Result<Pair, Error> {
     let clock = Clock::new();
-    let (gateway, door) = gateway.start_on(Some(clock.clone()))?;
-    let door = door.ok_or_else(|| Error::usage("a gateway listens on too many addresses"))?;
-    let way = Way::new(door, clock.clone());
-    device.reach_by(&way)?;
+    let (gateway, pair_listener) = gateway.start_on(Some(clock.clone()))?;
+    let pair_listener =
+        pair_listener.ok_or_else(|| Error::usage("a gateway listens on too many addresses"))?;
+    let network = PairNetwork::new(pair_listener, clock.clone());
+    device.connect_by(&network)?;
     let device = device.spawn(handler)?;
     clock.rest();
-    Ok(Pair { gateway, device, way })
+    Ok(Pair { gateway, device, network })
 }
 
 /// The result of [`pair`]. When it is dropped, both end, unless there are other handles on them.
@@ -75,7 +76,7 @@ pub struct Pair {
     pub gateway: Gateway,
     /// The device.
     pub device: DeviceHandle,
-    way: Way,
+    network: PairNetwork,
 }
 
 impl Pair {
@@ -114,7 +115,7 @@ impl Pair {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn advance(&self, time: Duration) {
-        self.way.clock.advance(time);
+        self.network.clock.advance(time);
     }
 
     /// Runs a call that may wait for the clock on another thread, and moves the clock by `step`
@@ -159,7 +160,7 @@ impl Pair {
     /// How far the clock has been moved.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
-        self.way.clock.elapsed()
+        self.network.clock.elapsed()
     }
 
     /// Sets whether the device can connect to its gateway. While it cannot, each attempt fails at
@@ -188,13 +189,13 @@ impl Pair {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_reachable(&self, is_reachable: bool) {
-        self.way.set_open(is_reachable);
+        self.network.set_open(is_reachable);
     }
 
     /// Ends every connection between the two, so that both sides notice it. Returns when they have.
     pub fn disconnect(&self) {
-        self.way.break_off();
-        self.way.clock.rest();
+        self.network.break_off();
+        self.network.clock.rest();
     }
 
     /// From now on, loses all bytes on existing connections, and their ends, without telling either
@@ -222,7 +223,7 @@ impl Pair {
     /// # Errors
     /// No descriptor is left.
     pub fn stall(&self) -> Result<(), Error> {
-        self.way.stall().map_err(|e| Error::io(Fault::Caller, "holding stalled connections", e))
+        self.network.stall().map_err(|e| Error::io(Fault::Caller, "holding stalled connections", e))
     }
 }
 

@@ -132,7 +132,7 @@ pub(crate) struct DeviceArgs {
     /// its bound
     #[arg(long, value_name = "MIN..MAX", default_value = "1s..60s", value_parser = pauses, env = "PTTH_BACKOFF")]
     pub(crate) backoff: (Duration, Duration),
-    /// How long the look-up of a host name (of gateway, proxy or local server) may take before the
+    /// How long the lookup of a host name (of gateway, proxy or local server) may take before the
     /// attempt fails
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_RESOLVE_TIMEOUT")]
     pub(crate) resolve_timeout: Duration,

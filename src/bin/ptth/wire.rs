@@ -1,4 +1,4 @@
-//! One connection of `ptth check`, `ptth call` or `ptth status`: plain or secured. The look-up of
+//! One connection of `ptth check`, `ptth call` or `ptth status`: plain or secured. The lookup of
 //! the name, all reads and all writes share one timeout.
 
 use std::io::{self, Read, Write};

@@ -9,8 +9,8 @@ use std::time::Instant;
 use redis::{ConnectionLike, FromRedisValue, RedisError, RedisResult};
 
 use crate::gateway::claims::Failed;
+use crate::gateway::redis::error_text::told;
 use crate::gateway::redis::wire::Wire;
-use crate::gateway::redis::words::told;
 use crate::gateway::redis::{RedisDirectory, RedisTable, Servers};
 use crate::proto::authority::authority_of;
 

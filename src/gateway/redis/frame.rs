@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-/// Longest answer, in bytes. The longest that is expected, to a look-up of 64 names, has some tens of
+/// Longest answer, in bytes. The longest that is expected, to a lookup of 64 names, has some tens of
 /// kilobytes.
 pub(super) const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Most values in one answer, each of which takes memory of its own.

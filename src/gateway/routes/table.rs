@@ -1,4 +1,4 @@
-//! [`Routes`] as a listener uses them: indexed for look-ups, with the number of requests in flight
+//! [`Routes`] as a listener uses them: indexed for lookups, with the number of requests in flight
 //! for each route.
 
 use std::borrow::Cow;

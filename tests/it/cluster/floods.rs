@@ -98,7 +98,7 @@ fn whoever_waits_for_what_the_directory_says_counts_once() {
 }
 
 #[test]
-fn names_that_somebody_makes_up_keep_nobody_elses_look_ups_waiting() {
+fn names_that_somebody_makes_up_keep_nobody_elses_lookups_waiting() {
     let second = One::with(Limits::default(), Peers::found_by(|_| Ok(None)));
     let _there = second.device("lamp", "second");
     let (asks, asked) = mpsc::channel();

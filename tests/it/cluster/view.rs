@@ -256,7 +256,7 @@ fn names_in_redis_are_counted_and_its_absence_is_told() {
     cluster_at(admin, "it has announced itself", seen);
     redis.process.signal("KILL");
     // A request for a device finds out at once; a renewal may be due in some seconds only.
-    eventually("a look-up fails", || (gateway.get("/door/x").status() == 503).then_some(()));
+    eventually("a lookup fails", || (gateway.get("/door/x").status() == 503).then_some(()));
     let told = cluster_at(admin, "it is away", |told| told["directory"]["state"] == "away");
     let away = &told["directory"]["away"];
     assert!(away["since"].is_number() && away["reason"].as_str().unwrap().contains("Redis"));

@@ -337,7 +337,7 @@ fn a_resolver_that_hangs_holds_nobody_up_and_no_thread_for_each_attempt() {
     ]);
     let (mut good_peer, mut other_peer) = (good.turn(), other.turn());
     let attempts = |device: &Process| device.stderr().matches("resolve_timeout (0.2 s)").count();
-    eventually("the hanging look-up fails again and again", || {
+    eventually("the hanging lookup fails again and again", || {
         (attempts(&device) >= 8).then_some(())
     });
     let text = device.stderr();
@@ -349,15 +349,15 @@ fn a_resolver_that_hangs_holds_nobody_up_and_no_thread_for_each_attempt() {
     );
     let threads = device.threads();
     say(&format!(
-        "{} look-ups hung one after the other: {threads} threads in all",
+        "{} lookups hung one after the other: {threads} threads in all",
         attempts(&device)
     ));
-    // main, reporter, signals, a loop for each of three gateways, two look-ups that hang, handlers
+    // main, reporter, signals, a loop for each of three gateways, two lookups that hang, handlers
     // and resolvers that idle.
     assert!(threads <= 12, "{threads} threads");
     assert!(
         names.zone.asked("hang.test") <= 2 * 5,
-        "each look-up is tried again by the resolver itself, and two are there at once"
+        "each lookup is tried again by the resolver itself, and two are there at once"
     );
     for peer in [&mut good_peer, &mut other_peer] {
         peer.write(get("/"));
@@ -368,7 +368,7 @@ fn a_resolver_that_hangs_holds_nobody_up_and_no_thread_for_each_attempt() {
     let mut peer = good.turn();
     peer.write(get("/"));
     assert_eq!(peer.read_answer("GET").text(), "x");
-    // SIGTERM does not wait for a look-up.
+    // SIGTERM does not wait for a lookup.
     names.zone.addresses.lock().unwrap().remove("good.test");
     drop((good_peer, good));
     let mut device = device;
@@ -421,7 +421,7 @@ fn the_local_servers_name_is_looked_up_for_each_connection_and_never_in_the_loop
     let asked = names.zone.asked("app.test");
     one.write(get("/x"));
     one.read_answer("GET").expect_ok("hello\n");
-    assert_eq!(names.zone.asked("app.test"), asked, "the connection is kept, and needs no look-up");
+    assert_eq!(names.zone.asked("app.test"), asked, "the connection is kept, and needs no lookup");
     // The answer changes: so does the next connection.
     names.zone.set("app.test", &[second]);
     let moved = LocalServer::start_at(second, port);

@@ -5,6 +5,7 @@ mod balancers;
 mod claims;
 mod crashes;
 mod emptied;
+mod error_texts;
 mod failures;
 mod hostile;
 #[cfg(target_os = "linux")]
@@ -14,7 +15,6 @@ mod servers;
 mod stale;
 mod takeovers;
 mod twins;
-mod words;
 
 use std::net::SocketAddr;
 use std::process::Command;

@@ -12,14 +12,14 @@ use crate::clock::Clock;
 use crate::stream::{End, Stream};
 
 /// The queue in which a loop finds connections that do not come from a listener.
-pub(crate) struct Door {
+pub(crate) struct PairListener {
     waker: Arc<Waker>,
     waiting: Mutex<VecDeque<Stream>>,
 }
 
-impl Door {
+impl PairListener {
     pub(super) fn new(waker: Arc<Waker>) -> Option<Arc<Self>> {
-        Some(Arc::new(Door { waker, waiting: Mutex::default() }))
+        Some(Arc::new(PairListener { waker, waiting: Mutex::default() }))
     }
 
     fn put(&self, stream: Stream) -> io::Result<()> {
@@ -38,8 +38,8 @@ impl Door {
 
 /// The device's end: connects to the gateway without a network. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Way {
-    door: Weak<Door>,
+pub(crate) struct PairNetwork {
+    pair_listener: Weak<PairListener>,
     /// The clock of both.
     pub(crate) clock: Clock,
     state: Arc<State>,
@@ -50,10 +50,10 @@ struct State {
     connections: Mutex<Vec<[Weak<End>; 2]>>,
 }
 
-impl Way {
-    pub(crate) fn new(door: Weak<Door>, clock: Clock) -> Self {
+impl PairNetwork {
+    pub(crate) fn new(pair_listener: Weak<PairListener>, clock: Clock) -> Self {
         let state = State { is_open: AtomicBool::new(true), connections: Mutex::default() };
-        Way { door, clock, state: Arc::new(state) }
+        PairNetwork { pair_listener, clock, state: Arc::new(state) }
     }
 
     /// Sets whether connections can be made.
@@ -98,8 +98,9 @@ impl Way {
     /// # Errors
     /// The gateway has ended, or cannot be reached now; no descriptor is left.
     pub(crate) fn connect(&self) -> io::Result<Stream> {
-        let door = self.door.upgrade().filter(|_| self.state.is_open.load(Relaxed));
-        let door = door.ok_or(io::ErrorKind::ConnectionRefused)?;
+        let pair_listener =
+            self.pair_listener.upgrade().filter(|_| self.state.is_open.load(Relaxed));
+        let pair_listener = pair_listener.ok_or(io::ErrorKind::ConnectionRefused)?;
         let [(here, one), (there, other)] = Stream::pair_on(&self.clock)?;
         let mut connections = self.connections();
         connections.retain(|ends| ends.iter().all(|end| end.strong_count() > 0));
@@ -107,7 +108,7 @@ impl Way {
         drop(connections);
         here.set_nonblocking(true)?;
         there.set_nonblocking(true)?;
-        door.put(there)?;
+        pair_listener.put(there)?;
         Ok(here)
     }
 }

@@ -7,7 +7,7 @@ use crate::admin::operators::Operator;
 use crate::proto::digits::percent_decoded;
 
 /// A request that was admitted.
-pub(super) struct Asked<'a> {
+pub(super) struct OperatorRequest<'a> {
     pub(super) is_post: bool,
     pub(super) path: &'a str,
     pub(super) query: &'a str,
@@ -17,7 +17,7 @@ pub(super) struct Asked<'a> {
     pub(super) operator: Option<Operator>,
 }
 
-impl Asked<'_> {
+impl OperatorRequest<'_> {
     /// The decoded value of a parameter; empty if it is missing or malformed.
     pub(super) fn parameter(&self, name: &str) -> String {
         let pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));

@@ -1,4 +1,4 @@
-//! The queue of look-ups in the directory of gateways, for all loops. Any visitor can invent names,
+//! The queue of lookups in the directory of gateways, for all loops. Any visitor can invent names,
 //! so each address has its own queue, the queues take turns, and when there is no more room, the
 //! longest queue loses its last entry. Pure data, no clock.
 
@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::engine::permits::household;
 
-/// The key of look-ups for programs, which have no address.
+/// The key of lookups for programs, which have no address.
 const PROGRAMS: Option<IpAddr> = None;
 
 #[derive(Debug)]
@@ -21,15 +21,15 @@ struct Lines<T> {
     askers: usize,
 }
 
-/// The pending look-ups, up to a bound.
+/// The pending lookups, up to a bound.
 #[derive(Debug)]
-pub(super) struct LookUps<T> {
+pub(super) struct Lookups<T> {
     lines: Mutex<Lines<T>>,
     most: usize,
     askers_max: usize,
 }
 
-/// The result of adding a look-up.
+/// The result of adding a lookup.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Pushed<T> {
     /// It waits. `asker` means that a further thread may ask.
@@ -40,13 +40,13 @@ pub(super) enum Pushed<T> {
     Refused(T),
 }
 
-impl<T> LookUps<T> {
+impl<T> Lookups<T> {
     pub(super) fn new(most: usize, askers_max: usize) -> Self {
         let lines = Lines { of: HashMap::new(), turns: VecDeque::new(), len: 0, askers: 0 };
-        LookUps { lines: Mutex::new(lines), most, askers_max }
+        Lookups { lines: Mutex::new(lines), most, askers_max }
     }
 
-    /// The most look-ups that may wait.
+    /// The most lookups that may wait.
     pub(super) fn most(&self) -> usize {
         self.most
     }
@@ -55,7 +55,7 @@ impl<T> LookUps<T> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a look-up. `from` is the visitor's address.
+    /// Adds a lookup. `from` is the visitor's address.
     pub(super) fn push(&self, from: Option<IpAddr>, wanted: T) -> Pushed<T> {
         let from = from.map_or(PROGRAMS, |from| Some(household(from)));
         let mut lines = self.lock();
@@ -77,7 +77,7 @@ impl<T> LookUps<T> {
         }
     }
 
-    /// Takes at most this many look-ups, in turn. If there are none, the calling thread no longer
+    /// Takes at most this many lookups, in turn. If there are none, the calling thread no longer
     /// counts as asking.
     pub(super) fn take(&self, most: usize) -> Vec<T> {
         let mut lines = self.lock();
@@ -86,7 +86,7 @@ impl<T> LookUps<T> {
         taken
     }
 
-    /// A thread could not be started. Returns the look-ups that no thread will make.
+    /// A thread could not be started. Returns the lookups that no thread will make.
     pub(super) fn lacks_asker(&self) -> Vec<T> {
         let mut lines = self.lock();
         lines.askers -= 1;
@@ -142,36 +142,36 @@ mod tests {
 
     #[test]
     fn addresses_have_turns_and_the_longest_line_loses_its_last() {
-        let look_ups = LookUps::new(8, 2);
-        let askers: Vec<_> = (0..8).map(|n| look_ups.push(ip(1), (1, n))).collect();
+        let lookups = Lookups::new(8, 2);
+        let askers: Vec<_> = (0..8).map(|n| lookups.push(ip(1), (1, n))).collect();
         assert_eq!(askers[..3], [true, true, false].map(|asker| Pushed::Waits { asker }));
-        assert_eq!(look_ups.push(ip(1), (1, 8)), Pushed::Refused((1, 8)));
-        assert_eq!(look_ups.push(ip(2), (2, 0)), Pushed::InPlaceOf((1, 7)));
-        assert_eq!(look_ups.push(PROGRAMS, (0, 0)), Pushed::InPlaceOf((1, 6)));
-        assert_eq!(look_ups.push(ip(2), (2, 1)), Pushed::InPlaceOf((1, 5)));
-        assert_eq!(look_ups.take(5), [(1, 0), (2, 0), (0, 0), (1, 1), (2, 1)]);
-        assert_eq!(look_ups.take(5), [(1, 2), (1, 3), (1, 4)]);
-        assert!(look_ups.take(5).is_empty() && look_ups.take(5).is_empty());
-        assert_eq!(look_ups.lock().askers, 0);
-        assert!(look_ups.lock().of.is_empty() && look_ups.lock().len == 0);
+        assert_eq!(lookups.push(ip(1), (1, 8)), Pushed::Refused((1, 8)));
+        assert_eq!(lookups.push(ip(2), (2, 0)), Pushed::InPlaceOf((1, 7)));
+        assert_eq!(lookups.push(PROGRAMS, (0, 0)), Pushed::InPlaceOf((1, 6)));
+        assert_eq!(lookups.push(ip(2), (2, 1)), Pushed::InPlaceOf((1, 5)));
+        assert_eq!(lookups.take(5), [(1, 0), (2, 0), (0, 0), (1, 1), (2, 1)]);
+        assert_eq!(lookups.take(5), [(1, 2), (1, 3), (1, 4)]);
+        assert!(lookups.take(5).is_empty() && lookups.take(5).is_empty());
+        assert_eq!(lookups.lock().askers, 0);
+        assert!(lookups.lock().of.is_empty() && lookups.lock().len == 0);
     }
 
     #[test]
     fn one_subscribers_addresses_are_one() {
-        let look_ups = LookUps::new(4, 1);
+        let lookups = Lookups::new(4, 1);
         let of = |n: u16| Some(IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, n]));
-        assert!((0..4).all(|n| matches!(look_ups.push(of(n), n), Pushed::Waits { .. })));
-        assert_eq!(look_ups.push(of(4), 4), Pushed::Refused(4));
-        assert_eq!(look_ups.push(ip(1), 5), Pushed::InPlaceOf(3));
+        assert!((0..4).all(|n| matches!(lookups.push(of(n), n), Pushed::Waits { .. })));
+        assert_eq!(lookups.push(of(4), 4), Pushed::Refused(4));
+        assert_eq!(lookups.push(ip(1), 5), Pushed::InPlaceOf(3));
     }
 
     #[test]
     fn what_nobody_would_ask_for_comes_back() {
-        let look_ups = LookUps::new(4, 2);
-        assert_eq!(look_ups.push(ip(1), 1), Pushed::Waits { asker: true });
-        assert_eq!(look_ups.push(ip(1), 2), Pushed::Waits { asker: true });
-        assert!(look_ups.lacks_asker().is_empty(), "the other one asks");
-        assert_eq!(look_ups.lacks_asker(), [1, 2]);
-        assert_eq!(look_ups.push(ip(1), 3), Pushed::Waits { asker: true });
+        let lookups = Lookups::new(4, 2);
+        assert_eq!(lookups.push(ip(1), 1), Pushed::Waits { asker: true });
+        assert_eq!(lookups.push(ip(1), 2), Pushed::Waits { asker: true });
+        assert!(lookups.lacks_asker().is_empty(), "the other one asks");
+        assert_eq!(lookups.lacks_asker(), [1, 2]);
+        assert_eq!(lookups.push(ip(1), 3), Pushed::Waits { asker: true });
     }
 }

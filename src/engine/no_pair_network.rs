@@ -1,4 +1,4 @@
-//! Replaces `door.rs` without the feature `test-clock`: there are no such connections, and the
+//! Replaces `pair_network.rs` without the feature `test-clock`: there are no such connections, and the
 //! compiler drops the code for them.
 
 use std::io;
@@ -9,9 +9,9 @@ use mio::Waker;
 use crate::clock::Clock;
 use crate::stream::Stream;
 
-pub(crate) enum Door {}
+pub(crate) enum PairListener {}
 
-impl Door {
+impl PairListener {
     pub(super) fn new(_: Arc<Waker>) -> Option<Arc<Self>> {
         None
     }
@@ -24,11 +24,11 @@ impl Door {
 }
 
 #[derive(Clone)]
-pub(crate) struct Way {
+pub(crate) struct PairNetwork {
     pub(crate) clock: Clock,
 }
 
-impl Way {
+impl PairNetwork {
     pub(crate) fn connect(&self) -> io::Result<Stream> {
         match self.clock {}
     }
