@@ -154,7 +154,7 @@ fn at_the_visitors_port_a_device_is_told_of_the_devices_port() {
         3,
         &[
             "404",
-            "this port is for visitors, and an offer of a device is no request for check-",
+            "this port is for visitors, and a device's offer is not a request for check-",
             REMEDY,
         ],
     );

@@ -147,7 +147,7 @@ fn a_device_that_nobody_has_is_unknown_and_one_that_was_there_is_waited_for() {
     let first = One::with(patient(), table.peers());
     let nobody = first.ask(get("/nobody/x"));
     nobody.expect_refusal(404);
-    let none = "connected to this gateway, and the directory of gateways knows none that has it";
+    let none = "to this gateway, and the directory of gateways knows none that has it";
     assert!(nobody.text().contains(none), "{}", nobody.text());
     first.ask(get("/nobody/x")).expect_refusal(404);
     assert_eq!(table.asked.load(SeqCst), 1, "that is believed for a second");

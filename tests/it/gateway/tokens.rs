@@ -212,7 +212,9 @@ fn a_token_whose_line_was_written_wrongly_leads_to_that_line() {
     refused("guessed");
     assert!(!gateway.process.stderr().contains("which is wrong"), "of a guess nothing is known");
     refused(bare);
-    told("has line 2 (GatewayBuilder::tokens, or --tokens), which is wrong: the token itself");
+    told(
+        "has line 2 (GatewayBuilder::tokens, or --tokens), which is wrong: it is the token itself",
+    );
     refused("echoed");
     told("has line 3 (GatewayBuilder::tokens, or --tokens), which is wrong: its SHA-256");
     let visit = format!("GET /lamp/ HTTP/1.1\r\nHost: a\r\n{}\r\n", bearer(bare));

@@ -585,8 +585,8 @@ fn a_refusal_says_which_rule_the_fields_break() {
         (" a: 1\r\n", "a field name is empty or no token"),
         ("A: 1\u{0}\r\n", "a field value has"),
         ("A: 1\rb\r\n", "a field value has"),
-        ("A: 1\n", "an LF stands without its CR"),
-        ("Content-Length:\t1\r\n", "a tab stands in"),
+        ("A: 1\n", "an LF has no CR before it"),
+        ("Content-Length:\t1\r\n", "Content-Length or Transfer-Encoding contains a tab"),
     ] {
         let refusal = request(&get(lines), &limits(), LineEnds::Crlf).unwrap_err();
         assert!(refusal.status == 400 && refusal.reason.starts_with(words), "{lines:?}: {refusal}");
