@@ -366,7 +366,7 @@ impl DeviceBuilder {
             fallback,
             polls: self.polls.clone(),
             encoding: self.poll_encoding.unwrap_or(Encoding::Message),
-            way: None,
+            network: None,
         };
         let groups = if self.failover {
             vec![gateways]

@@ -84,9 +84,10 @@
 // | `polls/reading.rs` | reads the answer in a POST |
 // | `moves.rs` | moves connections to another loop |
 // | `sign_in_requests.rs` | requests of the sign-in form |
-// | `request_decision.rs` | the decision about a visitor's request |
+// | `request_decision.rs` | what happens to a visitor's request |
 // | `trusted_requests.rs` | requests of programs and of other gateways |
-// | `visitors.rs` | a visitor's request: read, planned, begun |
+// | `request_routing.rs` | finds the device of a visitor's request: health path, token, routes, rates |
+// | `visitors.rs` | reads visitors' requests, begins them, and answers those that go to no device |
 // | `revocation.rs` | connections whose credential was revoked or replaced |
 // | `regrouping.rs` | an offer for names that several loops own |
 // | `claiming.rs` | claims names before a device is admitted; names lost to other gateways |
@@ -165,6 +166,7 @@ mod refusals;
 mod registry;
 mod regrouping;
 mod request_decision;
+mod request_routing;
 mod resolving;
 mod restoring;
 mod revocation;

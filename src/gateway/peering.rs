@@ -194,12 +194,7 @@ impl GatewayRole {
 
     /// Starts a lookup in the directory, unless one is in progress. Returns false if too many
     /// wait.
-    fn begin_lookup(
-        &mut self,
-        cx: &mut Connections<State>,
-        name: &str,
-        waiter: (Id, Key),
-    ) -> bool {
+    fn begin_lookup(&mut self, cx: &mut Connections<State>, name: &str, waiter: (Id, Key)) -> bool {
         let most = self.settings.limits.waiting_per_device_max;
         let Some(peers) = &mut self.peers else { return false };
         let Some(Asking { search, visitor, .. }) = cx.asking_mut(waiter.0) else { return false };

@@ -1,4 +1,4 @@
-//! The decision about a visitor's request, before anything is done.
+//! What happens to a visitor's request: the result of reading and routing it.
 
 use std::net::IpAddr;
 
@@ -11,8 +11,9 @@ use crate::gateway::tokens::Digest;
 use crate::proto::peer::Miss;
 use crate::relay::Exchange;
 
-/// The result of reading from a visitor.
-pub(super) enum Asked {
+/// What happens to a visitor's request.
+pub(super) enum Decision {
+    /// The head, or the form, is incomplete.
     NotYet,
     Closed,
     Refused {
@@ -32,7 +33,7 @@ pub(super) enum Asked {
         to_head: bool,
         keep: bool,
     },
-    /// Its address or token has sent too many requests lately.
+    /// Its address or token has sent too many requests recently.
     TooMany {
         too_many: TooMany,
         to_head: bool,
@@ -60,17 +61,17 @@ pub(super) enum Asked {
         keep: bool,
     },
     Forward(Forwarding),
-    /// The loop with this number has its device.
+    /// Its device belongs to the event loop with this number.
     Elsewhere(usize),
 }
 
-impl Asked {
+impl Decision {
     /// Returns true if the visitor was admitted: its request goes to a device, or would go there if
     /// it were connected.
     pub(super) fn is_admitted(&self) -> bool {
         match self {
-            Asked::Forward(_) | Asked::Elsewhere(_) | Asked::Server { .. } => true,
-            Asked::Missed { miss, .. } => *miss != Miss::Stranger,
+            Decision::Forward(_) | Decision::Elsewhere(_) | Decision::Server { .. } => true,
+            Decision::Missed { miss, .. } => *miss != Miss::Stranger,
             _ => false,
         }
     }
@@ -86,6 +87,6 @@ pub(super) struct Forwarding {
 }
 
 /// A device has changed its loop too often.
-pub(super) fn moved_too_often(to_head: bool) -> Asked {
-    Asked::Refused { refusal: Refusal::new(503, MOVED_TOO_OFTEN), to_head, keep: false }
+pub(super) fn moved_too_often(to_head: bool) -> Decision {
+    Decision::Refused { refusal: Refusal::new(503, MOVED_TOO_OFTEN), to_head, keep: false }
 }

@@ -2,7 +2,7 @@
 //! paths. Pure data; nothing here moves a byte.
 //!
 //! ```text
-//!   health path ─► registered origins (visitors.rs) ─► table: exact host ─► *.suffix ─► any host ─► --route host=SUFFIX ─► --route path ─► 404
+//!   health path ─► registered origins (request_routing.rs) ─► table: exact host ─► *.suffix ─► any host ─► --route host=SUFFIX ─► --route path ─► 404
 //!                                              └── of each, the longest path that matches, by whole segments
 //! ```
 //! A path is compared byte for byte ([`prefixes`](crate::proto::prefixes)).

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::connections::{Connections, Id};
 use crate::error::Refusal;
-use crate::gateway::request_decision::{Asked, Forwarding};
+use crate::gateway::request_decision::{Decision, Forwarding};
 use crate::gateway::state::{GatewayRole, State};
 use crate::observe::Visit;
 use crate::proto::body::Framing;
@@ -45,7 +45,7 @@ impl GatewayRole {
         request: &FramedRequest<'_>,
         name: &str,
         now: Instant,
-    ) -> Asked {
+    ) -> Decision {
         let framing = request.framing();
         let host = host_of(request);
         let mut head = Vec::with_capacity(request.len + 16);
@@ -54,8 +54,8 @@ impl GatewayRole {
             forward::request(&mut head, request, framing, &rules)
         });
         match planned {
-            Err(refusal) => Asked::Refused { refusal, to_head: false, keep: false },
-            Ok(()) if !self.fits_a_link(&head) => Asked::Refused {
+            Err(refusal) => Decision::Refused { refusal, to_head: false, keep: false },
+            Ok(()) if !self.fits_a_link(&head) => Decision::Refused {
                 refusal: Refusal::new(431, TOO_LONG_WITH_OURS),
                 to_head: false,
                 keep: false,
@@ -65,7 +65,7 @@ impl GatewayRole {
                     Box::new(Exchange::new(id, request, framing, head, &self.settings.limits, now));
                 exchange.observed = self.observer.request(name, request, &Visit::default());
                 let (name, token, visitor) = (name.to_owned(), None, None);
-                Asked::Forward(Forwarding { exchange, name, token, visitor })
+                Decision::Forward(Forwarding { exchange, name, token, visitor })
             }
         }
     }
@@ -77,23 +77,23 @@ impl GatewayRole {
         id: Id,
         request: &FramedRequest<'_>,
         now: Instant,
-    ) -> Asked {
+    ) -> Decision {
         let (to_head, framing) = (request.method == "HEAD", request.framing());
         let keep = framing == Framing::Empty
             && request.minor > 0
             && head::keeps_alive(request.minor, &request.fields)
             && !self.lifecycle.is_ending();
-        let refused = |refusal, keep| Asked::Refused { refusal, to_head, keep };
+        let refused = |refusal, keep| Decision::Refused { refusal, to_head, keep };
         let shown = peer::secret(&request.fields);
         let of_device = turn::is_of_device(request, &self.settings.offer_rules.dialects);
-        let stranger = Asked::Missed { miss: Miss::Stranger, of_device, to_head, keep: false };
+        let stranger = Decision::Missed { miss: Miss::Stranger, of_device, to_head, keep: false };
         if !self.peers.as_ref().is_some_and(|peers| peers.cluster.admits(shown)) {
             return stranger;
         }
         let target = match forward::origin_form(request) {
             Ok("*") => {
                 return match peer::asked_about(&request.fields) {
-                    Ok(device) => Asked::Server { has: device.map(|name| self.has(name)), keep },
+                    Ok(device) => Decision::Server { has: device.map(|name| self.has(name)), keep },
                     Err(refusal) => refused(refusal, keep),
                 };
             }
@@ -110,10 +110,10 @@ impl GatewayRole {
             return refused(Refusal::new(508, CIRCLE), keep);
         }
         if let Some(miss) = self.misses(told.device) {
-            return Asked::Missed { miss, of_device: false, to_head, keep };
+            return Decision::Missed { miss, of_device: false, to_head, keep };
         }
         if let Some(to) = self.elsewhere(told.device, now) {
-            return Asked::Elsewhere(to);
+            return Decision::Elsewhere(to);
         }
         let upgrade = upgrade::is_offer(request, framing);
         let via = Some(&*self.settings.via);
@@ -160,7 +160,7 @@ impl GatewayRole {
         head: Vec<u8>,
         told: peer::PeerRequest<'_>,
         now: Instant,
-    ) -> Asked {
+    ) -> Decision {
         let limits = &self.settings.limits;
         let mut exchange = Exchange::new(id, request, request.framing(), head, limits, now);
         let waits = &mut exchange.waits;
@@ -189,7 +189,7 @@ impl GatewayRole {
             peers.count_served(gateway, now);
         }
         let (name, token, visitor) = (told.device.to_owned(), None, told.visitor);
-        Asked::Forward(Forwarding { exchange: Box::new(exchange), name, token, visitor })
+        Decision::Forward(Forwarding { exchange: Box::new(exchange), name, token, visitor })
     }
 }
 
