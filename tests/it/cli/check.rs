@@ -162,8 +162,8 @@ fn at_the_visitors_port_a_device_is_told_of_the_devices_port() {
     let poll = "POST /nobody/ HTTP/1.1\r\nHost: a\r\nPTTH-Session: 00112233445566778899aabbccddeeff\r\nContent-Length: 0\r\n\r\n";
     let behind = offer.replace("/lamp/", "/lamp/inner");
     for (request, status, why) in [
-        (offer, 404, "no request for lamp"),
-        (poll, 404, "no request for nobody"),
+        (offer, 404, "not a request for lamp"),
+        (poll, 404, "not a request for nobody"),
         (&behind, 503, "no device lamp"), // it may come
     ] {
         let answer = gateway.visitor().ask(request);
@@ -197,7 +197,7 @@ fn at_the_visitors_port_a_device_is_told_of_the_devices_port() {
     for request in [offer, &old, &newer, &poll.replace("nobody/", "lamp")] {
         let answer = gateway.visitor().ask(request);
         answer.expect_refusal(404);
-        assert!(answer.text().contains("no request for lamp"), "{}", answer.text());
+        assert!(answer.text().contains("not a request for lamp"), "{}", answer.text());
     }
     // What is for a gateway behind it goes there.
     let mut visitor = gateway.visitor();
