@@ -351,9 +351,11 @@ fn logrotate_moves_the_access_log_away_and_loses_no_line() {
 // ── OpenWrt ──
 
 /// What procd would be told, by functions that write their arguments down, in BusyBox's shell where
-/// it is installed.
+/// it is installed. As on a router, `config_load` needs `append`, which is there before the script.
 const PROCD: &str = r#"
-config_load() { [ "$1" = ptth ]; }
+append() { eval "$1=\"\${$1:+\$$1 }$2\""; }
+config() { append "sections_$1" "$2"; }
+config_load() { [ "$1" = ptth ] && config device lamp && config device off && config device empty && config gateway main; }
 config_foreach() { local section; for section in $(eval echo "\$sections_$2"); do "$1" "$section"; done; }
 config_get() { eval "$1=\${$2_$3:-$4}"; }
 config_get_bool() { config_get "$@"; }
@@ -363,7 +365,6 @@ procd_set_param() { echo "$@"; }
 procd_append_param() { echo "$@"; }
 procd_close_instance() { echo end; }
 logger() { echo "logged: $*"; }
-sections_device="lamp off empty"; sections_gateway="main"
 lamp_enabled=1; lamp_url=http://gw.example/lamp; lamp_to="http://127.0.0.1:80 /api=http://127.0.0.1:81"
 lamp_to_connections=1; lamp_tcp=ssh=127.0.0.1:22
 off_enabled=0; off_url=http://gw.example/off
