@@ -176,7 +176,7 @@ fn the_first_pages_stay_short() {
 
 /// Options in the pages that are other programs'.
 #[cfg(feature = "cli")]
-const FOREIGN: [&str; 40] = [
+const FOREIGN: [&str; 41] = [
     // cargo and its tools
     "bin",
     "no-default-features",
@@ -213,6 +213,7 @@ const FOREIGN: [&str; 40] = [
     "standalone",
     // systemctl, systemd-tmpfiles, podman, and cargo again
     "create",
+    "format",
     "network",
     "no-healthcheck",
     "now",
