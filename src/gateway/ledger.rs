@@ -71,6 +71,8 @@ struct Held {
     claimant: Claimant,
     /// The number of the next renewal; entries of `due` with an older number are ignored.
     turn: u64,
+    /// The event loops were told that the claim is lost, and end the device's connections.
+    was_lost: bool,
 }
 
 #[derive(Default)]
@@ -288,7 +290,9 @@ impl Ledger {
             epoch,
             claimant: claimant.clone(),
             turn: 0,
+            was_lost: false,
         });
+        held.was_lost = false;
         held.epoch = if held.claimant == *claimant { held.epoch.max(epoch) } else { epoch };
         held.claimant = claimant.clone();
         state.schedule(name, if epoch == 0 { now } else { now + RECHECK });
@@ -541,11 +545,14 @@ impl Ledger {
     }
 
     fn lose(&self, name: &Arc<str>, epoch: u64, to: Rival, tell: &Tell) {
-        if self.is_lost(name, epoch) {
-            self.lock().restored(name);
-            self.lost.fetch_add(1, Relaxed);
-            tell(Told::Lost { name: name.clone(), epoch, to });
-        }
+        let mut state = self.lock();
+        let held = state.held.get_mut(name).filter(|held| held.epoch <= epoch && !held.was_lost);
+        let Some(held) = held else { return };
+        held.was_lost = true;
+        state.restored(name);
+        drop(state);
+        self.lost.fetch_add(1, Relaxed);
+        tell(Told::Lost { name: name.clone(), epoch, to });
     }
 
     /// Schedules the renewal of every claim, spread over a short time.

@@ -14,6 +14,7 @@
 //
 // | file | contents |
 // |---|---|
+// | `bounds.rs` | the bounds that keep something out, and how often each was reached |
 // | `secrets.rs` | secrets that an operator gives, several at once |
 // | `tokens.rs` | credentials bound to names: the table, and the parsing of `Authorization` |
 // | `name_owners.rs` | which loop owns a name; counters of all loops |
@@ -23,7 +24,6 @@
 // | `routes.rs` | which device a visitor's request is for; `routes/route.rs`: one route, `routes/table.rs`: how a request finds its own, `routes/reply.rs`: answers of routes themselves |
 // | `lifecycle.rs` | serving, notice, draining, stopped |
 // | `events.rs` | events of names, for subscribers |
-// | `bounds.rs` | the bounds that keep something out, and how often each was reached |
 // | `stats.rs` | counters |
 // | `exchange_deadlines.rs` | deadlines of whole exchanges |
 // | `admission.rs` | allowed networks, permits for each address and side |

@@ -86,6 +86,28 @@ fn a_renewal_is_checked_soon_if_its_device_was_replaced_meanwhile() {
     }
 }
 
+/// The device is still connected when its claim is renewed again.
+#[test]
+fn a_claim_is_lost_once_until_another_device_is_admitted() {
+    let ledger = Ledger::new(Arc::new(Unreachable));
+    let claimant = Claimant { credential: "".into(), session: "01".into() };
+    let lamp: Arc<str> = "lamp".into();
+    let told = Arc::new(AtomicUsize::new(0));
+    let counter = told.clone();
+    let tell: Tell = Arc::new(move |told| {
+        assert!(matches!(told, Told::Lost { epoch: 5, .. }));
+        counter.fetch_add(1, Relaxed);
+    });
+    let renewal = [Renewal { name: lamp.clone(), epoch: 5, claimant: claimant.clone() }];
+    for admitted in 1..=2 {
+        ledger.hold(&lamp, 5, &claimant);
+        for answer in [Renewed::Held, Renewed::Newer, Renewed::Held] {
+            ledger.renewed(&renewal, &[answer], &tell);
+            assert_eq!((ledger.status().lost, told.load(Relaxed)), (admitted, admitted));
+        }
+    }
+}
+
 #[test]
 fn the_more_gateways_there_are_the_less_often_each_asks_for_the_list() {
     let mut state = State::default();
