@@ -268,8 +268,8 @@ impl GatewayBuilder {
     /// through a TCP balancer, which begins each with a PROXY header of version 1 or 2 (HAProxy's
     /// `send-proxy` and `send-proxy-v2`, nginx's `proxy_protocol on`). The address in the header is
     /// used wherever an address matters: for allowed networks, limits for each address, logs, and
-    /// [`Offer::peer`](crate::Offer::peer). If it names none (LOCAL, UNKNOWN), the balancer's own
-    /// address is used. The header precedes TLS and must arrive within
+    /// [`Offer::remote_ip`](crate::Offer::remote_ip). If it names none (LOCAL, UNKNOWN), the
+    /// balancer's own address is used. The header precedes TLS and must arrive within
     /// [`Limits::handshake_timeout`]; a connection without a complete and valid one is closed. On
     /// connections from other addresses it is never looked for. May be called several times.
     /// Default: no networks.
