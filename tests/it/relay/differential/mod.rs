@@ -422,6 +422,11 @@ fn is_end_to_end(name: &str) -> bool {
     KEPT.contains(&name) || name.starts_with("content-") || name.starts_with("if-")
 }
 
+/// Returns true if CGI may read the name as another one.
+fn is_ambiguous(name: &str) -> bool {
+    name.contains(|c: char| c != '-' && !c.is_ascii_alphanumeric())
+}
+
 /// The fields that go on.
 fn end_to_end(message: &Message, request: bool) -> Fields {
     let named = message.list("connection");
@@ -431,7 +436,8 @@ fn end_to_end(message: &Message, request: bool) -> Fields {
             true => {
                 OWN.contains(&name.as_str())
                     || name.starts_with("x-forwarded-")
-                    || name.contains('_')
+                    || name == "proxy"
+                    || is_ambiguous(&name)
             }
             false => OWN.contains(&name.as_str()) && name != "host" && name != "forwarded",
         };
@@ -446,7 +452,7 @@ fn same_trailers(sent: &Message, got: &Message) -> Result<(), String> {
     let name = |(name, _): &(String, Vec<u8>)| name.to_ascii_lowercase();
     let harmless = |field: &&(String, Vec<u8>)| {
         let name = name(field);
-        (name.starts_with("x-") && !name.starts_with("x-forwarded-") && !name.contains('_'))
+        (name.starts_with("x-") && !name.starts_with("x-forwarded-") && !is_ambiguous(&name))
             || name == "server-timing"
     };
     let harmful = |field: &(String, Vec<u8>)| {
