@@ -35,7 +35,7 @@ fuzz_target!(|input: &[u8]| {
     };
     let said = (flags & 1 != 0).then(|| ProxyClaims::read(&head.fields));
     let mut forwarded = Forwarded::default();
-    forwarded.peer = match more >> 6 {
+    forwarded.remote_ip = match more >> 6 {
         0 => None,
         1 => Some([192, 0, 2, length].into()),
         _ => Some([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(length)].into()),
