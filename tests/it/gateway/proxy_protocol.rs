@@ -258,7 +258,7 @@ fn the_header_comes_before_tls() {
     }
 }
 
-/// `Offer::peer`, and what is counted.
+/// `Offer::remote_ip`, and what is counted.
 #[test]
 fn a_program_sees_the_peer_and_what_was_refused() {
     let peers = Arc::new(Mutex::new(Vec::new()));
