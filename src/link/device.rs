@@ -54,7 +54,7 @@ struct Pending {
     offered: Option<Offered>,
 }
 
-/// What an informational response was.
+/// The effect of an informational response.
 enum Interim {
     /// The final response follows, now or later.
     Sent,

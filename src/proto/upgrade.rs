@@ -6,6 +6,10 @@ use crate::proto::fields::{Fields, members};
 use crate::proto::head::{RequestHead, is_token};
 use crate::proto::head_writer::push_field;
 
+/// Most protocols that a 101 may switch to: one for each layer. Kept small, because each of them is
+/// compared with every protocol that was offered, and an offer may fill a whole head.
+const SWITCHED_MAX: usize = 8;
+
 /// The protocols that a request has offered. A 101 may switch to these only.
 ///
 /// A version may differ, as the documented ones of PTTH do (protocol.md §1.4): whoever offered the
@@ -49,7 +53,10 @@ impl Offered {
     ) -> Result<(), &'static str> {
         let mut named = false;
         let mut offered = false;
-        for member in switched {
+        for (n, member) in switched.enumerate() {
+            if n == SWITCHED_MAX {
+                return Err("named more than 8 protocols in the Upgrade field of its 101");
+            }
             named = true;
             match self.has(member) {
                 true => offered = true,

@@ -293,6 +293,42 @@ fn beyond_on_link_max_an_offer_is_503() {
     drop(release);
 }
 
+/// One is being decided, and one waits for that.
+#[test]
+fn beyond_authorize_queue_max_an_offer_is_503() {
+    let mut limits = Limits::default();
+    (limits.helpers_max, limits.authorize_queue_max) = (1, 1);
+    let (entered, inside) = mpsc::channel();
+    let entered = std::sync::Mutex::new(entered);
+    let (release, gate) = mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let builder = crate::support::gateway().listen("127.0.0.1:0").limits(limits);
+    let builder = builder.authorize(move |_| {
+        entered.lock().unwrap().send(()).unwrap();
+        let _ = gate.lock().unwrap().recv();
+        Ok(Grant::offered())
+    });
+    let gateway = builder.start().unwrap();
+    let offer = |name: &str| {
+        let mut peer = crate::support::RawPeer::connect(gateway.devices_addr());
+        peer.write(crate::support::process::offer(name, ""));
+        peer
+    };
+    let mut peers = vec![offer("one")];
+    inside.recv_timeout(PATIENCE).unwrap();
+    peers.extend(["two", "three", "four"].map(offer));
+    let reached = || gateway.stats().bounds_reached;
+    crate::support::eventually("two are refused", || {
+        (reached().of(Bound::AuthorizeQueue) == 2).then_some(())
+    });
+    assert_eq!(reached().total(), 2, "{:?}", reached());
+    drop(release);
+    let mut answers: Vec<u16> = peers.iter_mut().map(|peer| peer.read_head().status()).collect();
+    assert_eq!(answers[0], 101);
+    answers.sort_unstable();
+    assert_eq!(answers, [101, 101, 503, 503]);
+}
+
 fn parked(gateway: &Gateway, name: &str) -> Offered<TcpStream> {
     let stream = TcpStream::connect(gateway.devices_addr()).unwrap();
     let plan =

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use http::Response;
-use reverse_http::{Body, Device, DeviceHandle, Gateway, Limits, Peers, Routes};
+use reverse_http::{Body, Bound, Device, DeviceHandle, Gateway, Limits, Peers, Routes};
 
 use crate::cluster::{Cluster, device};
 use crate::support::process::get;
@@ -443,6 +443,8 @@ fn connections_to_another_gateway_are_kept_and_bounded() {
     let full = ask("/lamp/x");
     full.expect_refusal(503);
     assert!(full.text().contains("as many requests as may be"), "{}", full.text());
+    let reached = gateway.stats().bounds_reached;
+    assert_eq!((reached.of(Bound::PeerConnections), reached.total()), (1, 1), "{reached:?}");
     go.send(()).unwrap();
     held.read_answer("GET").expect_ok("served");
     ask("/lamp/x").expect_ok("served");

@@ -1,5 +1,7 @@
 //! Which bounds of the gateway were reached, and how often, as an operator sees it.
 
+use std::process::Command;
+
 use serde_json::json;
 
 use super::Observed;
@@ -21,6 +23,17 @@ impl Observed {
         assert!(self.get("/").text().contains(&told), "the page lacks: {told}");
         let (code, out, error) = Ptth::run(&["status", "--admin", &self.admin.to_string()]);
         assert!(code == 0 && out.contains(&told), "{out}{error}");
+    }
+
+    /// The same for a bound that is counted for as long as something waits.
+    #[track_caller]
+    fn was_reached(&self, bound: &str) {
+        let all = || self.json("/api/v1/status")["bounds_reached"].clone();
+        eventually(&format!("{bound} was reached, not {}", all()), || {
+            let all = all();
+            (all.as_object()?.len() == 1 && all[bound].as_u64()? > 0).then_some(())
+        });
+        assert!(self.get("/").text().contains(&format!("bounds reached so far: {bound} (")));
     }
 
     #[track_caller]
@@ -88,8 +101,7 @@ fn connections_in_all() {
     });
     drop(visitors);
     waits.read_answer("GET").expect_refusal(404);
-    let times = reached()["connections_max"].as_u64().unwrap();
-    observed.is_reached("connections_max", times);
+    observed.was_reached("connections_max");
 }
 
 #[test]
@@ -139,6 +151,48 @@ fn the_rate_of_a_route() {
     observed.none_is_reached();
     asking(&observed.gateway, "/api/2").read_answer("GET").expect_refusal(429);
     observed.is_reached("rate", 1);
+}
+
+#[test]
+fn memory() {
+    let options =
+        ["--memory", "4000000", "--wait-for-link", "60s", "--trusted-proxies", "127.0.0.1"];
+    let observed = Observed::start(&options);
+    drop(observed.gateway.link("away"));
+    let waits = format!("GET /away/ HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(16_000));
+    let mut waiting = Vec::new();
+    // Requests that wait for their device fill the memory, until one is refused.
+    eventually("one is refused", || {
+        let mut visitor = observed.gateway.visitor();
+        visitor.write(&waits);
+        waiting.push(visitor);
+        let progress = observed.json("/api/v1/status");
+        (progress["bounds_reached"] != json!({})).then_some(())
+    });
+    assert!(waiting.len() > 100, "{}", waiting.len());
+    observed.was_reached("memory_bytes_max");
+}
+
+#[test]
+fn descriptors() {
+    let observed = Observed::start(&["--trusted-proxies", "127.0.0.1"]);
+    let process = &observed.gateway.process;
+    let limit = |files: &str| {
+        let of = process.id().to_string();
+        let status =
+            Command::new("prlimit").args(["--pid", &of, &format!("--nofile={files}:")]).status();
+        assert!(status.expect("prlimit comes with util-linux").success());
+    };
+    // Half a head is no idle connection, which would give way.
+    let mut half = observed.gateway.visitor();
+    half.write("GET /nobody/ HTTP/1.1\r\n");
+    observed.none_is_reached();
+    limit("4");
+    let mut waits = asking(&observed.gateway, "/nobody/");
+    process.expect_stderr("Too many open files");
+    limit("1024");
+    waits.read_answer("GET").expect_refusal(404);
+    observed.was_reached("descriptors");
 }
 
 #[test]
