@@ -3,7 +3,7 @@
 //! than the gateway itself.
 //!
 //! Otherwise a hostile gateway, or an impostor, could make the device send a POST to services that
-//! only the device can reach: on its own loopback, or a cloud's metadata service (169.254.169.254).
+//! only the device can reach: on its own loopback, or a cloud's metadata service (169.254.169.254, or `fd00:ec2::254`).
 
 use crate::device::no_proxy::Except;
 use crate::device::no_proxy::network;
@@ -237,6 +237,14 @@ mod tests {
             ("169.254.169.254", Reach::LinkLocal),
             ("::ffff:169.254.169.254", Reach::LinkLocal),
             ("fe80::1", Reach::LinkLocal),
+            ("fd00:ec2::254", Reach::LinkLocal),
+            ("fd20:ce::254", Reach::LinkLocal),
+            ("100.100.100.200", Reach::LinkLocal),
+            ("168.63.129.16", Reach::LinkLocal),
+            ("::ffff:168.63.129.16", Reach::LinkLocal),
+            ("fd00:ec3::254", Reach::Beyond),
+            ("fd20::254", Reach::Beyond),
+            ("100.100.100.201", Reach::Beyond),
             ("10.0.0.1", Reach::Beyond),
             ("fec0::1", Reach::Beyond),
             ("192.0.2.1", Reach::Beyond),

@@ -84,7 +84,7 @@ impl DeviceRole {
             }
         };
         let bytes = &scratch[..filled];
-        if bytes == b"\r\n" {
+        if bytes == b"\r\n" && conn.ignores(bytes) {
             return Came::NotYet; // a stray line end after an earlier message
         }
         let read = head::request(bytes, &self.link_limits, LineEnds::Crlf);

@@ -1,6 +1,6 @@
 //! A gateway's URL, and how far away an address is.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::error::Error;
 use crate::proto::authority::{bare, without_empty_port};
@@ -11,7 +11,7 @@ use crate::setting::{BEARER_TOKEN, PROXY_CREDENTIALS, REQUEST_FIELDS};
 pub(crate) enum Reach {
     /// An address of this machine.
     Loopback,
-    /// A link-local address.
+    /// A link-local address, or that of a cloud's own services, which are as near.
     LinkLocal,
     Beyond,
 }
@@ -23,6 +23,7 @@ impl Reach {
             address if address.is_loopback() || address.is_unspecified() => Reach::Loopback,
             IpAddr::V4(address) if address.is_link_local() => Reach::LinkLocal,
             IpAddr::V6(address) if address.is_unicast_link_local() => Reach::LinkLocal,
+            address if serves_metadata(address) => Reach::LinkLocal,
             _ => Reach::Beyond,
         }
     }
@@ -35,6 +36,19 @@ impl Reach {
             Ok(address) => Reach::of(address),
             Err(_) if name == "localhost" || name.ends_with(".localhost") => Reach::Loopback,
             Err(_) => Reach::Beyond,
+        }
+    }
+}
+
+/// Returns true for an address at which a cloud gives its machines credentials, and which is not
+/// link-local: of AWS (`fd00:ec2::254`), Google (`fd20:ce::254`), Alibaba and Azure.
+fn serves_metadata(address: IpAddr) -> bool {
+    const ALIBABA: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
+    const AZURE: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
+    match address {
+        IpAddr::V4(address) => [ALIBABA, AZURE].contains(&address),
+        IpAddr::V6(address) => {
+            matches!(address.segments(), [0xfd00, 0xec2, ..] | [0xfd20, 0xce, ..])
         }
     }
 }

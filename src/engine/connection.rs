@@ -11,10 +11,15 @@ use std::time::Instant;
 
 use crate::engine::handshakes::Handshake;
 use crate::engine::permits::Permit;
+use crate::proto::head::are_line_ends;
 use crate::stream::Stream;
 
 /// The capacity that a first write reserves: a head and a small body.
 const FIRST_OUTPUT: usize = 1024;
+
+/// Line ends that are ignored between two messages, in bytes. Some peers end a body with one that
+/// is not counted; nobody has a use for many, and each costs a turn of the loop.
+pub(crate) const STRAYS_MAX: u8 = 64;
 
 /// The readiness that an event reports for a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +87,8 @@ pub(crate) struct Connection<T> {
     sent: usize,
     written: u64,
     read: u64,
+    /// Line ends that came since the last byte was written.
+    strays: u8,
     pub(super) deadline: Option<Instant>,
     pub(super) wake_up: Option<Instant>,
     /// Counts the connection in its bounds while it exists.
@@ -110,6 +117,7 @@ impl<T> Connection<T> {
             sent: 0,
             written: 0,
             read: 0,
+            strays: 0,
             deadline: None,
             wake_up: None,
             permit: None,
@@ -184,6 +192,14 @@ impl<T> Connection<T> {
             0 => Fetched::Nothing,
             n => Fetched::Bytes(n),
         })
+    }
+
+    /// Counts bytes that came between two messages. Returns true if they are ignored: they are line
+    /// ends, at most [`STRAYS_MAX`] since the last byte was written.
+    pub(crate) fn ignores(&mut self, bytes: &[u8]) -> bool {
+        let come = u8::try_from(bytes.len()).unwrap_or(u8::MAX);
+        self.strays = self.strays.saturating_add(come);
+        are_line_ends(bytes) && self.strays <= STRAYS_MAX
     }
 
     /// Copies the input to the front of `scratch` without removing it from the socket, for a header
@@ -435,6 +451,7 @@ impl<T> Connection<T> {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => {
                 self.written += n as u64;
+                self.strays = 0;
                 Ok(Some(n))
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
@@ -457,5 +474,33 @@ impl<T> Connection<T> {
         if self.input.is_empty() && self.input.capacity() > 0 {
             self.input = Vec::new();
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn so_many_line_ends_are_ignored_until_something_is_written() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut conn = Connection::new(Stream::from(near), ());
+        for _ in 0..3 {
+            assert!((0..32).all(|_| conn.ignores(b"\r\n")));
+            assert!(!conn.ignores(b"\n") && !conn.ignores(b"\r\n"));
+            conn.output().extend_from_slice(b"GET");
+            assert!(!conn.ignores(b"\n"), "it is not written yet");
+            conn.flush().unwrap();
+            far.read_exact(&mut [0; 3]).unwrap();
+        }
+        assert!(conn.ignores(&[b'\n'; 64]) && !conn.ignores(b"\n"));
+        conn.send(b"x").unwrap();
+        assert!(!conn.ignores(&[b'\n'; 400]));
+        conn.send(b"x").unwrap();
+        assert!(!conn.ignores(b"\r\nx") && !conn.ignores(b"H"));
     }
 }

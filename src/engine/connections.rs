@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use crate::engine::connection::{Connection, Fetched, Readiness};
+use crate::engine::connection::{Connection, Fetched, Readiness, STRAYS_MAX};
 use crate::engine::group::Group;
 use crate::engine::handshakes::{Handshake, Handshakes};
 use crate::engine::permits::Permit;
@@ -19,7 +19,6 @@ use crate::engine::slab::{Key, Slab};
 use crate::engine::timers::{Timer, Timers};
 use crate::http_date::second_now;
 use crate::limits::instant_after;
-use crate::proto::head::are_line_ends;
 use crate::stream::{HandshakeError, Shaken, Stream, TlsSession};
 
 /// The reason why accepting pauses.
@@ -273,15 +272,15 @@ impl<T> Connections<T> {
     /// ends), or its end, make it useless. With `look` the operating system is asked even without
     /// an event.
     pub(crate) fn is_quiet(&mut self, id: Id, look: bool) -> bool {
-        const STRAY_MAX: usize = 64;
+        let most = usize::from(STRAYS_MAX) + 1;
         let mut scratch = self.take_scratch();
         let quiet = self.get_mut(id).is_some_and(|conn| {
             if look {
                 conn.look_again();
             }
-            let mut fetched = conn.fetch(&mut scratch, STRAY_MAX);
-            if matches!(fetched, Ok(Fetched::Bytes(n)) if n < STRAY_MAX && are_line_ends(&scratch[..n])) {
-                fetched = conn.fetch(&mut scratch, STRAY_MAX); // the end of the stream may follow them
+            let mut fetched = conn.fetch(&mut scratch, most);
+            if matches!(fetched, Ok(Fetched::Bytes(n)) if conn.ignores(&scratch[..n])) {
+                fetched = conn.fetch(&mut scratch, most); // the end of the stream may follow them
             }
             matches!(fetched, Ok(Fetched::Nothing)) && !conn.is_broken()
         });

@@ -2,7 +2,7 @@
 //! leave (the goaway), and ends.
 
 use crate::close_reason::{CloseCause, CloseReason};
-use crate::engine::connection::Fetched;
+use crate::engine::connection::{Fetched, STRAYS_MAX};
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::gateway::alarms::Alarm;
@@ -17,6 +17,7 @@ use crate::relay;
 pub(super) const UNTURNED: CloseReason =
     CloseCause::Cut.because("it was closed before the 101 was written");
 pub(super) const UNASKED: &str = "unrequested bytes arrived";
+const EMPTY_LINES: &str = "more than 64 bytes of empty lines came between two messages";
 
 impl GatewayRole {
     /// Takes the next idle link of `name`, which is busy from now on; a held offer gets its 101.
@@ -81,12 +82,16 @@ impl GatewayRole {
         id: Id,
     ) -> Result<(), CloseReason> {
         let mut scratch = cx.take_scratch();
-        let quiet = cx.get_mut(id).map_or(Ok(()), |conn| match conn.fetch(&mut scratch, 64) {
+        let most = usize::from(STRAYS_MAX) + 1;
+        let quiet = cx.get_mut(id).map_or(Ok(()), |conn| match conn.fetch(&mut scratch, most) {
             Ok(Fetched::Nothing) if conn.is_broken() => {
                 Err(CloseCause::Reset.because("while it idled"))
             }
             Ok(Fetched::Nothing) => Ok(()),
-            Ok(Fetched::Bytes(n)) if head::are_line_ends(&scratch[..n]) => Ok(()),
+            Ok(Fetched::Bytes(n)) if conn.ignores(&scratch[..n]) => Ok(()),
+            Ok(Fetched::Bytes(n)) if head::are_line_ends(&scratch[..n]) => {
+                Err(CloseCause::ProtocolError.because(EMPTY_LINES))
+            }
             Ok(Fetched::Bytes(_)) => Err(CloseCause::ProtocolError.because(UNASKED)),
             Ok(Fetched::End) => Err(CloseCause::Closed.because("by the device, while it idled")),
             Err(e) => Err(CloseReason::new(CloseCause::of_io(&e), format!("while it idled: {e}"))),

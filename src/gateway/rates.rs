@@ -28,9 +28,6 @@ use crate::gateway::tokens::Digest;
 use crate::limits::{RATES_MAX, RATES_PART};
 use crate::relay::LocalAnswer;
 
-/// The largest number of requests of a rate or a burst.
-const REQUESTS_MAX: u32 = 1_000_000;
-
 /// A number of requests per second, minute or hour, evenly spread: `20/s`, `100/m`, `1000/h`.
 ///
 /// ```
@@ -51,6 +48,11 @@ enum Period {
     Second,
     Minute,
     Hour,
+}
+
+impl Rate {
+    /// The largest number of requests of a rate, or of a burst.
+    pub const REQUESTS_MAX: u32 = 1_000_000;
 }
 
 impl Period {
@@ -84,7 +86,8 @@ impl FromStr for Rate {
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = || {
             Error::usage(format!(
-                "rate {text:?}: write requests and a time, from 1 to {REQUESTS_MAX}: 20/s, 100/m or 1000/h"
+                "rate {text:?}: write requests and a time, from 1 to {}: 20/s, 100/m or 1000/h",
+                Rate::REQUESTS_MAX
             ))
         };
         let (digits, unit) = text.split_once('/').ok_or_else(wrong)?;
@@ -95,7 +98,8 @@ impl FromStr for Rate {
             _ => return Err(wrong()),
         };
         let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-        let requests = digits.parse().ok().filter(|n| is_plain && (1..=REQUESTS_MAX).contains(n));
+        let requests =
+            digits.parse().ok().filter(|n| is_plain && (1..=Rate::REQUESTS_MAX).contains(n));
         Ok(Rate { requests: requests.ok_or_else(wrong)?, per })
     }
 }
@@ -123,9 +127,10 @@ impl Rates {
     /// # Errors
     /// It is zero, or more than a million.
     pub(super) fn set_burst(&mut self, requests: u32) -> Result<(), Error> {
-        if !(1..=REQUESTS_MAX).contains(&requests) {
+        if !(1..=Rate::REQUESTS_MAX).contains(&requests) {
             return Err(Error::usage(format!(
-                "burst is {requests}; it takes from 1 to {REQUESTS_MAX} requests"
+                "burst is {requests}; it takes from 1 to {} requests",
+                Rate::REQUESTS_MAX
             )));
         }
         self.burst = Some(requests);

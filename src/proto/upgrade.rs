@@ -88,8 +88,8 @@ pub(crate) fn is_offer(request: &RequestHead<'_>, framing: Framing) -> bool {
 }
 
 /// The protocols in `Upgrade` that may be forwarded: those that a request offers, or that a 101 has
-/// switched to. `h2c` is neither honoured nor forwarded, as if it were absent; the same applies to
-/// a member that is not the name of a protocol.
+/// switched to. `h2c`, of any version, is neither honoured nor forwarded, as if it were absent; the
+/// same applies to a member that is not the name of a protocol.
 pub(crate) fn protocols<'f, 'a>(fields: &'f Fields<'a>) -> impl Iterator<Item = &'a [u8]> + 'f {
     fields.list("upgrade").filter(|token| may_pass(token))
 }
@@ -100,7 +100,7 @@ pub(crate) fn protocols_of(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn may_pass(token: &[u8]) -> bool {
-    is_protocol(token) && !token.eq_ignore_ascii_case(b"h2c")
+    is_protocol(token) && !name(token).eq_ignore_ascii_case(b"h2c")
 }
 
 /// Returns true if a member of `Upgrade` is a name, or a name and a version (RFC 9110 §7.8). Other
@@ -182,6 +182,60 @@ mod tests {
             let said = offered.check_switch(lists(switch));
             assert_eq!(said.is_ok(), right, "{offer:?} was answered with {switch:?}: {said:?}");
         }
-        assert_eq!(Offered::of(protocols_of(b"h2c, \"x, ,")), None);
+        for nothing in ["h2c, \"x, ,", "H2C", "h2c/2", "h2C/", "/h2c", "a/b/c", "", ","] {
+            assert_eq!(Offered::of(protocols_of(nothing.as_bytes())), None, "{nothing}");
+        }
+        let kept = Offered::of(protocols_of(b"h2c/2, h2cx/2 ,websocket")).unwrap();
+        assert_eq!((&*kept.members, kept.size()), (&b"h2cx/2,websocket"[..], 16));
+    }
+
+    #[test]
+    fn so_many_protocols_and_no_more_are_compared() {
+        let offered = Offered::of(protocols_of(b"websocket")).unwrap();
+        let switch = |most| offered.check_switch(std::iter::repeat_n(&b"websocket"[..], most));
+        assert_eq!((switch(SWITCHED_MAX), switch(1)), (Ok(()), Ok(())));
+        assert!(switch(SWITCHED_MAX + 1).unwrap_err().contains("more than 8"));
+        assert!(switch(0).unwrap_err().contains("without saying to which"));
+        let error = offered.check_switch(protocols_of(b"HTTP/1.1")).unwrap_err();
+        assert_eq!(error, NOT_OFFERED);
+    }
+
+    #[test]
+    fn an_offer_is_a_request_of_http_1_1_without_a_body_whose_connection_lists_it() {
+        let offer = |text: String| {
+            let limits = crate::Limits::default();
+            let ends = crate::proto::head::LineEnds::Crlf;
+            let head = crate::proto::head::request(text.as_bytes(), &limits, ends);
+            let head = head.unwrap().unwrap();
+            let framing = crate::proto::body::of_request(&head).unwrap();
+            let mut out = Vec::new();
+            push_upgrade(&mut out, &head.fields);
+            let offered = Offered::by(&head, framing);
+            assert_eq!(is_offer(&head, framing), offered.is_some());
+            (offered.is_some(), String::from_utf8(out).unwrap())
+        };
+        let with = |version: &str, lines: &str| {
+            offer(format!("GET / HTTP/{version}\r\nHost: a\r\n{lines}\r\n"))
+        };
+        let connection = "Connection: Upgrade\r\n";
+        for (version, lines, is_offer, written) in [
+            ("1.1", "Upgrade: a, b/2\r\n", true, "Upgrade: a, b/2\r\n"),
+            ("1.1", "Upgrade: a\r\nUpgrade: h2c, b\r\n", true, "Upgrade: a, b\r\n"),
+            ("1.0", "Upgrade: a\r\n", false, "Upgrade: a\r\n"),
+            ("1.1", "Upgrade: a\r\nContent-Length: 1\r\n", false, "Upgrade: a\r\n"),
+            ("1.1", "Upgrade: h2c\r\n", false, ""),
+            ("1.1", "", false, ""),
+        ] {
+            let written = match written {
+                "" => String::new(),
+                upgrade => format!("{upgrade}{connection}"),
+            };
+            let read = with(version, &format!("{connection}{lines}"));
+            assert_eq!(read, (is_offer, written), "{version} {lines}");
+        }
+        assert!(
+            !with("1.1", "Upgrade: a\r\n").0
+                && !with("1.1", "Connection: close\r\nUpgrade: a\r\n").0
+        );
     }
 }

@@ -1,8 +1,10 @@
 //! The options of `ptth device`: their names, defaults, variables and help texts; and parsers for
 //! their values and those of `ptth gateway`.
 
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgAction, ArgGroup, Args, ValueEnum};
@@ -55,7 +57,7 @@ pub(crate) struct DeviceArgs {
     pub(crate) proxy: Option<String>,
     /// End with exit code 1 after this many failed attempts in a row while unconnected (default:
     /// never)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), env = "PTTH_MAX_RETRIES")]
+    #[arg(long, value_name = "N", value_parser = attempts, env = "PTTH_MAX_RETRIES")]
     pub(crate) max_retries: Option<u32>,
     /// Hosts that a gateway may redirect this device to, beside those of its gateways: HOST,
     /// *.DOMAIN, an address, a network, or * for any; HOST:PORT for that port alone, else the
@@ -279,7 +281,36 @@ pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) fn some_number(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a whole number from 1 on".to_owned())
+    number_up_to(text, usize::MAX)
+}
+
+/// A number of requests at once.
+pub(crate) fn burst(text: &str) -> Result<u32, String> {
+    number_up_to(text, Rate::REQUESTS_MAX)
+}
+
+/// A number of failed attempts.
+fn attempts(text: &str) -> Result<u32, String> {
+    number_up_to(text, u32::MAX)
+}
+
+/// A number from 1 on, in digits, without a sign.
+pub(crate) fn number_up_to<N>(text: &str, most: N) -> Result<N, String>
+where
+    N: Copy + Display + FromStr + PartialOrd + From<u8>,
+{
+    let number = digits(text).ok_or("write a whole number from 1 on")?;
+    match number.parse::<N>() {
+        Ok(number) if number < N::from(1) => Err("write a whole number from 1 on".to_owned()),
+        Ok(number) if number <= most => Ok(number),
+        _ => Err(format!("at most {most}")),
+    }
+}
+
+/// The text, if it is a number in digits: the standard library also reads a sign.
+pub(crate) fn digits(text: &str) -> Option<&str> {
+    let are_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    are_digits.then_some(text)
 }
 
 /// A number that is large enough for devices and visitors.
@@ -365,8 +396,9 @@ pub(crate) fn rate(text: &str) -> Result<Rate, String> {
 /// `1048576`, `512M`, `1Gi`.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     const WRONG: &str = "write a whole number of bytes, with or without a unit: 512M, 1G, or Ki, Mi, Gi in powers of 1024";
+    const LONG: &str = "that is more than 64 bits count";
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..unit_at].parse().map_err(|_| WRONG)?;
+    let number = digits(&text[..unit_at]).ok_or(WRONG)?.parse::<u64>().map_err(|_| LONG)?;
     let unit = match &text[unit_at..] {
         "" => 1,
         "K" => 1_000,
@@ -377,7 +409,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         "Gi" => 1 << 30,
         _ => return Err(WRONG.to_owned()),
     };
-    number.checked_mul(unit).ok_or_else(|| "that is more than 64 bits count".to_owned())
+    number.checked_mul(unit).ok_or_else(|| LONG.to_owned())
 }
 
 /// A size that is large enough for a gateway.
@@ -397,8 +429,8 @@ fn range<'t>(text: &'t str, example: &str) -> Result<(&'t str, &'t str), String>
 fn numbers(text: &str, ceiling: usize, example: &str) -> Result<RangeInclusive<usize>, String> {
     let (min, max) = range(text, example)?;
     let number = |n: &str| {
-        n.parse::<usize>()
-            .map_err(|_| format!("{n:?} is not a number; write MIN..MAX, like {example}"))
+        let number = digits(n).map(|n| n.parse().unwrap_or(usize::MAX));
+        number.ok_or_else(|| format!("{n:?} is not a number; write MIN..MAX, like {example}"))
     };
     let (min, max) = (number(min)?, number(max)?);
     if min == 0 || min > max || max > ceiling {
@@ -428,6 +460,7 @@ fn pauses(text: &str) -> Result<(Duration, Duration), String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -450,6 +483,31 @@ mod tests {
     }
 
     #[test]
+    fn a_number_has_digits_and_its_bounds_are_told() {
+        assert_eq!((some_number("1"), some_number("00012")), (Ok(1), Ok(12)));
+        assert_eq!(some_number(&usize::MAX.to_string()), Ok(usize::MAX));
+        assert_eq!((burst("1000000"), attempts("4294967295")), (Ok(1_000_000), Ok(u32::MAX)));
+        for wrong in ["", "0", "-1", "+5", " 5", "5 ", "1e9", "0x10", "1_000", "1.0", "\u{665}"] {
+            assert_eq!(some_number(wrong), Err("write a whole number from 1 on".to_owned()));
+            assert_eq!(burst(wrong), Err("write a whole number from 1 on".to_owned()));
+        }
+        for power in [32, 63, 64, 127] {
+            let long = (1_u128 << power).to_string();
+            assert_eq!(burst(&long), Err("at most 1000000".to_owned()));
+            assert_eq!(attempts(&long), Err("at most 4294967295".to_owned()));
+        }
+        let longer = (1_u128 << 64).to_string();
+        assert_eq!(some_number(&longer), Err(format!("at most {}", usize::MAX)));
+        assert_eq!(links("1..1024"), Ok(1..=1024));
+        for wrong in ["+1..5", "1..+5", "-1..5", "1..", "..5", "1..1e9"] {
+            assert!(links(wrong).unwrap_err().contains("is not a number"), "{wrong}");
+        }
+        for wrong in ["0..1", "2..1", "1..1025", &format!("1..{longer}")] {
+            assert!(links(wrong).unwrap_err().contains("MAX <= 1024"), "{wrong}");
+        }
+    }
+
+    #[test]
     fn sizes_have_units_in_powers_of_1000_and_of_1024() {
         for (text, bytes) in [
             ("0", 0),
@@ -466,6 +524,10 @@ mod tests {
         for wrong in ["", "G", "1g", "1GB", "-1", "+1", "1.5G", " 1", "1 G", "99999999999G"] {
             assert!(size(wrong).is_err(), "{wrong}");
         }
+        for long in ["18446744073709551616", "18446744073709551615K", "99999999999999999999G"] {
+            assert_eq!(size(long), Err("that is more than 64 bits count".to_owned()), "{long}");
+        }
+        assert_eq!(size("18446744073709551615"), Ok(u64::MAX));
         assert!(memory("1Mi").is_ok() && memory("1048575").is_err() && memory("1K").is_err());
     }
 }

@@ -17,6 +17,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub(crate) use self::options::Merged;
+use crate::arguments::digits;
 use crate::environment::distance;
 use crate::files::{self, Reading};
 
@@ -176,7 +177,7 @@ impl File {
                 "exchange" => Ok(route.exchange(entry.time()?)),
                 "rate" => Ok(route.rate(entry.rate()?)),
                 "rate_per_token" => Ok(route.rate_per_token(entry.rate()?)),
-                "burst" => route.burst(u32::try_from(entry.number()?).unwrap_or(u32::MAX)),
+                "burst" => route.burst(entry.burst()?),
                 "in_flight" => route.in_flight(entry.number()?),
                 other => {
                     let known = ROUTE_KEYS.map(str::to_owned);
@@ -343,6 +344,11 @@ impl<'t> Entry<'t, '_> {
         u16::try_from(status).map_err(|_| self.wrong("write a status, like 503"))
     }
 
+    fn burst(&self) -> Result<u32, String> {
+        let most = Rate::REQUESTS_MAX;
+        u32::try_from(self.number()?).map_err(|_| self.wrong(format_args!("at most {most}")))
+    }
+
     fn number(&self) -> Result<usize, String> {
         let number = self
             .value
@@ -357,7 +363,7 @@ impl<'t> Entry<'t, '_> {
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const LIKE: &str = "write a whole number and a unit: 500ms, 10s, 5m, 1h";
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or(LIKE)?;
-    let number: u64 = text[..unit_at].parse().map_err(|_| LIKE)?;
+    let number = digits(&text[..unit_at]).ok_or(LIKE)?.parse().unwrap_or(u64::MAX);
     let millis = match &text[unit_at..] {
         "ms" => 1,
         "s" => 1_000,

@@ -22,7 +22,7 @@ use reverse_http::proto::tcp;
 use reverse_http::stream::{Stream, TimedStream};
 use reverse_http::text::spelled_out;
 
-use crate::arguments::some_time;
+use crate::arguments::{digits, some_time};
 use crate::certificates::DeviceFiles;
 use crate::device::token;
 use crate::output::say;
@@ -64,7 +64,7 @@ pub(crate) struct ConnectArgs {
 fn listener(text: &str) -> Result<String, String> {
     let wrong = || "write a port, or ADDR:PORT, like 127.0.0.1:2222".to_owned();
     let (address, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
-    port.parse::<u16>().map_err(|_| wrong())?;
+    digits(port).and_then(|port| port.parse::<u16>().ok()).ok_or_else(wrong)?;
     match address {
         "" => Err(wrong()),
         _ => Ok(format!("{address}:{port}")),

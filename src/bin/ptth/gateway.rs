@@ -399,7 +399,7 @@ fn with_rates(mut routes: Routes, args: &GatewayArgs) -> Result<Routes, Failure>
     if rate.is_none() && rate_per_token.is_none() {
         return Err(usage("--burst goes with --rate or --rate-per-token"));
     }
-    Ok(routes.burst(u32::try_from(*burst).unwrap_or(u32::MAX))?)
+    Ok(routes.burst(*burst)?)
 }
 
 /// Reports signals as long as there is a receiver; after that SIGTERM or SIGINT ends the process at

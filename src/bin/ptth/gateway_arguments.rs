@@ -11,7 +11,7 @@ use crate::access_log::AccessLogArgs;
 use crate::addresses::address;
 use crate::admin::AdminArgs;
 use crate::arguments::{
-    Polling, connections, memory, rate, size, some_number, some_time, turn, yes_or_no,
+    Polling, burst, connections, memory, rate, size, some_number, some_time, turn, yes_or_no,
 };
 use crate::certificates::GatewayFiles;
 use crate::config::duration;
@@ -59,8 +59,8 @@ pub(crate) struct EdgeArgs {
     #[arg(long, value_name = "N/s|m|h", value_parser = rate, env = "PTTH_RATE_PER_TOKEN")]
     pub(crate) rate_per_token: Option<Rate>,
     /// With --rate and --rate-per-token: requests at once [default: the number of the rate]
-    #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_BURST")]
-    pub(crate) burst: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = burst, env = "PTTH_BURST")]
+    pub(crate) burst: Option<u32>,
 }
 
 #[derive(Args)]

@@ -421,6 +421,13 @@ impl PeersArgs {
     fn table(&self, reading: Reading) -> Result<Table, String> {
         let Some(file) = self.table_file() else { return Ok(Table::new()) };
         let text = files::text(("--directory", file), TABLE_MAX, reading)?;
+        // As a full disk leaves it: all devices elsewhere would be forgotten.
+        if reading == Reading::Again && text.trim().is_empty() {
+            return Err(format!(
+                "--directory {}: the file is empty; one without names needs a comment (# nobody)",
+                file.display()
+            ));
+        }
         let mut table = Table::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default();

@@ -8,18 +8,24 @@ use clap::Args;
 use reverse_http::text::{counted, misleads};
 use serde_json::Value;
 
-use crate::arguments::some_time;
+use crate::arguments::{number_up_to, some_time};
 use crate::config::duration;
 use crate::output::print_line;
 use crate::wire::{Part, Wire, looked_up};
 use crate::{Failure, failed, usage};
 
 /// Longest answer that is read, in bytes.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Longest line of a refusal that is shown, in characters.
 const LINE_CHARS_MAX: usize = 400;
+/// Longest cell of a table, in characters: each row is as wide as the longest cells.
+const CELL_CHARS_MAX: usize = 400;
+/// The most rows of a table, whatever the other side sends.
+const ROWS_MAX: usize = 1_000;
 /// The most other gateways that are listed.
 const OTHERS_MAX: usize = 32;
+/// The most devices in the table.
+const LIMIT_MAX: u64 = ROWS_MAX as u64;
 /// The interval of `--watch`.
 const PERIOD: Duration = Duration::from_secs(2);
 /// The most refused offers above the table of devices, and their maximum age.
@@ -67,8 +73,12 @@ pub(crate) struct StatusArgs {
     #[arg(long, value_name = "KEY", default_value = "name", allow_hyphen_values = true)]
     sort: String,
     /// Devices in the table, at most
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    #[arg(long, value_name = "N", default_value_t = LIMIT_MAX, value_parser = limit)]
     limit: u64,
+}
+
+fn limit(text: &str) -> Result<u64, String> {
+    number_up_to(text, LIMIT_MAX)
 }
 
 #[derive(Args)]
@@ -211,7 +221,7 @@ pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
 fn show(args: &StatusArgs, token: Option<&str>) -> Result<String, Failure> {
     if let Some(name) = &args.name {
         let device = args.at.json(&format!("/api/v1/devices/{}", encoded(name)), token)?;
-        return Ok(if args.json { device.to_string() } else { one(&device) });
+        return Ok(if args.json { json(&device) } else { one(&device) });
     }
     let silent = args.silent_for.map(|time| format!("&silent_for={}s", time.as_secs()));
     let path = format!(
@@ -222,7 +232,7 @@ fn show(args: &StatusArgs, token: Option<&str>) -> Result<String, Failure> {
     );
     let list = args.at.json(&path, token)?;
     if args.json {
-        return Ok(list.to_string());
+        return Ok(json(&list));
     }
     let totals = args.at.json("/api/v1/status", token)?;
     let cluster = args.at.json_if_there("/api/v1/cluster", token)?;
@@ -393,8 +403,23 @@ fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => shown(text),
-        other => other.to_string(),
+        other => shown(&other.to_string()),
     }
+}
+
+/// The value in JSON. What a terminal would obey is escaped, which means the same to a parser: such
+/// characters occur within strings alone.
+fn json(value: &Value) -> String {
+    let mut out = String::new();
+    for c in value.to_string().chars() {
+        match misleads(c) {
+            true => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| {
+                let _ = write!(out, "\\u{unit:04x}"); // writing to a String never fails
+            }),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 /// Milliseconds in words.
@@ -437,7 +462,7 @@ fn rows_of(list: &Value) -> Vec<Vec<String>> {
         "token",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
-    for device in list["devices"].as_array().into_iter().flatten() {
+    for device in list["devices"].as_array().into_iter().flatten().take(ROWS_MAX) {
         let state = match device["cause"].as_str() {
             Some(cause) => format!("down ({})", shown(cause)),
             None => plain(&device["state"]),
@@ -461,8 +486,18 @@ fn rows_of(list: &Value) -> Vec<Vec<String>> {
     rows
 }
 
+/// A cell, with a mark in place of what is too long.
+fn cut(cell: &str) -> String {
+    match cell.char_indices().nth(CELL_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &cell[..end]),
+        None => cell.to_owned(),
+    }
+}
+
 /// Columns as wide as their longest cell.
 fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| cut(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |n: usize| rows.iter().filter_map(|row| row.get(n)).map(|cell| cell.chars().count()).max();
@@ -492,7 +527,8 @@ fn one(device: &Value) -> String {
     let offers = device["refused_offers"].as_array().into_iter().flatten();
     offers.for_each(|refused| text.push_str(&format!("\nrefused: {}", refusal(refused))));
     let section = |title: &str, list: &Value, of: &dyn Fn(&Value) -> Vec<String>| {
-        let rows: Vec<Vec<String>> = list.as_array().into_iter().flatten().map(of).collect();
+        let rows: Vec<Vec<String>> =
+            list.as_array().into_iter().flatten().take(ROWS_MAX).map(of).collect();
         if rows.is_empty() { String::new() } else { format!("\n\n{title}\n{}", table(&rows)) }
     };
     text.push_str(&section("requests", &device["recent_requests"], &|done| {

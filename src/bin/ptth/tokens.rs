@@ -19,7 +19,7 @@ pub(crate) fn read(file: &Path, reading: Reading) -> Result<Tokens, String> {
     let bytes = files::read(file, FILE_MAX, reading)
         .map_err(|what| format!("{}: {what}", file.display()))?;
     // Most likely an error of a script. A table without tokens has to contain a comment.
-    if bytes.is_empty() {
+    if bytes.trim_ascii().is_empty() {
         return Err(format!(
             "{}: the file is empty; a file that admits nobody needs a comment (# nobody)",
             file.display()

@@ -86,6 +86,11 @@ fn the_directory_and_the_secrets_are_read_again() {
     first.process.signal("HUP");
     first.process.expect_stderr("the directory stays as it was");
     first.get("/lamp/x").expect_ok("hello\n");
+    // Nor does what a full disk leaves.
+    cluster.say("first", "\n");
+    first.process.signal("HUP");
+    first.process.expect_stderr("the file is empty; one without names needs a comment");
+    first.get("/lamp/x").expect_ok("hello\n");
     // A new secret: it is taken everywhere before anybody shows it.
     cluster.say("first", &format!("* {url}\n"));
     let new = "another-secret-of-this-cluster";

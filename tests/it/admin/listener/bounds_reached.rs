@@ -213,3 +213,29 @@ fn links_of_one_device() {
     assert_eq!((refused.status(), refused.get("retry-after")), (503, Some("10")));
     observed.is_reached("links_per_device_max", 1);
 }
+
+/// Uploads to a device that polls, which are in memory whole. A device may have three of the longest.
+#[test]
+fn whole_messages() {
+    let observed = Observed::start(&["--memory", "4Mi", "--wait-for-link", "60s"]);
+    let mut poll = observed.gateway.dial();
+    poll.write(
+        "POST /lamp HTTP/1.1\r\nHost: a\r\nAccept: message/http\r\nContent-Length: 0\r\n\r\n",
+    );
+    observed.device("lamp", "it polls", |device| device["state"] == "up");
+    observed.none_is_reached();
+    let head = "POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n";
+    let mut uploads: Vec<RawPeer> = (0..4).map(|_| observed.gateway.visitor()).collect();
+    for upload in &mut uploads {
+        let _ = upload.try_write(head.to_owned() + &"x".repeat(500_000)); // one is refused within it
+    }
+    observed.is_reached("messages_bytes_max", 1);
+    let (code, retry_after) = uploads
+        .iter_mut()
+        .find_map(|upload| {
+            let answer = upload.stirs().then(|| upload.read_answer("POST"))?;
+            Some((answer.status(), answer.head.get("retry-after").map(str::to_owned)))
+        })
+        .expect("one has an answer");
+    assert_eq!((code, retry_after.as_deref()), (503, Some("1")));
+}

@@ -5,8 +5,10 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use reverse_http::text::misleads;
+
 use super::{OK, Observed};
-use crate::support::{Ptth, TempDir};
+use crate::support::{Ptth, RawPeer, TempDir};
 
 #[test]
 fn what_others_write_is_text_on_every_page() {
@@ -103,4 +105,55 @@ fn whatever_answers_a_command_has_one_deadline_and_bounds() {
     let at = dripping(json, b"").to_string();
     let (code, out, error) = Ptth::run(&["status", "--admin", &at]);
     assert!(code == 1 && out.is_empty() && error.contains("503 no?[2J"), "{error:?}");
+}
+
+/// A server that answers every request with this JSON.
+fn telling(json: String) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut peer = RawPeer::adopt(stream.unwrap(), "a command");
+            peer.read_head();
+            let length = json.len();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            let _ = peer.try_write(head + &json); // the command may have seen enough
+        }
+    });
+    at
+}
+
+#[test]
+fn json_of_a_hostile_server_is_a_bounded_text_on_a_terminal() {
+    // What serde_json does not escape: of C1 and DEL, of marks that change the direction.
+    let evil = "\u{9b}31m\u{7f}\u{202e}\u{e0041}";
+    let json =
+        format!(r#"{{"name":["{evil}"],"state":{{"{evil}":1}},"links":"\u001b","offer":"é灯"}}"#);
+    let list = format!(r#"{{"devices":[{json}],"kind":["{evil}"]}}"#);
+    for (json, name) in [(&json, Some("lamp")), (&list, None)] {
+        let at = telling(json.clone()).to_string();
+        for format in [None, Some("--json")] {
+            let words = ["status", "--admin", &at];
+            let command = words.into_iter().chain(name).chain(format);
+            let (code, out, error) = Ptth::run(&command.collect::<Vec<_>>());
+            assert_eq!((code, error.as_str()), (0, ""), "{out}");
+            assert!(!out.chars().any(|c| c != '\n' && misleads(c)), "{out:?}");
+            if format.is_some() {
+                let same = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+                assert_eq!(same(&out), same(json), "it means the same");
+                assert!(out.contains("é灯"), "{out}");
+            }
+        }
+    }
+    // A cell that is too wide for the formatting of the standard library, in more rows than a table has.
+    let wide = "x".repeat(70_000);
+    let list = format!(r#"{{"devices":[{{"name":"{wide}"}}{}]}}"#, ",{}".repeat(50_000));
+    let at = telling(list).to_string();
+    let (code, out, error) = Ptth::run(&["status", "--admin", &at]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert!(out.contains("xxx…") && out.len() < 2_000_000, "{} bytes", out.len());
+    let device = format!(r#"{{"name":"{wide}","recent_requests":[{{"path":"{wide}"}}]}}"#);
+    let at = telling(device).to_string();
+    let (code, out, error) = Ptth::run(&["status", "lamp", "--admin", &at]);
+    assert!(code == 0 && out.len() < 20_000, "{} bytes: {error}", out.len());
 }

@@ -153,14 +153,20 @@ fn the_options_are_for_what_no_route_of_the_table_takes_and_for_all_loops_togeth
 #[test]
 fn rates_that_cannot_work_are_refused() {
     let route = "[[route]]\npath = \"/x\"\n";
-    let rows: [(&[&str], &str, &[&str]); 11] = [
+    let rows: [(&[&str], &str, &[&str]); 13] = [
         (&["--rate", "20"], "", &["--rate", "20/s, 100/m or 1000/h"]),
         (&["--rate", "0/s"], "", &["0/s"]),
         (&["--rate-per-token", "1/d"], "", &["1/d"]),
         (&["--rate-per-token", "1/s"], "", &["--rate-per-token goes with --visitor-tokens"]),
         (&["--burst", "5"], "", &["--burst goes with --rate"]),
         (&["--rate", "1/s", "--burst", "0"], "", &["--burst"]),
-        (&["--rate", "1/s", "--burst", "1000001"], "", &["burst is 1000001"]),
+        (&["--rate", "1/s", "--burst", "1000001"], "", &["--burst", "at most 1000000"]),
+        (&["--rate", "1/s", "--burst", "4294967297"], "", &["4294967297", "at most 1000000"]),
+        (
+            &[],
+            "device = \"lamp\"\nrate = \"1/s\"\nburst = 4294967297\n",
+            &["line 5, column 9: burst: at most 1000000"],
+        ),
         (&[], "device = \"lamp\"\nrate = \"20/x\"\n", &["line 4, column 8: rate", "20/s"]),
         (&[], "device = \"lamp\"\nburst = 2\n", &["line 1", "route /x has a burst and no rate"]),
         (&[], "answer = \"hi\"\nrate = \"1/s\"\n", &["line 1", "a rate, which goes with a device"]),

@@ -82,6 +82,34 @@ fn unasked_bytes_on_an_idle_link_close_it_and_are_never_an_answer() {
 }
 
 #[test]
+fn empty_lines_between_two_messages_are_bounded() {
+    let gateway = Gateway::start(&["--heartbeat", "0s", "--wait-for-link", "100ms"]);
+    let mut device = gateway.link("lamp");
+    let mut visitor = gateway.visitor();
+    // As many as are ignored, before each of several requests: the count begins anew. They come at
+    // once, and a POST after a look at what has come.
+    for _ in 0..3 {
+        device.write("\r\n".repeat(32));
+        visitor.write("POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(device.read_head().target(), "/x");
+        device.write(vector("draft-4-response"));
+        visitor.read_answer("POST").expect_ok("Good");
+    }
+    // A byte more, at once and one by one.
+    for pieces in [vec!["\n".repeat(65)], vec!["\n".to_owned(); 65]] {
+        let mut device = gateway.link("lamp");
+        for piece in pieces {
+            let _ = device.try_write(piece); // it may be closed meanwhile
+        }
+        device.expect_closed();
+    }
+    gateway.process.expect_stderr("more than 64 bytes of empty lines came between two messages");
+    device.write("\r\n".repeat(33));
+    device.expect_closed();
+    visitor.ask(&get("/lamp/x")).expect_refusal(503);
+}
+
+#[test]
 fn connection_close_in_an_answer_ends_the_link_after_it() {
     let gateway = Gateway::start(&["--wait-for-link", "50ms"]);
     let mut device = gateway.link("lamp");
