@@ -23,6 +23,7 @@ use crate::engine::group::Group;
 use crate::engine::handshakes::Handshakes;
 use crate::engine::pair_network::PairListener;
 use crate::engine::role::Role;
+use crate::engine::time;
 use crate::engine::timers::Timer;
 use crate::limits::Limits;
 use crate::stream::{Stream, is_exhausted};
@@ -266,6 +267,7 @@ impl<R: Role> EventLoop<R> {
                 ticker.end(is_quiet, self.connections.timers.next());
             }
         }
+        time::set_turn(None);
         role.ended();
         Ok(())
     }
@@ -283,6 +285,7 @@ impl<R: Role> EventLoop<R> {
             self.sleep(events, timeout)?;
         }
         let now = Instant::now();
+        time::set_turn(Some(now));
         self.set_clock(last, before, now, timeout);
         Ok(now)
     }

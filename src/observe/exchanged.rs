@@ -6,13 +6,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::observe::records::{Detail, ExchangeRecord};
 
-/// The observations of one exchange.
+/// The observations of one exchange. Its times are those of the loop's turns
+/// ([`time::of_turn`](crate::engine::time::of_turn)).
 pub(super) struct Exchanged {
     /// Its device's row and that row's generation. `None` if no such device was ever connected
     /// here.
     pub(super) device: Option<(usize, u64)>,
     pub(super) method: Cow<'static, str>,
-    pub(super) path: Box<str>,
+    pub(super) path: String,
     pub(super) from: Option<IpAddr>,
     pub(super) began: Instant,
     pub(super) attached: Option<Instant>,
@@ -25,20 +26,50 @@ pub(super) struct Exchanged {
 }
 
 impl Exchanged {
+    /// A request that begins at this time.
+    pub(super) fn at(began: Instant) -> Self {
+        Exchanged {
+            device: None,
+            method: Cow::Borrowed(""),
+            path: String::new(),
+            from: None,
+            began,
+            attached: None,
+            first_byte: None,
+            status: 0,
+            to_device: 0,
+            from_device: 0,
+            failure: None,
+            detail: None,
+        }
+    }
+
+    /// Makes a finished exchange another one, which begins at this time; its path keeps its memory.
+    pub(super) fn reset(&mut self, began: Instant) {
+        let path = std::mem::take(&mut self.path);
+        *self = Exchanged { path, ..Exchanged::at(began) };
+    }
+
+    /// How long it took until its end, how long it waited for a link or a poll, and from then until
+    /// the head of the response.
+    pub(super) fn times(&self, end: Instant) -> (Duration, Duration, Option<Duration>) {
+        let attached = self.attached.unwrap_or(end);
+        let first = self.first_byte.map(|at| between(self.attached.unwrap_or(self.began), at));
+        (between(self.began, end), between(self.began, attached), first)
+    }
+
     pub(super) fn complete(
         &self,
         record: ExchangeRecord,
-        took: Duration,
-        waited: Duration,
+        (took, waited, first_byte): (Duration, Duration, Option<Duration>),
     ) -> ExchangeRecord {
-        let attached = self.attached.unwrap_or(self.began);
         ExchangeRecord {
             at: SystemTime::now(),
             status: self.status,
             to_device: self.to_device,
             from_device: self.from_device,
             waited,
-            first_byte: self.first_byte.map(|first| first.saturating_duration_since(attached)),
+            first_byte,
             took,
             failure: self.failure,
             ..record
@@ -48,6 +79,11 @@ impl Exchanged {
     pub(super) fn is_error(&self) -> bool {
         is_error(self.status, self.failure)
     }
+}
+
+/// Most requests find an idle link in the turn in which they begin.
+fn between(from: Instant, to: Instant) -> Duration {
+    if from == to { Duration::ZERO } else { to.saturating_duration_since(from) }
 }
 
 /// Returns true if it counts as an error. An answered mistake of a visitor does not.

@@ -30,7 +30,8 @@ mod recent {
     /// exchanges.
     pub(crate) struct Recent {
         counts: Option<Box<Histogram<u32>>>,
-        halved: Instant,
+        /// When the counts are halved next.
+        due: Instant,
     }
 
     /// As small as possible; it grows with larger values.
@@ -42,7 +43,7 @@ mod recent {
 
     impl Recent {
         pub(crate) fn new(now: Instant) -> Self {
-            Recent { counts: None, halved: now }
+            Recent { counts: None, due: now + HALVING }
         }
 
         pub(crate) fn bytes(&self) -> usize {
@@ -64,11 +65,12 @@ mod recent {
 
         /// Halves the counts as often as is due by now.
         pub(crate) fn age(&mut self, now: Instant) {
-            let periods = now.saturating_duration_since(self.halved).as_secs() / HALVING.as_secs();
-            if periods == 0 {
+            if now < self.due {
                 return;
             }
-            self.halved = now;
+            let late = now.saturating_duration_since(self.due);
+            let periods = 1 + late.as_secs() / HALVING.as_secs();
+            self.due = now + HALVING;
             let Some(old) = self.counts.take() else { return };
             let halvings = u32::try_from(periods).unwrap_or(u32::MAX);
             let Some(mut counts) = empty() else { return };

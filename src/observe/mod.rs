@@ -7,10 +7,14 @@
 //! test of an `Option`.
 //!
 //! Memory of one device is bounded: 1.8 KiB of histogram, 60 minutes of 24 bytes,
-//! [`RECENT_MAX`](row::RECENT_MAX) requests of at most 220 bytes, [`CHANGES_MAX`](row::CHANGES_MAX)
+//! [`RECENT_MAX`](row::RECENT_MAX) requests of at most 232 bytes, [`CHANGES_MAX`](row::CHANGES_MAX)
 //! changes of at most 230 bytes and 600 bytes of its offer: less than 16 KiB, and about 1 KiB for
 //! an idle device. All of it is counted, and has a bound
-//! ([`OBSERVED_PART`](crate::limits::OBSERVED_PART)).
+//! ([`OBSERVED_PART`](crate::limits::OBSERVED_PART)). Exchanges in progress count as the gateway's,
+//! and the memory of the last 64 finished ones is used again.
+//!
+//! The times are those of the loop's turns, so that an exchange costs no reading of the clock. They
+//! are exact to a turn: a few microseconds in an idle loop, and under a millisecond in a busy one.
 //!
 //! # Order of files
 //! Each names only those above it.

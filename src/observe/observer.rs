@@ -8,13 +8,13 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 
 use crate::close_reason::CloseCause;
+use crate::engine::time;
 use crate::limits::Limits;
-use crate::observe::exchanged::Exchanged;
 use crate::observe::observed::Observed;
 use crate::observe::records::{Detail, ExchangeRecord, Seen, Taken, Visit};
 use crate::observe::row::{Change, OfferSeen};
 use crate::observe::table::{Bounds, Table};
-use crate::observe::texts::{PATH_BYTES_MAX, REASON_BYTES_MAX, cut, method};
+use crate::observe::texts::{PATH_BYTES_MAX, REASON_BYTES_MAX, cut, cut_into, method};
 use crate::proto::head::RequestHead;
 use crate::proto::turn::Transport;
 use crate::subscription::Charged;
@@ -72,9 +72,12 @@ impl Observer {
         if !self.is_on() {
             return Observed::default();
         }
-        let path = head.target.split(['?', '#']).next().unwrap_or_default();
-        let seen = Seen::from(head);
-        let detail = self.table().and_then(|table| table.records.begin(name, &seen, visit));
+        let end = head.target.bytes().position(|byte| matches!(byte, b'?' | b'#'));
+        let path = &head.target[..end.unwrap_or(head.target.len())];
+        let detail = match self.records() {
+            true => self.table().and_then(|table| table.records.begin(name, &head.into(), visit)),
+            false => None,
+        };
         self.begin(name, (head.method, path), visit.from, detail)
     }
 
@@ -91,21 +94,11 @@ impl Observer {
         detail: Option<Box<Detail>>,
     ) -> Observed {
         let Some(Shared { table, .. }) = &self.0 else { return Observed::default() };
-        let device = self.table().and_then(|mut table| table.begin(name));
-        let exchange = Exchanged {
-            device,
-            method: method(name_of_method),
-            path: cut(path, PATH_BYTES_MAX),
-            from,
-            began: Instant::now(),
-            attached: None,
-            first_byte: None,
-            status: 0,
-            to_device: 0,
-            from_device: 0,
-            failure: None,
-            detail,
-        };
+        let mut exchange =
+            table.lock().unwrap_or_else(PoisonError::into_inner).begin(name, time::of_turn());
+        exchange.method = method(name_of_method);
+        cut_into(&mut exchange.path, path, PATH_BYTES_MAX);
+        (exchange.from, exchange.detail) = (from, detail);
         Observed::on(table.clone(), exchange)
     }
 
@@ -126,7 +119,7 @@ impl Observer {
 
     /// Returns true if somebody reads records.
     pub(crate) fn records(&self) -> bool {
-        self.table().is_some_and(|table| table.records.are_read())
+        self.0.as_ref().is_some_and(|shared| shared.records.are_read())
     }
 
     /// Sends a record of each request there.

@@ -6,7 +6,7 @@
 
 use std::mem::size_of;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -191,15 +191,22 @@ impl Detail {
     }
 }
 
-/// The counters of records, readable without the table's lock; clones share them.
+/// Whether records are read, and their counters, readable without the table's lock; clones share
+/// them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Taken {
+    are_read: Arc<AtomicBool>,
     in_progress: Arc<AtomicUsize>,
     waiting: Arc<AtomicUsize>,
     lost: Arc<AtomicU64>,
 }
 
 impl Taken {
+    /// Returns true if somebody reads records.
+    pub(crate) fn are_read(&self) -> bool {
+        self.are_read.load(Relaxed)
+    }
+
     /// Bytes of memory of queued records, and of those of requests in progress.
     pub(crate) fn bytes(&self) -> usize {
         self.waiting.load(Relaxed) + self.in_progress.load(Relaxed)
@@ -235,11 +242,7 @@ impl Records {
     /// Sends a record of each request there.
     pub(crate) fn send_to(&mut self, to: Sender<Charged<ExchangeRecord>>, readers: Weak<()>) {
         self.reader = Some(Reader { to, readers, missed: 0 });
-    }
-
-    /// Returns true if somebody reads them.
-    pub(crate) fn are_read(&self) -> bool {
-        self.reader.is_some()
+        self.taken.are_read.store(true, Relaxed);
     }
 
     /// Begins a record, if records are read.
@@ -249,13 +252,14 @@ impl Records {
         seen: &Seen<'_>,
         visit: &Visit,
     ) -> Option<Box<Detail>> {
-        self.are_read().then(|| Detail::of(device, seen, visit, &self.taken.in_progress))
+        self.taken.are_read().then(|| Detail::of(device, seen, visit, &self.taken.in_progress))
     }
 
     /// Queues a record, without waiting for a reader.
     pub(crate) fn tell(&mut self, record: ExchangeRecord) {
         let Some(Reader { to, readers, missed }) = &mut self.reader else { return };
         if readers.strong_count() == 0 {
+            self.taken.are_read.store(false, Relaxed);
             return self.reader = None;
         }
         let (bytes, before) = (record.bytes(), self.taken.waiting.load(Relaxed));
@@ -343,7 +347,7 @@ mod tests {
         // Queued records go with their reader.
         drop(from);
         records.tell(detail.record.clone());
-        assert!(!records.are_read());
+        assert!(!taken.are_read());
         drop(detail);
         assert_eq!(taken.bytes(), 0);
     }

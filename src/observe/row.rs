@@ -49,7 +49,7 @@ impl OfferSeen {
 pub(crate) struct Done {
     pub(crate) at: Instant,
     pub(crate) method: Cow<'static, str>,
-    pub(crate) path: Box<str>,
+    pub(crate) path: String,
     pub(crate) from: Option<IpAddr>,
     /// 0: none was sent.
     pub(crate) status: u16,
@@ -60,7 +60,8 @@ pub(crate) struct Done {
 
 impl Done {
     fn text_bytes(&self) -> usize {
-        self.path.len() + if let Cow::Owned(method) = &self.method { method.capacity() } else { 0 }
+        self.path.capacity()
+            + if let Cow::Owned(method) = &self.method { method.capacity() } else { 0 }
     }
 }
 
@@ -140,6 +141,8 @@ pub(crate) struct Row {
     pub(super) departed: Option<Stamp>,
     /// Bytes of the texts in `offer`, `changes` and `recent`.
     pub(super) texts: usize,
+    /// The bytes of it that the table has counted.
+    pub(super) counted: usize,
     pub(crate) counts: Counts,
     pub(crate) in_progress: u64,
     pub(crate) times: Recent,
@@ -163,6 +166,7 @@ impl Row {
             credential: None,
             departed: None,
             texts: 0,
+            counted: 0,
             counts: Counts::default(),
             in_progress: 0,
             times: Recent::new(now),
@@ -190,11 +194,12 @@ impl Row {
             + self.counts.failures.capacity() * size_of::<(&str, u64)>()
     }
 
-    pub(super) fn remember(&mut self, done: Done, is_tight: bool) {
+    /// Returns the request that it replaces.
+    pub(super) fn remember(&mut self, done: Done, is_tight: bool) -> Option<Done> {
         self.texts += done.text_bytes();
-        if let Some(old) = push(&mut self.recent, done, RECENT_MAX, is_tight) {
-            self.texts -= old.text_bytes();
-        }
+        let old = push(&mut self.recent, done, RECENT_MAX, is_tight)?;
+        self.texts -= old.text_bytes();
+        Some(old)
     }
 
     pub(super) fn note(&mut self, change: Change, is_tight: bool) {

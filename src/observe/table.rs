@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::engine::departed::{Departed, Stamp};
 use crate::limits::{Limits, OBSERVED_AWAY_MAX, OBSERVED_PART, RECORDS_PART};
@@ -36,6 +36,10 @@ impl Bounds {
 /// The most names that are forgotten in one step.
 pub(super) const FORGOTTEN_AT_ONCE: usize = 64;
 
+/// The most finished exchanges whose memory is kept for the next ones: 20 KiB.
+const SPARE_MAX: usize = 64;
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// All connected names, and those that were disconnected last.
 pub(crate) struct Table {
     pub(super) names: HashMap<Arc<str>, usize>,
@@ -49,6 +53,10 @@ pub(crate) struct Table {
     pub(super) bytes_away: usize,
     bytes_max: usize,
     generations: u64,
+    /// The number of the current minute, and its end.
+    minute: (u32, Instant),
+    #[allow(clippy::vec_box, reason = "their boxes are used again, too")]
+    spare: Vec<Box<Exchanged>>,
     pub(crate) totals: Totals,
     pub(crate) refusals: Refusals,
     pub(crate) start: Instant,
@@ -71,6 +79,8 @@ impl Table {
             bytes_away: 0,
             bytes_max: bounds.bytes,
             generations: 0,
+            minute: (0, now + MINUTE),
+            spare: Vec::new(),
             totals: Totals::default(),
             refusals: Refusals::default(),
             start: now,
@@ -121,9 +131,9 @@ impl Table {
         let bytes = self.bytes.load(Relaxed);
         let is_tight = bytes >= self.bytes_max;
         let row = self.rows.get_mut(at)?.as_deref_mut()?;
-        let before = row.bytes();
         let changed = change(row, is_tight);
-        let after = row.bytes();
+        let (before, after) = (row.counted, row.bytes());
+        row.counted = after;
         self.bytes.store(bytes - before + after, Relaxed);
         if row.departed.is_some() {
             self.bytes_away = self.bytes_away - before + after;
@@ -132,35 +142,58 @@ impl Table {
     }
 
     /// The number of the current minute.
-    pub(crate) fn minute(&self, now: Instant) -> u32 {
-        (now.saturating_duration_since(self.start).as_secs() / 60) as u32
-    }
-
-    pub(super) fn begin(&mut self, name: &str) -> Option<(usize, u64)> {
-        self.totals.in_progress += 1;
-        let at = *self.names.get(name)?;
-        let row = self.rows.get_mut(at)?.as_deref_mut()?;
-        row.in_progress += 1;
-        Some((at, row.generation))
-    }
-
-    pub(super) fn finish(&mut self, exchange: &mut Exchanged, now: Instant) {
-        let took = now.saturating_duration_since(exchange.began);
-        let waited = exchange.attached.unwrap_or(now).saturating_duration_since(exchange.began);
-        let minute = self.minute(now);
-        if let Some(detail) = exchange.detail.take() {
-            self.records.tell(exchange.complete(detail.into_record(), took, waited));
+    pub(crate) fn minute(&mut self, now: Instant) -> u32 {
+        if now >= self.minute.1 {
+            let over = now.saturating_duration_since(self.minute.1);
+            self.minute.0 += 1 + (over.as_secs() / MINUTE.as_secs()) as u32;
+            self.minute.1 = self.start + MINUTE * (self.minute.0 + 1);
         }
+        self.minute.0
+    }
+
+    /// An exchange with the device of this name begins.
+    pub(super) fn begin(&mut self, name: &str, now: Instant) -> Box<Exchanged> {
+        self.totals.in_progress += 1;
+        let mut exchange = match self.spare.pop() {
+            Some(mut spare) => {
+                spare.reset(now);
+                spare
+            }
+            None => Box::new(Exchanged::at(now)),
+        };
+        exchange.device = self.names.get(name).and_then(|at| {
+            let row = self.rows.get_mut(*at)?.as_deref_mut()?;
+            row.in_progress += 1;
+            Some((*at, row.generation))
+        });
+        exchange
+    }
+
+    /// An exchange has ended.
+    pub(super) fn finish(&mut self, mut exchange: Box<Exchanged>, now: Instant) {
+        let times = exchange.times(now);
+        if let Some(detail) = exchange.detail.take() {
+            self.records.tell(exchange.complete(detail.into_record(), times));
+        }
+        self.count(&mut exchange, times, now);
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(exchange);
+        }
+    }
+
+    fn count(
+        &mut self,
+        exchange: &mut Exchanged,
+        (took, waited, first_byte): (Duration, Duration, Option<Duration>),
+        now: Instant,
+    ) {
+        let minute = self.minute(now);
         let totals = &mut self.totals;
         totals.in_progress = totals.in_progress.saturating_sub(1);
         totals.counts.add(exchange);
         totals.took.add(took);
         totals.waited.add(waited);
-        if let Some(first) = exchange.first_byte {
-            totals
-                .first_byte
-                .add(first.saturating_duration_since(exchange.attached.unwrap_or(exchange.began)));
-        }
+        first_byte.into_iter().for_each(|time| totals.first_byte.add(time));
         let Some((at, generation)) = exchange.device else { return };
         self.update(at, |row, is_tight| {
             if row.generation != generation {
@@ -184,7 +217,8 @@ impl Table {
                 waited,
                 failure: exchange.failure,
             };
-            row.remember(done, is_tight);
+            // The path of the replaced request is the memory for that of another one.
+            exchange.path = row.remember(done, is_tight).map(|old| old.path).unwrap_or_default();
         });
     }
 
@@ -218,7 +252,7 @@ impl Table {
             (false, true) => {
                 if let Some(stamp) = row.departed.take() {
                     self.departed.remove(stamp);
-                    self.bytes_away -= row.bytes();
+                    self.bytes_away -= row.counted;
                 }
                 (row.since, row.last_seen) = (now, now);
                 row.ups += 1;
@@ -227,7 +261,7 @@ impl Table {
                 row.since = now;
                 let stamp = self.departed.insert(row.name.clone(), &row.credential, now);
                 row.departed = Some(stamp);
-                self.bytes_away += row.bytes();
+                self.bytes_away += row.counted;
             }
             _ => {}
         }
@@ -240,9 +274,10 @@ impl Table {
             self.departed.first_of_most().into_iter().for_each(|stamp| self.remove(stamp));
         }
         self.generations += 1;
-        let row = Box::new(Row::new(name, self.generations, now));
+        let mut row = Box::new(Row::new(name, self.generations, now));
         let key = row.name.clone();
-        self.bytes.fetch_add(row.bytes(), Relaxed);
+        row.counted = row.bytes();
+        self.bytes.fetch_add(row.counted, Relaxed);
         let at = match self.free.pop() {
             Some(at) => {
                 self.rows[at] = Some(row);
@@ -277,8 +312,8 @@ impl Table {
         let Some(name) = self.departed.remove(stamp) else { return };
         let Some(at) = self.names.remove(&name) else { return };
         if let Some(row) = self.rows.get_mut(at).and_then(Option::take) {
-            self.bytes.fetch_sub(row.bytes(), Relaxed);
-            self.bytes_away -= row.bytes();
+            self.bytes.fetch_sub(row.counted, Relaxed);
+            self.bytes_away -= row.counted;
             self.free.push(at);
         }
     }

@@ -24,11 +24,20 @@ pub(super) fn beginning(text: &str, most: usize) -> &str {
 
 /// The beginning of a text, without characters that [mislead](misleads).
 pub(crate) fn cut(text: &str, most: usize) -> Box<str> {
+    let mut kept = String::new();
+    cut_into(&mut kept, text, most);
+    kept.into()
+}
+
+/// The same in place of a former text, whose memory is used again.
+pub(super) fn cut_into(kept: &mut String, text: &str, most: usize) {
     let text = beginning(text, most);
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        return text.into(); // nearly always, and much faster
+    kept.clear();
+    kept.reserve_exact(text.len());
+    if text.bytes().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~')) {
+        return kept.push_str(text); // nearly always, and much faster
     }
-    text.chars().map(|c| if misleads(c) { '?' } else { c }).collect()
+    kept.extend(text.chars().map(|c| if misleads(c) { '?' } else { c }));
 }
 
 /// A method; common ones need no allocation.
