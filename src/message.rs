@@ -18,7 +18,7 @@ use crate::proto::upgrade::{self, Offered};
 
 /// The properties of a request that its response depends on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct RequestFacts {
     /// The method was HEAD.
     pub(crate) is_head: bool,
     /// 0 or 1: HTTP/1.0 or HTTP/1.1.
@@ -122,7 +122,7 @@ pub(crate) fn write_response_head(
     out: &mut Vec<u8>,
     parts: &http::response::Parts,
     body: &Body,
-    asked: &Asked,
+    asked: &RequestFacts,
 ) -> Result<Sending, Refusal> {
     let status = parts.status.as_u16();
     head_writer::write_status_line(out, status, head_writer::reason_phrase(status).as_bytes())?;
@@ -157,7 +157,7 @@ pub(crate) fn write_response_head(
 }
 
 /// How a final response's body goes out.
-fn response_framing(parts: &http::response::Parts, body: &Body, asked: &Asked) -> Framing {
+fn response_framing(parts: &http::response::Parts, body: &Body, asked: &RequestFacts) -> Framing {
     if matches!(
         parts.status,
         StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED

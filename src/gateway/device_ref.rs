@@ -18,7 +18,9 @@ use crate::gateway::state::{Borrow, Command};
 use crate::gateway::stats::LinkCounts;
 #[cfg(doc)]
 use crate::limits::Limits;
-use crate::link::{Asked, Done, GatewayLink, NothingArrived, Owned, Settlement, Switched, Whole};
+use crate::link::{
+    BegunResponse, Done, GatewayLink, NothingArrived, Owned, Settlement, Switched, Whole,
+};
 use crate::proto::turn::{Name, Transport};
 use crate::relay::{Wait, Waits};
 use crate::stream::Shared;
@@ -204,7 +206,7 @@ impl DeviceRef {
         let owned = Owned { first: None, waiting, whole, cut_error: cut_error.clone(), done };
         // For a mailbox, the loop has already tried again if that was allowed.
         let asked = link.ask_owned(request, owned);
-        let Asked { mut response, switched } =
+        let BegunResponse { mut response, switched } =
             asked.map_err(|(e, NothingArrived(nothing))| (e, nothing && of != Leased::Pair))?;
         if let Some(Switched { stream, unread, settlement }) = switched {
             let over = Over(Mutex::new(Some(settlement)));

@@ -13,7 +13,7 @@ use crate::link::line::Line;
 use crate::link::send::{SendFault, WriteBuffers};
 use crate::link::wire::{Expectation, HeadFault, Side, Wire, header_map, is_timeout};
 use crate::link::wire_body::WireBody;
-use crate::message::{Asked, check_switch, write_refusal, write_response_head};
+use crate::message::{RequestFacts, check_switch, write_refusal, write_response_head};
 use crate::proto::body::Framing;
 use crate::proto::forward::{SAME_VISITOR, WAITING, callers_waiting, host_of};
 use crate::proto::framed::FramedRequest;
@@ -49,7 +49,7 @@ pub struct DeviceLink<S: TimedStream + 'static = Stream> {
 /// A request that waits for its response.
 #[derive(Clone)]
 struct Pending {
-    asked: Asked,
+    asked: RequestFacts,
     /// The other protocols that it offers, to which a 101 may switch.
     offered: Option<Offered>,
 }
@@ -395,7 +395,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
     ) -> Result<(), Error> {
         let (parts, mut body) = response.into_parts();
         let (close, read_first) = self.plan_for_unread_body(body.in_memory().is_none());
-        let asked = Asked { close: pending.asked.close || close, ..pending.asked };
+        let asked = RequestFacts { close: pending.asked.close || close, ..pending.asked };
         self.buffers.out.clear();
         let written = write_response_head(&mut self.buffers.out, &parts, &body, &asked);
         let fits =
@@ -536,7 +536,7 @@ fn question(head: &FramedRequest<'_>) -> Result<Question, Refusal> {
             .map_err(|_| Refusal::new(400, "the host is no value of a field"))?;
         request.headers_mut().insert(header::HOST, host);
     }
-    let asked = Asked {
+    let asked = RequestFacts {
         is_head: head.method == "HEAD",
         minor: head.minor,
         close: head.minor == 0 || !head::keeps_alive(head.minor, &head.fields),

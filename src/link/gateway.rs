@@ -91,7 +91,7 @@ pub(crate) struct Owned<S> {
 }
 
 /// The result of an owned exchange whose response has begun.
-pub(crate) struct Asked<S> {
+pub(crate) struct BegunResponse<S> {
     pub(crate) response: Response<Body>,
     /// The connection, if the response is the requested 101.
     pub(crate) switched: Option<Switched<S>>,
@@ -214,7 +214,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         mut self,
         request: Request<Body>,
         owned: Owned<S>,
-    ) -> Result<Asked<S>, (Error, NothingArrived)> {
+    ) -> Result<BegunResponse<S>, (Error, NothingArrived)> {
         let settlement = Settlement::new(owned.done, owned.cut_error);
         self.line.lock().whole = owned.whole;
         if has_bound_login(request.headers()) {
@@ -236,7 +236,10 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let switched =
                 wire.take().map(|(stream, unread)| Switched { stream, unread, settlement });
-            return Ok(Asked { response: answer.response.map(|()| Body::empty()), switched });
+            return Ok(BegunResponse {
+                response: answer.response.map(|()| Body::empty()),
+                switched,
+            });
         }
         let body = match begin(&mut wire, &answer) {
             None => Body::from_streamed(
@@ -250,7 +253,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
                 bytes.into()
             }
         };
-        Ok(Asked { response: answer.response.map(|()| body), switched: None })
+        Ok(BegunResponse { response: answer.response.map(|()| body), switched: None })
     }
 
     /// Returns true if a byte of a response to the last request has arrived. If the request failed

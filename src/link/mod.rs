@@ -69,6 +69,6 @@ pub(crate) use deadlines::Whole;
 pub use device::DeviceLink;
 pub(crate) use device::{Lingered, Next};
 pub use gateway::GatewayLink;
-pub(crate) use gateway::{Asked, LinkedDevice, NothingArrived, Owned, Switched};
+pub(crate) use gateway::{BegunResponse, LinkedDevice, NothingArrived, Owned, Switched};
 pub use turn::{Offered, Offering, accept, offer, receive};
 pub(crate) use wire_body::{CutError, Done, Settlement};

@@ -6,7 +6,7 @@ use crate::limits::Limits;
 use crate::proto::head::{self, LineEnds};
 use crate::sim::actors::{Actor, BOGUS, Cx, read_all};
 use crate::sim::net::{self, MILLI, Micros, SECOND, Socket, tell};
-use crate::sim::origin::{Asked, Ends, answer, run, take_body, take_head};
+use crate::sim::origin::{Ends, ReceivedRequest, answer, run, take_body, take_head};
 
 /// Dials like a device, and answers arbitrarily.
 pub(super) struct Hostile {
@@ -24,7 +24,7 @@ struct Link {
     socket: Socket,
     input: Vec<u8>,
     turned: bool,
-    asked: Option<Asked>,
+    asked: Option<ReceivedRequest>,
     /// Why the link must not be used again: no further request may arrive.
     odd: Option<&'static str>,
     /// When it sends which bytes; `true`: it then closes.
@@ -123,7 +123,7 @@ impl Hostile {
     }
 
     /// Answers validly or not. Returns false if it closes.
-    fn misbehave(label: &str, link: &mut Link, asked: &Asked, cx: &mut Cx<'_>) -> bool {
+    fn misbehave(label: &str, link: &mut Link, asked: &ReceivedRequest, cx: &mut Cx<'_>) -> bool {
         let (good, ends) = answer(cx, asked, false);
         let is_head = asked.method == "HEAD";
         let choice = if cx.calm { 99 } else { cx.rng.range(0, 40) };

@@ -8,7 +8,7 @@ use crate::sim::net::{self, MILLI, Micros, SECOND, Socket};
 use crate::sim::tunnels::TARGET;
 
 /// A request as a server reads it.
-pub(super) struct Asked {
+pub(super) struct ReceivedRequest {
     /// It wants a tunnel that echoes this number of bytes.
     pub(super) echo: Option<usize>,
     /// `None`: a heartbeat, or a request that no visitor sent.
@@ -26,7 +26,10 @@ fn query(target: &str, name: &str) -> Option<u64> {
 }
 
 /// Takes a request's head from `input`.
-pub(super) fn take_head(input: &mut Vec<u8>, limits: &Limits) -> Result<Option<Asked>, String> {
+pub(super) fn take_head(
+    input: &mut Vec<u8>,
+    limits: &Limits,
+) -> Result<Option<ReceivedRequest>, String> {
     let Some(request) = head::request(input, limits, LineEnds::Crlf).map_err(|e| e.to_string())?
     else {
         return Ok(None);
@@ -35,7 +38,7 @@ pub(super) fn take_head(input: &mut Vec<u8>, limits: &Limits) -> Result<Option<A
     let wants_echo =
         request.target.starts_with(TARGET) && request.fields.lists("Connection", "upgrade");
     let length = query(request.target, "len").unwrap_or(0) as usize;
-    let asked = Asked {
+    let asked = ReceivedRequest {
         echo: wants_echo.then_some(length),
         nonce: query(request.target, "n"),
         method: request.method.to_owned(),
@@ -50,7 +53,7 @@ pub(super) fn take_head(input: &mut Vec<u8>, limits: &Limits) -> Result<Option<A
 }
 
 /// Takes the body from `input`; returns true if it is complete.
-pub(super) fn take_body(asked: &mut Asked, input: &mut Vec<u8>) -> Result<bool, String> {
+pub(super) fn take_body(asked: &mut ReceivedRequest, input: &mut Vec<u8>) -> Result<bool, String> {
     let mut used = 0;
     let whole = loop {
         let (n, piece) = asked.decoder.decode(&input[used..]).map_err(|e| e.to_string())?;
@@ -66,7 +69,7 @@ pub(super) fn take_body(asked: &mut Asked, input: &mut Vec<u8>) -> Result<bool, 
 }
 
 /// Counts a complete request, and checks its body.
-pub(super) fn run(cx: &mut Cx<'_>, asked: &Asked, whose: &str) {
+pub(super) fn run(cx: &mut Cx<'_>, asked: &ReceivedRequest, whose: &str) {
     let Some(nonce) = asked.nonce else { return };
     cx.tally.ran(nonce, whose);
     if asked.method == "POST" && asked.body != pattern('q', nonce, asked.length) {
@@ -84,7 +87,11 @@ pub(super) enum Ends {
 }
 
 /// The response to a request: its bytes, and how the connection goes on.
-pub(super) fn answer(cx: &mut Cx<'_>, asked: &Asked, open_ended_allowed: bool) -> (Vec<u8>, Ends) {
+pub(super) fn answer(
+    cx: &mut Cx<'_>,
+    asked: &ReceivedRequest,
+    open_ended_allowed: bool,
+) -> (Vec<u8>, Ends) {
     let Some(nonce) = asked.nonce else {
         return (
             b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
@@ -158,7 +165,7 @@ pub(super) struct Origin {
 struct Serving {
     socket: Socket,
     input: Vec<u8>,
-    asked: Option<Asked>,
+    asked: Option<ReceivedRequest>,
     out: Vec<u8>,
     /// When the output may go on.
     until: Micros,
@@ -252,7 +259,7 @@ impl Origin {
         limits: &Limits,
         serving: &mut Serving,
         cx: &mut Cx<'_>,
-    ) -> Result<Asked, bool> {
+    ) -> Result<ReceivedRequest, bool> {
         let ended = read_all(&serving.socket, &mut serving.input, usize::MAX).is_err();
         if serving.asked.is_none() {
             match take_head(&mut serving.input, limits) {
@@ -277,7 +284,13 @@ impl Origin {
         serving.asked.take().ok_or(false)
     }
 
-    fn respond(label: &str, rough: bool, asked: Asked, serving: &mut Serving, cx: &mut Cx<'_>) {
+    fn respond(
+        label: &str,
+        rough: bool,
+        asked: ReceivedRequest,
+        serving: &mut Serving,
+        cx: &mut Cx<'_>,
+    ) {
         run(cx, &asked, label);
         if asked.echo.is_some() {
             serving.out =

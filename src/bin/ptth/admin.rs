@@ -10,7 +10,7 @@ use reverse_http::{Gateway, Tokens};
 use crate::addresses::{address_or_socket, is_loopback};
 use crate::files::Reading;
 use crate::reload::{read_tokens, reload_tokens};
-use crate::{Failure, levels, usage};
+use crate::{Failure, log_levels, usage};
 
 #[derive(Args, Clone)]
 pub(crate) struct AdminArgs {
@@ -62,7 +62,7 @@ impl AdminArgs {
     pub(crate) fn listen(&self, gateway: &Gateway) -> Result<Option<AdminListener>, Failure> {
         let Some(address) = &self.admin else { return Ok(None) };
         let mut admin =
-            Admin::new().metrics_per_device(self.metrics_per_device).on_log_level(levels::set);
+            Admin::new().metrics_per_device(self.metrics_per_device).on_log_level(log_levels::set);
         if let Some(tokens) = self.tokens(Reading::First)? {
             admin = admin.tokens(tokens);
         }

@@ -14,7 +14,7 @@ use reverse_http::{Fallback, OnRefusal, TurnMode};
 
 use crate::certificates::{DeviceFiles, LocalFiles};
 use crate::config::duration;
-use crate::levels::LogFormat;
+use crate::log_levels::LogFormat;
 
 #[derive(Args)]
 #[group(skip)]

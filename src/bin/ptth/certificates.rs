@@ -11,8 +11,8 @@ use reverse_http::tls::{ClientCertificates, DeviceTls, GatewayTls, LocalTls};
 use reverse_http::{DeviceHandle, calendar};
 
 use crate::arguments::yes_or_no;
+use crate::certificate_pairs::Pairs;
 use crate::files::{self, Reading, Stamp};
-use crate::pairs::Pairs;
 
 #[derive(Args)]
 pub(crate) struct GatewayFiles {

@@ -24,7 +24,7 @@ use crate::config::duration;
 use crate::device::token;
 use crate::files::Reading;
 use crate::output::print_line;
-use crate::proxy::{self, Way};
+use crate::proxy::{self, ProxyServer};
 use crate::wire::{Reply, Wire, looked_up};
 use crate::{Failure, failed, usage};
 
@@ -79,8 +79,8 @@ fn bad(step: &str, what: impl Display) -> Failure {
 /// Runs the check. Exit codes: 0 usable, 1 not, 2 wrong usage, 3 refused by the gateway.
 pub(crate) fn run(args: CheckArgs) -> Result<(), Failure> {
     let gateway = Target::of(&args)?;
-    let way = proxy::way(args.proxy.as_deref(), &args.url)?;
-    let check = Check { gateway, way, timeout: args.timeout, heartbeat: args.heartbeat };
+    let proxy = proxy::server_for(args.proxy.as_deref(), &args.url)?;
+    let check = Check { gateway, proxy, timeout: args.timeout, heartbeat: args.heartbeat };
     let addresses = check.reach()?;
     if check.gateway.tls.is_some() {
         check.show_chain(&addresses)?;
@@ -139,7 +139,7 @@ impl Target {
 
 struct Check {
     gateway: Target,
-    way: Option<Way>,
+    proxy: Option<ProxyServer>,
     timeout: Duration,
     heartbeat: Duration,
 }
@@ -156,10 +156,10 @@ impl Check {
     /// Checks DNS and TCP (of the proxy, if there is one), and returns the addresses that accept
     /// connections.
     fn reach(&self) -> Result<Vec<SocketAddr>, Failure> {
-        let (host, port) = match &self.way {
-            Some(way) => {
-                good("proxy", format_args!("{} (of {})", way.authority(), way.source))?;
-                (way.host.clone(), way.port)
+        let (host, port) = match &self.proxy {
+            Some(proxy) => {
+                good("proxy", format_args!("{} (of {})", proxy.authority(), proxy.source))?;
+                (proxy.host.clone(), proxy.port)
             }
             None => (self.gateway.host.clone(), self.gateway.port),
         };
@@ -199,10 +199,10 @@ impl Check {
         let stream = TcpStream::connect_timeout(address, self.timeout)
             .map_err(|e| bad("TCP", format_args!("{address}: {}", explained(&e))))?;
         let mut wire = Wire::new(stream, Instant::now() + self.timeout);
-        let Some(way) = &self.way else { return Ok(wire) };
+        let Some(proxy) = &self.proxy else { return Ok(wire) };
         let to = with_port(&self.gateway.host, self.gateway.port);
-        let told = wire.send(way.connect(&to).as_bytes()).and_then(|()| wire.reply());
-        let reply = told.map_err(|e| bad("proxy", format_args!("{}: {e}", way.authority())))?;
+        let told = wire.send(proxy.connect(&to).as_bytes()).and_then(|()| wire.reply());
+        let reply = told.map_err(|e| bad("proxy", format_args!("{}: {e}", proxy.authority())))?;
         match reply.status {
             200..=299 => Ok(wire),
             407 => Err(bad(

@@ -26,7 +26,7 @@ use crate::arguments::{digits, some_time};
 use crate::certificates::DeviceFiles;
 use crate::device::token;
 use crate::output::say;
-use crate::proxy::{self, Way};
+use crate::proxy::{self, ProxyServer};
 use crate::visitors::Visitors;
 use crate::wire::{self, TEXT_MAX};
 use crate::{Failure, failed, usage};
@@ -84,12 +84,12 @@ pub(crate) fn run(args: ConnectArgs) -> Result<(), Failure> {
             args.url
         )));
     }
-    let way = proxy::way(args.proxy.as_deref(), &args.url)?;
+    let proxy = proxy::server_for(args.proxy.as_deref(), &args.url)?;
     let token = token(args.token_file.as_deref(), "--token-file", "PTTH_VISITOR_TOKEN")?;
     let mut request = Vec::new();
     tcp::write_request(&mut request, &to.path, &to.authority, token.as_deref())
         .map_err(|e| usage(format!("the request cannot be written: {}", e.reason)))?;
-    let target = Target { to, way, request, timeout: args.timeout };
+    let target = Target { to, proxy, request, timeout: args.timeout };
     match &args.listen {
         Some(at) => serve(at, target),
         None => serve_stdio(&target),
@@ -99,7 +99,7 @@ pub(crate) fn run(args: ConnectArgs) -> Result<(), Failure> {
 /// A device's target, and how to reach it.
 struct Target {
     to: Visitors,
-    way: Option<Way>,
+    proxy: Option<ProxyServer>,
     request: Vec<u8>,
     timeout: Duration,
 }
@@ -109,7 +109,7 @@ impl Target {
     fn open(&self) -> Result<(Arc<Stream>, Vec<u8>), Failure> {
         let until = Instant::now() + self.timeout;
         let left = || until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        let socket = self.to.reach(self.way.as_ref(), until)?;
+        let socket = self.to.reach(self.proxy.as_ref(), until)?;
         let limit = |socket: &TcpStream, time: Option<Duration>| {
             socket.set_read_timeout(time).and_then(|()| socket.set_write_timeout(time))
         };

@@ -16,9 +16,9 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::arguments::{Comet, DeviceArgs, Offered, Polling, ServiceArgs};
-use crate::board::Board;
 use crate::config::Merged;
 use crate::contradictions;
+use crate::device_status::DeviceStatus;
 use crate::files::{Again, Reading};
 use crate::local_servers::{self, is_any_secure, is_secure, said_of_all};
 use crate::output::{print_line, say};
@@ -44,8 +44,8 @@ pub(crate) fn run(args: DeviceArgs, merged: &Merged) -> Result<(), Failure> {
     supervisor.ready(format_args!("connecting to {}", args.url));
     let watched = handle.clone();
     supervisor.watch(move |time| watched.ping(time).is_ok());
-    let board = args.status.as_deref().map(Board::start).transpose()?;
-    let reporter = report(events, supervisor.clone(), board.clone());
+    let status = args.status.as_deref().map(DeviceStatus::start).transpose()?;
+    let reporter = report(events, supervisor.clone(), status.clone());
     let given = (args.tls, args.local);
     let files = Arc::new(certificates::InForce::new(given, stamps, handle.clone()));
     let again = {
@@ -64,7 +64,7 @@ pub(crate) fn run(args: DeviceArgs, merged: &Merged) -> Result<(), Failure> {
     std::thread::spawn(move || handle_signals(signals, &running, &again, &supervisor, drain));
     let ended = handle.wait();
     drop(reporter.join()); // its last lines are written
-    board.iter().for_each(Board::stopped);
+    status.iter().for_each(DeviceStatus::stopped);
     Ok(ended?)
 }
 
@@ -81,7 +81,7 @@ fn check_combinations(args: &DeviceArgs) -> Result<(), Failure> {
             "--tcp takes links, and --fallback only does without: a device that polls cannot do it; omit one of them",
         ));
     }
-    args.status.as_deref().map_or(Ok(()), Board::check)?;
+    args.status.as_deref().map_or(Ok(()), DeviceStatus::check)?;
     if args.failover && args.gateway.is_empty() {
         return Err(usage("--failover goes with --gateway: it takes a second gateway to go to"));
     }
@@ -207,11 +207,11 @@ fn serve(
 fn report(
     events: impl IntoIterator<Item = DeviceEvent> + Send + 'static,
     supervisor: Supervisor,
-    board: Option<Board>,
+    status: Option<DeviceStatus>,
 ) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for event in events {
-            board.iter().for_each(|board| board.note(&event));
+            status.iter().for_each(|status| status.note(&event));
             match event.kind {
                 DeviceEventKind::Connected => {
                     supervisor.status(format_args!("connected {} via {}", event.name, event.url));

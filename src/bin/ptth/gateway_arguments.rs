@@ -15,7 +15,7 @@ use crate::arguments::{
 };
 use crate::certificates::GatewayFiles;
 use crate::config::duration;
-use crate::levels::LogFormat;
+use crate::log_levels::LogFormat;
 use crate::peers::PeersArgs;
 
 /// Options about the requests that a gateway accepts.

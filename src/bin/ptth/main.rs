@@ -13,17 +13,17 @@
 
 mod addresses;
 mod arguments;
-mod board;
+mod certificate_pairs;
 mod certificates;
 mod config;
 mod contradictions;
 mod device;
+mod device_status;
 mod environment;
 mod files;
-mod levels;
 mod local_servers;
+mod log_levels;
 mod output;
-mod pairs;
 mod proxy;
 mod secrets;
 mod signals;
@@ -144,7 +144,7 @@ fn main() -> ExitCode {
     let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { text, code }) => {
-            match levels::are_json() {
+            match log_levels::are_json() {
                 _ if text.is_empty() => {}
                 true => {
                     output::complain(json!({ "level": "ERROR", "target": "ptth", "message": text }))
@@ -159,15 +159,15 @@ fn main() -> ExitCode {
 }
 
 fn run(errors: output::Output) -> Result<(), Failure> {
-    levels::start(errors);
+    log_levels::start(errors);
     if let Err(e) = rlimit::increase_nofile_limit(u64::MAX) {
         log::debug!("the limit of open files stays as it is: {e}");
     }
     let (cli, merged) = environment::parse::<Cli>()?;
     match &cli.command {
         #[cfg(feature = "cli")]
-        Command::Gateway(args) => levels::set_format(args.log_format),
-        Command::Device(args) => levels::set_format(args.log_format),
+        Command::Gateway(args) => log_levels::set_format(args.log_format),
+        Command::Device(args) => log_levels::set_format(args.log_format),
         #[cfg(feature = "cli")]
         Command::Tool(_) => {}
     }

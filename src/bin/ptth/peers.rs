@@ -13,10 +13,10 @@ use reverse_http::tls::{ClientCertificates, DeviceTls, GatewayTls};
 use reverse_http::{Error, Gateway, Peers, RedisDirectory};
 
 use crate::addresses::{self, Listening, address, at_listener, is_loopback, is_unspecified};
+use crate::certificate_pairs::Pairs;
 use crate::certificates;
 use crate::config::duration;
 use crate::files::{self, Reading};
-use crate::pairs::Pairs;
 use crate::reload::{reload_tls, wrong};
 use crate::secrets;
 use crate::{Failure, usage};

@@ -94,7 +94,7 @@ impl Proxy {
 }
 
 /// The proxy of one connection.
-pub(crate) struct Way {
+pub(crate) struct ProxyServer {
     pub(crate) host: String,
     pub(crate) port: u16,
     /// The option or variable that names it.
@@ -102,7 +102,7 @@ pub(crate) struct Way {
     credentials: Credentials,
 }
 
-impl Way {
+impl ProxyServer {
     pub(crate) fn authority(&self) -> String {
         with_port(&self.host, self.port)
     }
@@ -122,7 +122,10 @@ impl Way {
 }
 
 /// The proxy that a device would use for this gateway, by the same rules as [`set`].
-pub(crate) fn way(given: Option<&str>, gateway: &str) -> Result<Option<Way>, Failure> {
+pub(crate) fn server_for(
+    given: Option<&str>,
+    gateway: &str,
+) -> Result<Option<ProxyServer>, Failure> {
     let found = Proxy::of(given, is_typed(), &[gateway], variable)?;
     let Some(Proxy { source, url, credentials, .. }) = found else { return Ok(None) };
     Device::builder("http://localhost/check").proxy(&url).build()?; // the library's verdict
@@ -132,7 +135,7 @@ pub(crate) fn way(given: Option<&str>, gateway: &str) -> Result<Option<Way>, Fai
         authority.ok_or_else(|| usage(format!("{source}: write a proxy like http://HOST:PORT")))?;
     let host = bare(authority.host()).to_owned();
     let port = authority.port_u16().unwrap_or(1080); // as the library, and curl
-    Ok(Some(Way { host, port, source, credentials }))
+    Ok(Some(ProxyServer { host, port, source, credentials }))
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use reverse_http::tls::GatewayTls;
 use reverse_http::{Error, Gateway, Limits, Tokens};
 
+use crate::certificate_pairs::told;
 use crate::config::{File, Merged, changes};
 use crate::files::Reading;
 use crate::gateway::{fixed_routes, limits_of, read_sign_in_keys};
 use crate::gateway_arguments::GatewayArgs;
 use crate::listeners::Listeners;
-use crate::pairs::told;
 use crate::peers::PeersArgs;
 use crate::{Cli, Command, environment, tokens};
 

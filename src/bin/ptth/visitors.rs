@@ -10,7 +10,7 @@ use reverse_http::tls::DeviceTls;
 use crate::addresses::{bare, with_port};
 use crate::certificates::DeviceFiles;
 use crate::files::Reading;
-use crate::proxy::Way;
+use crate::proxy::ProxyServer;
 use crate::wire::{Wire, looked_up};
 use crate::{Failure, failed, usage};
 
@@ -66,14 +66,18 @@ impl Visitors {
     }
 
     /// Connects to the gateway, through a proxy if there is one, without TLS.
-    pub(crate) fn reach(&self, way: Option<&Way>, until: Instant) -> Result<TcpStream, Failure> {
-        let Some(way) = way else {
+    pub(crate) fn reach(
+        &self,
+        proxy: Option<&ProxyServer>,
+        until: Instant,
+    ) -> Result<TcpStream, Failure> {
+        let Some(proxy) = proxy else {
             return dial(&self.host, self.port, until)?.into_socket().map_err(failed);
         };
-        let mut wire = dial(&way.host, way.port, until)?;
+        let mut wire = dial(&proxy.host, proxy.port, until)?;
         let to = with_port(&self.host, self.port);
-        let broken = |why: String| failed(format_args!("the proxy {}: {why}", way.authority()));
-        let told = wire.send(way.connect(&to).as_bytes()).and_then(|()| wire.reply());
+        let broken = |why: String| failed(format_args!("the proxy {}: {why}", proxy.authority()));
+        let told = wire.send(proxy.connect(&to).as_bytes()).and_then(|()| wire.reply());
         let reply = told.map_err(broken)?;
         match reply.status {
             200..=299 => wire.into_socket().map_err(broken),

@@ -20,7 +20,7 @@ use crate::{Failure, failed, usage};
 
 /// The state of the connections. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Board {
+pub(crate) struct DeviceStatus {
     state: Arc<Mutex<State>>,
     file: Option<Arc<PathBuf>>,
 }
@@ -82,7 +82,7 @@ impl State {
     }
 }
 
-impl Board {
+impl DeviceStatus {
     /// Refuses a value that is neither a path nor an address on loopback.
     ///
     /// # Errors
@@ -108,9 +108,9 @@ impl Board {
     pub(crate) fn start(to: &str) -> Result<Self, Failure> {
         let state = Arc::<Mutex<State>>::default();
         if !is_address(to) {
-            let board = Board { state, file: Some(Arc::new(PathBuf::from(to))) };
-            board.write().map_err(|e| usage(format!("--status {to}: {e}")))?;
-            return Ok(board);
+            let status = DeviceStatus { state, file: Some(Arc::new(PathBuf::from(to))) };
+            status.write().map_err(|e| usage(format!("--status {to}: {e}")))?;
+            return Ok(status);
         }
         let listener = TcpListener::bind(to).map_err(|e| {
             let hint = match e.kind() {
@@ -123,10 +123,10 @@ impl Board {
         })?;
         let address = listener.local_addr().map_err(failed)?;
         say(format_args!("status http://{address}"));
-        let board = Board { state, file: None };
-        let shown = board.clone();
+        let status = DeviceStatus { state, file: None };
+        let shown = status.clone();
         listener::start(listener, move || shown.text()).map_err(failed)?;
-        Ok(board)
+        Ok(status)
     }
 
     /// Notes what happened.
@@ -195,22 +195,22 @@ mod tests {
     #[test]
     fn the_status_is_written_through_no_link_and_leaves_nothing_behind() {
         let pid = std::process::id();
-        let folder = std::env::temp_dir().join(format!("ptth-board-{pid}"));
+        let folder = std::env::temp_dir().join(format!("ptth-status-{pid}"));
         std::fs::create_dir(&folder).unwrap();
         let [path, beside, victim] =
             ["status", &format!("status.{pid}"), "victim"].map(|name| folder.join(name));
         std::fs::write(&victim, "precious").unwrap();
         std::os::unix::fs::symlink(&victim, &beside).unwrap();
-        let board = Board { state: Arc::default(), file: Some(Arc::new(path.clone())) };
-        board.write().unwrap();
+        let status = DeviceStatus { state: Arc::default(), file: Some(Arc::new(path.clone())) };
+        status.write().unwrap();
         assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
         assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
         assert!(!beside.exists());
         // A write that fails leaves nothing either.
-        let board = Board { state: Arc::default(), file: Some(Arc::new(folder.clone())) };
-        assert!(board.write().is_err());
+        let status = DeviceStatus { state: Arc::default(), file: Some(Arc::new(folder.clone())) };
+        assert!(status.write().is_err());
         std::fs::remove_dir_all(&folder).unwrap();
-        let beside = std::env::temp_dir().join(format!("ptth-board-{pid}.{pid}"));
+        let beside = std::env::temp_dir().join(format!("ptth-status-{pid}.{pid}"));
         assert!(!beside.exists());
     }
 
