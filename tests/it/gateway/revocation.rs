@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use http::Request;
 use reverse_http::tls::{ClientCertificates, GatewayTls, Identity};
 use reverse_http::{Body, Limits, Routes, Tokens};
+use rustls::HandshakeKind;
 
 use crate::gateway::tokens::{VisitorListener, bearer};
 use crate::support::pki::TlsPeer;
@@ -216,6 +217,13 @@ fn what_a_certificate_let_in_ends_when_it_expires() {
     let began = Instant::now();
     let short = authority.issue_for("short", &["lamp", "porch"], life);
     let long = authority.device("long", &["door"]);
+    let config = Arc::new(world.roots.client(Some(&short)));
+    let offers = || {
+        let mut link = TlsPeer::connect(world.gateway.devices_addr(), config.clone());
+        link.write(offer("lamp", ""));
+        (link.read_head().status(), link.0.conn.handshake_kind())
+    };
+    assert_eq!(offers(), (101, Some(HandshakeKind::Full)));
     let mut idle = world.link(&short, "lamp");
     let mut busy = world.link(&short, "lamp");
     let mut other = world.link(&long, "door");
@@ -230,6 +238,8 @@ fn what_a_certificate_let_in_ends_when_it_expires() {
     assert_eq!(held.read_head().status(), 401);
     tunnel.read_to_any_end();
     to_the_end(&mut busy);
+    // A session of before is resumed, in which no certificate is verified.
+    assert_eq!(offers(), (401, Some(HandshakeKind::Resumed)));
     say(&format!(
         "a certificate of {life:?}: what it let in had ended after {:?}",
         began.elapsed()
