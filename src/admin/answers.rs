@@ -13,6 +13,7 @@ use crate::admin::page;
 use crate::admin::reply::Reply;
 use crate::admin::request::{OperatorRequest, decoded};
 use crate::admin::view::{Elsewhere, Silent, View};
+use crate::proto::digits;
 
 /// Longest wait for an event.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -183,7 +184,7 @@ fn page(asked: &OperatorRequest<'_>, content: page::Content) -> Reply {
 /// that arrive within `wait`.
 fn events(asked: &OperatorRequest<'_>, context: &Context) -> Reply {
     let feed = &context.view.feed;
-    let last = std::str::from_utf8(asked.last_event).ok().and_then(|text| text.parse().ok());
+    let last = std::str::from_utf8(asked.last_event).ok().and_then(digits::number);
     let after = last.or_else(|| asked.number("after"));
     if asked.wants_events {
         return Reply::text(200, "").following(after.unwrap_or_else(|| feed.last()));

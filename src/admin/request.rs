@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::admin::operators::Operator;
-use crate::proto::digits::percent_decoded;
+use crate::proto::digits::{self, percent_decoded};
 
 /// A request that was admitted.
 pub(super) struct OperatorRequest<'a> {
@@ -25,9 +25,9 @@ impl OperatorRequest<'_> {
         decoded(&value.unwrap_or_default().replace('+', "%20")).unwrap_or_default()
     }
 
-    /// The value as another type, if it can be parsed.
+    /// The value as a number; `None` also if it is none.
     pub(super) fn number<T: FromStr>(&self, name: &str) -> Option<T> {
-        self.parameter(name).parse().ok()
+        digits::number(&self.parameter(name))
     }
 
     /// The value as a time: `90s`, `5m`, `1h`, or a number of seconds.
@@ -39,7 +39,7 @@ impl OperatorRequest<'_> {
             b'h' => (&text[..text.len() - 1], 3_600),
             _ => (&text[..], 1),
         };
-        let seconds: u64 = number.parse().ok()?;
+        let seconds: u64 = digits::number(number)?;
         seconds.checked_mul(factor).map(Duration::from_secs)
     }
 

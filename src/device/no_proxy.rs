@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use crate::proto::authority::bare;
+use crate::proto::digits::number;
 
 /// Hosts that are dialled without the proxy, as curl reads `no_proxy`: names with all names below
 /// them, addresses, networks, or `*` for all. In addition to curl's rules, an entry may end in
@@ -36,7 +37,7 @@ impl Exceptions {
             return Some((network, None));
         }
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) => (host, Some(port.parse().ok()?)),
+            Some((host, port)) => (host, Some(number(port)?)),
             None => (text, None),
         };
         let name = host.trim_matches('.').to_ascii_lowercase();
@@ -78,7 +79,7 @@ pub(super) fn network(text: &str) -> Option<Except> {
         text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
     let address: IpAddr = bare(address).parse().ok()?;
     let most = if address.is_ipv4() { 32 } else { 128 };
-    let prefix = prefix.map_or(Some(most), |digits| digits.parse().ok().filter(|n| *n <= most))?;
+    let prefix = prefix.map_or(Some(most), |digits| number(digits).filter(|n| *n <= most))?;
     Some(Except::Network(address, prefix))
 }
 
@@ -128,6 +129,8 @@ mod tests {
             ("[::1]:9999", "::1", true),
             ("[::1]:80", "::1", false),
             ("gw.example:port", "gw.example", false),
+            ("gw.example:+9999", "gw.example", false),
+            ("10.0.0.0/+8", "10.1.2.3", false),
             ("", "gw.example", false),
             (",. ,", "gw.example", false),
         ] {

@@ -18,6 +18,7 @@ use crate::engine::connections::Id;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::proto::authority::authority_of;
+use crate::proto::digits::number;
 use crate::proto::head;
 use crate::proto::head::Fields;
 use crate::proto::head::LineEnds;
@@ -64,7 +65,7 @@ impl Proxy {
             return Err(Error::usage(format!("proxy URL {}: omit its path", url.text)));
         }
         let names_port =
-            url.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+            url.authority.rsplit_once(':').is_some_and(|(_, port)| number::<u16>(port).is_some())
                 && !url.authority.ends_with(']');
         let port = if names_port { url.port } else { PROXY_PORT };
         let text = authority_of(&url.host, port);

@@ -10,6 +10,7 @@ use crate::device::no_proxy::network;
 use crate::device::url::Reach;
 use crate::device::url::Url;
 use crate::error::Error;
+use crate::proto::digits::number;
 use crate::setting::REDIRECT_HOST;
 
 /// The hosts to which a device may be redirected.
@@ -124,7 +125,7 @@ fn parse(entry: &str) -> Option<(Host, Option<u16>)> {
         return Some((Host::Network(whole), None));
     }
     let (host, port) = match entry.rsplit_once(':') {
-        Some((host, port)) => (host, Some(port.parse().ok().filter(|port| *port > 0)?)),
+        Some((host, port)) => (host, Some(number(port).filter(|port| *port > 0)?)),
         None => (entry, None),
     };
     if host == "*" {
@@ -207,6 +208,7 @@ mod tests {
             "",
             "http://gw.example",
             "gw.example:x",
+            "gw.example:+80",
             "gw.example:0",
             "*x",
             "a..b",

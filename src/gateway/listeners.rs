@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use crate::error::{Error, Fault};
 use crate::gateway::routes::Table;
 use crate::gateway::tokens::Whose;
+use crate::proto::digits::number;
 use crate::stream::GatewayTls;
 
 /// The clients of a listener.
@@ -212,7 +213,7 @@ fn why_no_address(address: &str) -> Option<String> {
     const LIKE: &str = "write it HOST:PORT, like 127.0.0.1:9999 or 0.0.0.0:9999";
     match address.rsplit_once(':') {
         None => Some(LIKE.to_owned()),
-        Some((_, port)) if port.parse::<u16>().is_err() => {
+        Some((_, port)) if number::<u16>(port).is_none() => {
             Some(format!("{port:?} is no port (0 to 65535); {LIKE}"))
         }
         Some(("", port)) => Some(format!("the host is missing; 0.0.0.0:{port} is every address")),

@@ -26,6 +26,7 @@ use crate::engine::random;
 use crate::error::Error;
 use crate::gateway::tokens::Digest;
 use crate::limits::{RATES_MAX, RATES_PART};
+use crate::proto::digits::number;
 use crate::relay::LocalAnswer;
 
 /// A number of requests per second, minute or hour, evenly spread: `20/s`, `100/m`, `1000/h`.
@@ -97,9 +98,7 @@ impl FromStr for Rate {
             "h" => Period::Hour,
             _ => return Err(wrong()),
         };
-        let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-        let requests =
-            digits.parse().ok().filter(|n| is_plain && (1..=Rate::REQUESTS_MAX).contains(n));
+        let requests = number(digits).filter(|n| (1..=Rate::REQUESTS_MAX).contains(n));
         Ok(Rate { requests: requests.ok_or_else(wrong)?, per })
     }
 }

@@ -1,6 +1,8 @@
 //! Numbers and bytes written as digits: decimal, hexadecimal, percent-encoding. Not with the
 //! standard library's parsers, which accept a sign.
 
+use std::str::FromStr;
+
 /// Reads digits and nothing else. A number that does not fit becomes the largest that does.
 pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
@@ -9,6 +11,12 @@ pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     let add =
         |number: u64, digit: &u8| number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
     Some(digits.iter().fold(0, add))
+}
+
+/// Reads digits and nothing else. `None` also for a number that does not fit.
+pub(crate) fn number<T: FromStr>(digits: &str) -> Option<T> {
+    let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_plain)
 }
 
 /// The value of a hex digit, of either case.
