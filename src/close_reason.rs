@@ -6,8 +6,9 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
+use crate::atomic::AtomicU64;
 use crate::error::{Error, Fault};
 
 macro_rules! causes {

@@ -43,6 +43,7 @@ mod logs;
 
 #[cfg(feature = "admin")]
 pub mod admin;
+mod atomic;
 pub mod body;
 pub mod calendar;
 mod cancel;

@@ -3,10 +3,10 @@
 use std::ops::RangeInclusive;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::atomic::AtomicU64;
 use crate::close_reason;
 use crate::proto::turn::Encoding;
 use crate::proto::turn::Transport;

@@ -1,7 +1,9 @@
 //! The bounds that keep connections, offers and requests out, and how often each has done so.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::atomic::AtomicU64;
 
 /// A bound of a gateway that keeps connections, offers or requests out once it is reached.
 ///

@@ -1,8 +1,9 @@
 //! A gateway's counters.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use crate::atomic::AtomicU64;
 use crate::close_reason::{CloseCounts, Counters};
 use crate::gateway::bounds::{Bound, BoundCounters, BoundCounts};
 use crate::gateway::name_owners::NameOwners;

@@ -1,9 +1,10 @@
 //! The state that a link and its bodies share: the wire, and, outside its lock, the owner of the
 //! current exchange.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::atomic::AtomicU64;
 use crate::link::wire::Wire;
 use crate::stream::TimedStream;
 

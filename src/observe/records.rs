@@ -6,12 +6,13 @@
 
 use std::mem::size_of;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::Sender;
 
+use crate::atomic::AtomicU64;
 use crate::observe::texts::beginning;
 use crate::proto::head::{Fields, RequestHead};
 use crate::subscription::{Charge, Charged};

@@ -11,12 +11,13 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice, Read, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use rustls::{ClientConnection, Connection, ServerConnection};
 
+use crate::atomic::AtomicU64;
 use crate::error::Error;
 use crate::proto::head::foreign_protocol;
 use crate::stream::handshake::{HandshakeError, Shaken};

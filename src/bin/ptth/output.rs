@@ -7,7 +7,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ static STDERR: OnceLock<Output> = OnceLock::new();
 pub(crate) struct Output {
     lines: SyncSender<Vec<u8>>,
     unwritten: Arc<AtomicUsize>,
-    lost: Arc<AtomicU64>,
+    lost: Arc<AtomicUsize>,
 }
 
 impl Output {
@@ -55,7 +55,7 @@ impl Output {
         {
             self.unwritten.fetch_sub(1, SeqCst);
             let number = lines.iter().filter(|byte| **byte == b'\n').count();
-            self.lost.fetch_add(number as u64, SeqCst);
+            self.lost.fetch_add(number, SeqCst);
         }
     }
 }
@@ -64,7 +64,7 @@ impl Output {
 fn write_lines(
     mut to: impl Write,
     queue: &Receiver<Vec<u8>>,
-    (unwritten, lost): (&AtomicUsize, &AtomicU64),
+    (unwritten, lost): (&AtomicUsize, &AtomicUsize),
     tell: fn(&mut dyn Write, &str),
 ) {
     for line in queue {
