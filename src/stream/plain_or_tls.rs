@@ -27,11 +27,6 @@ use crate::stream::tls_session::TlsSession;
 #[cfg(feature = "tls")]
 use crate::tls::Shown;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const EINPROGRESS: i32 = 115;
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-const EINPROGRESS: i32 = 36;
-
 /// A connected socket of one of the kinds that a gateway or a device can own, and the TLS session
 /// over it, if there is one.
 ///
@@ -113,7 +108,7 @@ impl Stream {
         match socket.connect(&address.into()) {
             Err(e)
                 if e.kind() != io::ErrorKind::WouldBlock
-                    && e.raw_os_error() != Some(EINPROGRESS) =>
+                    && e.raw_os_error() != Some(libc::EINPROGRESS) =>
             {
                 return Err(e);
             }
