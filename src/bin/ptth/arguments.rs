@@ -13,7 +13,7 @@ use reverse_http::proto::dialect::Dialect;
 use reverse_http::{Fallback, OnRefusal, TurnMode};
 
 use crate::certificates::{DeviceFiles, LocalFiles};
-use crate::config::duration;
+use crate::config::{digits, duration};
 use crate::log_levels::LogFormat;
 
 #[derive(Args)]
@@ -305,12 +305,6 @@ where
         Ok(number) if number <= most => Ok(number),
         _ => Err(format!("at most {most}")),
     }
-}
-
-/// The text, if it is a number in digits: the standard library also reads a sign.
-pub(crate) fn digits(text: &str) -> Option<&str> {
-    let are_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    are_digits.then_some(text)
 }
 
 /// A number that is large enough for devices and visitors.

@@ -17,7 +17,6 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub(crate) use self::options::Merged;
-use crate::arguments::digits;
 use crate::environment::distance;
 use crate::files::{self, Reading};
 
@@ -357,6 +356,12 @@ impl<'t> Entry<'t, '_> {
             .and_then(|n| usize::from_str_radix(n.as_str(), n.radix()).ok());
         number.ok_or_else(|| self.wrong("write a whole number, like 64"))
     }
+}
+
+/// The text, if it is a number in digits: the standard library also reads a sign.
+pub(crate) fn digits(text: &str) -> Option<&str> {
+    let are_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    are_digits.then_some(text)
 }
 
 /// `500ms`, `10s`, `5m`, `1h`.

@@ -22,8 +22,9 @@ use reverse_http::proto::tcp;
 use reverse_http::stream::{Stream, TimedStream};
 use reverse_http::text::spelled_out;
 
-use crate::arguments::{digits, some_time};
+use crate::arguments::some_time;
 use crate::certificates::DeviceFiles;
+use crate::config::digits;
 use crate::device::token;
 use crate::output::say;
 use crate::proxy::{self, ProxyServer};
