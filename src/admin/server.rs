@@ -229,9 +229,13 @@ fn listen_privately(path: &Path) -> io::Result<UnixListener> {
 
 fn accept(listener: &Listener, mut poll: Poll, context: &Arc<Context>) {
     let mut events = Events::with_capacity(4);
+    let mut has_failed = false;
     while !context.stopped.load(SeqCst) {
         match listener.accept() {
-            Ok((stream, from)) => serve_on_thread(stream, from, context),
+            Ok((stream, from)) => {
+                has_failed = false;
+                serve_on_thread(stream, from, context);
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 // The gateway may have ended although this listener was not dropped.
                 if let Err(e) = poll.poll(&mut events, Some(Duration::from_secs(1))) {
@@ -244,7 +248,13 @@ fn accept(listener: &Listener, mut poll: Poll, context: &Arc<Context>) {
                 }
             }
             Err(e) => {
-                log_names!(Warn, "a connection to the admin listener was not accepted: {e}");
+                if !has_failed {
+                    log_names!(
+                        Warn,
+                        "the admin listener accepts no connection: {e}; it tries again every 100 ms"
+                    );
+                    has_failed = true; // the log has one line until it works again
+                }
                 std::thread::sleep(Duration::from_millis(100)); // descriptors may have run out
             }
         }

@@ -271,15 +271,20 @@ fn serve(at: &str, target: Target) -> Result<(), Failure> {
     say(format_args!("listening {address}"));
     let target = Arc::new(target);
     let (permits, taken) = bounded(CONNECTIONS_MAX);
+    let mut has_failed = false;
     for near in listener.incoming() {
         let near = match near {
             Ok(near) => near,
             Err(e) => {
-                log::warn!("accepting a connection: {e}");
+                if !has_failed {
+                    log::warn!("accepting a connection: {e}; trying again every 100 ms");
+                    has_failed = true; // the log has one line until it works again
+                }
                 std::thread::sleep(Duration::from_millis(100)); // for example, no descriptor is free
                 continue;
             }
         };
+        has_failed = false;
         let _ = permits.send(()); // waits for a permit; the other end is below
         let (permit, target) = (Permit(taken.clone()), target.clone());
         let spawned =

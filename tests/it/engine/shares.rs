@@ -137,11 +137,7 @@ fn one_address_takes_neither_all_connections_nor_the_devices_places() {
         .ask(&get("/nobody/"))
         .expect_refusal(404);
     drop(gateway.link("lamp"));
-    assert!(
-        !gateway.process.stderr().contains("Too many open files"),
-        "{}",
-        gateway.process.stderr()
-    );
+    assert!(!gateway.process.stderr().contains("(os error 24)"), "{}", gateway.process.stderr());
 }
 
 /// A program that uses the library may have fewer descriptors than it says: idle visitors give way
