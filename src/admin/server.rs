@@ -248,14 +248,14 @@ fn accept(listener: &Listener, mut poll: Poll, context: &Arc<Context>) {
                 }
             }
             Err(e) => {
-                if !has_failed {
-                    log_names!(
-                        Warn,
-                        "the admin listener accepts no connection: {e}; it tries again every 100 ms"
-                    );
-                    has_failed = true; // the log has one line until it works again
-                }
-                std::thread::sleep(Duration::from_millis(100)); // descriptors may have run out
+                // One warning until it works again. Most likely no descriptor is free.
+                let level = if has_failed { log::Level::Debug } else { log::Level::Warn };
+                log::log!(
+                    level,
+                    "the admin listener cannot accept: {e}; trying again every 100 ms"
+                );
+                has_failed = true;
+                std::thread::sleep(Duration::from_millis(100));
             }
         }
     }

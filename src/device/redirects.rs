@@ -3,7 +3,8 @@
 //! than the gateway itself.
 //!
 //! Otherwise a hostile gateway, or an impostor, could make the device send a POST to services that
-//! only the device can reach: on its own loopback, or a cloud's metadata service (169.254.169.254, or `fd00:ec2::254`).
+//! only the device can reach: on its own loopback, or a cloud's metadata service (169.254.169.254,
+//! or `fd00:ec2::254`).
 
 use crate::device::no_proxy::Except;
 use crate::device::no_proxy::network;

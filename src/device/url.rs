@@ -41,7 +41,8 @@ impl Reach {
 }
 
 /// Returns true for an address at which a cloud gives its machines credentials, and which is not
-/// link-local: of AWS (`fd00:ec2::254`), Google (`fd20:ce::254`), Alibaba and Azure.
+/// link-local: of the networks of AWS (`fd00:ec2::254` and others) and Google (`fd20:ce::254`), and
+/// one each of Alibaba and Azure.
 fn serves_metadata(address: IpAddr) -> bool {
     const ALIBABA: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
     const AZURE: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);

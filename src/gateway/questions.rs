@@ -12,7 +12,7 @@ use crate::close_reason::CloseCause;
 use crate::gateway::peer_table::PeerRow;
 use crate::gateway::registry::Load;
 use crate::gateway::tokens::Whose;
-use crate::observe::Asked;
+use crate::observe::InProgress;
 use crate::observe::records::ExchangeRecord;
 use crate::observe::refusals::{Refusals, Refused};
 use crate::observe::row::{Change, Counts, Done, Minute, OfferSeen, Totals};
@@ -119,7 +119,7 @@ pub(crate) struct LinkRow {
     pub(crate) received: u64,
     pub(crate) written: u64,
     /// Method, path and age of its exchange.
-    pub(crate) exchange: Option<Asked>,
+    pub(crate) exchange: Option<InProgress>,
 }
 
 /// A loop of the gateway, or the gateway as a whole.

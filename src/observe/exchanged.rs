@@ -44,9 +44,11 @@ impl Exchanged {
         }
     }
 
-    /// Makes a finished exchange another one, which begins at this time; its path keeps its memory.
+    /// Makes a finished exchange another one, which begins at this time; its path, now empty, keeps
+    /// its memory.
     pub(super) fn reset(&mut self, began: Instant) {
-        let path = std::mem::take(&mut self.path);
+        let mut path = std::mem::take(&mut self.path);
+        path.clear();
         *self = Exchanged { path, ..Exchanged::at(began) };
     }
 

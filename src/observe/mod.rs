@@ -45,7 +45,7 @@ pub(crate) mod table;
 mod tests;
 mod texts;
 
-pub(crate) use observed::{Asked, Observed};
+pub(crate) use observed::{InProgress, Observed};
 pub(crate) use observer::Observer;
 pub(crate) use records::Visit;
 pub(crate) use texts::{OFFER_TEXT_MAX, cut};

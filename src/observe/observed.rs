@@ -10,7 +10,7 @@ use crate::observe::exchanged::Exchanged;
 use crate::observe::table::Table;
 
 /// Method, path and age of a request in progress.
-pub(crate) type Asked = (Cow<'static, str>, Box<str>, Duration);
+pub(crate) type InProgress = (Cow<'static, str>, Box<str>, Duration);
 
 /// An exchange that is watched, or not.
 #[derive(Default)]
@@ -95,7 +95,7 @@ impl Observed {
     }
 
     /// Method, path and age of an exchange in progress.
-    pub(crate) fn in_progress(&self, now: Instant) -> Option<Asked> {
+    pub(crate) fn in_progress(&self, now: Instant) -> Option<InProgress> {
         let exchange = &self.0.as_ref()?.exchange;
         let age = now.saturating_duration_since(exchange.began);
         Some((exchange.method.clone(), (*exchange.path).into(), age))

@@ -37,7 +37,7 @@ impl Bounds {
 pub(super) const FORGOTTEN_AT_ONCE: usize = 64;
 
 /// The most finished exchanges whose memory is kept for the next ones: 20 KiB.
-const SPARE_MAX: usize = 64;
+pub(super) const SPARE_MAX: usize = 64;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// All connected names, and those that were disconnected last.
@@ -56,7 +56,7 @@ pub(crate) struct Table {
     /// The number of the current minute, and its end.
     minute: (u32, Instant),
     #[allow(clippy::vec_box, reason = "their boxes are used again, too")]
-    spare: Vec<Box<Exchanged>>,
+    pub(super) spare: Vec<Box<Exchanged>>,
     pub(crate) totals: Totals,
     pub(crate) refusals: Refusals,
     pub(crate) start: Instant,

@@ -8,8 +8,9 @@ use super::*;
 use crate::close_reason::CloseCause;
 use crate::limits::Limits;
 use crate::limits::OBSERVED_AWAY_MAX;
+use crate::observe::exchanged::Exchanged;
 use crate::observe::row::{CHANGES_MAX, Done, OfferSeen, RECENT_MAX, Row};
-use crate::observe::table::Bounds;
+use crate::observe::table::{Bounds, SPARE_MAX};
 use crate::observe::texts::{PATH_BYTES_MAX, REASON_BYTES_MAX};
 use crate::proto::head;
 use crate::proto::turn::Transport;
@@ -58,6 +59,44 @@ fn an_exchange_is_counted_where_it_ends_however_it_ends() {
     assert_eq!(&*row.recent[0].path, "/status");
     assert_eq!((table.totals.counts.requests, table.totals.in_progress), (3, 0));
     assert!(table.get("nobody").is_none());
+}
+
+/// The memory of a finished exchange is used again, but nothing that it said.
+#[test]
+fn nothing_of_a_finished_exchange_is_in_the_next_one() {
+    let observer = Observer::on(Bounds { names: 10, bytes: 1 << 20, records: 1 << 20 });
+    up(&observer, "lamp");
+    let mut first = asked(&observer, "lamp", "/a/long/path");
+    first.attached(Some(1));
+    first.answered(503);
+    first.sent(1);
+    first.received(2);
+    first.failed("late", 504);
+    drop(first);
+    drop(asked(&observer, "lamp", "/b"));
+    drop(asked(&observer, "nobody", "/c"));
+    let mut table = observer.table().unwrap();
+    let row = table.get("lamp").unwrap();
+    let recent: Vec<_> = row.recent.iter().map(|done| (&*done.path, done.status)).collect();
+    assert_eq!(recent, [("/a/long/path", 504), ("/b", 0)]);
+    assert_eq!((row.recent[1].failure, row.counts.errors), (None, 1));
+    assert_eq!((row.counts.bytes_to_devices, row.counts.bytes_from_devices), (1, 2));
+    let next = table.begin("lamp", Instant::now());
+    assert!(next.attached.is_none() && next.first_byte.is_none() && next.path.is_empty());
+}
+
+#[test]
+fn so_many_finished_exchanges_are_kept_for_the_next_ones() {
+    let observer = Observer::on(Bounds { names: 10, bytes: 1 << 20, records: 1 << 20 });
+    up(&observer, "lamp");
+    let path = format!("/{}", "x".repeat(1_000));
+    let all: Vec<Observed> = (0..3 * SPARE_MAX).map(|_| asked(&observer, "lamp", &path)).collect();
+    drop(all);
+    let table = observer.table().unwrap();
+    assert_eq!(table.spare.len(), SPARE_MAX);
+    let bytes = |spare: &Exchanged| size_of::<Exchanged>() + spare.path.capacity();
+    let kept: usize = table.spare.iter().map(|spare| bytes(spare)).sum();
+    assert!(kept <= 20 * 1024, "{kept}");
 }
 
 #[test]

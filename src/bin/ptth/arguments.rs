@@ -299,9 +299,9 @@ pub(crate) fn number_up_to<N>(text: &str, most: N) -> Result<N, String>
 where
     N: Copy + Display + FromStr + PartialOrd + From<u8>,
 {
-    let number = digits(text).ok_or("write a whole number from 1 on")?;
-    match number.parse::<N>() {
-        Ok(number) if number < N::from(1) => Err("write a whole number from 1 on".to_owned()),
+    const WRONG: &str = "write a whole number from 1 on";
+    match digits(text).ok_or(WRONG)?.parse::<N>() {
+        Ok(number) if number < N::from(1) => Err(WRONG.to_owned()),
         Ok(number) if number <= most => Ok(number),
         _ => Err(format!("at most {most}")),
     }

@@ -276,11 +276,11 @@ fn serve(at: &str, target: Target) -> Result<(), Failure> {
         let near = match near {
             Ok(near) => near,
             Err(e) => {
-                if !has_failed {
-                    log::warn!("accepting a connection: {e}; trying again every 100 ms");
-                    has_failed = true; // the log has one line until it works again
-                }
-                std::thread::sleep(Duration::from_millis(100)); // for example, no descriptor is free
+                // One warning until it works again. Most likely no descriptor is free.
+                let level = if has_failed { log::Level::Debug } else { log::Level::Warn };
+                log::log!(level, "-L {address} cannot accept: {e}; trying again every 100 ms");
+                has_failed = true;
+                std::thread::sleep(Duration::from_millis(100));
                 continue;
             }
         };

@@ -486,7 +486,7 @@ fn rows_of(list: &Value) -> Vec<Vec<String>> {
     rows
 }
 
-/// A cell, with a mark in place of what is too long.
+/// A cell, with an ellipsis in place of what is too long.
 fn cut(cell: &str) -> String {
     match cell.char_indices().nth(CELL_CHARS_MAX) {
         Some((end, _)) => format!("{}…", &cell[..end]),

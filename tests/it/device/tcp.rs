@@ -458,7 +458,8 @@ fn connect_serves_a_port_of_its_machine() {
     let (gateway, (at, broke)) = (Gateway::start(&[]), server());
     let _device = device(&gateway, "lamp", &at.to_string(), &[]);
     let url = format!("http://{}/lamp/echo", gateway.visitors);
-    let process = Ptth::start(&["connect", &url, "-L", "0"]);
+    let mut command = Ptth::command(&["connect", &url, "-L", "0"]);
+    let process = Process::start(command.env("RUST_LOG", "debug"));
     let line = process.line();
     let port: SocketAddr = line.strip_prefix("listening ").unwrap().parse().unwrap();
     assert!(port.ip().is_loopback());
@@ -472,6 +473,14 @@ fn connect_serves_a_port_of_its_machine() {
         client.finish_writing();
         assert_eq!(client.read_to_end(), b"bye");
     }
+    // While no descriptor is free, clients wait. One may have no way to the target: the call that waits
+    // for it has reserved its descriptor.
+    process.limit_descriptors(4);
+    drop(TcpStream::connect(port));
+    let mut late = RawPeer::connect(port);
+    process.expect_one_warning(&format!("-L {port} cannot accept: "));
+    process.limit_descriptors(1_024);
+    assert_eq!(late.read_exact(2), b"hi");
     // A client that breaks, and a target that does.
     let mut client = RawPeer::connect(port);
     assert_eq!(client.read_exact(2), b"hi");

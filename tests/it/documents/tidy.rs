@@ -407,6 +407,19 @@ fn one_thing_has_one_word() {
     }
 }
 
+/// Some processors have no 64-bit atomics, so the library has its own, and the command none.
+#[test]
+fn a_64_bit_atomic_is_that_of_atomic_rs() {
+    for (file, text) in sources("src").into_iter().filter(|(file, _)| file != "atomic.rs") {
+        let names = |word| code(&text).any(|(_, line)| line.contains(word));
+        assert!(!names("AtomicI64"), "src/{file}: not every processor has an AtomicI64");
+        assert!(
+            !names("AtomicU64") || names("use crate::atomic::AtomicU64;"),
+            "src/{file}: use crate::atomic::AtomicU64"
+        );
+    }
+}
+
 /// T47: what a request means is decided about a `FramedRequest` alone, so that nobody forgets its
 /// body.
 #[test]

@@ -2,7 +2,6 @@
 //! all (T51, T53), and what is held is counted (T54).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -157,12 +156,7 @@ fn idle_visitors_give_way_when_descriptors_run_out_whatever_the_bound_says() {
     let open = gateway.process.descriptors();
     let mut visitors: Vec<RawPeer> = (0..20).map(|_| gateway.visitor()).collect();
     visitors.iter_mut().for_each(|visitor| visitor.ask(&get("/nobody/")).expect_refusal(404));
-    let files = format!("--nofile={0}:{0}", open + 20);
-    let lowered = Command::new("prlimit")
-        .args(["--pid", &gateway.process.id().to_string(), &files])
-        .status()
-        .unwrap();
-    assert!(lowered.success());
+    gateway.process.limit_descriptors(open + 20);
     for _ in 0..10 {
         drop(gateway.link("lamp"));
         let mut next = gateway.visitor();

@@ -184,6 +184,27 @@ impl Process {
             .count()
     }
 
+    /// Sets how many descriptors it may have open.
+    #[track_caller]
+    pub fn limit_descriptors(&self, most: usize) {
+        let (of, most) = (self.id().to_string(), format!("--nofile={most}:"));
+        let status = Command::new("prlimit").args(["--pid", &of, &most]).status();
+        assert!(status.expect("prlimit comes with util-linux").success(), "{}", self.name);
+    }
+
+    /// Waits until it has told this at least twice more for a search (`RUST_LOG=debug`), and expects a
+    /// single warning.
+    #[track_caller]
+    pub fn expect_one_warning(&self, text: &str) {
+        let told = |level: &str| {
+            let lines = self.stderr();
+            lines.lines().filter(|line| line.contains(level) && line.contains(text)).count()
+        };
+        let name = &self.name;
+        eventually(&format!("{name}: {text:?} again"), || (told(" DEBUG ") >= 2).then_some(()));
+        assert_eq!(told(" WARN "), 1, "{}", self.stderr());
+    }
+
     /// User and system time in hundredths of a second.
     pub fn cpu_ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id()))

@@ -255,7 +255,7 @@ fn the_id_may_stand_in_the_field_too() {
     assert_eq!(id(&named, Some("xxx")), Ok("xxx".to_owned()));
     assert_eq!(id(&named, None), Ok("xxx".to_owned()));
     assert_eq!(id(&bare, None), Err(400));
-    for other in ["XXX", "xx", "xxxx", "y"] {
+    for other in ["Xxx", "xxX", "xx", "xxxx", "y"] {
         assert_eq!(id(&named, Some(other)), Err(400), "{other}");
     }
     let (bare, named) = (
