@@ -115,7 +115,7 @@ impl GatewayRole {
                     self.serve(cx, id, waiter);
                 }
                 None => {
-                    self.registry.set_idle(&registration, id);
+                    self.registry.set_idle(&registration, id, None);
                     cx.set_deadline(id, Some(at));
                 }
             }

@@ -29,6 +29,8 @@ pub(super) enum Alarm {
     Tick,
     /// Pinned links of this name may be needed by other callers.
     EasePins(Arc<str>),
+    /// A period in which the last idle link of this name was held back is over.
+    LastLink(Arc<str>),
     /// A gateway that requests were sent to may hang.
     CheckPeer(PeerId),
     /// The notice of a drain has expired: exchanges in progress may finish within this time.

@@ -64,8 +64,9 @@ impl GatewayRole {
             cx.now(),
         );
         let key = self.exchanges.insert(Box::new(exchange));
+        let now = cx.now();
         if let Some(link) = cx.link_mut(id) {
-            link.exchange = Some(key);
+            (link.exchange, link.asked) = (Some(key), Some(now));
         }
         relay::attach_with(self, cx, key, id, &waiting_line(demand));
     }

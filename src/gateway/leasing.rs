@@ -13,7 +13,7 @@ use crate::gateway::callers::{Caller, LeaseReply, NameReply};
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::leases::{Handle, Lease, LeaseId, Leased, LeasedLink};
-use crate::gateway::links::{UNTURNED, peer_flush};
+use crate::gateway::links::{Taken, UNTURNED, peer_flush};
 use crate::gateway::loops::MOVED_TOO_OFTEN;
 use crate::gateway::registry::{Registration, Waiter};
 use crate::gateway::state::{
@@ -194,7 +194,7 @@ impl GatewayRole {
             let _ = reply.send(Err(Error::full(SHORT_OF_MEMORY)));
             return;
         }
-        while let Some(link) = self.take_link(cx, &name) {
+        while let Taken::Link(link) = self.take_link(cx, &name, wait.time) {
             if !self.is_alive(cx, link) {
                 continue;
             }

@@ -1,12 +1,13 @@
 //! Which caller gets a free link, and which link or poll a request gets.
 
+use std::sync::Arc;
+
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
-use crate::gateway::links::UNASKED;
-use crate::gateway::links::UNTURNED;
-use crate::gateway::links::peer_flush;
-use crate::gateway::registry::{Registration, Waiter};
+use crate::gateway::alarms::Alarm;
+use crate::gateway::links::{Taken, UNASKED, UNTURNED, peer_flush};
+use crate::gateway::registry::{NextIdle, Registration, Waiter};
 use crate::gateway::state::{Asking, Device, GatewayRole, State, States};
 
 impl GatewayRole {
@@ -25,7 +26,7 @@ impl GatewayRole {
                     if !peer_flush(cx, id) {
                         self.drop_link(cx, id, UNTURNED);
                     } else if let Some(registration) = cx.registration(id) {
-                        self.registry.set_idle(&registration, id);
+                        self.registry.set_idle(&registration, id, None);
                         self.watch_idle(cx, id);
                     }
                     self.find_link(cx, downstream, key);
@@ -57,6 +58,7 @@ impl GatewayRole {
         let bound = link.pinned.is_some() || exchange.is_some_and(|exchange| exchange.is_bound());
         let is_counted = exchange.is_some_and(|exchange| exchange.observed.is_on());
         let downstream = exchange.and_then(|exchange| exchange.downstream());
+        let asked = link.asked.take();
         let (registration, leaving) = (link.registration.clone(), link.leaving);
         if leaving {
             let end = match () {
@@ -100,7 +102,8 @@ impl GatewayRole {
         if self.lifecycle.is_draining() {
             return self.part(cx, id);
         }
-        self.registry.set_idle(&registration, id);
+        let took = asked.map(|asked| cx.now().saturating_duration_since(asked));
+        self.registry.set_idle(&registration, id, took);
         self.watch_idle(cx, id);
     }
 
@@ -114,15 +117,32 @@ impl GatewayRole {
             if !self.registry.callers_wait(registration) {
                 return;
             }
-            let Some(id) = registration.names().find_map(|name| self.registry.next_idle(name))
-            else {
-                return;
+            let idle = |name: &Arc<str>| match self.registry.next_idle(name, None) {
+                NextIdle::Link(id) => Some(id),
+                NextIdle::Held(_) | NextIdle::Nothing => None,
             };
+            let Some(id) = registration.names().find_map(idle) else { return };
             let Some(waiter) = self.registry.next_waiter(registration, true) else { return };
             let Some(registration) = cx.registration(id) else { return };
             self.registry.set_busy(&registration, id);
             self.switch_held(cx, id);
             self.serve(cx, id, waiter);
+        }
+    }
+
+    /// Looks again at the last idle link of a name, which is held back: it goes to the caller that
+    /// waits, unless others keep coming.
+    pub(super) fn look_at_last_link(&mut self, cx: &mut Connections<State>, name: &Arc<str>) {
+        match self.registry.look_at_last_link(name, cx.now()) {
+            Ok(time) => {
+                let at = cx.after(time);
+                self.set_alarm(cx, at, Alarm::LastLink(name.clone()));
+            }
+            Err(idle) => {
+                if let Some(registration) = idle.and_then(|link| cx.registration(link)) {
+                    self.serve_by_idle(cx, &registration);
+                }
+            }
         }
     }
 
@@ -138,9 +158,16 @@ impl GatewayRole {
         }
         let (idempotent, retried) =
             self.exchanges.get(key).map_or((false, false), |e| (e.is_idempotent(), e.is_retried()));
-        while let Some(link) = self.take_link(cx, &name) {
-            if (idempotent && !retried) || self.is_alive(cx, link) {
-                return self.assign(cx, key, link);
+        let wait = self.waits(key).link.time;
+        loop {
+            match self.take_link(cx, &name, wait) {
+                Taken::Link(link) => {
+                    if (idempotent && !retried) || self.is_alive(cx, link) {
+                        return self.assign(cx, key, link);
+                    }
+                }
+                Taken::Held => return self.wait_in_line(cx, id, key),
+                Taken::Nothing => break,
             }
         }
         if self.registry.is_polling(&name) && !self.lifecycle.is_draining() {

@@ -1,6 +1,8 @@
 //! The life of a link: it is assigned to an exchange, gets heartbeats while it is idle, is asked to
 //! leave (the goaway), and ends.
 
+use std::time::Duration;
+
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connection::{Fetched, STRAYS_MAX};
 use crate::engine::connections::{Connections, Id};
@@ -8,6 +10,7 @@ use crate::engine::slab::Key;
 use crate::gateway::alarms::Alarm;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::refusals::EARLY;
+use crate::gateway::registry::{HOLD_MAX, NextIdle};
 use crate::gateway::state::{Device, GatewayRole, HEAD, Hold, State, States};
 use crate::proto::forward::waiting_line;
 use crate::proto::head;
@@ -19,14 +22,39 @@ pub(super) const UNTURNED: CloseReason =
 pub(super) const UNASKED: &str = "unrequested bytes arrived";
 const EMPTY_LINES: &str = "more than 64 bytes of empty lines came between two messages";
 
+/// What a caller gets at once.
+pub(super) enum Taken {
+    Link(Id),
+    /// The last idle link is held back: the caller waits with others.
+    Held,
+    Nothing,
+}
+
 impl GatewayRole {
-    /// Takes the next idle link of `name`, which is busy from now on; a held offer gets its 101.
-    pub(super) fn take_link(&mut self, cx: &mut Connections<State>, name: &str) -> Option<Id> {
-        let id = self.registry.next_idle(name)?;
-        let registration = cx.registration(id)?;
+    /// Takes the next idle link of `name`, which is busy from now on; a held offer gets its 101. If
+    /// the caller may wait for so long, the last one may be held back.
+    pub(super) fn take_link(
+        &mut self,
+        cx: &mut Connections<State>,
+        name: &str,
+        wait: Duration,
+    ) -> Taken {
+        let may_hold = wait >= 2 * HOLD_MAX && !self.lifecycle.is_draining();
+        let id = match self.registry.next_idle(name, may_hold.then(|| cx.now())) {
+            NextIdle::Link(id) => id,
+            NextIdle::Held(look_after) => {
+                if let Some(time) = look_after {
+                    let at = cx.after(time);
+                    self.set_alarm(cx, at, Alarm::LastLink(name.into()));
+                }
+                return Taken::Held;
+            }
+            NextIdle::Nothing => return Taken::Nothing,
+        };
+        let Some(registration) = cx.registration(id) else { return Taken::Nothing };
         self.registry.set_busy(&registration, id);
         self.switch_held(cx, id);
-        Some(id)
+        Taken::Link(id)
     }
 
     pub(super) fn switch_held(&mut self, cx: &mut Connections<State>, id: Id) {
@@ -54,8 +82,9 @@ impl GatewayRole {
         id: Id,
         line: &[u8],
     ) {
+        let now = cx.now();
         if let Some(link) = cx.link_mut(id) {
-            link.exchange = Some(key);
+            (link.exchange, link.asked) = (Some(key), Some(now));
             if let Some(exchange) = self.exchanges.get_mut(key) {
                 // Devices of this crate have a session, and frame strictly.
                 exchange.upstream_reads_on(link.registration.session().is_some());

@@ -6,16 +6,18 @@
 
 mod claims;
 mod entry;
+mod last_link;
 mod mailboxes;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) use self::claims::{Claimed, Denied, Surrendered, Unclaimed};
 use self::entry::Entry;
+pub(crate) use self::last_link::HOLD_MAX;
 pub(crate) use self::mailboxes::Gap;
 use crate::close_reason::CloseCause;
 use crate::engine::budget::Part;
@@ -102,6 +104,18 @@ pub(crate) struct Load {
     pub(crate) events: usize,
     /// Waiting callers.
     pub(crate) waiting: usize,
+}
+
+/// What a caller of a name gets at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextIdle {
+    /// This link, which the caller of the registry makes busy.
+    Link(Id),
+    /// It has to wait, because the last idle link is held back (`last_link.rs`). After the time, if
+    /// there is one, [`look_at_last_link`](Registry::look_at_last_link) decides again.
+    Held(Option<Duration>),
+    /// No link is idle, or no further request may be in flight.
+    Nothing,
 }
 
 /// A caller that waits for a link.
@@ -278,9 +292,28 @@ impl Registry {
         });
     }
 
-    /// A busy link is idle.
-    pub(crate) fn set_idle(&mut self, registration: &Registration, id: Id) {
+    /// A period in which the last idle link of a name was held back is over. Returns the time after
+    /// which to look again.
+    ///
+    /// # Errors
+    /// It is over: the idle link, which is for the caller that has waited longest.
+    pub(crate) fn look_at_last_link(
+        &mut self,
+        name: &str,
+        now: Instant,
+    ) -> Result<Duration, Option<Id>> {
+        let entry = self.entries.get_mut(name).ok_or(None)?;
+        let again = entry.last_link.look(entry.waiting.len(), now);
+        again.ok_or_else(|| entry.idle.0.last().map(|(id, _)| *id))
+    }
+
+    /// A busy link is idle. `took` is the time in which its device has answered, if it was asked
+    /// something.
+    pub(crate) fn set_idle(&mut self, registration: &Registration, id: Id, took: Option<Duration>) {
         self.each(registration, |entry| {
+            if let Some(took) = took {
+                entry.last_link.answered_in(took);
+            }
             take_out(&mut entry.busy, id);
             entry.idle.0.push((id, registration.session));
         });
@@ -405,14 +438,23 @@ impl Registry {
         entries.flat_map(|entry| entry.idle.0.iter().filter_map(theirs)).collect()
     }
 
-    /// The idle link of a name for the next request, if another request may be in flight there. The
-    /// caller makes it busy.
-    pub(crate) fn next_idle(&mut self, name: &str) -> Option<Id> {
+    /// The idle link of a name for the next request. At the time `hold` the last one may be held
+    /// back.
+    pub(crate) fn next_idle(&mut self, name: &str, hold: Option<Instant>) -> NextIdle {
         let (shared, most) = (self.shared, self.limits.in_flight_per_device_max);
-        let entry = self.entries.get_mut(name).filter(|e| e.in_flight() < most)?;
-        let (id, session) = entry.idle.pick(shared, entry.last)?;
+        let Some(entry) = self.entries.get_mut(name).filter(|e| e.in_flight() < most) else {
+            return NextIdle::Nothing;
+        };
+        if let Some(now) = hold.filter(|_| entry.idle.0.len() == 1) {
+            if let Some(look_after) = entry.hold_last_link(now) {
+                return NextIdle::Held(look_after);
+            }
+        }
+        let Some((id, session)) = entry.idle.pick(shared, entry.last) else {
+            return NextIdle::Nothing;
+        };
         entry.last = session;
-        Some(id)
+        NextIdle::Link(id)
     }
 
     /// Returns true if the name is connected, or was connected or expected within the last

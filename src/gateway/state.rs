@@ -255,6 +255,8 @@ pub(crate) struct Link {
     pub(super) registration: Arc<Registration>,
     /// The exchange it carries.
     pub(super) exchange: Option<Key>,
+    /// When that exchange was assigned to it.
+    pub(super) asked: Option<Instant>,
     /// It got a goaway, or has to end; it is closed after its answer.
     pub(super) leaving: bool,
     /// It is reserved for this visitor's connection.
@@ -268,6 +270,7 @@ impl Device {
         Device::Link(Link {
             registration,
             exchange: None,
+            asked: None,
             leaving: false,
             pinned: None,
             wanted: None,

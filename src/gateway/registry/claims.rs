@@ -9,6 +9,7 @@ use crate::engine::connections::Id;
 use crate::gateway::bounds::Bound;
 use crate::gateway::name_owners::Home;
 use crate::gateway::registry::entry::Entry;
+use crate::gateway::registry::last_link::LastLink;
 use crate::gateway::registry::{Owner, Registration, Registry, Session, Waiter};
 use crate::proto::turn::Transport;
 
@@ -263,6 +264,7 @@ impl Registry {
             entry.registration = None;
             entry.owner = owner.clone();
             entry.part = Weak::new();
+            entry.last_link = LastLink::default();
             entry.transport = transport;
             if let Some(stamp) = entry.departed.take() {
                 self.departed.remove(stamp);
@@ -281,6 +283,7 @@ impl Registry {
             entry.transport = transport;
             let old = std::mem::replace(&mut entry.owner, owner.clone());
             entry.part = Weak::new();
+            entry.last_link = LastLink::default();
             if let Some(session) = old.session {
                 entry.note_replaced(session, now);
             }

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::close_reason::CloseCause;
 use crate::engine::connections::Id;
 use crate::engine::departed::Stamp;
 use crate::engine::slab::Key;
+use crate::gateway::registry::last_link::LastLink;
 use crate::gateway::registry::{Owner, Registration, Session, Waiter};
 use crate::limits::REPLACED_MAX;
 use crate::proto::turn::{Encoding, Transport};
@@ -92,6 +93,8 @@ pub(super) struct Entry {
     /// mailbox, so repeated take-overs of the name add no second one.
     pub(super) gap_alarm: bool,
     pub(super) waiting: VecDeque<Waiter>,
+    /// Whether the last idle link is held back.
+    pub(super) last_link: LastLink,
     /// Exchanges whose event was already sent to a session, and goes to the next poll of that
     /// session, and to no link.
     pub(super) again: VecDeque<(Key, Option<Session>)>,
@@ -138,6 +141,7 @@ impl Entry {
             events_until: None,
             last: None,
             waiting: VecDeque::new(),
+            last_link: LastLink::default(),
             again: VecDeque::new(),
             transport,
             since,
@@ -170,6 +174,17 @@ impl Entry {
     /// Idle links and held polls.
     pub(super) fn free(&self) -> usize {
         self.idle.0.len() + self.mailbox.as_ref().map_or(0, |mailbox| mailbox.polls.0.len())
+    }
+
+    /// Holds back the last idle link, if it is worth it; returns the time after which to look again,
+    /// if this begins now. Only devices with a session learn how many callers wait.
+    pub(super) fn hold_last_link(&mut self, now: Instant) -> Option<Option<Duration>> {
+        let is_told = self.mailbox.is_none() && matches!(self.idle.0[..], [(_, Some(_))]);
+        match (is_told, self.waiting.is_empty(), self.last_link.is_held()) {
+            (true, false, true) => Some(None),
+            (true, true, false) => self.last_link.hold(now).map(Some),
+            _ => None,
+        }
     }
 
     /// Returns true if the role has to set the alarm for `poll_gap`, as it is not set yet.

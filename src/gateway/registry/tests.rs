@@ -61,6 +61,12 @@ fn names_of_one_credential_have_one_share_of_memory() {
 fn lamp() -> Vec<String> {
     vec!["lamp".to_owned()]
 }
+fn next(registry: &mut Registry, name: &str) -> Option<Id> {
+    match registry.next_idle(name, None) {
+        NextIdle::Link(id) => Some(id),
+        NextIdle::Held(_) | NextIdle::Nothing => None,
+    }
+}
 fn ids(n: usize) -> Vec<Id> {
     let mut slab = Slab::new();
     (0..n).map(|_| slab.insert(())).collect()
@@ -72,9 +78,9 @@ fn the_newest_idle_link_is_asked_first() {
     for id in &ids {
         let claimed = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap();
         registry.place(&claimed.registration, *id);
-        registry.set_idle(&claimed.registration, *id);
+        registry.set_idle(&claimed.registration, *id, None);
     }
-    assert_eq!(registry.next_idle("lamp"), Some(ids[1]));
+    assert_eq!(next(&mut registry, "lamp"), Some(ids[1]));
     assert_eq!((registry.links("lamp"), registry.connected()), ((2, 2), 1));
 }
 
@@ -84,7 +90,7 @@ fn a_new_session_takes_the_name_and_the_old_one_does_not_fight() {
     let old = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap();
     assert_eq!(old.up.len(), 1);
     registry.place(&old.registration, ids[0]);
-    registry.set_idle(&old.registration, ids[0]);
+    registry.set_idle(&old.registration, ids[0], None);
     let busy = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap();
     assert!(
         Arc::ptr_eq(&busy.registration, &old.registration),
@@ -135,11 +141,11 @@ fn devices_that_share_a_name_are_asked_in_turn() {
         let claimed = registry.claim(&lamp(), &owner(Some(session)), Transport::Turn, now).unwrap();
         assert!(claimed.replaced.is_empty());
         registry.place(&claimed.registration, *id);
-        registry.set_idle(&claimed.registration, *id);
+        registry.set_idle(&claimed.registration, *id, None);
         links.push(claimed.registration);
     }
     assert_eq!(registry.links("lamp"), (4, 4));
-    let turns: Vec<Id> = (0..6).map(|_| registry.next_idle("lamp").unwrap()).collect();
+    let turns: Vec<Id> = (0..6).map(|_| next(&mut registry, "lamp").unwrap()).collect();
     assert_eq!(
         turns,
         [ids[1], ids[2], ids[3], ids[1], ids[2], ids[3]],
@@ -147,7 +153,7 @@ fn devices_that_share_a_name_are_asked_in_turn() {
     );
     // One goes: the others go on.
     registry.leave(&links[2], ids[2], now);
-    let turns: Vec<Id> = (0..3).map(|_| registry.next_idle("lamp").unwrap()).collect();
+    let turns: Vec<Id> = (0..3).map(|_| next(&mut registry, "lamp").unwrap()).collect();
     assert_eq!(turns, [ids[1], ids[3], ids[1]]);
     // Another credential is still another one.
     let other = Owner {
@@ -168,13 +174,13 @@ fn requests_in_flight_are_bounded_per_device() {
     for id in &ids {
         let claimed = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap();
         registry.place(&claimed.registration, *id);
-        registry.set_idle(&claimed.registration, *id);
+        registry.set_idle(&claimed.registration, *id, None);
         registration = Some(claimed.registration);
     }
     let registration = registration.unwrap();
-    let id = registry.next_idle("lamp").unwrap();
+    let id = next(&mut registry, "lamp").unwrap();
     registry.set_busy(&registration, id);
-    assert_eq!(registry.next_idle("lamp"), None, "one is in flight");
+    assert_eq!(next(&mut registry, "lamp"), None, "one is in flight");
     assert!(registry.enqueue("lamp", Waiter::Caller(1)));
     assert_eq!(registry.next_waiter(&registration, true), None, "a poll would be a second one");
     assert_eq!(
@@ -182,8 +188,8 @@ fn requests_in_flight_are_bounded_per_device() {
         Some(Waiter::Caller(1)),
         "the link that is free now serves the next one"
     );
-    registry.set_idle(&registration, id);
-    assert!(registry.next_idle("lamp").is_some());
+    registry.set_idle(&registration, id, None);
+    assert!(next(&mut registry, "lamp").is_some());
 }
 
 #[test]
@@ -274,7 +280,7 @@ fn a_device_whose_held_offer_lapsed_is_there_for_as_long_as_one_that_polls() {
     let held = |registry: &mut Registry, id| {
         let claimed = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap();
         registry.place(&claimed.registration, id);
-        registry.set_idle(&claimed.registration, id);
+        registry.set_idle(&claimed.registration, id, None);
         (claimed.registration, claimed.up.len())
     };
     let (first, up) = held(&mut registry, ids[0]);
@@ -491,10 +497,10 @@ fn several_names_share_their_links() {
     let names = vec!["https://a.example".to_owned(), "https://b.example".to_owned()];
     let claimed = registry.claim(&names, &owner(None), Transport::Turn, now).unwrap();
     registry.place(&claimed.registration, ids[0]);
-    registry.set_idle(&claimed.registration, ids[0]);
-    assert_eq!(registry.next_idle("https://b.example"), Some(ids[0]));
+    registry.set_idle(&claimed.registration, ids[0], None);
+    assert_eq!(next(&mut registry, "https://b.example"), Some(ids[0]));
     registry.set_busy(&claimed.registration, ids[0]);
-    assert_eq!(registry.next_idle("https://a.example"), None);
+    assert_eq!(next(&mut registry, "https://a.example"), None);
     // One name is taken over; the link lives on under the other.
     registry.claim(&names[..1], &owner(Some(1)), Transport::Turn, now).unwrap();
     assert!(registry.in_force(&claimed.registration));
@@ -514,10 +520,10 @@ fn pinned_links_are_nobody_elses_and_go_when_others_wait_or_they_are_too_many() 
         .last()
         .unwrap();
     ids.iter().for_each(|id| t.place(&registration, *id));
-    ids.iter().for_each(|id| t.set_idle(&registration, *id));
+    ids.iter().for_each(|id| t.set_idle(&registration, *id, None));
     // One after the other is asked, and pinned.
     for n in 1..=8 {
-        let id = t.next_idle("lamp").unwrap();
+        let id = next(&mut t, "lamp").unwrap();
         t.set_busy(&registration, id);
         t.set_pinned(&registration, id);
         assert_eq!(
@@ -526,7 +532,7 @@ fn pinned_links_are_nobody_elses_and_go_when_others_wait_or_they_are_too_many() 
             "{n} of 8"
         );
     }
-    assert_eq!(t.next_idle("lamp"), None);
+    assert_eq!(next(&mut t, "lamp"), None);
     let (_, longest) = t.surplus_pins("lamp");
     assert_eq!(longest, Some(ids[7]), "the first that was pinned has idled longest");
     // A waiting caller counts more than the share.
@@ -551,7 +557,7 @@ fn demand_is_what_waits_while_nothing_is_free_and_only_of_a_session() {
         assert!(registry.enqueue("lamp", Waiter::Caller(number)));
         assert_eq!(registry.demand(&registration, 0), number as usize + 1);
     }
-    registry.set_idle(&registration, ids[0]);
+    registry.set_idle(&registration, ids[0], None);
     assert_eq!(registry.demand(&registration, 0), 0, "a link is free");
     registry.set_busy(&registration, ids[0]);
     let encoding = Encoding::Message;
@@ -565,4 +571,63 @@ fn demand_is_what_waits_while_nothing_is_free_and_only_of_a_session() {
     registry.place(&claimed.registration, ids[0]);
     assert!(registry.enqueue("lamp", Waiter::Caller(1)));
     assert_eq!(registry.demand(&claimed.registration, 0), 0);
+}
+
+/// A registry with links of `lamp`, whose device has answered after `took`.
+fn linked(session: Option<u8>, links: &[Id], took: u64) -> (Registry, Arc<Registration>) {
+    let mut registry = registry(|_| ());
+    let mut of = None;
+    for id in links {
+        let claimed =
+            registry.claim(&lamp(), &owner(session), Transport::Turn, Instant::now()).unwrap();
+        registry.place(&claimed.registration, *id);
+        registry.set_idle(&claimed.registration, *id, Some(Duration::from_millis(took)));
+        of = Some(claimed.registration);
+    }
+    (registry, of.unwrap())
+}
+
+#[test]
+fn the_last_idle_link_of_a_far_device_is_held_while_callers_come() {
+    let (now, ids) = (Instant::now(), ids(2));
+    let (mut registry, registration) = linked(Some(1), &ids, 48);
+    let period = Duration::from_millis(3);
+    assert_eq!(registry.next_idle("lamp", Some(now)), NextIdle::Link(ids[1]), "there are two");
+    registry.set_busy(&registration, ids[1]);
+    assert_eq!(registry.next_idle("lamp", Some(now)), NextIdle::Held(Some(period)));
+    assert!(registry.enqueue("lamp", Waiter::Caller(1)));
+    assert_eq!(registry.next_idle("lamp", Some(now)), NextIdle::Held(None));
+    assert!(registry.enqueue("lamp", Waiter::Caller(2)));
+    assert_eq!(registry.look_at_last_link("lamp", now), Ok(period));
+    assert_eq!(registry.look_at_last_link("lamp", now), Err(Some(ids[0])), "nobody else has come");
+    assert_eq!(registry.next_waiter(&registration, true), Some(Waiter::Caller(1)));
+    registry.set_busy(&registration, ids[0]);
+    assert_eq!(registry.demand(&registration, 0), 1);
+    assert_eq!(registry.next_idle("lamp", Some(now)), NextIdle::Nothing, "none is idle");
+    // A link that has come back goes to whoever waits, at once.
+    registry.cancel_wait("lamp", Waiter::Caller(2));
+    registry.set_idle(&registration, ids[0], None);
+    assert!(matches!(registry.next_idle("lamp", Some(now)), NextIdle::Held(Some(_))));
+    registry.set_idle(&registration, ids[1], None);
+    assert_eq!(registry.next_idle("lamp", Some(now)), NextIdle::Link(ids[1]), "it is not the last");
+}
+
+#[test]
+fn a_last_link_is_not_held_in_vain() {
+    let (now, ids) = (Instant::now(), ids(1));
+    let free = |registry: &mut Registry| registry.next_idle("lamp", Some(now));
+    assert_eq!(free(&mut registry(|_| ())), NextIdle::Nothing, "nobody is there");
+    assert_eq!(free(&mut linked(Some(1), &ids, 15).0), NextIdle::Link(ids[0]), "it is near");
+    assert_eq!(free(&mut linked(None, &ids, 48).0), NextIdle::Link(ids[0]), "it is told nothing");
+    let (mut registry, registration) = linked(Some(1), &ids, 48);
+    assert!(matches!(free(&mut registry), NextIdle::Held(Some(_))));
+    registry.leave(&registration, ids[0], now);
+    assert_eq!(registry.look_at_last_link("lamp", now), Err(None), "it has ended");
+    assert_eq!(registry.look_at_last_link("nobody", now), Err(None));
+    // Another session may be nearer.
+    let (mut registry, _) = linked(Some(1), &ids, 48);
+    let new = registry.claim(&lamp(), &owner(Some(2)), Transport::Turn, now).unwrap();
+    registry.place(&new.registration, ids[0]);
+    registry.set_idle(&new.registration, ids[0], None);
+    assert_eq!(free(&mut registry), NextIdle::Link(ids[0]));
 }

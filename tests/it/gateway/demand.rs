@@ -339,3 +339,67 @@ fn a_programs_request_says_how_many_wait_and_its_own_word_is_dropped() {
         },
     );
 }
+
+/// A far device with two links, which answers late. The request that takes the last idle link is held
+/// back for a moment, and says how many callers came behind it: visitors, and a program's `send()`.
+#[test]
+fn the_request_that_takes_the_last_idle_link_of_a_far_device_tells_of_those_behind_it() {
+    let own = crate::support::own_address();
+    let gateway = crate::support::gateway().listen(format!("{own}:0")).start().unwrap();
+    let visitors = gateway.listen_visitors(&format!("{own}:0"), Routes::path()).unwrap();
+    let mut links = [(); 2].map(|()| Device::connect(gateway.devices_addr(), Face::Link, SESSION));
+    let mut callers = [(); 4].map(|()| RawPeer::connect(visitors));
+    // Callers that come too late, since the machine is busy, come again.
+    let told = eventually("a request that takes the last link tells of others", || {
+        for (n, caller) in callers.iter_mut().enumerate() {
+            caller.write(get(&format!("/lamp/{n}")));
+        }
+        let told = answer_late(&mut links, callers.len());
+        for (n, caller) in callers.iter_mut().enumerate() {
+            caller.read_answer("GET").expect_ok(format!("/{n}"));
+        }
+        told
+    });
+    assert!(matches!(told, 1 | 2), "two links, four callers: {told}");
+
+    let told = eventually("a program's request does", || {
+        thread::scope(|scope| {
+            let programs = [(); 4].map(|()| {
+                scope.spawn(|| {
+                    let request = Request::get("/program").body(Body::empty()).unwrap();
+                    let mut response = gateway.device("lamp").send(request).unwrap();
+                    response.body_mut().read_to_text(100).unwrap()
+                })
+            });
+            let told = answer_late(&mut links, programs.len());
+            programs
+                .into_iter()
+                .for_each(|program| assert_eq!(program.join().unwrap(), "/program"));
+            told
+        })
+    });
+    assert!(matches!(told, 1 | 2), "two links, four callers: {told}");
+}
+
+/// Answers so many requests, each 64 ms after it came, as a far device does. Returns what the second
+/// one said about callers that wait, if it came while the first one was still unanswered.
+fn answer_late(links: &mut [Device; 2], count: usize) -> Option<usize> {
+    let (mut told, mut answered) = (None, 0);
+    while answered < count {
+        let mut asked = Vec::new();
+        for (at, link) in links.iter_mut().enumerate() {
+            if link.peer.stirs_within(Duration::from_millis(30)) {
+                asked.push((at, link.asked()));
+            }
+        }
+        if answered == 0 && asked.len() == 2 {
+            told = asked.iter().map(|(_, asked)| asked.waiting()).max().filter(|n| *n > 0);
+        }
+        thread::sleep(Duration::from_millis(64)); // the way is long
+        answered += asked.len();
+        for (at, asked) in asked {
+            links[at].answer(&asked);
+        }
+    }
+    told
+}
