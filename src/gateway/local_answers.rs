@@ -56,10 +56,29 @@ impl GatewayRole {
         let Some(conn) = cx.get_mut(id) else { return };
         LocalAnswer { to_gateway, ..answer.clone() }.write(conn.output(), &date);
         match conn.flush() {
-            Ok(true) => self.visitor_next(cx, id, true),
-            Ok(false) => self.linger(cx, id), // it does not even read this much, so it is not waited for
+            Ok(_) => self.visitor_next(cx, id, true),
             Err(_) => cx.close(id),
         }
+    }
+
+    /// Returns true if the last answer on a visitor's connection was written to its end. A client
+    /// that reads slowly is asked for nothing further until then.
+    pub(super) fn is_answered(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
+        let at = cx.after(self.settings.limits.idle_visitor_timeout);
+        let Some(conn) = cx.get_mut(id).filter(|conn| conn.pending() > 0) else { return true };
+        match conn.flush() {
+            Ok(true) => {
+                cx.set_deadline(id, Some(at));
+                return true;
+            }
+            Ok(false) if !conn.is_broken() => {
+                if self.lifecycle.is_draining() {
+                    self.linger(cx, id);
+                }
+            }
+            Ok(false) | Err(_) => cx.close(id),
+        }
+        false
     }
 
     pub(super) fn visitor_next(&mut self, cx: &mut Connections<State>, id: Id, keep: bool) {

@@ -17,9 +17,11 @@ use crate::setting::VISITORS_ALLOW;
 const LOOK: Duration = Duration::from_millis(100);
 
 /// `Some` if a visitor's connection waits for a request; the value says whether it would be its
-/// first. A connection with unread bytes does not wait.
+/// first. A connection with unread bytes does not wait, unless its client does not read its last
+/// answer.
 fn idles(cx: &Connections<State>, id: Id) -> Option<bool> {
-    let connection = cx.get(id).filter(|connection| !connection.has_input())?;
+    let connection =
+        cx.get(id).filter(|connection| connection.pending() > 0 || !connection.has_input())?;
     match &connection.state {
         State::Visitor(Visitor::Head {
             began: false,

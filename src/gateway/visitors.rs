@@ -43,6 +43,9 @@ const NOT_A_PEER: LocalAnswer<'static> = LocalAnswer {
 };
 impl GatewayRole {
     pub(super) fn visitor_head(&mut self, cx: &mut Connections<State>, id: Id) {
+        if !self.is_answered(cx, id) {
+            return;
+        }
         let decision = self.next_request(cx, id);
         if decision.is_admitted() {
             cx.seen(id); // a gateway, at the peers' port
@@ -372,7 +375,8 @@ impl GatewayRole {
     }
 
     pub(super) fn visitor_head_expired(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(conn) = cx.get(id).filter(|conn| conn.kept() > 0) else {
+        // A client that did not read its last answer has not been asked for the rest of its request.
+        let Some(conn) = cx.get(id).filter(|conn| conn.kept() > 0 && conn.pending() == 0) else {
             return cx.close(id);
         };
         let refusal = Refusal::new(408, HEAD_LATE);
