@@ -29,8 +29,8 @@ pub(super) enum Alarm {
     Tick,
     /// Pinned links of this name may be needed by other callers.
     EasePins(Arc<str>),
-    /// A period in which the last idle link of this name was held back is over.
-    LastLink(Arc<str>),
+    /// A request was held back for long enough, unless others keep coming.
+    HeldBack(HeldBack),
     /// A gateway that requests were sent to may hang.
     CheckPeer(PeerId),
     /// The notice of a drain has expired: exchanges in progress may finish within this time.
@@ -41,6 +41,17 @@ pub(super) enum Alarm {
     StopListening,
     /// The drain's time is up.
     Stop,
+}
+
+/// A request that has taken the last idle link of its device, and was not sent yet.
+#[derive(Clone, Copy)]
+pub(super) struct HeldBack {
+    pub(super) exchange: Key,
+    pub(super) link: Id,
+    pub(super) period: Duration,
+    pub(super) periods_left: u32,
+    /// The number of callers that waited when the period began.
+    pub(super) waiting: usize,
 }
 
 /// The first alarm, which is set by the code that starts the loop.

@@ -73,6 +73,14 @@ impl Callers {
         Some(caller)
     }
 
+    /// The name of the device for whose link this caller waits.
+    pub(super) fn name_for_link(&self, number: u64) -> Option<&str> {
+        match self.waiting.get(&number)? {
+            Caller::Link { name, .. } => Some(name),
+            Caller::Name { .. } => None,
+        }
+    }
+
     /// Removes a caller that waited for a link and gets one.
     pub(super) fn take_for_link(&mut self, number: u64) -> Option<(String, LeaseReply)> {
         match self.take(number)? {

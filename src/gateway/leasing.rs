@@ -13,7 +13,7 @@ use crate::gateway::callers::{Caller, LeaseReply, NameReply};
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::leases::{Handle, Lease, LeaseId, Leased, LeasedLink};
-use crate::gateway::links::{Taken, UNTURNED, peer_flush};
+use crate::gateway::links::{UNTURNED, peer_flush};
 use crate::gateway::loops::MOVED_TOO_OFTEN;
 use crate::gateway::registry::{Registration, Waiter};
 use crate::gateway::state::{
@@ -162,11 +162,12 @@ impl GatewayRole {
     pub(super) fn lease_ended(
         &mut self,
         cx: &Connections<State>,
-        registration: &Registration,
+        registration: &Arc<Registration>,
         why: &CloseReason,
     ) {
         let left = self.registry.lease_ends(registration, cx.now());
         self.link_ended(registration, &left, why);
+        self.follow_ups.push_back(FollowUp::ServeInLine(registration.clone())); // another request may be in flight
     }
 
     pub(super) fn borrow(&mut self, cx: &mut Connections<State>, wanted: Borrow) {
@@ -194,7 +195,7 @@ impl GatewayRole {
             let _ = reply.send(Err(Error::full(SHORT_OF_MEMORY)));
             return;
         }
-        while let Taken::Link(link) = self.take_link(cx, &name, wait.time) {
+        while let Some((link, _)) = self.take_link(cx, &name) {
             if !self.is_alive(cx, link) {
                 continue;
             }

@@ -1,14 +1,19 @@
 //! Which caller gets a free link, and which link or poll a request gets.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
-use crate::gateway::alarms::Alarm;
-use crate::gateway::links::{Taken, UNASKED, UNTURNED, peer_flush};
-use crate::gateway::registry::{NextIdle, Registration, Waiter};
+use crate::gateway::alarms::{Alarm, HeldBack};
+use crate::gateway::links::UNASKED;
+use crate::gateway::links::UNTURNED;
+use crate::gateway::links::peer_flush;
+use crate::gateway::registry::{PERIODS_MAX, Registration, Waiter};
 use crate::gateway::state::{Asking, Device, GatewayRole, State, States};
+
+/// A request that is held back is given up after this time at the earliest.
+const HELD_LEAST: Duration = Duration::from_secs(1);
 
 impl GatewayRole {
     /// Gives a busy link to a caller that waited.
@@ -39,6 +44,9 @@ impl GatewayRole {
             Waiter::Caller(number) => {
                 if !peer_flush(cx, id) {
                     self.drop_link(cx, id, UNTURNED);
+                    if let Some(name) = self.callers.name_for_link(number) {
+                        self.registry.enqueue(name, waiter); // it waits again
+                    }
                 } else if !self.lease(cx, number, id) {
                     self.link_free(cx, id, Ok(()));
                 }
@@ -55,10 +63,11 @@ impl GatewayRole {
         let Some(conn) = cx.get_mut(id) else { return };
         let State::Device(Device::Link(link)) = &mut conn.state else { return };
         let exchange = link.exchange.take().and_then(|key| self.exchanges.get(key));
+        // A request that was withdrawn before it was sent was not answered.
+        let asked = link.asked.take().filter(|_| exchange.is_some());
         let bound = link.pinned.is_some() || exchange.is_some_and(|exchange| exchange.is_bound());
         let is_counted = exchange.is_some_and(|exchange| exchange.observed.is_on());
         let downstream = exchange.and_then(|exchange| exchange.downstream());
-        let asked = link.asked.take();
         let (registration, leaving) = (link.registration.clone(), link.leaving);
         if leaving {
             let end = match () {
@@ -102,7 +111,8 @@ impl GatewayRole {
         if self.lifecycle.is_draining() {
             return self.part(cx, id);
         }
-        let took = asked.map(|asked| cx.now().saturating_duration_since(asked));
+        let now = cx.now();
+        let took = asked.map(|asked| (now.saturating_duration_since(asked), now));
         self.registry.set_idle(&registration, id, took);
         self.watch_idle(cx, id);
     }
@@ -117,11 +127,9 @@ impl GatewayRole {
             if !self.registry.callers_wait(registration) {
                 return;
             }
-            let idle = |name: &Arc<str>| match self.registry.next_idle(name, None) {
-                NextIdle::Link(id) => Some(id),
-                NextIdle::Held(_) | NextIdle::Nothing => None,
-            };
-            let Some(id) = registration.names().find_map(idle) else { return };
+            let now = cx.now();
+            let next = registration.names().find_map(|name| self.registry.next_idle(name, now));
+            let Some((id, _)) = next else { return };
             let Some(waiter) = self.registry.next_waiter(registration, true) else { return };
             let Some(registration) = cx.registration(id) else { return };
             self.registry.set_busy(&registration, id);
@@ -130,19 +138,57 @@ impl GatewayRole {
         }
     }
 
-    /// Looks again at the last idle link of a name, which is held back: it goes to the caller that
-    /// waits, unless others keep coming.
-    pub(super) fn look_at_last_link(&mut self, cx: &mut Connections<State>, name: &Arc<str>) {
-        match self.registry.look_at_last_link(name, cx.now()) {
-            Ok(time) => {
-                let at = cx.after(time);
-                self.set_alarm(cx, at, Alarm::LastLink(name.clone()));
-            }
-            Err(idle) => {
-                if let Some(registration) = idle.and_then(|link| cx.registration(link)) {
-                    self.serve_by_idle(cx, &registration);
-                }
-            }
+    /// Sends a request a little later on the busy link that it has got, so that it can report who came
+    /// behind it (`registry/last_link.rs`).
+    fn hold_back(
+        &mut self,
+        cx: &mut Connections<State>,
+        (visitor, exchange): (Id, Key),
+        link: Id,
+        period: Duration,
+    ) {
+        let Some(held) = cx.link_mut(link) else { return };
+        held.exchange = Some(exchange);
+        // As for one that waits for a link; but this one has got one, however little it may wait.
+        let wait = self.waits(exchange).link.time.max(HELD_LEAST);
+        let wait = cx.after(wait);
+        cx.set_deadline(visitor, Some(wait));
+        let periods_left = PERIODS_MAX - 1;
+        let held = HeldBack { exchange, link, period, periods_left, waiting: 0 };
+        let at = cx.after(period);
+        self.set_alarm(cx, at, Alarm::HeldBack(held));
+    }
+
+    /// Sends a request that was held back, unless further callers came in the last period.
+    pub(super) fn look_at_held(&mut self, cx: &mut Connections<State>, held: HeldBack) {
+        let HeldBack { exchange, link, period, periods_left, .. } = held;
+        let of_link = cx.link_mut(link).filter(|link| link.exchange == Some(exchange));
+        let Some(of_link) = of_link else { return self.find_another(cx, exchange) };
+        let (registration, leaving) = (of_link.registration.clone(), of_link.leaving);
+        let waiting = self.registry.demand(&registration, 0);
+        let is_wanted = self.exchanges.get(exchange).is_some_and(|held| held.is_waiting());
+        let may_wait = is_wanted && !leaving && !self.lifecycle.is_draining();
+        if may_wait && waiting > held.waiting && periods_left > 0 {
+            let at = cx.after(period);
+            let held = HeldBack { periods_left: periods_left - 1, waiting, ..held };
+            return self.set_alarm(cx, at, Alarm::HeldBack(held));
+        }
+        if waiting == 0 {
+            self.registry.held_in_vain(&registration, cx.now());
+        }
+        if let Some(link) = cx.link_mut(link) {
+            link.exchange = None;
+        }
+        self.serve(cx, link, Waiter::Exchange(exchange));
+    }
+
+    /// The link on which a request was held back has ended.
+    fn find_another(&mut self, cx: &mut Connections<State>, key: Key) {
+        let waiting = self.exchanges.get(key).filter(|exchange| exchange.is_waiting());
+        let Some(visitor) = waiting.and_then(|exchange| exchange.downstream()) else { return };
+        if let Some(Asking { name, .. }) = cx.asking(visitor) {
+            self.registry.cancel_wait(name, Waiter::Exchange(key));
+            self.find_link(cx, visitor, key);
         }
     }
 
@@ -158,16 +204,12 @@ impl GatewayRole {
         }
         let (idempotent, retried) =
             self.exchanges.get(key).map_or((false, false), |e| (e.is_idempotent(), e.is_retried()));
-        let wait = self.waits(key).link.time;
-        loop {
-            match self.take_link(cx, &name, wait) {
-                Taken::Link(link) => {
-                    if (idempotent && !retried) || self.is_alive(cx, link) {
-                        return self.assign(cx, key, link);
-                    }
-                }
-                Taken::Held => return self.wait_in_line(cx, id, key),
-                Taken::Nothing => break,
+        while let Some((link, hold)) = self.take_link(cx, &name) {
+            if (idempotent && !retried) || self.is_alive(cx, link) {
+                return match hold.filter(|_| !retried && !self.lifecycle.is_draining()) {
+                    Some(period) => self.hold_back(cx, (id, key), link, period),
+                    None => self.assign(cx, key, link),
+                };
             }
         }
         if self.registry.is_polling(&name) && !self.lifecycle.is_draining() {

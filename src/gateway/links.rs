@@ -10,7 +10,6 @@ use crate::engine::slab::Key;
 use crate::gateway::alarms::Alarm;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::refusals::EARLY;
-use crate::gateway::registry::{HOLD_MAX, NextIdle};
 use crate::gateway::state::{Device, GatewayRole, HEAD, Hold, State, States};
 use crate::proto::forward::waiting_line;
 use crate::proto::head;
@@ -22,39 +21,19 @@ pub(super) const UNTURNED: CloseReason =
 pub(super) const UNASKED: &str = "unrequested bytes arrived";
 const EMPTY_LINES: &str = "more than 64 bytes of empty lines came between two messages";
 
-/// What a caller gets at once.
-pub(super) enum Taken {
-    Link(Id),
-    /// The last idle link is held back: the caller waits with others.
-    Held,
-    Nothing,
-}
-
 impl GatewayRole {
-    /// Takes the next idle link of `name`, which is busy from now on; a held offer gets its 101. If
-    /// the caller may wait for so long, the last one may be held back.
+    /// Takes the next idle link of `name`, which is busy from now on; a held offer gets its 101. With
+    /// a time: for how long a request may be held back on it.
     pub(super) fn take_link(
         &mut self,
         cx: &mut Connections<State>,
         name: &str,
-        wait: Duration,
-    ) -> Taken {
-        let may_hold = wait >= 2 * HOLD_MAX && !self.lifecycle.is_draining();
-        let id = match self.registry.next_idle(name, may_hold.then(|| cx.now())) {
-            NextIdle::Link(id) => id,
-            NextIdle::Held(look_after) => {
-                if let Some(time) = look_after {
-                    let at = cx.after(time);
-                    self.set_alarm(cx, at, Alarm::LastLink(name.into()));
-                }
-                return Taken::Held;
-            }
-            NextIdle::Nothing => return Taken::Nothing,
-        };
-        let Some(registration) = cx.registration(id) else { return Taken::Nothing };
+    ) -> Option<(Id, Option<Duration>)> {
+        let (id, hold) = self.registry.next_idle(name, cx.now())?;
+        let registration = cx.registration(id)?;
         self.registry.set_busy(&registration, id);
         self.switch_held(cx, id);
-        Taken::Link(id)
+        Some((id, hold))
     }
 
     pub(super) fn switch_held(&mut self, cx: &mut Connections<State>, id: Id) {

@@ -194,9 +194,13 @@ impl GatewayRole {
                 }
                 _ => continue,
             };
-            match exchange {
-                Some(key) => self.end_exchange(cx, key, CloseCause::Operator, DISCONNECTED),
-                None => self.drop_link(cx, *id, why.clone()),
+            let is_held = exchange.and_then(|key| self.exchanges.get(key));
+            let is_held = is_held.is_some_and(|exchange| exchange.is_waiting()); // and not on the link yet
+            if let Some(key) = exchange {
+                self.end_exchange(cx, key, CloseCause::Operator, DISCONNECTED);
+            }
+            if exchange.is_none() || is_held {
+                self.drop_link(cx, *id, why.clone());
             }
         }
         self.fail_events_of_name(cx, name, CloseCause::Operator, DISCONNECTED);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::claims::{Claimed, Denied, Surrendered, Unclaimed};
 use self::entry::Entry;
-pub(crate) use self::last_link::HOLD_MAX;
+pub(crate) use self::last_link::PERIODS_MAX;
 pub(crate) use self::mailboxes::Gap;
 use crate::close_reason::CloseCause;
 use crate::engine::budget::Part;
@@ -104,18 +104,6 @@ pub(crate) struct Load {
     pub(crate) events: usize,
     /// Waiting callers.
     pub(crate) waiting: usize,
-}
-
-/// What a caller of a name gets at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NextIdle {
-    /// This link, which the caller of the registry makes busy.
-    Link(Id),
-    /// It has to wait, because the last idle link is held back (`last_link.rs`). After the time, if
-    /// there is one, [`look_at_last_link`](Registry::look_at_last_link) decides again.
-    Held(Option<Duration>),
-    /// No link is idle, or no further request may be in flight.
-    Nothing,
 }
 
 /// A caller that waits for a link.
@@ -292,27 +280,16 @@ impl Registry {
         });
     }
 
-    /// A period in which the last idle link of a name was held back is over. Returns the time after
-    /// which to look again.
-    ///
-    /// # Errors
-    /// It is over: the idle link, which is for the caller that has waited longest.
-    pub(crate) fn look_at_last_link(
+    /// A busy link is idle. `took`: the time in which its device has answered, and when.
+    pub(crate) fn set_idle(
         &mut self,
-        name: &str,
-        now: Instant,
-    ) -> Result<Duration, Option<Id>> {
-        let entry = self.entries.get_mut(name).ok_or(None)?;
-        let again = entry.last_link.look(entry.waiting.len(), now);
-        again.ok_or_else(|| entry.idle.0.last().map(|(id, _)| *id))
-    }
-
-    /// A busy link is idle. `took` is the time in which its device has answered, if it was asked
-    /// something.
-    pub(crate) fn set_idle(&mut self, registration: &Registration, id: Id, took: Option<Duration>) {
+        registration: &Registration,
+        id: Id,
+        took: Option<(Duration, Instant)>,
+    ) {
         self.each(registration, |entry| {
-            if let Some(took) = took {
-                entry.last_link.answered_in(took);
+            if let Some((took, now)) = took {
+                entry.last_link.answered_in(took, now);
             }
             take_out(&mut entry.busy, id);
             entry.idle.0.push((id, registration.session));
@@ -438,23 +415,26 @@ impl Registry {
         entries.flat_map(|entry| entry.idle.0.iter().filter_map(theirs)).collect()
     }
 
-    /// The idle link of a name for the next request. At the time `hold` the last one may be held
-    /// back.
-    pub(crate) fn next_idle(&mut self, name: &str, hold: Option<Instant>) -> NextIdle {
+    /// The idle link of a name for the next request, if another request may be in flight there. The
+    /// caller makes it busy. With a time: for how long to hold the request back, because this is the
+    /// last idle link.
+    pub(crate) fn next_idle(&mut self, name: &str, now: Instant) -> Option<(Id, Option<Duration>)> {
         let (shared, most) = (self.shared, self.limits.in_flight_per_device_max);
-        let Some(entry) = self.entries.get_mut(name).filter(|e| e.in_flight() < most) else {
-            return NextIdle::Nothing;
-        };
-        if let Some(now) = hold.filter(|_| entry.idle.0.len() == 1) {
-            if let Some(look_after) = entry.hold_last_link(now) {
-                return NextIdle::Held(look_after);
-            }
-        }
-        let Some((id, session)) = entry.idle.pick(shared, entry.last) else {
-            return NextIdle::Nothing;
-        };
+        let entry = self.entries.get_mut(name).filter(|e| e.in_flight() < most)?;
+        let (id, session) = entry.idle.pick(shared, entry.last)?;
         entry.last = session;
-        NextIdle::Link(id)
+        // Only a device with a session is told who waits, and it has to be of use to dial.
+        let may_grow = entry.in_flight() + 1 < most
+            && entry.places() < self.limits.links_per_device()
+            && session.is_some();
+        let is_last = entry.idle.0.len() == 1 && entry.mailbox.is_none();
+        let hold = if is_last && may_grow { entry.last_link.period(now) } else { None };
+        Some((id, hold))
+    }
+
+    /// A request for one of these names was held back, and nobody else came.
+    pub(crate) fn held_in_vain(&mut self, registration: &Registration, now: Instant) {
+        self.each(registration, |entry| entry.last_link.rest(now));
     }
 
     /// Returns true if the name is connected, or was connected or expected within the last

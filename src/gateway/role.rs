@@ -232,7 +232,7 @@ impl GatewayRole {
             Alarm::Overdue => self.end_overdue(cx),
             Alarm::CheckPeer(peer) => self.check_peer(cx, peer),
             Alarm::EasePins(name) => self.ease_pins(cx, &name),
-            Alarm::LastLink(name) => self.look_at_last_link(cx, &name),
+            Alarm::HeldBack(held) => self.look_at_held(cx, held),
             Alarm::Drain(time) => self.drain(cx, time),
             Alarm::DrainOn => self.drain_on(cx),
             Alarm::StopListening => self.stop_listening(cx),

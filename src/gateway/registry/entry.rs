@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::close_reason::CloseCause;
 use crate::engine::connections::Id;
@@ -93,7 +93,7 @@ pub(super) struct Entry {
     /// mailbox, so repeated take-overs of the name add no second one.
     pub(super) gap_alarm: bool,
     pub(super) waiting: VecDeque<Waiter>,
-    /// Whether the last idle link is held back.
+    /// Whether the request that takes the last idle link is held back.
     pub(super) last_link: LastLink,
     /// Exchanges whose event was already sent to a session, and goes to the next poll of that
     /// session, and to no link.
@@ -174,17 +174,6 @@ impl Entry {
     /// Idle links and held polls.
     pub(super) fn free(&self) -> usize {
         self.idle.0.len() + self.mailbox.as_ref().map_or(0, |mailbox| mailbox.polls.0.len())
-    }
-
-    /// Holds back the last idle link, if it is worth it; returns the time after which to look again,
-    /// if this begins now. Only devices with a session learn how many callers wait.
-    pub(super) fn hold_last_link(&mut self, now: Instant) -> Option<Option<Duration>> {
-        let is_told = self.mailbox.is_none() && matches!(self.idle.0[..], [(_, Some(_))]);
-        match (is_told, self.waiting.is_empty(), self.last_link.is_held()) {
-            (true, false, true) => Some(None),
-            (true, true, false) => self.last_link.hold(now).map(Some),
-            _ => None,
-        }
     }
 
     /// Returns true if the role has to set the alarm for `poll_gap`, as it is not set yet.

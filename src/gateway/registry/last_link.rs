@@ -1,77 +1,61 @@
-//! Holds back the last idle link of a far device for a moment.
+//! When the request that takes the last idle link of a far device is held back for a moment.
 //!
 //! A device learns how many callers wait from the requests that it gets (protocol.md §1.6). The
 //! request that takes the last idle link knows of nobody who comes a moment later, and nothing can be
-//! said to the device until a link is free again: a whole round trip. So this request waits for
-//! those behind it, for a small part of the round trip, and tells the device about all of them.
+//! said to the device until a link is free again: a whole round trip. So this request is sent a little
+//! later, by a small part of the round trip, and tells the device about all who came meanwhile.
 
 use std::time::{Duration, Instant};
 
-/// The period for which the link is held is this part of the shortest time in which the device has
-/// answered.
+/// The request is held for this part of the shortest time in which the device has answered.
 const PART: u32 = 16;
-/// A shorter period is not worth an alarm: the device is near.
-const PERIOD_MIN: Duration = Duration::from_millis(1);
+/// The loop's alarms are too coarse for less. The device is near.
+const PERIOD_MIN: Duration = Duration::from_millis(2);
 const PERIOD_MAX: Duration = Duration::from_millis(4);
-/// While further callers come, it is held for so many periods at most.
-const PERIODS_MAX: u32 = 4;
-/// After nobody has come, it is not held for this time.
+/// While further callers come, the request is held for so many periods at most.
+pub(crate) const PERIODS_MAX: u32 = 4;
+/// After nobody has come, no request is held for this time.
 const REST: Duration = Duration::from_secs(1);
+/// Answers older than twice this time do not count: the device may have moved.
+const WINDOW: Duration = Duration::from_secs(60);
 
-/// The longest time for which a link is held.
-pub(crate) const HOLD_MAX: Duration = PERIOD_MAX.saturating_mul(PERIODS_MAX);
-
-/// What a name's last idle link is held for.
+/// How far a device is, and whether a request for it may be held.
 #[derive(Debug, Default)]
 pub(super) struct LastLink {
-    /// The shortest time in which the device has answered, which no round trip exceeds.
+    /// The shortest times in which the device has answered, in the present window and in the one
+    /// before.
     fastest: Option<Duration>,
-    held: Option<Held>,
+    fastest_before: Option<Duration>,
+    /// When the present window began.
+    since: Option<Instant>,
     rests_until: Option<Instant>,
 }
 
-#[derive(Debug)]
-struct Held {
-    periods_left: u32,
-    /// The number of callers that waited when the period began.
-    waiting: usize,
-}
-
 impl LastLink {
-    /// The device has answered after this time.
-    pub(super) fn answered_in(&mut self, time: Duration) {
+    /// The device has answered a request after this time.
+    pub(super) fn answered_in(&mut self, time: Duration, now: Instant) {
+        let since = *self.since.get_or_insert(now);
+        if since + WINDOW <= now {
+            let is_next = now < since + 2 * WINDOW;
+            self.fastest_before = self.fastest.take().filter(|_| is_next);
+            self.since = Some(now);
+        }
         self.fastest = Some(self.fastest.map_or(time, |fastest| fastest.min(time)));
     }
 
-    pub(super) fn is_held(&self) -> bool {
-        self.held.is_some()
-    }
-
-    /// The first caller wants the link. Returns the time after which to [`look`](Self::look), if the
-    /// link is held from now on.
-    pub(super) fn hold(&mut self, now: Instant) -> Option<Duration> {
-        let period = self.period().filter(|_| self.rests_until.is_none_or(|until| until <= now))?;
-        self.held = Some(Held { periods_left: PERIODS_MAX - 1, waiting: 1 });
-        Some(period)
-    }
-
-    /// A period is over, and so many callers wait. Returns the time after which to look again, or
-    /// `None` if the link is free from now on.
-    pub(super) fn look(&mut self, waiting: usize, now: Instant) -> Option<Duration> {
-        let held = self.held.take()?;
-        if waiting > held.waiting && held.periods_left > 0 {
-            self.held = Some(Held { periods_left: held.periods_left - 1, waiting });
-            return self.period();
+    /// The time for which to hold the request that takes the last idle link now, if at all.
+    pub(super) fn period(&self, now: Instant) -> Option<Duration> {
+        if self.rests_until.is_some_and(|until| now < until) {
+            return None;
         }
-        if waiting <= 1 {
-            self.rests_until = Some(now + REST);
-        }
-        None
-    }
-
-    fn period(&self) -> Option<Duration> {
-        let period = (self.fastest? / PART).min(PERIOD_MAX);
+        let fastest = self.fastest.into_iter().chain(self.fastest_before).min()?;
+        let period = (fastest / PART).min(PERIOD_MAX);
         (period >= PERIOD_MIN).then_some(period)
+    }
+
+    /// A request was held in vain.
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.rests_until = Some(now + REST);
     }
 }
 
@@ -81,63 +65,46 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn far() -> LastLink {
-        let mut link = LastLink::default();
-        link.answered_in(48 * MS);
-        link
+    fn after(answers: &[(u64, u64)]) -> (LastLink, Instant) {
+        let (mut link, start) = (LastLink::default(), Instant::now());
+        for (second, took) in answers {
+            link.answered_in(*took as u32 * MS, start + Duration::from_secs(*second));
+        }
+        (link, start)
     }
 
     #[test]
-    fn a_link_is_held_for_a_part_of_the_fastest_answer() {
-        let now = Instant::now();
-        let period = |answers: &[Duration]| {
-            let mut link = LastLink::default();
-            answers.iter().for_each(|time| link.answered_in(*time));
-            link.hold(now)
+    fn a_request_is_held_for_a_part_of_the_fastest_answer() {
+        let period = |answers: &[(u64, u64)]| {
+            let (link, start) = after(answers);
+            link.period(start)
         };
         assert_eq!(period(&[]), None, "how far the device is, is unknown");
-        assert_eq!(period(&[15 * MS]), None, "near");
-        assert_eq!(period(&[16 * MS]), Some(MS));
-        assert_eq!(period(&[90 * MS, 48 * MS, 64 * MS]), Some(3 * MS));
-        assert_eq!(period(&[10_000 * MS]), Some(PERIOD_MAX));
+        assert_eq!(period(&[(0, 31)]), None, "near");
+        assert_eq!(period(&[(0, 32)]), Some(2 * MS));
+        assert_eq!(period(&[(0, 90), (1, 48), (2, 64)]), Some(3 * MS));
+        assert_eq!(period(&[(0, 10_000)]), Some(PERIOD_MAX));
+        assert_eq!(period(&[(0, 48), (1, 0)]), None, "it was near once");
     }
 
     #[test]
-    fn it_is_held_while_callers_come() {
-        let now = Instant::now();
-        let mut link = far();
-        assert_eq!(link.hold(now), Some(3 * MS));
-        assert_eq!(link.look(20, now), Some(3 * MS));
-        assert!(link.is_held());
-        assert_eq!(link.look(20, now), None, "nobody else has come");
-        assert!(!link.is_held());
-        assert_eq!(link.hold(now), Some(3 * MS), "it was of use");
+    fn old_answers_do_not_count() {
+        let period = |answers: &[(u64, u64)]| {
+            let (link, start) = after(answers);
+            link.period(start)
+        };
+        assert_eq!(period(&[(0, 1), (59, 48)]), None);
+        assert_eq!(period(&[(0, 1), (60, 48)]), None, "the window before");
+        assert_eq!(period(&[(0, 1), (60, 48), (120, 48)]), Some(3 * MS));
+        assert_eq!(period(&[(0, 1), (120, 48)]), Some(3 * MS), "nothing in the window before");
+        assert_eq!(period(&[(0, 48), (60, 64)]), Some(3 * MS));
     }
 
     #[test]
-    fn it_is_not_held_for_ever() {
-        let now = Instant::now();
-        let mut link = far();
-        assert!(link.hold(now).is_some());
-        let periods = (2..).take_while(|waiting| link.look(*waiting, now).is_some()).count();
-        assert_eq!(periods, 3, "with the first one four");
-        assert_eq!(HOLD_MAX, 4 * PERIOD_MAX);
-    }
-
-    #[test]
-    fn after_nobody_has_come_it_is_not_held_for_a_second() {
-        let now = Instant::now();
-        let mut link = far();
-        assert!(link.hold(now).is_some());
-        assert_eq!(link.look(1, now), None);
-        assert_eq!(link.hold(now + REST - MS), None);
-        assert!(link.hold(now + REST).is_some());
-        assert_eq!(link.look(0, now + REST), None, "the caller has left");
-        assert_eq!(link.hold(now + REST), None);
-    }
-
-    #[test]
-    fn looking_without_a_hold_frees_nothing() {
-        assert_eq!(far().look(5, Instant::now()), None);
+    fn after_a_request_was_held_in_vain_none_is_held_for_a_second() {
+        let (mut link, start) = after(&[(0, 48)]);
+        link.rest(start);
+        assert_eq!(link.period(start + REST - MS), None);
+        assert_eq!(link.period(start + REST), Some(3 * MS));
     }
 }

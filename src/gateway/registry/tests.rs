@@ -62,10 +62,7 @@ fn lamp() -> Vec<String> {
     vec!["lamp".to_owned()]
 }
 fn next(registry: &mut Registry, name: &str) -> Option<Id> {
-    match registry.next_idle(name, None) {
-        NextIdle::Link(id) => Some(id),
-        NextIdle::Held(_) | NextIdle::Nothing => None,
-    }
+    registry.next_idle(name, Instant::now()).map(|(id, _)| id)
 }
 fn ids(n: usize) -> Vec<Id> {
     let mut slab = Slab::new();
@@ -573,61 +570,55 @@ fn demand_is_what_waits_while_nothing_is_free_and_only_of_a_session() {
     assert_eq!(registry.demand(&claimed.registration, 0), 0);
 }
 
-/// A registry with links of `lamp`, whose device has answered after `took`.
-fn linked(session: Option<u8>, links: &[Id], took: u64) -> (Registry, Arc<Registration>) {
-    let mut registry = registry(|_| ());
+/// A registry with links of `lamp`, whose device has answered after `took` ms.
+fn linked(
+    change: impl FnOnce(&mut Limits),
+    session: Option<u8>,
+    links: &[Id],
+    took: u64,
+) -> (Registry, Arc<Registration>) {
+    let (mut registry, now) = (registry(change), Instant::now());
     let mut of = None;
     for id in links {
-        let claimed =
-            registry.claim(&lamp(), &owner(session), Transport::Turn, Instant::now()).unwrap();
+        let claimed = registry.claim(&lamp(), &owner(session), Transport::Turn, now).unwrap();
         registry.place(&claimed.registration, *id);
-        registry.set_idle(&claimed.registration, *id, Some(Duration::from_millis(took)));
+        let took = Some((Duration::from_millis(took), now));
+        registry.set_idle(&claimed.registration, *id, took);
         of = Some(claimed.registration);
     }
     (registry, of.unwrap())
 }
 
 #[test]
-fn the_last_idle_link_of_a_far_device_is_held_while_callers_come() {
+fn the_request_that_takes_the_last_idle_link_of_a_far_device_is_held_back() {
     let (now, ids) = (Instant::now(), ids(2));
-    let (mut registry, registration) = linked(Some(1), &ids, 48);
-    let period = Duration::from_millis(3);
-    assert_eq!(registry.next_idle("lamp", Some(now)), NextIdle::Link(ids[1]), "there are two");
+    let (mut registry, registration) = linked(|_| (), Some(1), &ids, 48);
+    let period = Some(Duration::from_millis(3));
+    assert_eq!(registry.next_idle("lamp", now), Some((ids[1], None)), "there are two");
     registry.set_busy(&registration, ids[1]);
-    assert_eq!(registry.next_idle("lamp", Some(now)), NextIdle::Held(Some(period)));
-    assert!(registry.enqueue("lamp", Waiter::Caller(1)));
-    assert_eq!(registry.next_idle("lamp", Some(now)), NextIdle::Held(None));
-    assert!(registry.enqueue("lamp", Waiter::Caller(2)));
-    assert_eq!(registry.look_at_last_link("lamp", now), Ok(period));
-    assert_eq!(registry.look_at_last_link("lamp", now), Err(Some(ids[0])), "nobody else has come");
-    assert_eq!(registry.next_waiter(&registration, true), Some(Waiter::Caller(1)));
-    registry.set_busy(&registration, ids[0]);
-    assert_eq!(registry.demand(&registration, 0), 1);
-    assert_eq!(registry.next_idle("lamp", Some(now)), NextIdle::Nothing, "none is idle");
-    // A link that has come back goes to whoever waits, at once.
-    registry.cancel_wait("lamp", Waiter::Caller(2));
-    registry.set_idle(&registration, ids[0], None);
-    assert!(matches!(registry.next_idle("lamp", Some(now)), NextIdle::Held(Some(_))));
-    registry.set_idle(&registration, ids[1], None);
-    assert_eq!(registry.next_idle("lamp", Some(now)), NextIdle::Link(ids[1]), "it is not the last");
+    assert_eq!(registry.next_idle("lamp", now), Some((ids[0], period)));
+    registry.held_in_vain(&registration, now);
+    assert_eq!(registry.next_idle("lamp", now), Some((ids[0], None)), "nobody came");
+    let later = now + Duration::from_secs(1);
+    assert_eq!(registry.next_idle("lamp", later), Some((ids[0], period)));
+    // Another session may be nearer.
+    let new = registry.claim(&lamp(), &owner(Some(2)), Transport::Turn, now).unwrap();
+    registry.place(&new.registration, ids[1]);
+    registry.set_idle(&new.registration, ids[1], None);
+    assert_eq!(registry.next_idle("lamp", later), Some((ids[1], None)));
 }
 
 #[test]
-fn a_last_link_is_not_held_in_vain() {
+fn no_request_is_held_back_where_that_is_of_no_use() {
     let (now, ids) = (Instant::now(), ids(1));
-    let free = |registry: &mut Registry| registry.next_idle("lamp", Some(now));
-    assert_eq!(free(&mut registry(|_| ())), NextIdle::Nothing, "nobody is there");
-    assert_eq!(free(&mut linked(Some(1), &ids, 15).0), NextIdle::Link(ids[0]), "it is near");
-    assert_eq!(free(&mut linked(None, &ids, 48).0), NextIdle::Link(ids[0]), "it is told nothing");
-    let (mut registry, registration) = linked(Some(1), &ids, 48);
-    assert!(matches!(free(&mut registry), NextIdle::Held(Some(_))));
-    registry.leave(&registration, ids[0], now);
-    assert_eq!(registry.look_at_last_link("lamp", now), Err(None), "it has ended");
-    assert_eq!(registry.look_at_last_link("nobody", now), Err(None));
-    // Another session may be nearer.
-    let (mut registry, _) = linked(Some(1), &ids, 48);
-    let new = registry.claim(&lamp(), &owner(Some(2)), Transport::Turn, now).unwrap();
-    registry.place(&new.registration, ids[0]);
-    registry.set_idle(&new.registration, ids[0], None);
-    assert_eq!(free(&mut registry), NextIdle::Link(ids[0]));
+    let hold = |change: fn(&mut Limits), session, took| {
+        linked(change, session, &ids, took).0.next_idle("lamp", now).unwrap().1.is_some()
+    };
+    assert!(hold(|_| (), Some(1), 48));
+    assert!(!hold(|_| (), Some(1), 31), "it is near");
+    assert!(!hold(|_| (), None, 48), "it is told nothing");
+    assert!(!hold(|limits| limits.links_per_device_max = 1, Some(1), 48), "it has all its links");
+    assert!(hold(|limits| limits.links_per_device_max = 2, Some(1), 48));
+    assert!(!hold(|limits| limits.in_flight_per_device_max = 1, Some(1), 48), "no other may go");
+    assert!(hold(|limits| limits.in_flight_per_device_max = 2, Some(1), 48));
 }
