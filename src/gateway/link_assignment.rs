@@ -10,7 +10,7 @@ use crate::gateway::links::UNASKED;
 use crate::gateway::links::UNTURNED;
 use crate::gateway::links::peer_flush;
 use crate::gateway::registry::{PERIODS_MAX, Registration, Waiter};
-use crate::gateway::state::{Asking, Device, GatewayRole, State, States};
+use crate::gateway::state::{Asking, Device, GatewayRole, Link, State, States};
 
 /// A request that is held back is given up after this time at the earliest.
 const HELD_LEAST: Duration = Duration::from_secs(1);
@@ -147,7 +147,7 @@ impl GatewayRole {
         link: Id,
         period: Duration,
     ) {
-        let Some(held) = cx.link_mut(link) else { return };
+        let Some(held) = cx.link_mut(link) else { return self.assign(cx, exchange, link) };
         held.exchange = Some(exchange);
         // As for one that waits for a link; but this one has got one, however little it may wait.
         let wait = self.waits(exchange).link.time.max(HELD_LEAST);
@@ -162,7 +162,8 @@ impl GatewayRole {
     /// Sends a request that was held back, unless further callers came in the last period.
     pub(super) fn look_at_held(&mut self, cx: &mut Connections<State>, held: HeldBack) {
         let HeldBack { exchange, link, period, periods_left, .. } = held;
-        let of_link = cx.link_mut(link).filter(|link| link.exchange == Some(exchange));
+        let is_held = |link: &&mut Link| link.exchange == Some(exchange) && link.asked.is_none();
+        let of_link = cx.link_mut(link).filter(is_held);
         let Some(of_link) = of_link else { return self.find_another(cx, exchange) };
         let (registration, leaving) = (of_link.registration.clone(), of_link.leaving);
         let waiting = self.registry.demand(&registration, 0);
@@ -173,16 +174,25 @@ impl GatewayRole {
             let held = HeldBack { periods_left: periods_left - 1, waiting, ..held };
             return self.set_alarm(cx, at, Alarm::HeldBack(held));
         }
-        if waiting == 0 {
+        if waiting == 0 && held.waiting == 0 {
             self.registry.held_in_vain(&registration, cx.now());
         }
         if let Some(link) = cx.link_mut(link) {
             link.exchange = None;
         }
+        if self.credentials.is_revoked(&registration) || !self.registry.in_force(&registration) {
+            // Nothing was sent on it, and nothing new is.
+            self.link_free(cx, link, Ok(()));
+            return self.find_another(cx, exchange);
+        }
+        // Nobody looked at it meanwhile: unrequested bytes must not become the answer.
+        if is_wanted && !self.is_alive(cx, link) {
+            return self.find_another(cx, exchange);
+        }
         self.serve(cx, link, Waiter::Exchange(exchange));
     }
 
-    /// The link on which a request was held back has ended.
+    /// The link on which a request was held back has ended, or is of no use.
     fn find_another(&mut self, cx: &mut Connections<State>, key: Key) {
         let waiting = self.exchanges.get(key).filter(|exchange| exchange.is_waiting());
         let Some(visitor) = waiting.and_then(|exchange| exchange.downstream()) else { return };

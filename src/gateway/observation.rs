@@ -194,12 +194,13 @@ impl GatewayRole {
                 }
                 _ => continue,
             };
-            let is_held = exchange.and_then(|key| self.exchanges.get(key));
-            let is_held = is_held.is_some_and(|exchange| exchange.is_waiting()); // and not on the link yet
+            // One that is held back on the link, or was, does not end it.
+            let of_link = exchange.and_then(|key| self.exchanges.get(key));
+            let ends_link = of_link.is_some_and(|exchange| !exchange.is_waiting());
             if let Some(key) = exchange {
                 self.end_exchange(cx, key, CloseCause::Operator, DISCONNECTED);
             }
-            if exchange.is_none() || is_held {
+            if !ends_link {
                 self.drop_link(cx, *id, why.clone());
             }
         }

@@ -253,7 +253,7 @@ pub(crate) enum Hold {
 
 pub(crate) struct Link {
     pub(super) registration: Arc<Registration>,
-    /// The exchange it carries.
+    /// The exchange it carries, or will carry: a request may be held back.
     pub(super) exchange: Option<Key>,
     /// When that exchange was assigned to it.
     pub(super) asked: Option<Instant>,

@@ -45,7 +45,8 @@ impl LastLink {
 
     /// The time for which to hold the request that takes the last idle link now, if at all.
     pub(super) fn period(&self, now: Instant) -> Option<Duration> {
-        if self.rests_until.is_some_and(|until| now < until) {
+        let is_old = self.since.is_none_or(|since| since + 2 * WINDOW <= now);
+        if is_old || self.rests_until.is_some_and(|until| now < until) {
             return None;
         }
         let fastest = self.fastest.into_iter().chain(self.fastest_before).min()?;
@@ -91,13 +92,14 @@ mod tests {
     fn old_answers_do_not_count() {
         let period = |answers: &[(u64, u64)]| {
             let (link, start) = after(answers);
-            link.period(start)
+            link.period(start + Duration::from_secs(120))
         };
+        assert_eq!(period(&[(0, 48)]), None, "nothing later is known");
         assert_eq!(period(&[(0, 1), (59, 48)]), None);
         assert_eq!(period(&[(0, 1), (60, 48)]), None, "the window before");
+        assert_eq!(period(&[(0, 48), (60, 64)]), Some(3 * MS));
         assert_eq!(period(&[(0, 1), (60, 48), (120, 48)]), Some(3 * MS));
         assert_eq!(period(&[(0, 1), (120, 48)]), Some(3 * MS), "nothing in the window before");
-        assert_eq!(period(&[(0, 48), (60, 64)]), Some(3 * MS));
     }
 
     #[test]
