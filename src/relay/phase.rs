@@ -20,7 +20,8 @@ use crate::relay::gathering::Gathering;
 use crate::relay::tunnel::Tunnel;
 
 pub(super) enum Phase {
-    /// It has no upstream connection: none is free, or its request was sent as the reply to a poll.
+    /// It has no upstream connection: none is free, its request is held back on a link, or it was
+    /// sent as the reply to a poll.
     Waiting,
     /// Its request's body is read into memory.
     Collecting(Gathering),
