@@ -4,6 +4,8 @@
 pub mod admission;
 mod demand;
 mod drain;
+#[cfg(feature = "test-clock")]
+mod held_back;
 pub mod hostile_visitors;
 mod identity;
 mod last_day;
