@@ -12,7 +12,7 @@ use crate::gateway::links::peer_flush;
 use crate::gateway::registry::{PERIODS_MAX, Registration, Waiter};
 use crate::gateway::state::{Asking, Device, GatewayRole, Link, State, States};
 
-/// A request that is held back is given up after this time at the earliest.
+/// A request that is held back has its link, and is given up after this time at the earliest.
 const HELD_LEAST: Duration = Duration::from_secs(1);
 
 impl GatewayRole {
@@ -139,7 +139,7 @@ impl GatewayRole {
     }
 
     /// Sends a request a little later on the busy link that it has got, so that it can report who came
-    /// behind it (`registry/last_link.rs`).
+    /// behind it (`registry/last_link.rs`). Until then the link counts as busy with it.
     fn hold_back(
         &mut self,
         cx: &mut Connections<State>,
@@ -149,7 +149,6 @@ impl GatewayRole {
     ) {
         let Some(held) = cx.link_mut(link) else { return self.assign(cx, exchange, link) };
         held.exchange = Some(exchange);
-        // As for one that waits for a link; but this one has got one, however little it may wait.
         let wait = self.waits(exchange).link.time.max(HELD_LEAST);
         let wait = cx.after(wait);
         cx.set_deadline(visitor, Some(wait));
@@ -160,16 +159,15 @@ impl GatewayRole {
     }
 
     /// Sends a request that was held back, unless further callers came in the last period.
-    pub(super) fn look_at_held(&mut self, cx: &mut Connections<State>, held: HeldBack) {
+    pub(super) fn look_at_held_back(&mut self, cx: &mut Connections<State>, held: HeldBack) {
         let HeldBack { exchange, link, period, periods_left, .. } = held;
         let is_held = |link: &&mut Link| link.exchange == Some(exchange) && link.asked.is_none();
         let of_link = cx.link_mut(link).filter(is_held);
         let Some(of_link) = of_link else { return self.find_another(cx, exchange) };
-        let (registration, leaving) = (of_link.registration.clone(), of_link.leaving);
+        let registration = of_link.registration.clone();
         let waiting = self.registry.demand(&registration, 0);
         let is_wanted = self.exchanges.get(exchange).is_some_and(|held| held.is_waiting());
-        let may_wait = is_wanted && !leaving && !self.lifecycle.is_draining();
-        if may_wait && waiting > held.waiting && periods_left > 0 {
+        if is_wanted && waiting > held.waiting && periods_left > 0 {
             let at = cx.after(period);
             let held = HeldBack { periods_left: periods_left - 1, waiting, ..held };
             return self.set_alarm(cx, at, Alarm::HeldBack(held));
@@ -216,7 +214,7 @@ impl GatewayRole {
             self.exchanges.get(key).map_or((false, false), |e| (e.is_idempotent(), e.is_retried()));
         while let Some((link, hold)) = self.take_link(cx, &name) {
             if (idempotent && !retried) || self.is_alive(cx, link) {
-                return match hold.filter(|_| !retried && !self.lifecycle.is_draining()) {
+                return match hold {
                     Some(period) => self.hold_back(cx, (id, key), link, period),
                     None => self.assign(cx, key, link),
                 };

@@ -22,8 +22,8 @@ pub(super) const UNASKED: &str = "unrequested bytes arrived";
 const EMPTY_LINES: &str = "more than 64 bytes of empty lines came between two messages";
 
 impl GatewayRole {
-    /// Takes the next idle link of `name`, which is busy from now on; a held offer gets its 101. With
-    /// a time: for how long a request may be held back on it.
+    /// Takes the next idle link of `name`, which is busy from now on; a held offer gets its 101. The
+    /// time, if there is one, is how long to hold a visitor's request back on it.
     pub(super) fn take_link(
         &mut self,
         cx: &mut Connections<State>,

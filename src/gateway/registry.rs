@@ -416,14 +416,14 @@ impl Registry {
     }
 
     /// The idle link of a name for the next request, if another request may be in flight there. The
-    /// caller makes it busy. With a time: for how long to hold the request back, because this is the
-    /// last idle link.
+    /// caller makes it busy. The time, if there is one, is how long to hold the request back, because
+    /// this is the last idle link.
     pub(crate) fn next_idle(&mut self, name: &str, now: Instant) -> Option<(Id, Option<Duration>)> {
         let (shared, most) = (self.shared, self.limits.in_flight_per_device_max);
         let entry = self.entries.get_mut(name).filter(|e| e.in_flight() < most)?;
         let (id, session) = entry.idle.pick(shared, entry.last)?;
         entry.last = session;
-        // Only a device with a session is told who waits, and it has to be of use to dial.
+        // Only a device with a session is told who waits; and another link must be admitted, and used.
         let may_grow = entry.in_flight() + 1 < most
             && entry.places() < self.limits.links_per_device()
             && session.is_some();

@@ -232,7 +232,7 @@ impl GatewayRole {
             Alarm::Overdue => self.end_overdue(cx),
             Alarm::CheckPeer(peer) => self.check_peer(cx, peer),
             Alarm::EasePins(name) => self.ease_pins(cx, &name),
-            Alarm::HeldBack(held) => self.look_at_held(cx, held),
+            Alarm::HeldBack(held) => self.look_at_held_back(cx, held),
             Alarm::Drain(time) => self.drain(cx, time),
             Alarm::DrainOn => self.drain_on(cx),
             Alarm::StopListening => self.stop_listening(cx),

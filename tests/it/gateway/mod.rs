@@ -14,6 +14,8 @@ mod proxy_protocol;
 mod revocation;
 mod routes;
 mod sign_in;
+#[cfg(feature = "test-clock")]
+mod slow_readers;
 pub mod tokens;
 mod visitor_tokens;
 pub mod visitors;
