@@ -119,6 +119,8 @@ impl Spinning {
         }
         let end = Instant::now() + self.time;
         loop {
+            // First, so that peers on the same processors add more events for one call of `poll`.
+            std::thread::yield_now();
             match poll.poll(events, Some(Duration::ZERO)) {
                 Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
                 _ => {}
@@ -130,7 +132,6 @@ impl Spinning {
             if Instant::now() >= end {
                 break;
             }
-            std::thread::yield_now();
         }
         self.misses = (self.misses + 1).min(8);
         self.skip = (1 << self.misses) - 1;
