@@ -18,7 +18,7 @@
 // | `secrets.rs` | secrets that an operator gives, several at once |
 // | `tokens.rs` | credentials bound to names: the table, and the parsing of `Authorization` |
 // | `name_owners.rs` | which loop owns a name; counters of all loops |
-// | `registry.rs` | the connected devices: names, sessions, idle links, held polls, waiting callers; `registry/last_link.rs`: when a request is held back on the last idle link |
+// | `registry.rs` | the connected devices: names, sessions, idle links, held polls, waiting callers; `registry/names.rs`: the entries by name and by place; `registry/last_link.rs`: when a request is held back on the last idle link |
 // | `rates.rs` | limits of the rate of requests |
 // | `sign_in.rs` | cookies and pages of the sign-in |
 // | `routes.rs` | which device a visitor's request is for; `routes/route.rs`: one route, `routes/table.rs`: how a request finds its own, `routes/reply.rs`: answers of routes themselves |

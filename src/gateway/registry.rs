@@ -8,10 +8,10 @@ mod claims;
 mod entry;
 mod last_link;
 mod mailboxes;
+mod names;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ pub(crate) use self::claims::{Claimed, Denied, Surrendered, Unclaimed};
 use self::entry::Entry;
 pub(crate) use self::last_link::PERIODS_MAX;
 pub(crate) use self::mailboxes::Gap;
+use self::names::{Held, Names};
 use crate::close_reason::CloseCause;
 use crate::engine::budget::Part;
 use crate::engine::connections::Id;
@@ -58,8 +59,8 @@ impl PartialEq for Owner {
 /// The names and the owner of one or more links, which share it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Registration {
-    /// Names, each with the epoch of its owner: a take-over starts a new one.
-    names: Vec<(Arc<str>, u64)>,
+    /// Its names. Each has an epoch: a take-over starts a new one.
+    names: Vec<Held>,
     /// Identifies it among the devices that share its names.
     session: Option<Session>,
     /// The token that let it in.
@@ -73,7 +74,7 @@ pub(crate) struct Registration {
 impl Registration {
     /// The first name, for logs and events.
     pub(crate) fn name(&self) -> &Arc<str> {
-        &self.names[0].0 // `claim` never makes one without a name
+        &self.names[0].name // `claim` never makes one without a name
     }
     /// Returns true if its answers may begin with `EVENT/1.0`.
     pub(crate) fn is_airplay(&self) -> bool {
@@ -89,7 +90,7 @@ impl Registration {
         self.session.as_ref()
     }
     pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.names.iter().map(|(name, _)| name)
+        self.names.iter().map(|held| &held.name)
     }
 }
 
@@ -131,7 +132,7 @@ pub(crate) struct Registry {
     shared: bool,
     /// This loop's number and the table of owners, which has an entry for each name here.
     home: Home,
-    entries: HashMap<Arc<str>, Entry>,
+    entries: Names,
     /// Names whose last link has ended.
     departed: Departed,
     epochs: u64,
@@ -140,7 +141,7 @@ pub(crate) struct Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         // The loop has ended; other loops may own the names.
-        for (name, entry) in &self.entries {
+        for (name, entry) in self.entries.iter() {
             self.home.owners.disown(name);
             if entry.is_connected() {
                 self.home.owners.disconnect();
@@ -159,7 +160,7 @@ impl Registry {
             limits,
             shared,
             home,
-            entries: HashMap::new(),
+            entries: Names::default(),
             departed: Departed::default(),
             epochs: 0,
         }
@@ -190,7 +191,7 @@ impl Registry {
 
     /// The other loop that owns this name.
     pub(crate) fn elsewhere(&self, name: &str) -> Option<usize> {
-        if self.entries.contains_key(name) {
+        if self.entries.contains(name) {
             return None;
         }
         self.home.owners.owner(name).filter(|owner| *owner != self.home.number)
@@ -198,7 +199,7 @@ impl Registry {
 
     /// Returns true if any loop knows this name, connected or not.
     pub(crate) fn is_known_anywhere(&self, name: &str) -> bool {
-        self.entries.contains_key(name) || self.home.owners.owner(name).is_some()
+        self.entries.contains(name) || self.home.owners.owner(name).is_some()
     }
 
     /// Returns true if a device of this name is connected to any loop.
@@ -259,17 +260,15 @@ impl Registry {
 
     /// Returns true if a registration is still valid for at least one of its names.
     pub(crate) fn in_force(&self, registration: &Registration) -> bool {
-        registration.names.iter().any(|(name, epoch)| {
-            self.entries.get(name).is_some_and(|e| e.epoch == *epoch && e.is_connected())
-        })
+        let mut entries = registration.names.iter().filter_map(|held| self.entries.held(held));
+        entries.any(Entry::is_connected)
     }
 
     fn each(&mut self, registration: &Registration, mut f: impl FnMut(&mut Entry)) {
-        for (name, epoch) in &registration.names {
-            if let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch) {
-                f(entry);
-            }
-        }
+        registration
+            .names
+            .iter()
+            .for_each(|held| self.entries.held_mut(held).into_iter().for_each(&mut f));
     }
 
     /// A reserved or leased link comes (back) into the loop, busy.
@@ -368,9 +367,10 @@ impl Registry {
 
     fn departures(&mut self, registration: &Registration, now: Instant) -> Left {
         let mut left = Left::default();
-        for (name, epoch) in &registration.names {
-            let there = |e: &&mut Entry| e.epoch == *epoch && e.links() == 0 && e.lapsed.is_none();
-            let Some(entry) = self.entries.get_mut(name).filter(there) else { continue };
+        for held in &registration.names {
+            let name = &held.name;
+            let there = |e: &&mut Entry| e.links() == 0 && e.lapsed.is_none();
+            let Some(entry) = self.entries.held_mut(held).filter(there) else { continue };
             if let Some(mailbox) = &entry.mailbox {
                 let transport = Transport::Comet(mailbox.encoding);
                 if std::mem::replace(&mut entry.transport, transport) != transport {
@@ -406,9 +406,7 @@ impl Registry {
 
     /// The idle links, and offers that are held, of this registration's session.
     pub(crate) fn idle_links(&self, registration: &Registration) -> Vec<Id> {
-        let entries = registration.names.iter().filter_map(|(name, epoch)| {
-            self.entries.get(name).filter(|entry| entry.epoch == *epoch)
-        });
+        let entries = registration.names.iter().filter_map(|held| self.entries.held(held));
         let theirs = |(id, session): &(Id, Option<Session>)| {
             (*session == registration.session).then_some(*id)
         };
@@ -440,7 +438,7 @@ impl Registry {
     /// Returns true if the name is connected, or was connected or expected within the last
     /// `remember`.
     pub(crate) fn knows(&self, name: &str) -> bool {
-        self.entries.contains_key(name)
+        self.entries.contains(name)
     }
 
     /// Makes a name known that was not: as if it had been connected until now.
@@ -452,20 +450,16 @@ impl Registry {
         self.home.owners.own(&name, self.home.number)?;
         self.home.owners.remember();
         self.epochs += 1;
-        let mut entry = Entry::new(
-            Owner {
-                credential: None,
-                session: None,
-                token: None,
-                certificate: None,
-                airplay: false,
-            },
-            self.epochs,
-            Transport::Turn,
-            now,
-        );
+        let nobody = Owner {
+            credential: None,
+            session: None,
+            token: None,
+            certificate: None,
+            airplay: false,
+        };
+        let mut entry = Entry::new(nobody, self.epochs, Transport::Turn, now);
         entry.departed = Some(self.departed.insert(name.clone(), &None, now));
-        self.entries.insert(name, entry);
+        self.entries.get_or_insert(&name, || entry);
         Ok(())
     }
 
@@ -518,9 +512,7 @@ impl Registry {
         if registration.session.is_none() {
             return 0;
         }
-        let entries = registration.names.iter().filter_map(|(name, epoch)| {
-            self.entries.get(name).filter(|entry| entry.epoch == *epoch)
-        });
+        let entries = registration.names.iter().filter_map(|held| self.entries.held(held));
         let wanting = entries.filter(|entry| !entry.waiting.is_empty() && entry.free() <= taken);
         wanting.map(|entry| entry.waiting.len()).sum()
     }

@@ -1,6 +1,7 @@
 //! What happens to a visitor's request: the result of reading and routing it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::error::Refusal;
 use crate::gateway::loops::MOVED_TOO_OFTEN;
@@ -80,7 +81,7 @@ impl Decision {
 /// A request that goes to a device.
 pub(super) struct Forwarding {
     pub(super) exchange: Box<Exchange>,
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     pub(super) token: Option<Digest>,
     /// The visitor's address; `None` for a program.
     pub(super) visitor: Option<IpAddr>,

@@ -401,7 +401,7 @@ impl GatewayRole {
         }
         let scheme = arrival.context(claims).scheme();
         if let Some(name) = self.origin(to, port, scheme) {
-            return Ok(Found::Device(table.whole(name, to)));
+            return Ok(Found::Device(table.whole(name.into(), to)));
         }
         Ok(match table.find(method, to, &self.settings.limits)? {
             // The prefix that the proxy removed is part of the path that its client knows.

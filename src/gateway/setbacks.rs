@@ -13,7 +13,7 @@ pub(crate) enum Setback {
     /// It could not be reached.
     Unreached,
     /// It did not have this device.
-    Missed(Box<str>),
+    Missed(Arc<str>),
 }
 
 /// What was noted, by the URLs of the gateways.

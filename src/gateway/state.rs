@@ -97,7 +97,7 @@ pub(crate) enum Visitor {
 pub(crate) struct Asking {
     pub(crate) key: Key,
     /// Its device.
-    pub(crate) name: Box<str>,
+    pub(crate) name: Arc<str>,
     /// The id of its event, if it was handed out to a poll.
     pub(crate) event: Option<MessageId>,
     /// The visitor's token, if visitors need one.

@@ -64,7 +64,7 @@ impl GatewayRole {
                 let mut exchange =
                     Box::new(Exchange::new(id, request, framing, head, &self.settings.limits, now));
                 exchange.observed = self.observer.request(name, request, &Visit::default());
-                let (name, token, visitor) = (name.to_owned(), None, None);
+                let (name, token, visitor) = (name.into(), None, None);
                 Decision::Forward(Forwarding { exchange, name, token, visitor })
             }
         }
@@ -188,7 +188,7 @@ impl GatewayRole {
         if let Some((peers, gateway)) = self.peers.as_mut().zip(told.gateway) {
             peers.count_served(gateway, now);
         }
-        let (name, token, visitor) = (told.device.to_owned(), None, told.visitor);
+        let (name, token, visitor) = (told.device.into(), None, told.visitor);
         Decision::Forward(Forwarding { exchange: Box::new(exchange), name, token, visitor })
     }
 }

@@ -363,7 +363,7 @@ impl GatewayRole {
             let source = source.clone();
             conn.state = State::Visitor(Visitor::Asking(Asking {
                 key,
-                name: name.into(),
+                name,
                 event: None,
                 token: token.map(Box::new),
                 visitor,

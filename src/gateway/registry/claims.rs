@@ -10,6 +10,7 @@ use crate::gateway::bounds::Bound;
 use crate::gateway::name_owners::Home;
 use crate::gateway::registry::entry::Entry;
 use crate::gateway::registry::last_link::LastLink;
+use crate::gateway::registry::names::Held;
 use crate::gateway::registry::{Owner, Registration, Registry, Session, Waiter};
 use crate::proto::turn::Transport;
 
@@ -110,7 +111,7 @@ impl Registry {
         for name in &names {
             self.may_claim(name, owner, now)?;
         }
-        let fresh = names.iter().all(|name| !self.entries.contains_key(name.as_str()));
+        let fresh = names.iter().all(|name| !self.entries.contains(name));
         let names = self.reserve(&names)?;
         let mut claimed = Claimed {
             registration: Arc::new(Registration {
@@ -131,19 +132,17 @@ impl Registry {
         };
         let mut registration = Vec::with_capacity(names.len());
         for name in names {
-            let epoch = self.take(&name, owner, transport, now, &mut claimed);
-            registration.push((name, epoch));
+            let (place, epoch) = self.take(&name, owner, transport, now, &mut claimed);
+            registration.push(Held { name, place, epoch });
         }
         let (session, token, certificate, airplay) =
             (owner.session, owner.token, owner.certificate.clone(), owner.airplay);
         claimed.registration =
             self.share(Registration { names: registration, session, token, certificate, airplay });
-        for (name, _) in &claimed.registration.names {
-            if let Some(entry) = self.entries.get_mut(name) {
-                entry.leases += 1;
-                entry.lapsed = None;
-            }
-        }
+        self.each(&claimed.registration, |entry| {
+            entry.leases += 1;
+            entry.lapsed = None;
+        });
         Ok(claimed)
     }
 
@@ -173,7 +172,7 @@ impl Registry {
         let (mut reserved, mut own): (Vec<Arc<str>>, Vec<Arc<str>>) = (Vec::new(), Vec::new());
         let mut refused = None;
         for name in names {
-            if let Some((known, _)) = self.entries.get_key_value(name.as_str()) {
+            if let Some(known) = self.entries.known(name) {
                 reserved.push(known.clone());
                 continue;
             }
@@ -188,7 +187,7 @@ impl Registry {
             reserved.push(name);
         }
         let is_new =
-            |name: &&Arc<str>| self.entries.get(*name).is_none_or(|entry| !entry.is_connected());
+            |name: &&Arc<str>| self.entries.get(name).is_none_or(|entry| !entry.is_connected());
         let new = reserved.iter().filter(is_new).count();
         if refused.is_none() && !owners.connect(new, self.limits.devices_max) {
             refused = Some(Unclaimed::Denied(Denied::by(
@@ -239,6 +238,7 @@ impl Registry {
         Ok(())
     }
 
+    /// Gives a name to an owner that may have it, and returns its place and its epoch.
     fn take(
         &mut self,
         name: &Arc<str>,
@@ -246,13 +246,11 @@ impl Registry {
         transport: Transport,
         now: Instant,
         claimed: &mut Claimed,
-    ) -> u64 {
+    ) -> (usize, u64) {
         self.epochs += 1;
         let fresh = self.epochs;
-        let entry = self
-            .entries
-            .entry(name.clone())
-            .or_insert_with(|| Entry::new(owner.clone(), fresh, transport, now));
+        let new = || Entry::new(owner.clone(), fresh, transport, now);
+        let (place, entry) = self.entries.get_or_insert(name, new);
         let other_owner = entry.is_others(owner, self.shared);
         if other_owner {
             claimed.inherited.push(name.clone());
@@ -300,15 +298,15 @@ impl Registry {
         if let Some(holds) = owner.session {
             entry.replaced.retain(|(session, _)| *session != holds);
         }
-        entry.epoch
+        (place, entry.epoch)
     }
 
     /// Frees the names whose owners' credentials are no longer valid. The role ends their
     /// connections; a new owner need not wait for that.
     pub(crate) fn revoke(&mut self, revoked: impl Fn(&str, &Owner) -> bool) {
-        for (name, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.is_connected()) {
-            entry.revoked |= revoked(name, &entry.owner);
-        }
+        self.entries.for_each_mut(|name, entry| {
+            entry.revoked |= entry.is_connected() && revoked(name, &entry.owner);
+        });
     }
 
     /// One `Registration` for all links with the same registration.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::engine::connections::Id;
 use crate::engine::slab::Key;
 use crate::gateway::registry::entry::{Entry, Mailbox, Pool};
+use crate::gateway::registry::names::Held;
 use crate::gateway::registry::{Left, Registration, Registry, Session};
 use crate::proto::turn::Encoding;
 
@@ -94,10 +95,10 @@ impl Registry {
         mut note: impl FnMut(&mut Entry) -> bool,
     ) -> Vec<Arc<str>> {
         let mut alarms = Vec::new();
-        for (name, epoch) in &registration.names {
-            let entry = self.entries.get_mut(name).filter(|e| e.epoch == *epoch);
+        for held in &registration.names {
+            let entry = self.entries.held_mut(held);
             if entry.is_some_and(|entry| note(entry) && entry.begins_gap()) {
-                alarms.push(name.clone());
+                alarms.push(held.name.clone());
             }
         }
         alarms
@@ -108,6 +109,7 @@ impl Registry {
     /// kept, at most as long as a caller waits for one of the events.
     pub(crate) fn poll_gap(&mut self, name: &Arc<str>, now: Instant) -> Gap {
         let gap = self.limits.poll_gap;
+        let Some(place) = self.entries.place(name) else { return Gap::None };
         let Some(entry) = self.entries.get_mut(name) else { return Gap::None };
         let polled = entry
             .mailbox
@@ -138,7 +140,7 @@ impl Registry {
         }
         let in_hand = entry.events;
         let registration = Registration {
-            names: vec![(name.clone(), entry.epoch)],
+            names: vec![Held { name: name.clone(), place, epoch: entry.epoch }],
             session: None,
             token: None,
             certificate: None,
@@ -166,12 +168,11 @@ impl Registry {
 
     /// Returns true if a poll is held under one of the names.
     pub(crate) fn holds_poll(&self, registration: &Registration) -> bool {
-        registration.names.iter().any(|(name, epoch)| {
-            let entry = self.entries.get(name).filter(|e| e.epoch == *epoch);
-            entry
-                .and_then(|e| e.mailbox.as_ref())
-                .is_some_and(|mailbox| !mailbox.polls.0.is_empty())
-        })
+        registration
+            .names
+            .iter()
+            .filter_map(|held| self.entries.held(held)?.mailbox.as_ref())
+            .any(|mailbox| !mailbox.polls.0.is_empty())
     }
 
     /// An event was delivered under this name, and has to be answered by `until`.

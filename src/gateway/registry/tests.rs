@@ -436,7 +436,7 @@ fn sessions_that_replace_each_other_on_one_name_evict_no_other_names() {
         "it was replaced, and that is known still"
     );
     assert_eq!(claim(&mut registry, "lamp", 9_998).unwrap_err().status(), 409);
-    let known = registry.entries.values().map(|e| e.replaced.len()).sum::<usize>();
+    let known = registry.entries.iter().map(|(_, e)| e.replaced.len()).sum::<usize>();
     assert_eq!(known, REPLACED_MAX + 1);
     let later = now + Duration::from_secs(600);
     assert!(
@@ -454,6 +454,27 @@ fn a_name_is_known_for_ten_minutes_after_its_last_link() {
     assert!(registry.knows("lamp"));
     registry.tick(now + Duration::from_secs(600));
     assert!(!registry.knows("lamp"));
+}
+
+#[test]
+fn a_registration_of_a_forgotten_name_does_not_reach_the_name_in_its_place() {
+    let (mut registry, now, ids) = (registry(|_| ()), Instant::now(), ids(2));
+    let old = registry.claim(&lamp(), &owner(None), Transport::Turn, now).unwrap().registration;
+    registry.place(&old, ids[0]);
+    registry.leave(&old, ids[0], now);
+    let later = now + Duration::from_secs(600);
+    registry.tick(later);
+    assert!(!registry.knows("lamp"));
+    let door = ["door".to_owned()];
+    let new = registry.claim(&door, &owner(None), Transport::Turn, later).unwrap().registration;
+    registry.place(&new, ids[1]);
+    assert!(registry.in_force(&new) && !registry.in_force(&old));
+    registry.set_idle(&old, ids[0], None);
+    assert_eq!(registry.links("door"), (1, 0));
+    registry.set_idle(&new, ids[1], None);
+    assert_eq!(registry.leave(&old, ids[1], later), Left::default());
+    assert_eq!(registry.links("door"), (1, 1));
+    assert_eq!(next(&mut registry, "door"), Some(ids[1]));
 }
 
 #[test]

@@ -33,10 +33,10 @@ pub(in crate::gateway) enum Found<'a> {
 /// A device, and the request as it is forwarded.
 #[derive(Debug)]
 pub(in crate::gateway) struct ToDevice<'a> {
-    pub(in crate::gateway) name: String,
+    pub(in crate::gateway) name: Arc<str>,
     pub(in crate::gateway) target: Cow<'a, str>,
     /// The prefix that was removed from the path.
-    pub(in crate::gateway) prefix: Option<String>,
+    pub(in crate::gateway) prefix: Option<Cow<'a, str>>,
     /// The prefix is put back into paths in the device's responses.
     pub(in crate::gateway) rewrites: bool,
     /// The rates for its requests.
@@ -50,11 +50,11 @@ impl<'a> ToDevice<'a> {
     /// segment may be the name of a device at a gateway behind this one.
     pub(in crate::gateway) fn names_itself(&self) -> bool {
         let path = path_of(&self.target).trim_matches('/');
-        path.is_empty() || path == self.name
+        path.is_empty() || path == &*self.name
     }
 
     /// The request unchanged.
-    fn whole(name: String, to: &Destination<'a>, paces: Option<Arc<Paces>>) -> Self {
+    fn whole(name: Arc<str>, to: &Destination<'a>, paces: Option<Arc<Paces>>) -> Self {
         let target = to.target.into();
         ToDevice { name, target, prefix: None, rewrites: false, paces, terms: None }
     }
@@ -262,7 +262,7 @@ impl Table {
         for suffix in &self.suffixes {
             if let Some(label) = to.host.strip_suffix(suffix.as_str()) {
                 let name = Name::label(label).map_err(|e| Refusal::new(404, e.reason))?;
-                return Ok(Found::Device(self.whole(name.to_string(), to)));
+                return Ok(Found::Device(self.whole(name.to_string().into(), to)));
             }
         }
         match self.path {
@@ -275,7 +275,11 @@ impl Table {
     }
 
     /// A device without a row: the request is forwarded unchanged.
-    pub(in crate::gateway) fn whole<'a>(&self, name: String, to: &Destination<'a>) -> ToDevice<'a> {
+    pub(in crate::gateway) fn whole<'a>(
+        &self,
+        name: Arc<str>,
+        to: &Destination<'a>,
+    ) -> ToDevice<'a> {
         ToDevice::whole(name, to, self.paces.clone())
     }
 
@@ -290,7 +294,7 @@ impl Table {
             return Ok(Found::AddSlash(format!("/{segment}/{query}")));
         }
         let target = if rest.is_empty() { format!("/{query}").into() } else { rest.into() };
-        let (name, prefix) = (segment.to_owned(), Some(["/", segment].concat()));
+        let (name, prefix) = (segment.into(), Some(to.target[..segment.len() + 1].into()));
         let (rewrites, paces) = (self.rewrites_paths, self.paces.clone());
         Ok(Found::Device(ToDevice { prefix, rewrites, name, target, paces, terms: None }))
     }
@@ -323,6 +327,7 @@ impl Row {
         let path = route.path.as_deref().filter(|path| !path.is_empty() && !route.keeps_prefix);
         let target = without_prefix(to.target, path.unwrap_or_default());
         let (rewrites, paces) = (route.rewrites, paces.clone());
-        Ok(ToDevice { name, target, prefix: path.map(str::to_owned), rewrites, paces, terms })
+        let prefix = path.map(|path| path.to_owned().into());
+        Ok(ToDevice { name: name.into(), target, prefix, rewrites, paces, terms })
     }
 }

@@ -1,6 +1,7 @@
 //! Which device a request is for, and what no table may hold.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::*;
@@ -22,7 +23,7 @@ fn find(
 ) -> Result<(String, String, Option<String>), u16> {
     match table.find(method, to, &Limits::default()) {
         Ok(Found::Device(ToDevice { name, target, prefix, .. })) => {
-            Ok((name, target.into_owned(), prefix))
+            Ok((name.to_string(), target.into_owned(), prefix.map(Cow::into_owned)))
         }
         Ok(Found::AddSlash(location)) => Ok(("308".to_owned(), location, None)),
         Ok(Found::Reply(reply)) => Ok((
