@@ -230,6 +230,16 @@ impl Error {
         error
     }
 
+    /// The same error for another thread. An error of the system keeps its number.
+    pub(crate) fn copy(&self) -> Error {
+        let source = self.0.source.as_ref().map(|e| match e.raw_os_error() {
+            Some(number) => io::Error::from_raw_os_error(number),
+            None => io::Error::new(e.kind(), e.to_string()),
+        });
+        let Inner { kind, fault, status, ref text, retry_after, .. } = *self.0;
+        Error(Box::new(Inner { kind, fault, status, text: text.clone(), retry_after, source }))
+    }
+
     /// The kind of failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

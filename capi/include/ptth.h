@@ -397,7 +397,7 @@ ptth_status ptth_device_stop(const ptth_device *device, uint32_t time_ms);
 
 /**
  * Waits until the device has ended: because it was stopped (PTTH_OK), was refused by its gateway,
- * or has used up its attempts.
+ * or has used up its attempts. Each call on any thread returns the same.
  */
 ptth_status ptth_device_wait(const ptth_device *device);
 

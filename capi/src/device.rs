@@ -276,7 +276,7 @@ pub unsafe extern "C" fn ptth_device_stop(device: *const ptth_device, time_ms: u
 }
 
 /// Waits until the device has ended: because it was stopped (PTTH_OK), was refused by its gateway,
-/// or has used up its attempts.
+/// or has used up its attempts. Each call on any thread returns the same.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_device_wait(device: *const ptth_device) -> ptth_status {
     status(|| {

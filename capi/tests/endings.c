@@ -51,8 +51,7 @@ static void release(void *user) {
     released = 1;
 }
 
-/* Ends the device in its own way, and unloads the library, while the handler waits. */
-static void run(const char *library, const char *url) {
+static void *load(const char *library) {
     void *loaded = dlopen(library, RTLD_NOW | RTLD_LOCAL);
     CHECK(loaded);
     *(void **)&options_new = dlsym(loaded, "ptth_options_new");
@@ -61,6 +60,12 @@ static void run(const char *library, const char *url) {
     *(void **)&respond = dlsym(loaded, "ptth_respond");
     *(void **)&stop = dlsym(loaded, "ptth_device_stop");
     *(void **)&device_free = dlsym(loaded, "ptth_device_free");
+    return loaded;
+}
+
+/* Ends the device in its own way, and unloads the library, while the handler waits. */
+static void run(const char *library, const char *url) {
+    void *loaded = load(library);
     entered = may_return = released = acted = 0;
     ptth_options *options = options_new(url);
     CHECK(serve(options, handler, release, calloc(1, sizeof(shared)), &device) == PTTH_OK);
@@ -73,8 +78,30 @@ static void run(const char *library, const char *url) {
     wait_for(&released);
 }
 
+static void stop_again(void *user) {
+    (void)user;
+    CHECK(stop(device, 0) == PTTH_OK);
+    released = 1;
+}
+
+/* What is released stops the device, too, on the library's thread: it must not wait for itself. */
+static void stop_while_it_is_stopped(const char *library) {
+    void *loaded = load(library);
+    ptth_options *options = options_new("http://127.0.0.1:1/lamp"); /* nothing answers there */
+    for (int n = 0; n < 20; n++) {
+        released = 0;
+        CHECK(serve(options, handler, stop_again, NULL, &device) == PTTH_OK);
+        CHECK(stop(device, 0) == PTTH_OK);
+        wait_for(&released);
+        device_free(device);
+    }
+    options_free(options);
+    CHECK(dlclose(loaded) == 0);
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 3);
+    stop_while_it_is_stopped(argv[1]);
     for (way = MAIN; way <= HANDLER_FREES; way++) run(argv[1], argv[2]);
     puts("each handler came to its end");
     return 0;

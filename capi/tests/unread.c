@@ -11,7 +11,8 @@ int main(void) {
     if (ptth_forward(options, "http://127.0.0.1:1", &device) != PTTH_OK) return 1;
     ptth_options_free(options);
     ptth_status status = ptth_device_wait(device); /* it has logged each attempt */
+    ptth_status again = ptth_device_wait(device);
     ptth_device_free(device);
-    printf("%d\n", status);
+    printf("%d %d\n", status, again);
     return 0;
 }

@@ -94,7 +94,8 @@ impl LoopGroup {
         LoopGroup::end(&state);
     }
 
-    pub(crate) fn take_outcome(&self) -> Option<Error> {
-        self.lock().outcome.take()
+    /// Why the device ended by itself, for each of the threads that wait for it.
+    pub(crate) fn outcome(&self) -> Option<Error> {
+        self.lock().outcome.as_ref().map(Error::copy)
     }
 }

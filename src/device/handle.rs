@@ -1,18 +1,17 @@
 //! The handle on a running device.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::RecvTimeoutError;
 
-use crate::clock;
 use crate::close_reason::CloseCounts;
 use crate::device::command::Command;
 use crate::device::counters::Counters;
 use crate::device::group::LoopGroup;
+use crate::engine::loop_threads::LoopThreads;
 use crate::error::{Error, Fault};
 use crate::proto::turn::Transport;
 #[cfg(feature = "tls")]
@@ -77,7 +76,7 @@ pub struct DeviceHandle(pub(super) Arc<Running>);
 pub(super) struct Running {
     pub(super) group: Arc<LoopGroup>,
     pub(super) shared: Vec<Arc<Counters>>,
-    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) threads: LoopThreads,
     /// At least one gateway is dialled over TLS.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     pub(super) secure: bool,
@@ -192,7 +191,7 @@ impl DeviceHandle {
     }
 
     /// Waits until the device has ended because it was stopped, was refused, or has used up its
-    /// retries.
+    /// retries. Every call, on any thread, returns the same.
     ///
     /// # Errors
     /// The gateway, or each of several, refused the first offer
@@ -200,7 +199,7 @@ impl DeviceHandle {
     /// [`max_retries`](crate::DeviceBuilder::max_retries) attempts failed.
     pub fn wait(&self) -> Result<(), Error> {
         self.0.join();
-        self.0.group.take_outcome().map_or(Ok(()), Err)
+        self.0.group.outcome().map_or(Ok(()), Err)
     }
 
     /// Counters.
@@ -220,7 +219,7 @@ impl DeviceHandle {
     }
 
     pub(super) fn ended(&self) -> Error {
-        self.0.group.take_outcome().unwrap_or_else(|| Error::stopped("this device was stopped"))
+        self.0.group.outcome().unwrap_or_else(|| Error::stopped("this device was stopped"))
     }
 }
 
@@ -229,16 +228,10 @@ fn over() -> Error {
 }
 
 impl Running {
-    /// Waits for the event loops, except for the one on whose thread this runs: a handler may own a
-    /// handle, and a loop may drop the handler.
+    /// Waits for the event loops, unless this runs on one of their threads.
     fn join(&self) {
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        for thread in threads.drain(..) {
-            let is_this = thread.thread().id() == std::thread::current().id();
-            if !is_this && clock::outside(|| thread.join()).is_err() {
-                self.group
-                    .fail(Error::stopped("the device's event loop panicked; please report it"));
-            }
+        if !self.threads.join() {
+            self.group.fail(Error::stopped("the device's event loop panicked; please report it"));
         }
     }
 }

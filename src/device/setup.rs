@@ -31,6 +31,7 @@ use crate::device::servers::LocalServers;
 use crate::device::servers::Servers;
 use crate::device::target::Edits;
 use crate::engine::event_loop::EventLoop;
+use crate::engine::loop_threads::LoopThreads;
 #[cfg(feature = "test-clock")]
 use crate::engine::pair_network::PairNetwork;
 use crate::error::{Error, Fault};
@@ -182,7 +183,7 @@ impl Device {
         };
         let secure = parts.members.iter().any(|(plan, _)| plan.tls.is_some());
         let group = Arc::new(LoopGroup::default());
-        let (mut shared, mut threads) = (Vec::new(), Vec::new());
+        let (mut shared, mut threads) = (Vec::new(), LoopThreads::default());
         let mut waiting = Vec::new();
         for ((plan, counters), (event_loop, remote)) in parts.members.into_iter().zip(loops) {
             let place = (group.clone(), group.join(remote.clone()));
@@ -214,7 +215,6 @@ impl Device {
             }
         }
         group.send(|| Command::TopUp);
-        let threads = Mutex::new(threads);
         Ok(DeviceHandle(Arc::new(Running { group, shared, threads, secure, local_secure })))
     }
 

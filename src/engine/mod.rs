@@ -24,6 +24,7 @@
 //! | `budget.rs` | quotas on memory and requests |
 //! | `departed.rs` | names that are remembered after their last link |
 //! | `workers.rs` | the elastic pool of worker threads |
+//! | `loop_threads.rs` | the threads of event loops, and waiting for their ends |
 //! | `group.rs` | counts and bounds that several loops share |
 //! | `handshakes.rs` | TLS handshakes, which workers compute |
 //! | `connection.rs` | one connection: socket, flags, buffers |
@@ -41,6 +42,7 @@ pub(crate) mod departed;
 pub(crate) mod event_loop;
 pub(crate) mod group;
 mod handshakes;
+pub(crate) mod loop_threads;
 #[cfg_attr(not(feature = "test-clock"), path = "no_pair_network.rs")]
 pub(crate) mod pair_network;
 pub(crate) mod permits;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
 use crate::clock::Clock;
 use crate::engine::event_loop::EventLoop;
 use crate::engine::group::Group;
+use crate::engine::loop_threads::LoopThreads;
 use crate::engine::pair_network::PairListener;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::alarms::FIRST_ALARM;
@@ -477,7 +478,7 @@ impl GatewayBuilder {
             observes,
             upgrades: common.upgrades(),
             cluster: common.peers(),
-            threads: Mutex::default(),
+            threads: LoopThreads::default(),
             clock,
             tables: Mutex::default(),
         };
@@ -489,7 +490,7 @@ impl GatewayBuilder {
             let role = GatewayRole::new(&common, place, devices.clone());
             // If this fails, the gateway is dropped, which ends the loops that run.
             let thread = run(event_loop, role, loops.clone(), number).map_err(failed)?;
-            running.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
+            running.threads.push(thread);
         }
         match number_of_loops {
             1 => log::info!("the gateway has 1 event loop"),

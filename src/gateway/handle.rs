@@ -4,13 +4,13 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
+use crate::engine::loop_threads::LoopThreads;
 use crate::error::{Error, Fault};
 use crate::gateway::changes::Outdated;
 use crate::gateway::events;
@@ -79,7 +79,7 @@ pub(super) struct Running {
     pub(super) upgrades: Arc<Upgrades>,
     /// Its knowledge of other gateways.
     pub(super) cluster: Option<Arc<Cluster>>,
-    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) threads: LoopThreads,
     /// A test's clock, if there is one.
     pub(super) clock: Option<Clock>,
     /// The routes of visitors' listeners. Held while listeners, routes or certificates are changed,
@@ -568,12 +568,7 @@ impl Gateway {
     /// of the operating system ended one of them.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        let threads = match self.0.threads.try_lock() {
-            Ok(threads) => threads,
-            Err(TryLockError::Poisoned(e)) => e.into_inner(),
-            Err(TryLockError::WouldBlock) => return true, // `drain` waits until they have ended
-        };
-        !threads.is_empty() && threads.iter().all(|thread| !thread.is_finished())
+        self.0.threads.all_run()
     }
 
     /// Subscribes to records of completed requests, for an access log. At most `most` records wait
@@ -649,16 +644,11 @@ impl Running {
         self.clock.as_ref().map_or_else(Instant::now, Clock::now)
     }
 
-    /// Waits for the event loops, except for the one on whose thread this runs: a program's
-    /// function may own a handle, and a loop may drop it.
+    /// Waits for the event loops, unless this runs on one of their threads.
     fn drain(&self, notice: Duration, time: Duration) {
         self.loops.send_others(self.loops.len(), || Command::Drain { notice, time });
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        for thread in std::mem::take(&mut *threads) {
-            let is_this = thread.thread().id() == std::thread::current().id();
-            if !is_this && clock::outside(|| thread.join()).is_err() {
-                log::error!("the gateway's event loop had panicked");
-            }
+        if !self.threads.join() {
+            log::error!("the gateway's event loop had panicked");
         }
         self.cluster.iter().for_each(|cluster| cluster.stop());
     }
