@@ -321,6 +321,11 @@ impl<T> Connection<T> {
         self.written + self.pending() as u64
     }
 
+    /// Returns true if a part of the output since `mark` was written.
+    pub(crate) fn has_sent_since(&self, mark: u64) -> bool {
+        self.written > mark
+    }
+
     /// Removes the output since `mark`. Returns false, and removes nothing, if some of it was
     /// written.
     pub(crate) fn take_back(&mut self, mark: u64) -> bool {

@@ -232,15 +232,20 @@ fn client_left<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: K
 /// Returns true if the rest of a response is worth reading although its client has left, so that
 /// its link can be used again.
 fn is_worth_draining<T>(exchange: &Exchange, cx: &Connections<T>, limits: &Limits) -> bool {
-    let is_sent =
-        exchange.upstream().and_then(|link| cx.get(link)).is_some_and(|link| link.pending() == 0);
+    // A request of which nothing was sent is taken back instead (`let_go`).
+    let mark = match exchange.phase.upstream() {
+        Some(Upstream::Link { mark, .. }) => *mark,
+        _ => u64::MAX,
+    };
+    let link = exchange.upstream().and_then(|link| cx.get(link));
+    let is_under_way = link.is_some_and(|link| link.pending() == 0 || link.has_sent_since(mark));
     let is_long = exchange.phase.receiving().is_some_and(|response| {
         response.body.remaining().is_some_and(|left| left > limits.drain_bytes_max as u64)
             || exchange.ends_with_connection()
     });
     exchange.request.body.is_done()
         && !exchange.request.is_cut()
-        && is_sent
+        && is_under_way
         && !is_long
         && !exchange.is_tunnel()
 }

@@ -21,6 +21,9 @@ pub struct Head {
     pub bytes: Vec<u8>,
 }
 
+/// So many bytes of a body are shown where a test fails.
+const SHOWN: usize = 400;
+
 fn latin1(bytes: &[u8]) -> String {
     bytes.iter().map(|o| char::from(*o)).collect()
 }
@@ -257,6 +260,20 @@ impl RawPeer {
         self.stream.write_all(bytes.as_ref())
     }
 
+    /// How many of the written bytes the other end has not acknowledged (proc(5), `net/tcp`).
+    #[cfg(target_os = "linux")]
+    pub fn unacknowledged(&self) -> usize {
+        let ports = [self.stream.local_addr(), self.stream.peer_addr()];
+        let [here, there] = ports.map(|addr| format!(":{:04X}", addr.unwrap().port()));
+        let sockets = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+        let is_ours =
+            |columns: &Vec<&str>| columns[1].ends_with(&here) && columns[2].ends_with(&there);
+        let ours = sockets.lines().map(|line| line.split(' ').filter(|c| !c.is_empty()).collect());
+        let ours = ours.filter(|columns: &Vec<&str>| columns.len() > 4).find(is_ours);
+        let queues = ours.unwrap_or_else(|| panic!("{}: it has no socket", self.who))[4];
+        usize::from_str_radix(queues.split(':').next().unwrap(), 16).unwrap()
+    }
+
     /// Ends the connection with a reset.
     pub fn reset(self) {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
@@ -381,7 +398,7 @@ impl RawPeer {
                 "{}: {how} after {} of {n} bytes: {:?}",
                 self.who,
                 self.unread.len(),
-                latin1(&self.unread)
+                latin1(&self.unread[..self.unread.len().min(SHOWN)])
             ),
         }
     }
