@@ -1,7 +1,7 @@
 //! Checks the tokens of offers, polls and visitors' requests with the current tables, which may be
 //! replaced while the gateway runs. Remembers certificates that are no longer accepted.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -52,8 +52,11 @@ pub(crate) struct Credentials {
     devices: Option<Arc<Tokens>>,
     /// `None` if visitors need no token.
     visitors: Option<Arc<Tokens>>,
-    /// Certificates of connected devices whose CA was replaced.
+    /// Certificates of connections whose CA was replaced.
     refused: HashSet<ShownKey>,
+    /// While the CA of this listener is being replaced: the certificates of its connections that
+    /// come from other loops, which those no longer report.
+    arrived: Option<(usize, HashMap<ShownKey, Arc<Shown>>)>,
     /// When the next token of a table expires.
     next_expiry: Option<SystemTime>,
 }
@@ -124,8 +127,8 @@ fn log_mistake<'a>(
 
 impl Credentials {
     pub(super) fn new(devices: Option<Arc<Tokens>>, visitors: Option<Arc<Tokens>>) -> Self {
-        let mut credentials =
-            Credentials { devices, visitors, refused: HashSet::new(), next_expiry: None };
+        let (refused, arrived, next_expiry) = (HashSet::new(), None, None);
+        let mut credentials = Credentials { devices, visitors, refused, arrived, next_expiry };
         credentials.look_ahead(SystemTime::now());
         credentials
     }
@@ -335,9 +338,30 @@ impl Credentials {
         self.next_expiry = tables.filter_map(|tokens| tokens.next_expiry(now)).min();
     }
 
-    /// Records the certificates at a listener that its new CA does not accept.
-    pub(super) fn refuse(&mut self, listener: usize, refused: HashSet<ShownKey>) {
+    /// The CA of this listener is being replaced.
+    pub(super) fn begin_change(&mut self, listener: usize) {
+        self.arrived = Some((listener, HashMap::new()));
+    }
+
+    /// A connection with this certificate has come from another loop.
+    pub(super) fn note_arrival(&mut self, shown: Arc<Shown>) {
+        if let Some((listener, arrived)) = &mut self.arrived {
+            let key = shown.key();
+            if key.0 == *listener {
+                arrived.insert(key, shown);
+            }
+        }
+    }
+
+    /// Records the certificates at a listener that its new CA does not accept, and returns those
+    /// that have arrived since the change began.
+    pub(super) fn refuse(
+        &mut self,
+        listener: usize,
+        refused: HashSet<ShownKey>,
+    ) -> Vec<Arc<Shown>> {
         self.refused.retain(|(of, _)| *of != listener);
         self.refused.extend(refused);
+        self.arrived.take().into_iter().flat_map(|(_, arrived)| arrived.into_values()).collect()
     }
 }

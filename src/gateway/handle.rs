@@ -150,11 +150,22 @@ impl Gateway {
             refused.extend(not_taken.map(|shown| shown.key()));
         }
         let Some(listener) = number else { return Err(stopped()) };
-        let refuse = |reply| {
-            let refused = refused.clone();
-            Command::RefuseCertificates { listener, refused, reply }
+        // Connections that were between two loops are known only now. Later ones have come from a
+        // loop that was asked while they were there.
+        let refuse = |refused: &HashSet<_>| {
+            self.ask(|reply| Command::RefuseCertificates {
+                listener,
+                refused: refused.clone(),
+                reply,
+            })
         };
-        self.ask(refuse).map(drop)
+        let arrived = refuse(&refused)?.into_iter().flatten().filter(|shown| !tls.accepts(shown));
+        let (before, late) = (refused.len(), arrived.map(|shown| shown.key()).collect::<Vec<_>>());
+        refused.extend(late);
+        if refused.len() > before {
+            refuse(&refused)?;
+        }
+        Ok(())
     }
 
     fn listen_visitors_with(

@@ -91,6 +91,7 @@ impl GatewayRole {
     ) -> Result<ShownAt, Error> {
         let wants_certificates = new.needs_client();
         let number = self.listeners.set_tls(at, new)?;
+        self.credentials.begin_change(number);
         let checks = wants_certificates
             || self.listeners.is_for_peers(number)
             || self.listeners.side(number) == Some(Whose::Devices);
@@ -315,9 +316,7 @@ impl GatewayRole {
                 if shown.is_some() && self.listeners.is_for_peers(listener) {
                     cx.seen(id);
                 }
-                if let Some(shown) = shown.filter(|_| cx.visitor(id).is_some()) {
-                    self.note_expiry(cx, &shown);
-                }
+                self.note_visitors_expiry(cx, id);
                 let at = cx.after(self.settings.limits.head_timeout);
                 cx.set_deadline(id, Some(at));
                 self.follow_ups.push_back(FollowUp::Step(id));
@@ -352,10 +351,15 @@ impl GatewayRole {
             Ok(id) => id,
             Err(e) => return log_names!(Warn, "a connection was lost between event loops: {e}"),
         };
+        let shown = cx.get(id).and_then(|connection| connection.stream().certificate());
+        shown.into_iter().for_each(|shown| self.credentials.note_arrival(shown));
         let at = cx.after(self.settings.limits.head_timeout);
         cx.set_deadline(id, Some(at));
         match errand {
-            Errand::Ask => self.visitor_head(cx, id),
+            Errand::Ask => {
+                self.note_visitors_expiry(cx, id);
+                self.visitor_head(cx, id);
+            }
             Errand::Register(granted) => {
                 let Granted { offer, grant, journey } = *granted;
                 self.decided(cx, id, offer, Ok(grant), journey)

@@ -1,5 +1,6 @@
-//! An offer for names that different loops own. It visits these loops, and each gives up the names
-//! that the offer may have, as in a take-over, until one loop owns all of them.
+//! An offer for names that different loops own. It visits these loops twice. First each of them
+//! says whether the offer may have its names, so that a refused offer ends no link. Then all except
+//! the one with the lowest number give theirs up, as in a take-over.
 
 use std::sync::Arc;
 
@@ -38,7 +39,10 @@ impl GatewayRole {
             self.deny_device(cx, id, 503, MOVED_TOO_OFTEN, Some(1));
             return None;
         };
-        if own && self.number > first {
+        // `admit` has found nothing here against the offer.
+        journey.agreed |= 1 << self.number;
+        let unasked = others.iter().find(|number| journey.agreed >> **number & 1 == 0).copied();
+        if unasked.is_none() && own && self.number > first {
             let owner = match self.owner_of(&offer, &grant, names) {
                 Ok(owner) => owner,
                 Err(denied) => {
@@ -47,27 +51,17 @@ impl GatewayRole {
                 }
             };
             for name in names {
-                match self.registry.surrender(name, &owner, cx.now()) {
-                    Ok(None) => {}
-                    Ok(Some(surrendered)) => {
-                        let replaced = surrendered.replaced.iter();
-                        journey.replaced.extend(
-                            replaced.map(|(session, at)| (name.as_str().into(), *session, *at)),
-                        );
-                        self.surrendered(cx, name, surrendered, REGROUPED);
-                    }
-                    Err(denied) => {
-                        self.deny_offer(cx, id, &offer, &denied);
-                        return None;
-                    }
-                }
+                let given_up = self.registry.give_up(name, Some(&owner), cx.now());
+                let Some(surrendered) = given_up else { continue };
+                let replaced = surrendered.replaced.iter();
+                journey
+                    .replaced
+                    .extend(replaced.map(|(session, at)| (name.as_str().into(), *session, *at)));
+                self.surrendered(cx, name, surrendered, REGROUPED);
             }
-            self.send_offer(cx, id, first, (offer, grant), journey);
-            return None;
         }
-        // The loop with the lowest number keeps its names; the others give theirs up.
-        let to = if own { last } else { first };
-        self.send_offer(cx, id, to, (offer, grant), journey);
+        // The highest number first, so that each loop is visited once more.
+        self.send_offer(cx, id, unasked.unwrap_or(last), (offer, grant), journey);
         None
     }
 

@@ -97,16 +97,18 @@ impl GatewayRole {
         }
     }
 
-    /// Records the certificates at a listener that its new CA does not accept.
+    /// Records the certificates at a listener that its new CA does not accept, and returns those of
+    /// connections that were on their way to this loop when it was asked for what it has.
     pub(super) fn refuse_certificates(
         &mut self,
         cx: &mut Connections<State>,
         listener: usize,
         refused: HashSet<ShownKey>,
-    ) {
-        self.credentials.refuse(listener, refused);
+    ) -> Vec<Arc<Shown>> {
+        let arrived = self.credentials.refuse(listener, refused);
         self.end_revoked(cx);
         self.end_void_visitors(cx);
+        arrived
     }
 
     /// Ends connections of other gateways and visitors whose certificate is no longer valid: at
@@ -176,6 +178,14 @@ impl GatewayRole {
         if self.next_expiry.is_none_or(|at| shown.expires() < at) {
             self.next_expiry = Some(shown.expires());
             self.end_expired(cx);
+        }
+    }
+
+    /// A connection of a visitor or of another gateway has come to this loop.
+    pub(super) fn note_visitors_expiry(&mut self, cx: &mut Connections<State>, id: Id) {
+        let visitors = cx.get(id).filter(|conn| matches!(conn.state, State::Visitor(_)));
+        if let Some(shown) = visitors.and_then(|conn| conn.stream().certificate()) {
+            self.note_expiry(cx, &shown);
         }
     }
 

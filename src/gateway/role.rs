@@ -288,8 +288,7 @@ impl GatewayRole {
                 let _ = reply.send(self.set_tls(cx, at, tls));
             }
             Command::RefuseCertificates { listener, refused, reply } => {
-                self.refuse_certificates(cx, listener, refused);
-                let _ = reply.send(());
+                let _ = reply.send(self.refuse_certificates(cx, listener, refused));
             }
             Command::SetRoutes { at, table, reply } => {
                 let _ = reply.send(self.listeners.set_routes(at, table));

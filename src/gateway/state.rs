@@ -47,7 +47,7 @@ use crate::gateway::settings::Settings;
 use crate::gateway::sign_in::SignIns;
 use crate::gateway::stats::{LinkCounts, Stats};
 use crate::gateway::tokens::{Digest, Tokens, Whose};
-use crate::limits::Limits;
+use crate::limits::{LOOPS_MAX, Limits};
 use crate::link::CutError;
 use crate::observe::Observer;
 use crate::proto::comet::Answer;
@@ -430,7 +430,11 @@ pub(crate) enum Command {
     /// These client certificates, accepted by this listener before its settings were replaced, are
     /// no longer accepted.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
-    RefuseCertificates { listener: usize, refused: HashSet<ShownKey>, reply: Sender<()> },
+    RefuseCertificates {
+        listener: usize,
+        refused: HashSet<ShownKey>,
+        reply: Sender<Vec<Arc<Shown>>>,
+    },
     /// Stops listening at this address.
     Unlisten { at: SocketAddr, reply: Sender<Result<(), Error>> },
     /// Replaces bounds and timeouts.
@@ -514,10 +518,14 @@ pub(crate) enum Claim {
 pub(crate) struct Journey {
     /// The number of moves.
     pub(super) moves: u8,
+    /// The loops, one bit each, that have nothing against it.
+    pub(super) agreed: u64,
     /// Sessions that it has replaced under names that other loops have given up for it.
     pub(super) replaced: Vec<(Box<str>, Session, Instant)>,
     pub(super) claim: Claim,
 }
+
+const _: () = assert!(LOOPS_MAX <= u64::BITS as usize);
 
 /// A listener's number, and the certificates of connections through it, each once.
 pub(crate) type ShownAt = (usize, Vec<Arc<Shown>>);

@@ -17,7 +17,11 @@ impl GatewayRole {
             return;
         };
         let name = name.clone();
-        let refusal = if !self.is_known(cx, &name) {
+        let is_known = self.is_known(cx, &name);
+        if !is_known && self.registry.elsewhere(&name).is_some() {
+            return self.give_up_moved(cx, key); // it has begun here, where the queue was
+        }
+        let refusal = if !is_known {
             Some((404, self.unknown_everywhere(cx, id, key, &name), "destination_not_found", None))
         } else if self.lifecycle.is_draining() {
             Some((503, "this gateway is stopping".to_owned(), "destination_unavailable", Some(1)))

@@ -333,22 +333,8 @@ impl Registry {
         }
     }
 
-    /// Gives up a name for another loop, and returns its connections. `None` if it is not here.
-    ///
-    /// # Errors
-    /// This owner may not have it.
-    pub(crate) fn surrender(
-        &mut self,
-        name: &str,
-        to: &Owner,
-        now: Instant,
-    ) -> Result<Option<Surrendered>, Denied> {
-        self.may_claim(name, to, now)?;
-        Ok(self.give_up(name, Some(to), now))
-    }
-
-    /// Gives up a name that another owner has elsewhere (`to`, if known), and returns its
-    /// connections. `None` if it is not here.
+    /// Gives up a name that another owner has elsewhere, or will have in another loop (`to`, if
+    /// known), and returns its connections. `None` if it is not here.
     pub(crate) fn give_up(
         &mut self,
         name: &str,

@@ -271,6 +271,87 @@ fn another_credential_is_refused_whichever_loop_it_comes_to() {
     assert_eq!((links.total(), links.idle), (1, 1));
 }
 
+/// A gateway whose devices get the names in the first name that they offer; their token is their owner.
+fn granting() -> Gateway {
+    let builder = Gateway::builder().loops(LOOPS).authorize(|offer| {
+        let owner = offer.bearer_token().unwrap_or_default().to_owned();
+        let names = offer.names()[0].to_string();
+        Ok(Grant::names(names.split('-')).unwrap().to(owner))
+    });
+    builder.listen("127.0.0.1:0").start().unwrap()
+}
+
+fn offers(gateway: &Gateway, names: &str, owner: &str) -> (u16, RawPeer) {
+    let mut peer = RawPeer::connect(gateway.devices_addr());
+    let field = format!("Authorization: Bearer {owner}\r\n");
+    peer.write(crate::support::process::offer(names, &field));
+    (peer.read_head().status(), peer)
+}
+
+/// One of its names is another owner's: no loop gives a name up for it.
+#[test]
+fn a_refused_offer_ends_no_link_in_any_loop() {
+    let gateway = granting();
+    let own: Vec<String> = (0..6).map(|n| format!("own{n}")).collect();
+    let others: Vec<String> = (0..6).map(|n| format!("other{n}")).collect();
+    let mut links = Vec::new();
+    for (names, owner) in [(&own, "mine"), (&others, "theirs")] {
+        for name in names {
+            let (status, link) = offers(&gateway, name, owner);
+            assert_eq!(status, 101);
+            links.push(link);
+        }
+    }
+    for name in &own {
+        for other in &others {
+            assert_eq!(offers(&gateway, &format!("{name}-{other}"), "mine").0, 409);
+            let there = gateway.device(name).links().unwrap();
+            assert_eq!((there.total(), there.idle), (1, 1), "{name} after {other}");
+        }
+    }
+    let (status, _all) = offers(&gateway, &own.join("-"), "mine");
+    assert_eq!(status, 101);
+    for name in &own {
+        gateway.device(name).wait_connected(Duration::from_secs(20)).unwrap();
+    }
+}
+
+/// The device that has a request ends, and its successor has its name in another loop: the request
+/// cannot follow, and is not told that there is no such device.
+#[test]
+fn a_request_whose_device_went_to_another_loop_is_told_to_come_again() {
+    let gateway = granting();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
+    let names: Vec<String> = (0..8).map(|n| format!("n{n}")).collect();
+    let mut asking = Vec::new();
+    for name in &names {
+        let (status, mut link) = offers(&gateway, name, "mine");
+        assert_eq!(status, 101);
+        let mut visitor = RawPeer::connect(visitors);
+        visitor.write(get(&format!("/{name}/x")));
+        assert_eq!(link.read_head().target(), "/x");
+        asking.push((link, visitor));
+    }
+    let (status, mut all) = offers(&gateway, &names.join("-"), "mine");
+    assert_eq!(status, 101);
+    for (link, mut visitor) in asking {
+        drop(link);
+        // If the name has stayed in its loop, the new link gets the request.
+        let comes_to_it = eventually("it goes on", || {
+            if all.stirs() { Some(true) } else { visitor.stirs().then_some(false) }
+        });
+        if comes_to_it {
+            assert_eq!(all.read_head().target(), "/x");
+            all.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            visitor.read_answer("GET").expect_ok("");
+        } else {
+            let answer = visitor.read_answer("GET");
+            answer.expect_refusal(503);
+            assert_eq!(answer.head.get("retry-after"), Some("1"));
+        }
+    }
+}
+
 #[test]
 fn bounds_hold_for_all_loops_together() {
     let mut limits = Limits::default();

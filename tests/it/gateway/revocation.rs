@@ -2,14 +2,15 @@
 //! `take_over_grace`: links, polls, streams, tunnels, links lent to programs.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use http::Request;
 use reverse_http::tls::{ClientCertificates, GatewayTls, Identity};
-use reverse_http::{Body, Limits, Routes, Tokens};
+use reverse_http::{Body, Device, Limits, Routes, Tokens};
 use rustls::HandshakeKind;
 
 use crate::gateway::tokens::{VisitorListener, bearer};
@@ -247,6 +248,129 @@ fn what_a_certificate_let_in_ends_when_it_expires() {
     let mut visitor = world.asks(&mut other, &get("/door/x"));
     other.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     visitor.read_answer("GET").expect_ok("ok");
+}
+
+/// Returns false if the connection has ended.
+fn is_served(visitor: &mut TlsPeer, name: &str) -> bool {
+    let mut answer = Vec::new();
+    let asked = visitor.0.write_all(get(&format!("/{name}/x")).as_bytes());
+    while asked.is_ok() && !answer.ends_with(b"~") {
+        let mut some = [0; 512];
+        match visitor.0.read(&mut some) {
+            Ok(n) if n > 0 => answer.extend_from_slice(&some[..n]),
+            _ => break,
+        }
+    }
+    answer.ends_with(b"~")
+}
+
+/// A connection may be on its way from one event loop to another when the loops are asked for what
+/// they have.
+#[test]
+fn a_replaced_ca_ends_connections_that_are_being_moved() {
+    let (old, new, roots) = (Authority::new(), Authority::new(), Authority::new());
+    let server = roots.server("gateway");
+    let builder = reverse_http::Gateway::builder().loops(2).listen("127.0.0.1:0");
+    let gateway = builder.start().unwrap();
+    let both = tls(&server, &format!("{}{}", old.pem, new.pem));
+    let visitors =
+        gateway.listen_visitors_tls("127.0.0.1:0", Routes::path(), both.clone()).unwrap();
+    let own: Vec<_> = (0..8).map(|n| old.device(&format!("v{n}"), &["visitor"])).collect();
+    // Two devices of different loops: a visitor who goes from one to the other is always moved.
+    // Their own links may be moved, too, but these are fewer.
+    const WALK: usize = 20;
+    let mut devices = Vec::new();
+    let mut add = |name: &str| {
+        let device = Device::builder(format!("http://{}/{name}", gateway.devices_addr()));
+        let device = device.links(1..=8).build().unwrap();
+        devices.push(device.spawn(|_| http::Response::new(Body::from("~"))).unwrap());
+        gateway.device(name).wait_connected(DEADLINE).unwrap();
+    };
+    let mut visitor = TlsPeer::connect(visitors, Arc::new(roots.client(Some(&own[0]))));
+    let mut is_in_another_loop = |name: &String| {
+        add(name);
+        let moved = gateway.stats().moved;
+        let walk = ["first", name].into_iter().cycle().take(WALK + 1);
+        walk.for_each(|name| assert!(is_served(&mut visitor, name)));
+        gateway.stats().moved >= moved + WALK as u64
+    };
+    is_in_another_loop(&"first".to_owned());
+    let (first, last) = ("first", (0..).map(|n| format!("d{n}")).find(is_in_another_loop).unwrap());
+    for round in 0..20 {
+        gateway.set_tls(visitors, both.clone()).unwrap();
+        let moved = gateway.stats().moved;
+        let is_changed = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for own in &own {
+                let (is_changed, last) = (&is_changed, &last);
+                let config = Arc::new(roots.client(Some(own)));
+                scope.spawn(move || {
+                    let (mut visitor, mut after) = (TlsPeer::connect(visitors, config), 0);
+                    let mut names = [first, last].into_iter().cycle().take(50_000);
+                    while names.next().is_some_and(|name| is_served(&mut visitor, name)) {
+                        after += usize::from(is_changed.load(Relaxed));
+                        // What is in progress then is answered.
+                        assert!(after <= 2, "it goes on, in round {round}");
+                    }
+                });
+            }
+            eventually("they go from loop to loop", || {
+                (gateway.stats().moved > moved + 100).then_some(())
+            });
+            gateway.set_tls(visitors, tls(&server, &new.pem)).unwrap();
+            is_changed.store(true, Relaxed);
+        });
+    }
+    devices.iter().for_each(reverse_http::DeviceHandle::stop);
+}
+
+/// Each event loop ends what it has: a connection that was moved counts where it is now.
+#[test]
+fn a_visitors_tunnel_that_was_moved_ends_when_its_certificate_expires() {
+    let (authority, roots) = (Authority::new(), Authority::new());
+    let mut limits = Limits::default();
+    (limits.take_over_grace, limits.heartbeat) = (GRACE, Duration::ZERO);
+    let builder = reverse_http::Gateway::builder().loops(2).limits(limits);
+    let gateway = builder.listen("127.0.0.1:0").start().unwrap();
+    let tls = tls(&roots.server("gateway"), &authority.pem);
+    let visitors = gateway.listen_visitors_tls("127.0.0.1:0", Routes::path(), tls).unwrap();
+    let dial = |own: &Pair| TlsPeer::connect(visitors, Arc::new(roots.client(Some(own))));
+    let life = Duration::from_secs(6);
+    let began = Instant::now();
+    let mut visitor = dial(&authority.issue_for("short", &["visitor"], life));
+    // Until one of them is in another loop than the visitor.
+    let mut links = Vec::new();
+    while gateway.stats().moved == 0 {
+        let name = format!("d{}", links.len());
+        let mut link = RawPeer::connect(gateway.devices_addr());
+        link.write(offer(&name, ""));
+        assert_eq!(link.read_head().status(), 101);
+        visitor.write(get(&format!("/{name}/x")));
+        link.read_head();
+        link.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(visitor.read_head().status(), 200);
+        links.push(link);
+    }
+    let last = links.len() - 1;
+    let upgrade =
+        get(&format!("/d{last}/x")).replacen("\r\n\r\n", &format!("\r\n{UPGRADE}\r\n"), 1);
+    let asks = |visitor: &mut TlsPeer, link: &mut RawPeer| {
+        visitor.write(&upgrade);
+        link.read_head();
+        link.write(SWITCHED);
+        assert_eq!(visitor.read_head().status(), 101);
+    };
+    asks(&mut visitor, &mut links[last]);
+    assert!(began.elapsed() < life, "set up after {:?}", began.elapsed());
+    let mut link = RawPeer::connect(gateway.devices_addr());
+    link.write(offer(&format!("d{last}"), ""));
+    assert_eq!(link.read_head().status(), 101);
+    let mut stays = dial(&authority.device("long", &["other"]));
+    asks(&mut stays, &mut link);
+    to_the_end(&mut visitor);
+    assert!(began.elapsed() >= life - Duration::from_secs(1), "not before it expires");
+    stays.write("ping");
+    assert_eq!(link.read_exact(4), b"ping");
 }
 
 #[test]
