@@ -450,7 +450,10 @@ impl GatewayBuilder {
         }
         let mut devices = listen_for_devices(self.addresses, &mut event_loops)?;
         let addresses = devices.iter().map(|(at, _)| *at).collect();
-        let pair_listener = clock.as_ref().and_then(|_| event_loops[0].open(&remotes[0]));
+        // A listener has the same number in all loops, so each has the queue, and the first is used.
+        let open = event_loops.iter_mut().zip(&remotes).filter(|_| clock.is_some());
+        let queues: Vec<_> = open.map(|(event_loop, remote)| event_loop.open(remote)).collect();
+        let pair_listener = queues.into_iter().next().flatten();
         devices.extend(pair_listener.as_ref().map(|_| (WITHIN, None)));
         let knows_visitors = settings.visitor_tokens.is_some();
         let (only_links, observes) = (settings.on_link.is_some(), self.observe);

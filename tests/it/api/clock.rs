@@ -10,8 +10,10 @@ use http::Request;
 use reverse_http::testing::{self, Pair};
 use reverse_http::{
     Body, CloseCause, Device, DeviceEventKind, DeviceRef, Error, ErrorKind, Fallback, Gateway,
-    Limits, Transport,
+    Limits, Routes, Transport,
 };
+
+use crate::support::RawPeer;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -200,4 +202,17 @@ fn a_device_that_was_started_is_not_paired() {
     let pair = testing::pair(Gateway::builder(), &device, on).unwrap();
     assert!(testing::pair(Gateway::builder(), &device, on).unwrap_err().is_usage());
     assert_eq!(pair.gateway.devices().unwrap().len(), 1, "the first is as it was");
+}
+
+#[test]
+fn a_pair_may_have_several_loops() {
+    let device = Device::builder("http://gateway/lamp").build().unwrap();
+    let gateway = Gateway::builder().loops(3).listen("127.0.0.1:0");
+    let pair = testing::pair(gateway, &device, |_: Request<Body>| "on").unwrap();
+    let visitors = pair.gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
+    for _ in 0..24 {
+        let mut visitor = RawPeer::connect(visitors); // to any of the loops
+        visitor.write(crate::support::process::get("/nobody/"));
+        visitor.read_answer("GET").expect_refusal(404);
+    }
 }
