@@ -10,16 +10,23 @@ use crate::clock;
 pub(crate) struct LoopThreads {
     ids: Vec<ThreadId>,
     /// Locked while one thread waits for their ends, so that all others wait, too.
-    running: Mutex<Vec<JoinHandle<()>>>,
+    running: Mutex<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    threads: Vec<JoinHandle<()>>,
+    /// One of those that have ended panicked.
+    has_panicked: bool,
 }
 
 impl LoopThreads {
     pub(crate) fn push(&mut self, thread: JoinHandle<()>) {
         self.ids.push(thread.thread().id());
-        self.running.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
+        self.running.get_mut().unwrap_or_else(PoisonError::into_inner).threads.push(thread);
     }
 
-    /// Waits until they have ended. Returns false if one of them panicked.
+    /// Waits until they have ended. Returns false, to each caller, if one of them panicked.
     ///
     /// On one of these threads it returns at once. A loop drops a program's handler, and what that
     /// owns may stop or drop a handle, while another thread waits here for this loop.
@@ -28,8 +35,10 @@ impl LoopThreads {
             return true;
         }
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let ends = running.drain(..).map(|thread| clock::outside(|| thread.join()));
-        ends.filter(Result::is_err).count() == 0
+        let ends = running.threads.drain(..).map(|thread| clock::outside(|| thread.join()));
+        let panics = ends.filter(Result::is_err).count();
+        running.has_panicked |= panics > 0;
+        !running.has_panicked
     }
 
     /// Returns true if none of them has ended, or if a thread still waits for their ends.
@@ -39,7 +48,8 @@ impl LoopThreads {
             Err(TryLockError::Poisoned(running)) => running.into_inner(),
             Err(TryLockError::WouldBlock) => return true,
         };
-        !running.is_empty() && running.iter().all(|thread| !thread.is_finished())
+        let threads = &running.threads;
+        !threads.is_empty() && threads.iter().all(|thread| !thread.is_finished())
     }
 }
 
@@ -78,7 +88,7 @@ mod tests {
         threads.push(std::thread::spawn(move || assert!(ended.recv().is_err())));
         assert!(threads.ids.len() == 2 && !threads.ids.contains(&std::thread::current().id()));
         drop(done);
-        assert!(!threads.join());
-        assert!(threads.running.lock().unwrap().is_empty() && !threads.all_run());
+        assert!(!threads.join() && !threads.join());
+        assert!(threads.running.lock().unwrap().threads.is_empty() && !threads.all_run());
     }
 }

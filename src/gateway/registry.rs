@@ -135,6 +135,7 @@ pub(crate) struct Registry {
     entries: Names,
     /// Names whose last link has ended.
     departed: Departed,
+    /// The last epoch. Those of different loops differ, so a registration is of no use in another one.
     epochs: u64,
 }
 
@@ -156,13 +157,14 @@ impl Drop for Registry {
 impl Registry {
     /// The registry of the loop with this number.
     pub(crate) fn new(limits: Arc<Limits>, shared: bool, home: Home) -> Self {
+        let epochs = (home.number as u64) << 48;
         Registry {
             limits,
             shared,
             home,
             entries: Names::default(),
             departed: Departed::default(),
-            epochs: 0,
+            epochs,
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::engine::slab::Slab;
+use crate::gateway::name_owners::NameOwners;
 use crate::limits::REPLACED_MAX;
 use crate::proto::turn::Encoding;
 
@@ -475,6 +476,23 @@ fn a_registration_of_a_forgotten_name_does_not_reach_the_name_in_its_place() {
     assert_eq!(registry.leave(&old, ids[1], later), Left::default());
     assert_eq!(registry.links("door"), (1, 1));
     assert_eq!(next(&mut registry, "door"), Some(ids[1]));
+}
+
+#[test]
+fn a_registration_is_of_no_use_in_another_loop() {
+    let owners = Arc::<NameOwners>::default();
+    let of_loop = |number| {
+        let home = Home { owners: owners.clone(), number };
+        Registry::new(Arc::new(Limits::default()), false, home)
+    };
+    let (mut one, mut two, now, ids) = (of_loop(0), of_loop(1), Instant::now(), ids(1));
+    let lamp = one.claim(&lamp(), &owner(None), Transport::Turn, now).unwrap().registration;
+    let door = ["door".to_owned()];
+    let door = two.claim(&door, &owner(None), Transport::Turn, now).unwrap().registration;
+    assert!(one.in_force(&lamp) && two.in_force(&door));
+    assert!(!one.in_force(&door) && !two.in_force(&lamp));
+    two.set_idle(&lamp, ids[0], None);
+    assert_eq!(two.links("door"), (1, 0));
 }
 
 #[test]
