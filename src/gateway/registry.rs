@@ -319,23 +319,26 @@ impl Registry {
         self.entries.get(name).is_some_and(|e| e.in_flight() < self.limits.in_flight_per_device_max)
     }
 
-    /// How many pinned links of a name should end (as many as callers wait, or as exceed the share
+    /// How many pinned links of a name should end (as many as callers lack, or as exceed the share
     /// of pinned links), and the one that was idle longest.
     pub(crate) fn surplus_pins(&self, name: &str) -> (usize, Option<Id>) {
         self.entries.get(name).map_or((0, None), |entry| {
             let most = (entry.links() - entry.links().div_ceil(PINNED_PART)).max(1);
-            let surplus = entry.waiting.len().max(entry.pinned.len().saturating_sub(most));
+            let wanted = entry.wants(self.limits.in_flight_per_device_max);
+            let lacking = wanted.saturating_sub(entry.idle.0.len());
+            let surplus = lacking.max(entry.pinned.len().saturating_sub(most));
             (surplus.min(entry.pinned.len()), entry.pinned.first().copied())
         })
     }
 
     /// Returns true if the role has to set the alarm for a name's pinned links, which then counts
-    /// as set.
+    /// as set: callers may lack a link by then.
     pub(crate) fn wants_pin_alarm(&mut self, name: &str) -> bool {
-        let wants = self.surplus_pins(name).0 > 0;
-        self.entries
-            .get_mut(name)
-            .is_some_and(|entry| wants && !std::mem::replace(&mut entry.pin_alarm, true))
+        let has_surplus = self.surplus_pins(name).0 > 0;
+        self.entries.get_mut(name).is_some_and(|entry| {
+            let may_be_wanted = !entry.pinned.is_empty() && !entry.waiting.is_empty();
+            (has_surplus || may_be_wanted) && !std::mem::replace(&mut entry.pin_alarm, true)
+        })
     }
 
     /// That alarm went off.
@@ -515,8 +518,8 @@ impl Registry {
             return 0;
         }
         let entries = registration.names.iter().filter_map(|held| self.entries.held(held));
-        let wanting = entries.filter(|entry| !entry.waiting.is_empty() && entry.free() <= taken);
-        wanting.map(|entry| entry.waiting.len()).sum()
+        let lacking = entries.filter(|entry| entry.free() <= taken);
+        lacking.map(|entry| entry.wants(self.limits.in_flight_per_device_max)).sum()
     }
 
     pub(crate) fn callers_wait(&self, registration: &Registration) -> bool {

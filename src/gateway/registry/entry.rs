@@ -176,6 +176,12 @@ impl Entry {
         self.idle.0.len() + self.mailbox.as_ref().map_or(0, |mailbox| mailbox.polls.0.len())
     }
 
+    /// Callers that one more free link each would serve: a caller that waits only because so many
+    /// requests are in flight has no use for it.
+    pub(super) fn wants(&self, in_flight_max: usize) -> usize {
+        self.waiting.len().min(in_flight_max.saturating_sub(self.in_flight()))
+    }
+
     /// Returns true if the role has to set the alarm for `poll_gap`, as it is not set yet.
     pub(super) fn begins_gap(&mut self) -> bool {
         !std::mem::replace(&mut self.gap_alarm, true)

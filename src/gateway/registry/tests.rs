@@ -584,6 +584,24 @@ fn pinned_links_are_nobody_elses_and_go_when_others_wait_or_they_are_too_many() 
 }
 
 #[test]
+fn callers_that_wait_only_because_enough_is_in_flight_want_no_link() {
+    let ids = ids(3);
+    let (mut t, registration) = linked(|l| l.in_flight_per_device_max = 1, Some(1), &ids, 1);
+    t.set_busy(&registration, ids[0]);
+    t.set_pinned(&registration, ids[0]);
+    t.set_busy(&registration, ids[1]);
+    for number in 0..3 {
+        assert!(t.enqueue("lamp", Waiter::Caller(number)));
+    }
+    assert_eq!(t.surplus_pins("lamp").0, 0, "one is in flight, and one link is idle");
+    assert!(t.wants_pin_alarm("lamp"), "it may be needed when the idle link ends");
+    t.leave(&registration, ids[2], Instant::now());
+    assert_eq!((t.surplus_pins("lamp").0, t.demand(&registration, 0)), (0, 0));
+    t.leave(&registration, ids[1], Instant::now());
+    assert_eq!((t.surplus_pins("lamp").0, t.demand(&registration, 0)), (1, 1));
+}
+
+#[test]
 fn demand_is_what_waits_while_nothing_is_free_and_only_of_a_session() {
     let (mut registry, now, ids) = (registry(|_| ()), Instant::now(), ids(2));
     let claimed = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap();

@@ -118,7 +118,8 @@ impl Process {
         );
     }
 
-    /// Sends a signal by name (`TERM`, `INT`, `HUP`).
+    /// Sends a signal by name (`TERM`, `INT`, `HUP`). After `STOP` none of its threads runs.
+    #[track_caller]
     pub fn signal(&self, name: &str) {
         let status = Command::new("sh")
             .args(["-c", &format!("kill -{name} {}", self.id())])
@@ -126,6 +127,25 @@ impl Process {
             .status()
             .unwrap();
         let _ = status; // it may have ended by itself
+        if name == "STOP" {
+            eventually(&format!("{} stands still", self.name), || {
+                self.has_no_running_thread().then_some(())
+            });
+        }
+    }
+
+    /// The signal stops a thread when it next leaves the kernel. Elsewhere than on Linux nothing
+    /// tells.
+    fn has_no_running_thread(&self) -> bool {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.id())) else {
+            return true;
+        };
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The name of the program, in parentheses, comes before the state.
+            let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
+            !matches!(state, Some('R' | 'S' | 'D'))
+        })
     }
 
     pub fn has_ended(&mut self) -> bool {
