@@ -357,7 +357,21 @@ impl<T> Connection<T> {
     /// Looks for an end over TLS, which is part of the stream: reads, and keeps, at most one byte.
     /// If the other side sent no byte after its request, this finds the end.
     pub(crate) fn look_for_end(&mut self) {
-        if self.stream.moved().is_none() || !self.readable || !self.input.is_empty() {
+        if self.stream.moved().is_some() {
+            self.read_one();
+        }
+    }
+
+    /// Returns true if the other side has ended its direction by now, even if no event has reported
+    /// it yet. Reads, and keeps, at most one byte; an end behind it may stay unknown.
+    pub(crate) fn has_left_by_now(&mut self) -> bool {
+        self.look_again();
+        self.read_one();
+        self.is_ending() || self.is_broken()
+    }
+
+    fn read_one(&mut self) {
+        if !self.readable || !self.input.is_empty() {
             return;
         }
         let mut byte = [0];

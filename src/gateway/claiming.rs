@@ -2,6 +2,7 @@
 //! names that another gateway has taken over.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::engine::connections::{Connections, Id};
 use crate::gateway::claims::Claimant;
@@ -36,7 +37,7 @@ impl GatewayRole {
         }
         // Errors of the offer are reported later.
         let Ok(owner) = self.owner_of(offer, grant, names) else { return Some(granted) };
-        if names.is_empty() || self.registry.needs_no_claim(names, &owner, cx.now()) {
+        if !self.has_to_claim(names, &owner, cx.now()) {
             return Some(granted);
         }
         journey.claim = Claim::Later;
@@ -56,6 +57,12 @@ impl GatewayRole {
         cx.set_deadline(id, Some(at));
         self.claiming.insert(id, (number, Box::new(granted)));
         None
+    }
+
+    /// Returns true if other gateways have to hear of this offer before it gets its names.
+    pub(super) fn has_to_claim(&self, names: &[String], owner: &Owner, now: Instant) -> bool {
+        let is_new = !names.is_empty() && !self.registry.needs_no_claim(names, owner, now);
+        is_new && self.ledger().is_some()
     }
 
     /// The table's verdict on the names of an offer. `None` if it did not answer in time; then they

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::close_reason::CloseCause;
-use crate::engine::connection::Fetched;
+use crate::engine::connection::{Connection, Fetched};
 use crate::engine::connections::{Connections, Id};
 use crate::error::{Error, Refusal};
 use crate::gateway::bounds::Bound;
@@ -25,7 +25,7 @@ use crate::gateway::peers::OtherOwner;
 use crate::gateway::polls::posted::PostedAnswer;
 use crate::gateway::refusals::EARLY;
 use crate::gateway::refusals::REPLACED;
-use crate::gateway::registry::{Claimed, Denied, Unclaimed};
+use crate::gateway::registry::{Claimed, Denied, Owner, Unclaimed};
 use crate::gateway::state::{
     Claim, Command, Device, GatewayRole, Granted, HEAD, Journey, State, States,
 };
@@ -334,6 +334,9 @@ impl GatewayRole {
             return self.send_away(cx, id);
         }
         let names = granted_names(&offer, &grant);
+        if self.comes_too_late(cx, id, turns, (&offer, &grant)) {
+            return cx.close(id);
+        }
         let granted = Granted { offer, grant, journey };
         let Some(granted) = self.claim_first(cx, id, granted, &names) else { return };
         let Granted { offer, grant, mut journey } = granted;
@@ -366,6 +369,32 @@ impl GatewayRole {
         } else {
             self.begin_admitted(cx, id, *head, admitted, switch)
         }
+    }
+
+    /// Returns true if the device has closed the connection since: a run of it that has ended must
+    /// not take its names from the next one, whose offer was read earlier. A poll that takes nothing
+    /// over may have ended its direction.
+    fn comes_too_late(
+        &self,
+        cx: &mut Connections<State>,
+        id: Id,
+        turns: bool,
+        (offer, grant): (&Offer, &Grant),
+    ) -> bool {
+        let names = granted_names(offer, grant);
+        let takes_over = |owner: &Owner| {
+            self.registry.would_replace(&names, owner) || self.has_to_claim(&names, owner, cx.now())
+        };
+        let matters = turns || self.owner_of(offer, grant, &names).is_ok_and(|o| takes_over(&o));
+        let has_left = matters && cx.get_mut(id).is_some_and(Connection::has_left_by_now);
+        if has_left {
+            let whose = offer.whose();
+            log_names!(
+                Debug,
+                "an offer for {whose} was dropped: its device has closed the connection"
+            );
+        }
+        has_left
     }
 
     /// The table has answered the claim with this number. If it took too long, the device is

@@ -10,14 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::Request;
 use reverse_http::{
-    Body, Device, DeviceHandle, DeviceInfo, Fallback, Gateway, GatewayEventKind, Tokens, Transport,
+    Body, Device, DeviceHandle, DeviceInfo, Fallback, Gateway, GatewayEventKind, Limits, Tokens,
+    Transport,
 };
 
 use crate::support::{DEADLINE, eventually};
-
-fn start(loops: usize) -> Gateway {
-    Gateway::builder().loops(loops).listen("127.0.0.1:0").start().unwrap()
-}
 
 fn device(gateway: &Gateway, name: &str, fallback: Fallback) -> Device {
     Device::builder(format!("http://{}/{name}", gateway.devices_addr()))
@@ -110,7 +107,10 @@ fn restless(gateway: &Gateway, number: usize, over: &mpsc::Receiver<()>) -> Opti
 
 #[test]
 fn nothing_falls_between_the_list_and_the_events() {
-    let gateway = start(3);
+    let mut limits = Limits::default();
+    limits.events_max = 1 << 16; // they wait until the devices have stopped
+    let builder = Gateway::builder().loops(3).listen("127.0.0.1:0").limits(limits);
+    let gateway = builder.start().unwrap();
     let mut watchers = Vec::new();
     let left: Vec<Option<DeviceHandle>> = thread::scope(|scope| {
         let mut devices = Vec::new();
@@ -136,18 +136,29 @@ fn nothing_falls_between_the_list_and_the_events() {
         .filter(|number| left[*number].is_some())
         .map(|number| format!("device-{number}"))
         .collect();
-    eventually("the list tells those that stayed", || (names(&gateway) == expected).then_some(()));
+    let (until, mut list) = (Instant::now() + DEADLINE, names(&gateway));
+    while list != expected {
+        assert!(
+            Instant::now() < until,
+            "those that stayed are {expected:?}, the list has {list:?}"
+        );
+        thread::sleep(Duration::from_millis(2));
+        list = names(&gateway);
+    }
     for (events, mut here) in watchers {
-        let until = Instant::now() + DEADLINE;
+        let (until, mut told) = (Instant::now() + DEADLINE, Vec::new());
         while here != expected {
             let left = until.saturating_duration_since(Instant::now());
-            let event = events.recv_timeout(left).expect("the events lead to what is there");
+            let Ok(event) = events.recv_timeout(left) else {
+                panic!("{here:?} is not {expected:?} after {} events: {told:?}", told.len());
+            };
             assert_eq!(event.missed, 0);
             match event.kind {
-                GatewayEventKind::Up => drop(here.insert(event.name)),
+                GatewayEventKind::Up => drop(here.insert(event.name.clone())),
                 GatewayEventKind::Down => drop(here.remove(&event.name)),
                 _ => {}
             }
+            told.push((event.kind, event.name));
         }
     }
 }

@@ -26,7 +26,7 @@ fn stalled(limits: Limits) -> (Pair, std::net::SocketAddr, RawPeer) {
     let other = Device::builder("http://gateway/other").build().unwrap();
     let pair = testing::pair(builder, &other, |_: Request<Body>| "").unwrap();
     let visitors = pair.gateway.listen_visitors(&format!("{own}:0"), Routes::path()).unwrap();
-    let mut visitor = RawPeer::connect(visitors);
+    let mut visitor = RawPeer::connect_narrow(visitors);
     let piece = get("/nobody/").repeat(1000);
     visitor.deadline = Duration::from_secs(1); // without a byte taken
     let taken = (0..FLOOD / piece.len()).take_while(|_| visitor.try_write(&piece).is_ok()).count();
@@ -89,6 +89,11 @@ fn one_who_does_not_read_gives_way_to_another() {
     assert!(head.target().starts_with('/'));
     let mut another = RawPeer::connect(visitors);
     another.write(get("/nobody/"));
+    // If nobody gives way yet, the gateway looks again after 200 ms of its clock.
+    eventually("another is served", || {
+        pair.advance(Duration::from_millis(10));
+        another.stirs().then_some(())
+    });
     another.read_answer("GET").expect_refusal(404);
     reads_answers(&mut visitor);
     assert!(others.iter_mut().all(|other| !other.stirs()), "they wait for the link");

@@ -51,6 +51,38 @@ fn the_newest_session_takes_the_name_over_and_the_replaced_one_does_not_get_it_b
     answers(&gateway, "lamp", &mut back);
 }
 
+/// A run of a device that has ended left an offer, or a poll, which the gateway reads only after
+/// those of the next run.
+#[test]
+fn an_offer_whose_device_has_left_takes_no_name_over() {
+    let gateway = Gateway::start(&[]);
+    let mut new = gateway.link_with("lamp", SESSION_B);
+    answers(&gateway, "lamp", &mut new);
+    let poll = format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nContent-Length: 0\r\n{SESSION_A}\r\n");
+    for late in [offer("lamp", SESSION_A), poll.clone()] {
+        for resets in [false, true] {
+            gateway.process.signal("STOP");
+            let mut old = gateway.dial();
+            old.write(&late);
+            match resets {
+                true => old.reset(),
+                false => drop(old),
+            }
+            gateway.process.signal("CONT");
+            gateway.get("/nobody/").expect_refusal(404); // what was written before has been read
+            answers(&gateway, "lamp", &mut new);
+        }
+    }
+    // Whoever takes nothing over may end its direction.
+    let mut half = gateway.dial();
+    half.write(poll.replace("lamp", "desk"));
+    half.finish_writing();
+    let mut visitor = gateway.visitor();
+    visitor.write(get("/desk/x"));
+    assert_eq!(half.read_answer("POST").status(), 200);
+    assert!(!gateway.process.stderr().contains("replaced"), "{}", gateway.process.stderr());
+}
+
 #[test]
 fn links_of_one_session_join_one_pool() {
     let gateway = Gateway::start(&[]);
