@@ -43,13 +43,16 @@ fn parameters(asked: &OperatorRequest<'_>) -> Option<&'static [&'static str]> {
 /// because forms send such parameters.
 fn is_of_its_kind(asked: &OperatorRequest<'_>, name: &str) -> bool {
     let value = asked.parameter(name);
-    value.is_empty()
-        || match name {
-            "silent_for" | "wait" => asked.time(name).is_some(),
-            "page" | "limit" | "after" => asked.number::<u64>(name).is_some(),
-            "state" => matches!(&*value, "up" | "down"),
-            _ => true,
-        }
+    let is_valid = || match name {
+        "silent_for" | "wait" => asked.time(name).is_some(),
+        "after" => asked.number::<u64>(name).is_some(),
+        "page" => asked.number::<u64>(name).is_some_and(|page| page > 0),
+        "limit" => asked.number(name).is_some_and(|limit| (1..=api::PAGE_MAX).contains(&limit)),
+        "state" => matches!(&*value, "up" | "down"),
+        "sort" => api::SORT_KEYS.contains(&value.strip_prefix('-').unwrap_or(&value)),
+        _ => true,
+    };
+    asked.is_clear(name) && (value.is_empty() || is_valid())
 }
 
 /// Refuses unknown or malformed parameters: the answer would not be what the client asked for.

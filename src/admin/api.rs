@@ -18,7 +18,13 @@ use crate::text::counted;
 
 /// The default number of devices of a page.
 const PAGE: usize = 100;
-const PAGE_MAX: usize = 1_000;
+pub(super) const PAGE_MAX: usize = 1_000;
+
+/// The keys of `sort`.
+pub(super) const SORT_KEYS: [&str; 15] = [
+    "name", "state", "links", "idle", "busy", "waiting", "silent", "since", "ups", "requests",
+    "errors", "p50", "p99", "bytes", "address",
+];
 
 /// The parameters of a list: which devices, in which order, and which page.
 pub(super) struct Wanted {

@@ -15,8 +15,9 @@ use crate::admin::reply::Reply;
 use crate::error::Error;
 use crate::gateway::tokens::{Digest, Tokens, shown};
 use crate::logs::Gate;
-use crate::proto::authority;
+
 use crate::proto::fields::begins;
+use crate::proto::forward;
 use crate::proto::framed::FramedRequest;
 use crate::proto::peer;
 use crate::proto::rebinding;
@@ -197,5 +198,6 @@ pub(super) const UNKNOWN: &str = "operators of this gateway show a token";
 const NOT_KNOWN: &str = "the token is not one of this gateway's operators";
 
 fn is_local(request: &FramedRequest<'_>) -> bool {
-    authority::one_host(&request.fields).is_ok_and(|host| host.is_some_and(rebinding::is_local))
+    forward::host_of(request)
+        .is_ok_and(|host| host.is_some_and(|host| rebinding::is_local(host.as_bytes())))
 }

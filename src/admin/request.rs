@@ -20,9 +20,20 @@ pub(super) struct OperatorRequest<'a> {
 impl OperatorRequest<'_> {
     /// The decoded value of a parameter; empty if it is missing or malformed.
     pub(super) fn parameter(&self, name: &str) -> String {
+        self.values(name).next().flatten().unwrap_or_default()
+    }
+
+    /// Returns true if a parameter is missing, or is there once and decodes to a text.
+    pub(super) fn is_clear(&self, name: &str) -> bool {
+        let mut values = self.values(name);
+        !matches!(values.next(), Some(None)) && values.next().is_none()
+    }
+
+    /// The decoded values of a parameter; `None` for one that is malformed.
+    fn values(&self, name: &str) -> impl Iterator<Item = Option<String>> {
         let pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
-        let value = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next();
-        decoded(&value.unwrap_or_default().replace('+', "%20")).unwrap_or_default()
+        let values = pairs.filter(move |(key, _)| *key == name).map(|(_, value)| value);
+        values.map(|value| decoded(&value.replace('+', "%20")))
     }
 
     /// The value as a number; `None` also if it is none.

@@ -35,6 +35,7 @@ use crate::http_date::{DateText, date_now};
 use crate::limits::Limits;
 use crate::proto::body::Framing;
 use crate::proto::dialect::Dialect;
+use crate::proto::forward;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::proto::turn;
@@ -410,7 +411,11 @@ fn answer(
     if request.framing() != Framing::Empty {
         return refused(Reply::text(413, "requests to the admin listener have no body").last());
     }
-    let (path, query) = request.target.split_once('?').unwrap_or((request.target, ""));
+    let target = match forward::origin_form(request) {
+        Ok(target) => target,
+        Err(refusal) => return refused(Reply::text(refusal.status, &refusal.reason).last()),
+    };
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if !matches!(request.method, "GET" | "HEAD" | "POST") {
         let reply = Reply::text(405, "the admin listener takes GET, HEAD and POST");
         return refused(reply.field("Allow", "GET, HEAD, POST"));

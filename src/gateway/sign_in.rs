@@ -28,6 +28,7 @@ use crate::proto::absolute::absolute_form;
 use crate::proto::authority::{Authority, authority};
 use crate::proto::digits::percent_decoded;
 use crate::proto::fields::{Fields, trim};
+use crate::proto::head::is_dots;
 
 /// The cookie's name. It is never forwarded to a device, and a device cannot set it.
 pub(super) const COOKIE: &str = "ptth-sign-in";
@@ -37,7 +38,9 @@ pub(super) const SIGN_OUT: &str = "/.ptth/sign-out";
 
 /// The longest form, in bytes, and the further bytes that its chunks may need.
 pub(super) const FORM_BYTES_MAX: usize = 4 * 1024;
-/// The most cookies of our name that are checked. A browser sends one for each matching prefix.
+/// The most cookies of our name that are checked. A browser sends one for each matching prefix and
+/// domain, those with the longest path first: ours is among the last, and what pages of other hosts
+/// plant for longer paths precedes it.
 const COOKIES_MAX: usize = 4;
 
 const NONCE: usize = 16;
@@ -78,7 +81,8 @@ impl Scope {
         let own = [self.path(SIGN_IN), self.path(SIGN_OUT)];
         let path = to.split('?').next().unwrap_or_default();
         let is_own = own.iter().any(|own| own == path);
-        match is_below && !is_own {
+        let has_dots = path.split('/').any(is_dots); // a browser would resolve them
+        match is_below && !is_own && !has_dots {
             true => to.to_owned(),
             false => self.path("/"),
         }
@@ -179,8 +183,9 @@ impl SignIns {
         fields: &Fields<'_>,
         now: SystemTime,
     ) -> Option<Digest> {
-        let mut shown =
-            values(fields).take(COOKIES_MAX).filter_map(|value| self.read(scope, value, now));
+        let all: Vec<&[u8]> = values(fields).collect();
+        let last = all.iter().rev().take(COOKIES_MAX);
+        let mut shown = last.filter_map(|value| self.read(scope, value, now));
         let first = shown.next()?;
         shown.all(|other| other == first).then_some(first)
     }
@@ -456,7 +461,8 @@ mod tests {
         assert_eq!(at(&format!("{COOKIE}=planted; {cookie}"), now), Some(mine));
         assert_eq!(at(&format!("{cookie}; {COOKIE}={again}"), now), Some(mine));
         let planted = format!("{COOKIE}=x; ").repeat(COOKIES_MAX);
-        assert_eq!(at(&format!("{planted}{cookie}"), now), None, "a bound");
+        assert_eq!(at(&format!("{planted}{cookie}"), now), Some(mine));
+        assert_eq!(at(&format!("{cookie}; {planted}"), now), None, "a bound");
     }
 
     #[test]
@@ -466,6 +472,7 @@ mod tests {
             ("/iot/lamp/x?y=/z", "/iot/lamp/x?y=/z"),
             ("/iot/lamp", "/iot/lamp"),
             ("/iot/lamp?x", "/iot/lamp?x"),
+            ("/iot/lamp/..x/.well-known?a=/../b", "/iot/lamp/..x/.well-known?a=/../b"),
             ("/iot/lamp//evil.example", "/iot/lamp//evil.example"),
         ] {
             assert_eq!(lamp.goal(to), goal);
@@ -481,6 +488,10 @@ mod tests {
             "/iot/lamp/\\x",
             "/iot/lamp/\r\nX: y",
             "/iot/lamp/é",
+            "/iot/lamp/../door/x",
+            "/iot/lamp/%2e%2E/door/x",
+            "/iot/lamp/./.ptth/sign-out",
+            "/iot/lamp/x/..?y",
             "/iot/lamp/.ptth/sign-out",
             "/iot/lamp/.ptth/sign-in?x",
             "javascript:alert(1)",

@@ -70,11 +70,24 @@ pub(crate) struct StatusArgs {
     silent_for: Option<Duration>,
     /// The order: name, state, links, idle, busy, waiting, silent, since, ups, requests, errors, p50, p99,
     /// bytes or address, falling with - before it
-    #[arg(long, value_name = "KEY", default_value = "name", allow_hyphen_values = true)]
+    #[arg(long, value_name = "KEY", default_value = "name", allow_hyphen_values = true, value_parser = sort_key)]
     sort: String,
     /// Devices in the table, at most
     #[arg(long, value_name = "N", default_value_t = LIMIT_MAX, value_parser = limit)]
     limit: u64,
+}
+
+/// The keys by which the admin listener sorts devices (docs/admin.md).
+const SORT_KEYS: [&str; 15] = [
+    "name", "state", "links", "idle", "busy", "waiting", "silent", "since", "ups", "requests",
+    "errors", "p50", "p99", "bytes", "address",
+];
+
+fn sort_key(text: &str) -> Result<String, String> {
+    match SORT_KEYS.contains(&text.strip_prefix('-').unwrap_or(text)) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("write one of {}, falling with - before it", SORT_KEYS.join(", "))),
+    }
 }
 
 fn limit(text: &str) -> Result<u64, String> {

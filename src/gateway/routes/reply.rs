@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::proto::authority::authority;
-use crate::proto::head::Fields;
+use crate::proto::head::{Fields, is_dots};
 use crate::proto::head_writer;
 use crate::relay::Page;
 
@@ -61,6 +61,8 @@ impl Goal {
             && !base.contains(['*', '\\', '"', '<', '>'])
             && !(appends && base.contains(['?', '#']));
         let url = ["https://", "http://"].into_iter().find_map(|scheme| base.strip_prefix(scheme));
+        let path = url.unwrap_or(base).split(['?', '#']).next().unwrap_or_default();
+        let is_plain = is_plain && !path.split('/').any(is_dots);
         let is_known = match url {
             Some(rest) => {
                 let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -95,8 +97,9 @@ impl Goal {
     pub(super) fn leads_back(&self, path: &str, keeps_prefix: bool) -> bool {
         let Goal::Redirect { to, appends } = self else { return false };
         let base = to.split(['?', '#']).next().unwrap_or_default();
-        let is_own = base.strip_suffix('/').unwrap_or(base) == path;
-        is_own && !(*appends && keeps_prefix && !path.is_empty())
+        // What is appended then begins with the route's own path.
+        let own = if *appends && keeps_prefix { "" } else { path };
+        base.strip_suffix('/').unwrap_or(base) == own
     }
 
     /// The answer to a request. `rest` is its path after the route's prefix, and its query.

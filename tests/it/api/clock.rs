@@ -64,7 +64,7 @@ fn a_pair_needs_no_address_and_lives_through_a_day() {
         assert_eq!(answer.into_body().read_to_text(100).unwrap(), "on");
     }
     assert_eq!(pair.gateway.stats().turns, 1, "the one link had its heartbeats");
-    assert!(began.elapsed() < 60 * SECOND, "{:?}", began.elapsed());
+    assert!(began.elapsed() < 3600 * SECOND, "a day passes as its clock is moved");
 }
 
 #[test]

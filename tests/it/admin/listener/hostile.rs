@@ -157,3 +157,30 @@ fn json_of_a_hostile_server_is_a_bounded_text_on_a_terminal() {
     let (code, out, error) = Ptth::run(&["status", "lamp", "--admin", &at]);
     assert!(code == 0 && out.len() < 20_000, "{} bytes: {error}", out.len());
 }
+
+#[test]
+fn heads_are_read_strictly_and_within_bounds() {
+    let observed = Observed::start(&[]);
+    let statuses = [
+        ("GET / HTTP/1.1\nHost: HOST\n\n", 400),
+        ("GET / HTTP/1.1\r\nHost: HOST\r\nContent-Length: 3\r\n\r\nabc", 413),
+        (
+            "GET / HTTP/1.1\r\nHost: HOST\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+        ),
+        ("BREW / HTTP/1.1\r\nHost: HOST\r\n\r\n", 405),
+        ("GET /nothing HTTP/1.1\r\nHost: HOST\r\n\r\n", 404),
+        ("GET /devices/nobody HTTP/1.1\r\nHost: HOST\r\n\r\n", 404),
+        ("GET /devices/%zz HTTP/1.1\r\nHost: HOST\r\n\r\n", 400),
+        ("HEAD /metrics HTTP/1.1\r\nHost: HOST\r\n\r\n", 200),
+    ];
+    for (head, status) in statuses {
+        assert_eq!(observed.ask(head).status(), status, "{head}");
+    }
+    let long = format!("GET / HTTP/1.1\r\nHost: HOST\r\nX: {}\r\n\r\n", "x".repeat(17_000));
+    assert_eq!(observed.ask(&long).status(), 431);
+    // Several on one connection, also when they come in one piece.
+    let mut peer = RawPeer::connect(observed.admin);
+    peer.write("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3));
+    (0..3).for_each(|_| peer.read_answer("GET").expect_ok("ok\n"));
+}

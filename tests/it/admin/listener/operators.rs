@@ -129,6 +129,16 @@ fn parameters_that_nobody_knows_are_refused_with_those_that_there_are() {
         ("/api/v1/devices?silent_for=99999999999999999999h", "silent_for: "),
         ("/api/v1/devices?page=-1", "page: "),
         ("/api/v1/devices?limit=all", "limit: "),
+        ("/api/v1/devices?limit=0", "limit: "),
+        ("/api/v1/devices?limit=1001", "limit: "),
+        ("/api/v1/devices?limit=3&limit=all", "limit: "),
+        ("/api/v1/devices?limit=3&limit=4", "limit: "),
+        ("/api/v1/devices?limit=%", "limit: "),
+        ("/api/v1/devices?page=0", "page: "),
+        ("/api/v1/devices?sort=p999", "sort: "),
+        ("/api/v1/devices?sort=--name", "sort: "),
+        ("/api/v1/devices?state=%zz", "state: "),
+        ("/api/v1/devices?q=%ff", "q: "),
         ("/api/v1/devices?state=away", "state: "),
         ("/api/v1/events?after=-1", "after: "),
         ("/api/v1/events?wait=soon", "wait: "),
@@ -139,6 +149,15 @@ fn parameters_that_nobody_knows_are_refused_with_those_that_there_are() {
     }
     assert_eq!(observed.post("/api/v1/log-level?to=debug").status(), 400);
     let all = "/api/v1/devices?q=a&state=up&silent_for=1s&sort=name&page=1&limit=5&";
+    for key in
+        "name state links idle busy waiting silent since ups requests errors p50 p99 bytes address"
+            .split(' ')
+    {
+        for path in [format!("/api/v1/devices?sort={key}"), format!("/api/v1/devices?sort=-{key}")]
+        {
+            assert_eq!(observed.get(&path).status(), 200, "{path}");
+        }
+    }
     let empty = "/api/v1/devices?q=&state=&silent_for=&limit=";
     for path in [all, empty, "/api/v1/events?after=0&wait=0s", "/api/v1/status?"] {
         assert_eq!(observed.get(path).status(), 200, "{path}");

@@ -97,6 +97,12 @@ const MISTAKES: &[(&str, usize, &[&str])] = &[
         &["route /x has a redirect to itself"],
     ),
     (
+        "# a\n[[route]]\npath = \"/x\"\nstrip = false\nredirect = \"/*\"\n",
+        2,
+        &["route /x has a redirect to itself"],
+    ),
+    ("# a\n[[route]]\npath = \"/x\"\nredirect = \"/y/../x/*\"\n", 4, &["redirect \"/y/../x/*\""]),
+    (
         "# a\n[[route]]\npath = \"/x\"\nanswer = \"hi\"\nstatus = 407\n",
         2,
         &["status 407", "401 and 407"],
